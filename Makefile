@@ -1,0 +1,50 @@
+# Two commands are enough: `make run` shows a result on real data, `make test` checks the code.
+# Both build the environment in .venv first, from hash-pinned requirements.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+UV := $(BIN)/uv pip
+# extras for accelerators and heavy optional parts: make setup EXTRAS=cuda12
+EXTRAS ?=
+
+.PHONY: setup run test check bench docs clean requirements
+
+setup: $(STAMP)
+
+$(STAMP): requirements/dev.txt requirements/uv.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(UV) install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(if $(EXTRAS),$(UV) install --quiet --python $(BIN)/python --editable ".[$(EXTRAS)]")
+	touch $@
+
+run: $(STAMP)
+	$(BIN)/expreg run configs/quickstart.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/training.py
+
+docs: $(STAMP)
+	$(UV) install --quiet --python $(BIN)/python --require-hashes -r requirements/docs.txt
+	$(BIN)/sphinx-build -W -q docs docs/_build
+
+# after a change of the dependencies in pyproject.toml; the output names no registry
+requirements: $(STAMP)
+	$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --group dev pyproject.toml -o requirements/dev.txt
+	$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --extra docs --group dev pyproject.toml -o requirements/docs.txt
+
+clean:
+	rm -rf .venv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,39 @@
+"""Points and labels: random geometries, bundled digits, the user's files, and what must hold for all of them.
+
+`make` and the catalogues `DATA` and `LABELS` need JAX and are imported when first asked for; the rest does
+not.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from expreg.data.files import data_shape, read_file, sha256
+from expreg.data.validate import check_settings, validate
+from expreg.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from expreg.data.catalogue import DATA, LABELS, default_labels, make
+
+__all__ = ["DATA", "LABELS", "check_file", "check_settings", "data_shape", "default_labels", "make", "sha256", "validate"]
+
+
+def check_file(options: Mapping[str, Any], *, activation: str) -> list[Problem]:
+    """Return what is wrong with the file that the `data` settings name, read as the run would read it."""
+    try:
+        X, y = read_file(options)
+    except InputError as failure:
+        return list(failure.problems)
+    labels = np.zeros(len(X)) if y is None else y
+    allowed = bool(options.get("allow_duplicates", False))
+    return validate(X, labels, activation=activation, allow_duplicates=allowed, name=str(options["path"]))
+
+
+def __getattr__(name: str) -> Any:
+    """Import the catalogue on first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from expreg.data import catalogue
+
+    return getattr(catalogue, name)

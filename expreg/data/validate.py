@@ -1,0 +1,125 @@
+"""Find what is wrong with a data set, or with its settings, before anything is computed from it."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from expreg.errors import Problem
+
+NORM_TOLERANCE = 1e-6
+MIN_DISTANCE = 1e-3  # closer points make lambda_min(H) of the order of 1e-6: all that is measured is that
+SIGN_SYMMETRIC = ("cosh", "sinh")  # their Gram matrix is singular for x_j = -x_i too (B.20)
+_BLOCK = 512  # rows compared at a time, so that the distances never need n^2 memory
+
+
+def validate(
+    X: np.ndarray,
+    y: np.ndarray,
+    *,
+    activation: str,
+    allow_duplicates: bool = False,
+    name: str | None = None,
+) -> list[Problem]:
+    """Return the problems of the data set X (n, d), y (n,); none when it can be used.
+
+    Shapes come first, then finite values, then zero rows, unit norms and points nearer than 1e-3 to each
+    other (for cosh and sinh also to each other's negative), where lambda_min(H^cts) is zero or nearly so
+    (B.20). `name` is the file the arrays came from.
+    """
+    problems = list(_shape_problems(X, y))
+    if not problems:
+        problems = [*_finite_problems("X", X), *_finite_problems("y", y)]
+    if not problems:
+        problems = list(_norm_problems(X))
+        if not allow_duplicates:
+            problems += _duplicate_problems(X, both_signs=activation in SIGN_SYMMETRIC)
+    return [replace(problem, file=name) for problem in problems]
+
+
+def _shape_problems(X: np.ndarray, y: np.ndarray) -> Iterator[Problem]:
+    if X.ndim != 2 or 0 in X.shape:
+        yield Problem("E-SHAPE", f"got shape {X.shape}, expected (points, dimensions), both at least 1", key="X")
+    elif y.shape != X.shape[:1]:
+        rule = f"expected {X.shape[:1]} to match X {X.shape}"
+        yield Problem("E-SHAPE", f"got shape {y.shape}, {rule}", key="y")
+
+
+def _finite_problems(name: str, array: np.ndarray) -> Iterator[Problem]:
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        place = tuple(int(index) for index in bad[0])
+        count = f" ({len(bad)} such values)" if len(bad) > 1 else ""
+        key = f"{name}[{','.join(map(str, place))}]"
+        yield Problem("E-DATA", f"got {array[place]}, expected finite{count}", key=key)
+
+
+def _norm_problems(X: np.ndarray) -> Iterator[Problem]:
+    norms = np.linalg.norm(X, axis=1)
+    for i in np.flatnonzero(norms == 0):
+        yield Problem("E-DATA", "zero row: lambda_min(H) is 0; remove it", key=f"X[{i}]")
+    wrong = np.flatnonzero((np.abs(norms - 1) > NORM_TOLERANCE) & (norms > 0))
+    if len(wrong):
+        count = f" ({len(wrong)} such rows)" if len(wrong) > 1 else ""
+        rule = f"expected 1 +- {NORM_TOLERANCE:g}{count}; set data.normalise: true"
+        yield Problem("E-DATA", f"norm {norms[wrong[0]]:.6g}, {rule}", key=f"X[{wrong[0]}]")
+
+
+def _duplicate_problems(X: np.ndarray, *, both_signs: bool) -> Iterator[Problem]:
+    """Yield one problem for each point with an earlier one within MIN_DISTANCE of it."""
+    for i, j, sign in _near_pairs(X, both_signs=both_signs):
+        distance = float(np.linalg.norm(X[i] - sign * X[j]))
+        other = f"{'-' if sign < 0 else ''}X[{j}]"
+        what = f"equals {other}" if distance == 0 else f"is {distance:.2g} away from {other}"
+        size = "0" if distance == 0 else "nearly 0"
+        rule = f"lambda_min(H) is {size} (needs distance >= {MIN_DISTANCE:g})"
+        remedy = "set data.allow_duplicates: true to study it"
+        yield Problem("E-DATA", f"X[{i}] {what}: {rule}; {remedy}")
+
+
+def _near_pairs(X: np.ndarray, *, both_signs: bool) -> Iterator[tuple[int, int, int]]:
+    """Yield (i, j, sign), j < i the first row with ||X[i] - sign X[j]|| < MIN_DISTANCE.
+
+    Zero rows are left out: they have a problem of their own.
+    """
+    q = np.einsum("ij,ij->i", X, X)
+    for start in range(0, len(X), _BLOCK):
+        stop = min(start + _BLOCK, len(X))
+        products = X[start:stop] @ X[:stop].T
+        sums = q[start:stop, None] + q[None, :stop]
+        squared = sums - 2 * (np.abs(products) if both_signs else products)
+        earlier = np.arange(stop)[None, :] < np.arange(start, stop)[:, None]
+        near = (squared < MIN_DISTANCE**2) & earlier & (q[start:stop, None] > 0)
+        for row in np.flatnonzero(near.any(axis=1)):
+            j = int(near[row].argmax())
+            yield start + int(row), j, -1 if both_signs and products[row, j] < 0 else 1
+
+
+def check_settings(options: Mapping[str, Any]) -> list[Problem]:
+    """Return the problems of the `data` settings that depend on more than one field; imports no JAX."""
+    kind, n, d = options["kind"], options.get("n", 1), options.get("d", 1)
+    problems = [Problem("E-RANGE", f"got {n}, expected >= 1", key="data.n")] if n < 1 else []
+    if kind == "orthonormal" and d < n:
+        problems.append(Problem("E-RANGE", f"got {d}, expected >= n = {n}: no {n} orthonormal rows", key="data.d"))
+    if kind == "equiangular":
+        coherence, least = options["coherence"], -1 / max(n - 1, 1)
+        if not least <= coherence < 1:
+            rule = f"expected {least:.6g} <= coherence < 1 for n = {n}"
+            problems.append(Problem("E-RANGE", f"got {coherence}, {rule}", key="data.coherence"))
+    if kind == "near_duplicate":
+        problems += _pair_problems(n, d, options["angle"])
+    if kind == "digits" and len(set(options.get("classes", (3, 8)))) != 2:
+        message = f"got {options['classes']}, expected two different digits"
+        problems.append(Problem("E-RANGE", message, key="data.classes"))
+    return problems
+
+
+def _pair_problems(n: int, d: int, angle: float) -> Iterator[Problem]:
+    if n % 2:
+        yield Problem("E-RANGE", f"got {n}, expected an even number: the points come in pairs", key="data.n")
+    if d < 2:
+        yield Problem("E-RANGE", f"got {d}, expected >= 2: the pairs need an angle", key="data.d")
+    if not 0 <= angle <= math.pi:
+        yield Problem("E-RANGE", f"got {angle}, expected 0 .. pi (radians)", key="data.angle")

@@ -1,0 +1,128 @@
+"""One way in for every kind of data and labels; the whole catalogue is walked."""
+
+import time
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from expreg import data
+from expreg.errors import InputError
+
+POINTS, LABELS = jax.random.split(jax.random.key(11))
+POINT_CASES = {
+    "sphere": {"n": 6, "d": 6},
+    "orthonormal": {"n": 6, "d": 6},
+    "equiangular": {"n": 6, "coherence": 0.3},
+    "near_duplicate": {"n": 6, "d": 6, "angle": 0.1},
+    "digits": {"n": 6, "classes": [1, 7], "centre": True},
+    "file": {"normalise": True},
+}
+LABEL_CASES = {"sign": {}, "teacher": {"m": 4, "scale": 1.5}, "given": {}}
+
+
+@pytest.fixture
+def options(request, tmp_path):
+    """Return the `data` settings of one kind."""
+    chosen = {"kind": request.param, **POINT_CASES[request.param]}
+    if request.param == "file":
+        rng = np.random.default_rng(0)
+        chosen["path"] = str(tmp_path / "mine.npz")
+        np.savez(chosen["path"], X=rng.normal(size=(6, 6)), y=rng.uniform(-1, 1, size=6))
+    return chosen
+
+
+every_kind = pytest.mark.parametrize("options", data.DATA, indirect=True)
+
+
+def test_every_entry_of_the_catalogue_has_a_case():
+    assert set(POINT_CASES) == set(data.DATA)
+    assert set(LABEL_CASES) == set(data.LABELS)
+
+
+@every_kind
+@pytest.mark.parametrize("labels", data.LABELS)
+def test_every_pair_of_points_and_labels_makes_a_valid_data_set(options, labels):
+    options["labels"] = {"kind": labels, **LABEL_CASES[labels]}
+    if labels == "given" and data.default_labels(options["kind"]) != "given":
+        with pytest.raises(InputError, match="the data has no labels"):
+            data.make(options, POINTS, LABELS)
+        return
+    X, y = data.make(options, POINTS, LABELS)
+    assert type(X) is type(y) is np.ndarray
+    assert X.dtype == y.dtype == np.float64
+    assert len(X) == 6
+    assert np.max(np.abs(y)) <= 1
+    assert data.validate(X, y, activation="cosh") == []
+
+
+@every_kind
+def test_labels_have_a_default(options):
+    _, y = data.make(options, POINTS, LABELS)
+    options["labels"] = {"kind": data.default_labels(options["kind"])}
+    np.testing.assert_array_equal(y, data.make(options, POINTS, LABELS)[1])
+
+
+@every_kind
+def test_points_depend_on_their_key_only_and_labels_on_theirs(options):
+    options["labels"] = {"kind": "sign"}
+    X, y = data.make(options, POINTS, LABELS)
+    others = [data.make(options, POINTS, jax.random.key(seed)) for seed in range(8)]
+    assert all(np.array_equal(X, other) for other, _ in others)
+    assert any(not np.array_equal(y, other) for _, other in others)
+    if options["kind"] != "file":
+        assert not np.allclose(X, data.make(options, LABELS, LABELS)[0])
+
+
+@every_kind
+def test_the_data_is_the_same_whatever_the_precision_of_the_run(options):
+    options["labels"] = {"kind": "teacher"}
+    wide = data.make(options, POINTS, LABELS)
+    with jax.enable_x64(False):
+        assert jnp.ones(1).dtype == jnp.float32
+        narrow = data.make(options, POINTS, LABELS)
+    for ours, theirs in zip(wide, narrow, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(InputError, match=r"data.d: got 3, expected >= n = 4"):
+        data.make({"kind": "orthonormal", "n": 4, "d": 3}, POINTS, LABELS)
+
+
+def test_thousands_of_data_sets_of_one_shape_compile_once_and_are_cheap():
+    keys = list(jax.random.split(POINTS, 501))
+    options = {"kind": "sphere", "n": 32, "d": 32}
+    data.make(options, keys[0], keys[1])
+    began = time.perf_counter()
+    sets = [data.make(options, first, second) for first, second in pairwise(keys)]
+    assert time.perf_counter() - began < 2  # 0.14 s alone on a core; the margin is for a busy machine
+    assert len({X.tobytes() for X, _ in sets}) == 500
+
+
+@pytest.mark.parametrize("kind", ["equiangular", "near_duplicate"])
+def test_sweeping_an_angle_or_a_coherence_compiles_nothing(kind):
+    name = {"equiangular": "coherence", "near_duplicate": "angle"}[kind]
+    options = {"kind": kind, **POINT_CASES[kind]}
+    data.make(options, POINTS, LABELS)
+    events = []
+
+    def listen(event, *_, **__):
+        events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for value in (0.01, 0.02, 0.05):
+            data.make({**options, name: value}, POINTS, LABELS)
+        assert not any("compile" in event for event in events)
+        data.make({**options, "n": 10, "d": 10}, POINTS, LABELS)
+        assert any("compile" in event for event in events)  # the listener does hear a compilation
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_unknown_attributes_are_reported_as_such():
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        data.nothing  # noqa: B018

@@ -1,0 +1,383 @@
+"""The user's own files: read exactly or refused with the place; nothing is executed, expanded or fetched."""
+
+import io
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.lib import format as npy
+
+from expreg.data import arrays
+from expreg.data.files import FORMATS, data_shape, read_file, sha256
+from expreg.errors import InputError
+
+X = np.array([[1.0, 0.5, -2.0], [0.1, 1e-300, 3.25], [0.0, -0.0, 7.0], [1 / 3, 2e10, -5.5]])
+Y = np.array([1.0, -1.0, 0.25, 1 / 7])
+
+
+def write(path, X, y):
+    """Write points, and labels where the format has them, in the format of the suffix."""
+    frame = pd.DataFrame(X, columns=[f"x{j}" for j in range(X.shape[1])]).assign(y=y)
+    writers = {
+        ".npy": lambda: np.save(path, X),
+        ".npz": lambda: np.savez_compressed(path, X=X, y=y),
+        ".csv": lambda: path.write_text(frame.to_csv(index=False)),
+        ".parquet": lambda: frame.to_parquet(path),
+    }
+    writers[path.suffix]()
+    return path
+
+
+def refusal(path, **options):
+    """Return the error lines of reading a file, without the folder."""
+    with pytest.raises(InputError) as caught:
+        read_file({"path": path, **options})
+    return [line.replace(f"{path.parent}{os.sep}", "") for line in caught.value.lines()]
+
+
+def csv_file(tmp_path, text):
+    path = tmp_path / "x.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def header_only(shape, descr="<f8"):
+    stream = io.BytesIO()
+    npy.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+# --- every format
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_gives_back_what_was_written(tmp_path, suffix):
+    path = write(tmp_path / f"mine{suffix}", X, Y)
+    found, labels = read_file({"path": path})
+    np.testing.assert_array_equal(found, X)
+    assert found.dtype == np.float64
+    assert found.flags.c_contiguous
+    assert data_shape(path) == (4, 3)
+    if suffix == ".npy":
+        assert labels is None
+    else:
+        np.testing.assert_array_equal(labels, Y)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_rows_are_normalised_on_request_and_zero_rows_left(tmp_path, suffix):
+    path = write(tmp_path / f"mine{suffix}", np.vstack([X, np.zeros(3)]), np.append(Y, 0))
+    found, _ = read_file({"path": path, "normalise": True})
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 1, 1, 1, 0], rtol=1e-15)
+    np.testing.assert_allclose(found[0], X[0] / np.linalg.norm(X[0]), rtol=1e-15)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_that_changed_after_the_plan_is_refused(tmp_path, suffix):
+    path = write(tmp_path / f"mine{suffix}", X, Y)
+    planned = sha256(path)
+    read_file({"path": path, "sha256": planned})
+    write(path, 2 * X, Y)
+    assert sha256(path) != planned
+    np.testing.assert_array_equal(read_file({"path": path})[0], 2 * X)
+    other = write(tmp_path / f"other{suffix}", 3 * X, Y)
+    assert "data.sha256: the file has changed" in refusal(other, sha256=planned)[0]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize(
+    "content", [b"", b"\0", b"garbage\xff\n", b"\x93NUMPY\x01\x00", b"\x93NUMPY\x03\x00", b"PK\x03\x04", b"PAR1PAR1"]
+)
+def test_rubbish_is_refused_by_every_reader(tmp_path, suffix, content):
+    path = tmp_path / f"mine{suffix}"
+    path.write_bytes(content)
+    for read in (lambda: read_file({"path": path}), lambda: data_shape(path)):
+        with pytest.raises(InputError):
+            read()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_truncation_anywhere_is_refused_or_shows_as_fewer_rows(tmp_path, suffix):
+    path = write(tmp_path / f"mine{suffix}", X, Y)
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 1, max(1, len(whole) // 60)):
+        path.write_bytes(whole[:length])
+        try:
+            found, _ = read_file({"path": path})
+        except InputError:
+            continue
+        assert suffix == ".csv"  # a shorter table is a table
+        assert len(found) <= 4
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_damage_anywhere_is_read_or_refused_but_never_a_crash(tmp_path, suffix):
+    path, rng = write(tmp_path / f"mine{suffix}", X, Y), np.random.default_rng(0)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in rng.integers(len(whole), size=rng.integers(1, 4)):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        for read in (lambda: data_shape(path), lambda: read_file({"path": path})):
+            try:
+                read()
+            except InputError:
+                refused += 1
+    assert refused > 20
+
+
+# --- places
+
+
+@pytest.mark.parametrize(
+    "path", ["file:///etc/passwd", "http://example.org/x.npz", "s3://bucket/x.npy", "file:x.npy", "a\0.npy"]
+)
+def test_addresses_are_refused(path):
+    with pytest.raises(InputError, match=r"data.path: .* must be a local file"):
+        data_shape(path)
+
+
+def test_only_regular_files_of_a_known_kind_are_opened(tmp_path):
+    for name in ("folder.npy", "pipe.npy"):
+        path = tmp_path / name
+        path.mkdir() if name.startswith("folder") else os.mkfifo(path)
+        assert "data.path" in refusal(path)[0]
+    assert "No such file" in refusal(tmp_path / "absent.npy")[0]
+    (tmp_path / "x.pkl").write_bytes(b"")
+    assert "got a .pkl file, expected one of .npy .npz .csv .parquet" in refusal(tmp_path / "x.pkl")[0]
+
+
+def test_a_large_file_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "x.npy"
+    with path.open("wb") as file:
+        file.truncate(2**31)  # sparse: no disk is used
+    with pytest.raises(InputError, match=r"E-SIZE.* 2048 MiB, expected at most 1024 MiB"):
+        data_shape(path)
+
+
+def test_reading_shapes_does_not_import_jax():
+    code = "import sys; from expreg.data import data_shape, validate, sha256; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- arrays
+
+
+class Canary:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_objects_are_not_read_and_not_run(tmp_path):
+    canary, objects = tmp_path / "canary", np.array([[Canary(tmp_path / "canary")]], dtype=object)
+    np.save(tmp_path / "x.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "x.npz", X=objects)
+    (tmp_path / "y.npy").write_bytes(pickle.dumps(objects))
+    assert refusal(tmp_path / "x.npy") == ["error[E-DATA] x.npy: X: object arrays are not read"]
+    assert refusal(tmp_path / "x.npz") == ["error[E-DATA] x.npz: X: object arrays are not read"]
+    assert "X is not a readable .npy array" in refusal(tmp_path / "y.npy")[0]
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("dtype", [">f8", "<f4", ">f2", "i1", "u2", ">i8", "u8", "?", "longdouble"])
+def test_other_real_types_are_converted_when_exact(tmp_path, dtype):
+    values = np.array([[0, 1], [1, 0]]).astype(dtype)
+    for layout in ("C", "F"):
+        np.savez(tmp_path / f"{layout}.npz", X=np.asarray(values, order=layout), y=np.array([True, False]))
+        found, labels = read_file({"path": tmp_path / f"{layout}.npz"})
+        assert found.dtype == labels.dtype == np.float64
+        np.testing.assert_array_equal(found, [[0, 1], [1, 0]])
+        np.testing.assert_array_equal(labels, [1, 0])
+
+
+def test_fortran_order_is_kept_apart_from_the_values(tmp_path):
+    np.save(tmp_path / "x.npy", np.asfortranarray(X))
+    np.testing.assert_array_equal(read_file({"path": tmp_path / "x.npy"})[0], X)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([[1j]]), "E-DTYPE] x.npy: X: got complex128, expected real"),
+        (np.array([["a"]]), "E-DTYPE] x.npy: X: got <U1, expected real"),
+        (np.zeros((2, 2), dtype=[("a", "f8")]), "E-DTYPE] x.npy: X: got [('a', '<f8')], expected real"),
+        (np.zeros((1, 1), dtype="M8[s]"), "E-DTYPE] x.npy: X: got datetime64[s], expected real"),
+        (
+            np.array([[1, 2], [3, 2**53 + 1]]),
+            "E-DTYPE] x.npy: X[1,1]: got 9007199254740993 of int64, expected",
+        ),
+        (np.array([[-(2**62)]]), "E-DTYPE] x.npy: X[0,0]: got -4611686018427387904 of int64"),
+    ],
+)
+def test_other_types_are_refused(tmp_path, array, message):
+    np.save(tmp_path / "x.npy", array)
+    assert message in refusal(tmp_path / "x.npy")[0]
+
+
+def test_not_a_number_is_left_for_validate_to_find(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([[np.nan, np.inf]], dtype="f4"))
+    assert np.isnan(read_file({"path": tmp_path / "x.npy"})[0][0, 0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "code"),
+    [((10**6, 10**6), "E-SIZE"), ((2**62, 2**62), "E-SIZE"), ((-1, 3), "E-SIZE"), ((5, 5), "E-DATA")],
+)
+def test_a_header_that_lies_takes_no_memory(tmp_path, shape, code):
+    (tmp_path / "x.npy").write_bytes(header_only(shape) + b"\0" * 16)
+    assert f"[{code}]" in refusal(tmp_path / "x.npy")[0]
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("X.npy", header_only(shape) + b"\0" * 16)
+    assert f"[{code}]" in refusal(tmp_path / "x.npz")[0]
+
+
+def test_an_archive_that_expands_beyond_reason_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "_SMALL", 2**12)
+    np.savez_compressed(tmp_path / "x.npz", X=np.zeros((1000, 1000)))
+    assert "E-SIZE" in refusal(tmp_path / "x.npz")[0]
+    assert "expected an expansion of at most" in refusal(tmp_path / "x.npz")[0]
+
+
+def test_an_archive_whose_directory_lies_about_a_size_is_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", X=X)
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    entry = content.rindex(b"PK\x01\x02")
+    for size in (0, 100, 200, 250, 2**20):  # in truth 224
+        content[entry + 24 : entry + 28] = struct.pack("<I", size)  # uncompressed, in the central directory
+        (tmp_path / "x.npz").write_bytes(content)
+        assert "error[E-DATA] x.npz" in refusal(tmp_path / "x.npz")[0]
+
+
+def test_names_in_an_archive(tmp_path):
+    np.savez(tmp_path / "x.npz", x=X, labels=Y)
+    assert refusal(tmp_path / "x.npz") == ["error[E-DATA] x.npz: no array X; the file holds labels.npy, x.npy"]
+    np.savez(tmp_path / "only.npz", X=X)
+    assert read_file({"path": tmp_path / "only.npz"})[1] is None
+
+
+def test_points_of_another_dimension_have_no_shape(tmp_path):
+    np.save(tmp_path / "x.npy", Y)
+    with pytest.raises(InputError, match=r"E-SHAPE.*X: got shape \(4,\), expected \(points, dimensions\)"):
+        data_shape(tmp_path / "x.npy")
+    assert "got shape (0, 2), expected" in refusal(csv_file(tmp_path, "a,b,y\n"))[0]
+
+
+# --- tables
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_columns_are_chosen_by_name_in_the_order_asked_for(tmp_path, suffix):
+    path = write(tmp_path / f"mine{suffix}", X, Y)
+    options = {"features": ["x2", "y", "x0"], "target": "x1"}
+    found, labels = read_file({"path": path, **options})
+    np.testing.assert_array_equal(found, np.c_[X[:, 2], Y, X[:, 0]])
+    np.testing.assert_array_equal(labels, X[:, 1])
+    assert data_shape(path, options) == (4, 3)
+    assert data_shape(path, {"features": ["x0"]}) == (4, 1)
+    np.testing.assert_array_equal(read_file({"path": path, "features": ["x0"]})[1], Y)  # y is the default target
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "why"}, "E-UNKNOWN] mine{}: data.target: no column 'why'; the columns are x0, x1, x2, y"),
+        ({"features": ["x0", "x11"]}, "E-UNKNOWN] mine{}: data.features: no column 'x11'; did you mean x1?"),
+        ({"features": ["x0", "y"]}, "E-DUP] mine{}: data.features: 'y' is also the target"),
+    ],
+)
+def test_columns_that_cannot_be_chosen(tmp_path, suffix, options, message):
+    path = write(tmp_path / f"mine{suffix}", X, Y)
+    assert refusal(path, **options) == [f"error[{message.format(suffix)}"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_columns_not_asked_for_may_hold_anything(tmp_path, suffix):
+    path = tmp_path / f"mine{suffix}"
+    frame = pd.DataFrame({"name": ["a", "b"], "x0": [1, 2], "x1": [3.0, 4.0]})
+    path.write_text(frame.to_csv(index=False)) if suffix == ".csv" else frame.to_parquet(path)
+    found, labels = read_file({"path": path, "features": ["x0", "x1"]})
+    np.testing.assert_array_equal(found, [[1, 3], [2, 4]])
+    assert labels is None
+    assert len(refusal(path)) >= 1
+
+
+def test_rows_with_a_wrong_number_of_columns_are_all_named_with_their_lines(tmp_path):
+    text = "a,b,y\n1,2,3\n1,2\n\n1,2,3,4\n5,6,7\n"
+    assert refusal(csv_file(tmp_path, text)) == [
+        "error[E-DATA] x.csv:3: got 2 columns, expected 3",
+        "error[E-DATA] x.csv:5: got 4 columns, expected 3",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", " ", "abc", "1_000", "0x10", "1,5", "--1", "١", "1e", "None", "1 2"])
+def test_text_that_is_not_plainly_a_number_is_refused(tmp_path, text):
+    (line,) = refusal(csv_file(tmp_path, f'a,y\n1,2\n"{text}",2\n'))
+    assert line.startswith("error[E-DATA] x.csv:3: column a: got '")
+    assert line.endswith("', expected a number")
+
+
+def test_numbers_in_any_plain_form_are_read(tmp_path):
+    path = csv_file(tmp_path, '\ufeff a , y\r\n1e-3, +2 \r\n"-.5",nan\r\n\r\n7.,inf')
+    found, labels = read_file({"path": path})
+    np.testing.assert_array_equal(found[:, 0], [1e-3, -0.5, 7])
+    np.testing.assert_array_equal(labels, [2, np.nan, np.inf])
+    assert data_shape(path) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,y\n1,\xff\n", "E-UTF8] x.csv: byte 0xff at offset 6 is not UTF-8"),
+        (b"", "E-EMPTY] x.csv: the file is empty; expected a header row with column names"),
+        (b"a,a,y\n1,2,3\n", "E-DUP] x.csv: column 'a' stands 2 times in the header"),
+        (b'a,y\n1,"2\n', "E-DATA] x.csv:2: not a readable row: unexpected end of data"),
+        (b"y\n1\n", "E-EMPTY] x.csv: data.features: no columns left for the points"),
+    ],
+)
+def test_tables_that_cannot_be_read(tmp_path, content, message):
+    assert refusal(csv_file(tmp_path, content)) == [f"error[{message}"]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (
+            pd.array([1.0, None], dtype="Float64"),
+            "E-DATA] x.parquet: column a: got 1 missing values, expected none",
+        ),
+        (["1", "2"], "expected real"),
+        ([2**53 + 1, 0], "E-DTYPE] x.parquet: column a: int64 is not exact in float64"),
+        ([[1.0], [2.0]], "E-DTYPE] x.parquet: column a: got list<"),
+    ],
+)
+def test_parquet_columns_that_are_not_exactly_real(tmp_path, column, message):
+    path = tmp_path / "x.parquet"
+    pd.DataFrame({"a": column, "y": [0.0, 1.0]}).to_parquet(path)
+    assert message in refusal(path)[0]
+
+
+def test_parquet_types_are_converted_when_exact(tmp_path):
+    path = tmp_path / "x.parquet"
+    columns = {
+        "a": np.array([1, 2], "i1"),
+        "b": np.array([0.5, 2], "f2"),
+        "c": [True, False],
+        "y": [2**53, 0],
+    }
+    pd.DataFrame(columns).to_parquet(path)
+    found, labels = read_file({"path": path})
+    np.testing.assert_array_equal(found, [[1, 0.5, 1], [2, 2, 0]])
+    np.testing.assert_array_equal(labels, [2.0**53, 0])
