@@ -16,7 +16,17 @@ from expreg.errors import InputError, Problem
 if TYPE_CHECKING:
     from expreg.data.catalogue import DATA, LABELS, default_labels, make
 
-__all__ = ["DATA", "LABELS", "check_file", "check_settings", "data_shape", "default_labels", "make", "sha256", "validate"]
+__all__ = [
+    "DATA",
+    "LABELS",
+    "check_file",
+    "check_settings",
+    "data_shape",
+    "default_labels",
+    "make",
+    "sha256",
+    "validate",
+]
 
 
 def check_file(options: Mapping[str, Any], *, activation: str) -> list[Problem]:

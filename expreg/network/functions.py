@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from expreg.activation import ACTIVATIONS
 
+
 def neurons(key: jax.Array, count: int, d: int) -> tuple[jax.Array, jax.Array]:
     """Draw the first `count` neurons of the infinite stream of `key` (D.1): w_r ~ N(0, I_d), s_r = +-1.
 
@@ -15,6 +16,7 @@ def neurons(key: jax.Array, count: int, d: int) -> tuple[jax.Array, jax.Array]:
 
     Returns:
         weights (d, count) and signs (count,), both float32.
+
     """
     with jax.threefry_partitionable(True):
         block = jax.random.normal(key, (count, d + 1), jnp.float32)
@@ -32,6 +34,7 @@ def initialise(key: jax.Array, m: int, d: int, *, init: str = "coupled") -> tupl
 
     Raises:
         ValueError: an unknown `init`, or an odd m with `coupled`.
+
     """
     if init == "iid":
         return neurons(key, m, d)
@@ -43,14 +46,16 @@ def initialise(key: jax.Array, m: int, d: int, *, init: str = "coupled") -> tupl
     return jnp.concatenate([weights, weights], axis=1), jnp.concatenate([signs, -signs])
 
 
-def forward(
-    W: jax.Array, a: jax.Array, X: jax.Array, *, activation: str = "exp", scale: float = 1.0
-) -> jax.Array:
+def forward(W: jax.Array, a: jax.Array, X: jax.Array, *, activation: str = "exp", scale: float = 1.0) -> jax.Array:
     """Return the outputs F(W, x_i) = kappa sum_r a_r phi(<w_r, x_i>) (A.1), shape (n,).
 
     Args:
-        W: weights (d, m). a: signs (m,). X: points (n, d). scale: kappa.
+        W: weights (d, m).
+        a: signs (m,).
+        X: points (n, d).
         activation: a name in `expreg.activation.ACTIVATIONS`.
+        scale: kappa.
+
     """
     chex.assert_rank([W, a, X], [2, 1, 2])
     return scale * (ACTIVATIONS[activation].value(X @ W) @ a)

@@ -13,6 +13,7 @@ class ExponentialNetwork(nnx.Module):
         d: input dimension. m: number of neurons.
         activation: exp, cosh, sinh or relu. init: coupled or iid. scale: kappa.
         rngs: the weights are drawn from its `params` stream.
+
     """
 
     def __init__(

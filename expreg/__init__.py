@@ -1,0 +1,25 @@
+"""Measure what a theorem about over-parameterised training says at the sizes you can run."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_FUNCTIONS = {"run": "api", "load": "api"}
+_MODULES = ("activation", "data", "network", "ntk", "theory")
+
+__all__ = [*_FUNCTIONS, *_MODULES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use (PEP 562): `import expreg` stays light, `expreg --help` never starts JAX."""
+    if name in _FUNCTIONS:
+        return getattr(import_module(f"expreg.{_FUNCTIONS[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"expreg.{name}")
+    raise AttributeError(f"module 'expreg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

@@ -1,0 +1,168 @@
+"""Exponent of n in the threshold: least squares on log-log axes, bootstrap over replicates, censoring."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Locate = Callable[[Floats, Floats, Floats], tuple[Floats, Floats]]
+
+# A point whose threshold lies beyond the grid in more than this share of the resamples is not used.
+CENSORED_SHARE = 0.05
+# Two points always lie on a line, and over less than two octaves a slope is mostly noise.
+LEAST_POINTS = 3
+LEAST_SPAN = 4.0
+
+
+class Point(NamedTuple):
+    """The threshold at one n: `log_m` and its resamples `draws` (R,), -inf below the grid and +inf above it.
+
+    `edges` are the logs of the narrowest and the widest width.
+    """
+
+    n: int
+    replicates: int
+    log_m: float
+    draws: Floats
+    edges: tuple[float, float]
+
+    @property
+    def censored(self) -> float:
+        """The share of resamples whose threshold lies beyond the grid."""
+        return float(np.mean(~np.isfinite(self.draws)))
+
+
+class Resamples(NamedTuple):
+    """Bootstrap samples: how often each replicate is drawn (R, S), and a number in (-1/2, 1/2) each (R,)."""
+
+    counts: Floats
+    offset: Floats
+
+
+def resample(replicates: int, resamples: int, rng: np.random.Generator) -> Resamples:
+    """Draw bootstrap samples; a replicate is drawn with all its nested widths (a cluster)."""
+    drawn = rng.integers(replicates, size=(resamples, replicates))
+    flat = (drawn + replicates * np.arange(resamples)[:, None]).ravel()
+    counts = np.bincount(flat, minlength=resamples * replicates).reshape(resamples, replicates)
+    return Resamples(counts.astype(np.float64), rng.uniform(-0.5, 0.5, size=resamples))
+
+
+def point(n: int, widths: Floats, success: Floats, samples: Resamples, locate: Locate) -> Point | None:
+    """Locate the threshold of a table (S, G) with nan for missing, and the thresholds of its resamples.
+
+    `locate(successes, trials, widths)` maps (..., G), (..., G), (G,) to log m and to how much of its grid
+    cell the grid leaves open; each resample moves by a uniform share of that, since no number of replicates
+    can resolve it (D.13). Widths without any result are left out; None if none is left.
+    """
+    seen = ~np.isnan(success)
+    measured = seen.any(axis=0)
+    if not measured.any():
+        return None
+    hits, trials, widths = (
+        np.nan_to_num(success[:, measured]),
+        seen[:, measured].astype(float),
+        widths[measured],
+    )
+    log_m, blur = locate(samples.counts @ hits, samples.counts @ trials, widths)
+    log_widths = np.log(widths)
+    return Point(
+        n=n,
+        replicates=int(seen.any(axis=1).sum()),
+        log_m=float(locate(hits.sum(axis=0), trials.sum(axis=0), widths)[0]),
+        draws=log_m + samples.offset * blur,
+        edges=(float(log_widths[0]), float(log_widths[-1])),
+    )
+
+
+def interpolated(found: Point | None, confidence: float) -> dict[str, Any]:
+    """Return the threshold behind the exponent with its percentile interval; null beyond the grid."""
+    if found is None:
+        return {
+            "interpolated": None,
+            "interpolated_low": None,
+            "interpolated_high": None,
+            "draws_censored": None,
+        }
+    # Infinite draws sort to the ends; "higher" and "lower" never average one with a finite neighbour.
+    low = np.quantile(found.draws, (1.0 - confidence) / 2.0, method="lower")
+    high = np.quantile(found.draws, (1.0 + confidence) / 2.0, method="higher")
+    log_m = np.array([found.log_m, low, high])
+    value, low, high = np.where(np.isfinite(log_m), np.exp(np.clip(log_m, *found.edges)), np.nan)
+    return {
+        "interpolated": value,
+        "interpolated_low": low,
+        "interpolated_high": high,
+        "draws_censored": found.censored,
+    }
+
+
+def fit(points: Sequence[Point], delta: float, confidence: float, needed: int) -> dict[str, Any]:
+    """Fit log m* = c + alpha log n, as it is ("raw") and after taking log log(n/delta) off ("corrected").
+
+    Ordinary least squares: by (D.13) the spread of log m* varies by less than a factor 2.5 over two decades
+    of n, so weights would gain little, and weights estimated from the resamples would move with the noise
+    of the points themselves. The interval is the percentile interval of the slope over resamples that are
+    independent from n to n. Points with more than CENSORED_SHARE of their resamples beyond the grid are
+    excluded and named; in the others such a resample takes the edge of the grid.
+    """
+    used = [p for p in points if _inside(p)]
+    excluded = [{"n": p.n, "why": _exclusion(p)} for p in points if not _inside(p)]
+    why_not = _obstacle(used, needed, confidence, delta)
+    empty = {"value": None, "low": None, "high": None, "intercept": None}
+    result = {"raw": empty, "corrected": empty}
+    if len(used) >= 2:
+        result = _slopes(used, delta, confidence)
+    return result | {
+        "points": len(used),
+        "used": [p.n for p in used],
+        "excluded": excluded,
+        "censored_draws": max((p.censored for p in used), default=None),
+        "usable": why_not is None,
+        "why_not": why_not,
+    }
+
+
+def _slopes(used: Sequence[Point], delta: float, confidence: float) -> dict[str, Any]:
+    n = np.array([p.n for p in used], dtype=np.float64)
+    draws = np.stack([np.clip(p.draws, *p.edges) for p in used], axis=-1)
+    log_m = np.array([p.log_m for p in used])
+    centred = np.log(n) - np.log(n).mean()
+    slope = centred / np.sum(centred**2)
+    offsets = {"raw": np.zeros(len(n)), "corrected": np.log(np.log(n / delta))}
+    tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
+    result: dict[str, Any] = {}
+    for name, offset in offsets.items():
+        value = float((log_m - offset) @ slope)
+        low, high = np.quantile((draws - offset) @ slope, tails)
+        intercept = float(np.mean(log_m - offset) - value * np.mean(np.log(n)))
+        result[name] = {"value": value, "low": float(low), "high": float(high), "intercept": intercept}
+    return result
+
+
+def _inside(p: Point) -> bool:
+    return math.isfinite(p.log_m) and p.censored <= CENSORED_SHARE
+
+
+def _exclusion(p: Point) -> str:
+    if math.isfinite(p.log_m):
+        return f"beyond the grid in {p.censored:.0%} of the resamples"
+    return "below the narrowest width" if p.log_m < 0 else "above the widest width"
+
+
+def _obstacle(used: Sequence[Point], needed: int, confidence: float, delta: float) -> str | None:
+    """Return the first reason why a slope through `used` should not be read as an exponent."""
+    if len(used) < LEAST_POINTS:
+        return f"{len(used)} values of n have their threshold inside the grid; {LEAST_POINTS} are required"
+    span = max(p.n for p in used) / min(p.n for p in used)
+    if span < LEAST_SPAN:
+        return f"n spans a factor {span:.3g}; {LEAST_SPAN:g} is required"
+    fewest = min(p.replicates for p in used)
+    if fewest < needed:
+        return (
+            f"{fewest} replicates at the least; a {confidence:.0%} interval of the {1 - delta:.4g} quantile"
+            f" needs {needed} (D.4)"
+        )
+    return None

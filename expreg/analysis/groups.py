@@ -1,0 +1,175 @@
+"""Split the rows of a run into comparable groups and read the outcomes of each criterion out of them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from expreg.types import FAILED
+
+Floats = NDArray[np.float64]
+
+# A run that left the range of numbers violated the path events that could no longer be measured on it.
+_BROKEN_OFF = ("diverged", "nonfinite")
+
+# Axes that are measured along (n, m) or averaged over (replicate), under both names a config may give them.
+_INNER_AXES = {"n", "data.n", "m", "network.m", "replicate", "data", "data.kind"}
+_DIMENSION_AXES = {"d", "data.d"}
+
+
+class Criterion(NamedTuple):
+    """What "success" means: an event of (C.27) or a condition computed from columns.
+
+    `claim_exponent` is the exponent of n in the width that the theorem asks for, after the factor
+    log(n/delta); None where the theorem claims none. `along_path` marks events that are judged over the
+    whole trajectory.
+    """
+
+    name: str
+    title: str
+    claim_exponent: float | None
+    along_path: bool
+
+
+CRITERIA = (
+    Criterion("E0", "the step size is stable at initialisation", None, along_path=False),
+    Criterion("E1", "the initial Gram matrix is within lambda/4 in Frobenius norm", 2.0, along_path=False),
+    Criterion("E1s", "the initial Gram matrix is within lambda/4 in spectral norm", 2.0, along_path=False),
+    Criterion("E1m", "the initial smallest eigenvalue is at least 3/4 lambda", 2.0, along_path=False),
+    Criterion("E2", "no weight leaves the radius of the proof", 2.0, along_path=True),
+    Criterion("E3", "the smallest eigenvalue stays at least lambda/2", 2.0, along_path=True),
+    Criterion("E4", "the residual stays below the linear rate of the proof", 2.0, along_path=True),
+    Criterion("E5", "gradient descent converges", 2.0, along_path=True),
+    Criterion("movement", "no weight moves further than lambda/(2 e^2 n)", 2.0, along_path=True),
+)
+
+_EVENTS = tuple(criterion.name for criterion in CRITERIA if criterion.name != "movement")
+_NUMBERS = ("n", "m", "eta", "scale", "steps", "tolerance", "max_movement", "lambda_cts", "lambda_max_cts")
+_DEFAULTS: dict[str, str | float] = {
+    "data": "data",
+    "status": "unknown",
+    "optimizer": "sgd",
+    "scale": 1.0,
+    "replicate": 0,
+    "cell": "",
+}
+
+
+class Group(NamedTuple):
+    """Rows that differ in n, m and replicate only; `key` names what they share."""
+
+    key: dict[str, Any]
+    label: str
+    rows: pd.DataFrame
+
+
+class Outcomes(NamedTuple):
+    """Outcomes of one criterion at one n.
+
+    `widths` (G,) ascending; `success` (S, G) with 1 success, 0 none, nan missing (failed or not run yet).
+    """
+
+    widths: Floats
+    success: Floats
+
+
+def prepare(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return `cells` with every column that the analysis reads; nan where null or absent.
+
+    Numbers and events become float64. Where absent, data is "data", the optimizer sgd, the scale 1 and the
+    replicate 0. Rows without n or m are left out: there is nothing to place them at.
+    """
+    # The order of the parts on disk is chance; the summary must not depend on it.
+    rows = cells.sort_values("cell") if "cell" in cells else cells.copy()
+    for name in (*_NUMBERS, *_EVENTS):
+        rows[name] = _numbers(rows[name]) if name in cells else np.nan
+    for name, default in _DEFAULTS.items():
+        rows[name] = rows[name].fillna(default) if name in rows else default
+    return rows[rows["n"].notna() & rows["m"].notna()].reset_index(drop=True)
+
+
+def _numbers(values: pd.Series) -> Floats:
+    return pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def split(cells: pd.DataFrame, axes: Sequence[str]) -> list[Group]:
+    """Return the groups of prepared `cells`, alike in data kind and all axes but n, m, replicate and d(n)."""
+    keys = ["data", *_outer_axes(cells, axes)]
+    rows = cells.assign(_replicate=_replicate_codes(cells, keys))
+    groups = rows.groupby(keys, dropna=False, sort=True)
+    return [_group(dict(zip(keys, values, strict=True)), part) for values, part in groups]
+
+
+def _outer_axes(rows: pd.DataFrame, axes: Sequence[str]) -> list[str]:
+    outer = [axis for axis in axes if axis in rows and axis not in _INNER_AXES]
+    dimension = [axis for axis in outer if axis in _DIMENSION_AXES]
+    others = [axis for axis in outer if axis not in _DIMENSION_AXES]
+    values = rows.groupby(["data", *others, "n"], dropna=False)
+    # d = n or d = 2n belongs to the scaling in n; only a dimension that is free at given n makes groups.
+    return others + [axis for axis in dimension if (values[axis].nunique(dropna=False) > 1).any()]
+
+
+def _replicate_codes(rows: pd.DataFrame, keys: list[str]) -> NDArray[np.int64]:
+    """Return replicate numbers; cells that repeat a (group, n, m, replicate) count as further replicates."""
+    codes, values = pd.factorize(rows["replicate"], sort=True)
+    placed = rows.assign(_code=codes)
+    repeat = placed.groupby([*keys, "n", "m", "_code"], dropna=False).cumcount().to_numpy()
+    return np.asarray(codes + len(values) * repeat, dtype=np.int64)
+
+
+def _group(key: dict[str, Any], rows: pd.DataFrame) -> Group:
+    # An axis that does not apply to this kind of data has no value here. `data.kind` says what `data` says.
+    shown = {name: value for name, value in key.items() if name not in ("data", "data.kind") and not pd.isna(value)}
+    return Group(
+        key, ", ".join([str(key["data"]), *(f"{_short(name, shown)} = {_text(shown[name])}" for name in shown)]), rows
+    )
+
+
+def _short(name: str, others: Iterable[str]) -> str:
+    """Return the last part of a dotted name where that is clear."""
+    last = name.rsplit(".", 1)[-1]
+    return last if sum(other.rsplit(".", 1)[-1] == last for other in others) == 1 else name
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def judge(rows: pd.DataFrame, criterion: Criterion) -> Floats | None:
+    """Return per row 1 (success), 0 (none) or nan (missing); None if the criterion was measured nowhere.
+
+    A failed cell (oom, timeout, error) says nothing about the mathematics: it is missing, never "no success".
+    """
+    outcome = _movement(rows) if criterion.name == "movement" else rows[criterion.name].to_numpy(copy=True)
+    outcome[rows["status"].isin(FAILED).to_numpy()] = np.nan
+    if np.isnan(outcome).all():
+        return None
+    if criterion.along_path:
+        broken = rows["status"].isin(_BROKEN_OFF).to_numpy()
+        outcome[broken & np.isnan(outcome)] = 0.0
+    return outcome
+
+
+def _movement(rows: pd.DataFrame) -> Floats:
+    moved, smallest = rows["max_movement"].to_numpy(), rows["lambda_cts"].to_numpy()
+    radius = smallest / (2.0 * np.e**2 * rows["n"].to_numpy())
+    known = ~np.isnan(moved) & np.isfinite(smallest)
+    return np.where(known, moved <= radius, np.nan)
+
+
+def at_each_n(rows: pd.DataFrame) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield every n, ascending, with the positions of its rows."""
+    points = rows["n"].to_numpy()
+    for n in np.unique(points):
+        yield int(n), np.flatnonzero(points == n)
+
+
+def outcomes(rows: pd.DataFrame, success: Floats, at: NDArray[np.int64]) -> Outcomes:
+    """Lay out the outcomes of the rows at positions `at` as replicates by widths; nan for absent cells."""
+    widths, place = np.unique(rows["m"].to_numpy()[at], return_inverse=True)
+    replicates, line = np.unique(rows["_replicate"].to_numpy()[at], return_inverse=True)
+    table = np.full((len(replicates), len(widths)), np.nan)
+    table[line, place] = success[at]
+    return Outcomes(widths, table)

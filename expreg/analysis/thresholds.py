@@ -1,0 +1,105 @@
+"""Thresholds of replicates under nested widths, and their quantile with a distribution-free interval."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# (1 - delta)(S + 1) may exceed an integer by rounding alone.
+_ROUNDING = 1e-9
+# The protocol calls a grid bracketing if the narrowest width succeeds in less than this share.
+_LOW_END = 0.1
+
+
+class Ranks(NamedTuple):
+    """Ranks, from 1, of an order statistic and of its limits; 0 or more than S: beyond the sample."""
+
+    quantile: int
+    low: int
+    high: int
+
+
+def first_and_last(success: Floats) -> tuple[Ints, Ints]:
+    """Return m*_first and m*_last of each replicate as indices into the widths (D.2), G where there is none.
+
+    `success` (S, G) of 0 and 1, nothing missing. m*_first is the narrowest width that succeeds, m*_last the
+    narrowest from which on all succeed.
+    """
+    hits = success > 0.5
+    width = hits.shape[1]
+    if not hits.size:
+        return np.zeros(len(hits), dtype=np.int64), np.zeros(len(hits), dtype=np.int64)
+    first = np.where(hits.any(axis=1), hits.argmax(axis=1), width)
+    misses = ~hits[:, ::-1]
+    last = np.where(misses.any(axis=1), width - misses.argmax(axis=1), 0)
+    return first.astype(np.int64), last.astype(np.int64)
+
+
+def quantile_ranks(replicates: int, level: float, confidence: float) -> Ranks:
+    """Return the ranks of the `level` quantile and of its distribution-free interval (D.3)."""
+    tail = (1.0 - confidence) / 2.0
+    quantile = math.ceil(level * (replicates + 1) - _ROUNDING)
+    low = int(stats.binom.ppf(tail, replicates, level))
+    return Ranks(quantile, low, int(stats.binom.ppf(1.0 - tail, replicates, level)) + 1)
+
+
+def replicates_needed(level: float, confidence: float) -> int:
+    """Return how many replicates give the `level` quantile a finite upper limit (D.4).
+
+    The interval has two sides, so the tail is (1 - confidence)/2: (D.4) with g/2 in place of g.
+    """
+    return math.ceil(math.log((1.0 - confidence) / 2.0) / math.log(level) - _ROUNDING)
+
+
+def describe(n: int, widths: Floats, success: Floats, delta: float, confidence: float) -> dict[str, Any]:
+    """Return the order-statistic threshold m*(n, delta) at one n with everything that limits it.
+
+    A value that cannot be told is null and `flags` says why: "below" the narrowest width (m* is at most
+    it), "above" the widest, or "too few replicates". Widths that no replicate has a result at are left out
+    of the grid, replicates that lack one of the others out of the thresholds ("incomplete").
+    """
+    measured = ~np.isnan(success).all(axis=0)
+    widths, success = widths[measured], success[:, measured]
+    complete = success[~np.isnan(success).any(axis=1)] if len(widths) else success[:0]
+    first, last = first_and_last(complete)
+    count, top = len(last), len(widths)
+    ranks = quantile_ranks(count, 1.0 - delta, confidence)._asdict()
+    ranks["median"] = quantile_ranks(count, 0.5, confidence).quantile
+    values = {name: _statistic(np.sort(last), widths, rank) for name, rank in ranks.items()}
+    return {
+        "n": n,
+        "replicates": count,
+        "incomplete": len(success) - count,
+        "unmeasured_widths": int((~measured).sum()),
+        "replicates_needed": replicates_needed(1.0 - delta, confidence),
+        **{name: value for name, (value, _) in values.items()},
+        "flags": {name: flag for name, (_, flag) in values.items() if flag},
+        "narrowest": int(widths[0]) if top else None,
+        "widest": int(widths[-1]) if top else None,
+        "censored_below": int((last == 0).sum()),
+        "censored_above": int((last == top).sum()),
+        "non_monotone": float(np.mean(first < last)) if count else None,
+        "bracketed": _brackets(success, delta),
+    }
+
+
+def _statistic(last: Ints, widths: Floats, rank: int) -> tuple[int | None, str | None]:
+    """Return the order statistic of a rank as a width, or null and the reason."""
+    if rank > len(last):
+        return None, "too few replicates"
+    index = last[rank - 1] if rank > 0 else 0
+    if index == 0:
+        return None, "below" if rank > 0 else "too few replicates"
+    return (None, "above") if index == len(widths) else (int(widths[index]), None)
+
+
+def _brackets(success: Floats, delta: float) -> bool:
+    if not success.shape[1]:
+        return False
+    narrow, wide = np.nanmean(success[:, 0]), np.nanmean(success[:, -1])
+    return bool(narrow < _LOW_END and wide > 1.0 - delta)

@@ -1,0 +1,200 @@
+"""Verdicts: what the measured numbers say about each claim, with the numbers that decide it.
+
+A verdict is about one claim, one group and one criterion. The criteria have different thresholds, and none
+of them is "the" threshold, so nothing here combines criteria. The theorem speaks of widths that are out of
+reach (10^19 and more, (C.14)): below them a miss contradicts nothing, and the verdict is then "not
+resolvable at these n".
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+CONSISTENT = "consistent"
+CONTRADICTS = "contradicts"
+UNRESOLVED = "not resolvable at these n"
+
+# Beyond this factor between its largest and its smallest value over n, lambda(n) shapes the fitted exponent.
+LAMBDA_FACTOR = 3.0
+# Measured and predicted steps to tolerance agree if their ratio lies within this factor.
+STEPS_FACTOR = 1.1
+
+Record = dict[str, Any]
+
+
+def width(criterion: Record, spectrum: Sequence[Record]) -> Record:
+    """Judge "the width grows at most like n^claimed log(n/delta)" by the exponent after the log factor.
+
+    `consistent` if the interval ends at or below the claim; `contradicts` if it begins above both the claim
+    and the bound's own local exponent (C.15) at every n of the fit; `not resolvable` otherwise, or if there
+    is no usable exponent, or if lambda varies so much that the exponent mixes lambda(n) in.
+    """
+    exponent, thresholds = criterion["exponent"], criterion["thresholds"]
+    verdict, reason = _width_verdict(criterion, spectrum)
+    missing = sum(record["missing"] for record in criterion["success"])
+    fitted = [record for record in thresholds if record["n"] in exponent["used"]]
+    replicates = sum(record["replicates"] for record in thresholds)
+    censored = sum(record["censored_below"] + record["censored_above"] for record in thresholds)
+    return {
+        "claim": "width",
+        "criterion": criterion["criterion"],
+        "claimed": criterion["claim_exponent"],
+        **{"measured" if key == "value" else key: exponent["corrected"][key] for key in ("value", "low", "high")},
+        "replicates": min((record["replicates"] for record in fitted or thresholds), default=0),
+        "censored_share": censored / replicates if replicates else None,
+        "verdict": verdict,
+        "reason": reason + (f" {missing} cells without a result are left out." if missing else ""),
+    }
+
+
+def _width_verdict(criterion: Record, spectrum: Sequence[Record]) -> tuple[str, str]:
+    exponent, claimed = criterion["exponent"], criterion["claim_exponent"]
+    used = exponent["used"]
+    if not exponent["usable"]:
+        return UNRESOLVED, f"no usable exponent: {exponent['why_not']}."
+    factor = lambda_factor(spectrum, used)
+    if factor is None:
+        return UNRESOLVED, "lambda was not recorded, so the exponent may mix lambda(n) in."
+    if factor > LAMBDA_FACTOR:
+        return UNRESOLVED, f"lambda varies by a factor {factor:.3g} over n: the exponent mixes lambda(n) in."
+    low, high = exponent["corrected"]["low"], exponent["corrected"]["high"]
+    bound = max(record["alpha_eff"] for record in criterion["bound_exponent"] if record["n"] in used)
+    found = f"over n = {used[0]}..{used[-1]} the exponent after the log factor"
+    limits = f"{claimed:g} and the bound's own {bound:.2f} here"
+    if high <= claimed:
+        return (
+            CONSISTENT,
+            f"{found} is at most {high:.2f}, not above {claimed:g} (the bound's own: {bound:.2f}).",
+        )
+    if low > max(claimed, bound):
+        return CONTRADICTS, f"{found} is at least {low:.2f}, above both {limits}."
+    return (
+        UNRESOLVED,
+        f"{found} lies in [{low:.2f}, {high:.2f}], neither below {claimed:g} nor above {limits}.",
+    )
+
+
+def lambda_factor(spectrum: Sequence[Record], used: Sequence[int]) -> float | None:
+    """Return the largest over the smallest median lambda among the n `used`; None if one is not recorded."""
+    values = [record["lambda_cts"] for record in spectrum if record["n"] in used]
+    if not values or any(value is None for value in values):
+        return None
+    return max(values) / min(values) if min(values) > 0 else float("inf")
+
+
+def share(claim: str, criterion: str, widest: Sequence[Record], level: float, bounds: Sequence[Record]) -> Record:
+    """Judge "succeeds with probability at least `level`" at the widest m of every n, by exact intervals.
+
+    `widest`: one record of a success curve per n. `consistent` if every interval begins at or above the
+    level. `contradicts` if one ends below it at a width that the theorem calls sufficient (C.14). The numbers
+    are those of the n whose interval begins lowest.
+    """
+    known = [record for record in widest if record["trials"]]
+    worst = min(known, key=lambda record: float(record["low"]), default=None)
+    numbers = {"measured": None, "low": None, "high": None}
+    if worst is None or len(known) < len(widest):
+        missing = [str(record["n"]) for record in widest if not record["trials"]]
+        verdict, reason = UNRESOLVED, f"there is no cell to judge at n = {', '.join(missing) or 'any'}."
+    else:
+        verdict, reason = _share_verdict(known, worst, level, bounds)
+        numbers = {"measured": worst["rate"], "low": worst["low"], "high": worst["high"]}
+    trials = min((record["trials"] for record in known), default=0)
+    return _record(claim, criterion, level, numbers, trials, verdict, reason)
+
+
+def _share_verdict(known: Sequence[Record], worst: Record, level: float, bounds: Sequence[Record]) -> tuple[str, str]:
+    refuted = [record for record in known if record["high"] < level and _sufficient(record, bounds)]
+    if refuted:
+        return (
+            CONTRADICTS,
+            f"{_where(refuted[0])} is below {level:g}, and the theorem calls that m sufficient.",
+        )
+    found = f"{_where(worst)}, interval [{worst['low']:.3f}, {worst['high']:.3f}],"
+    if worst["low"] >= level:
+        return CONSISTENT, f"{found} is at or above {level:g}, and no n is lower."
+    if worst["high"] < level:
+        return UNRESOLVED, f"{found} is below {level:g}, but the theorem asks for wider networks than these."
+    return UNRESOLVED, f"{found} does not separate the share from {level:g}."
+
+
+def _where(record: Record) -> str:
+    return f"{record['successes']} of {record['trials']} at n = {record['n']}, m = {record['m']}"
+
+
+def rate(rates: Sequence[Record], bounds: Sequence[Record]) -> Record | None:
+    """Judge "||r_t|| falls at least as fast as (1 - m eta kappa^2 lambda/2)^(1/2) per step" at the widest m.
+
+    Measured is the median of log(fitted rate)/log(theory rate) over replicates, at the n where it is least;
+    None if no curve could be fitted. `contradicts` only at a width that the theorem calls sufficient.
+    """
+    known = [record for record in rates if record["speed"]["value"] is not None]
+    if not known:
+        return None
+    worst = min(known, key=lambda record: float(record["speed"]["value"]))
+    speed = worst["speed"]
+    where = f"at n = {worst['n']}, m = {worst['m']}"
+    found = f"{where} the residual falls {speed['value']:.3g} times as fast as asked"
+    if any(_slower(record["speed"]) and _sufficient(record, bounds) for record in known):
+        verdict, reason = CONTRADICTS, f"{found}, and the theorem calls some such m sufficient."
+    elif all(_at_least(record["speed"], 1.0) for record in known):
+        verdict, reason = CONSISTENT, f"{found}, the least of all n (median of {speed['cells']} replicates)."
+    elif speed["low"] is None:
+        verdict, reason = UNRESOLVED, f"{found}, but {speed['cells']} replicates give no interval."
+    else:
+        verdict, reason = UNRESOLVED, f"{found}: not shown to be 1 or more, at widths below the theorem's."
+    return _record("rate of convergence", "rate", 1.0, _numbers(speed), speed["cells"], verdict, reason)
+
+
+def _slower(speed: Record) -> bool:
+    return speed["high"] is not None and speed["high"] < 1.0
+
+
+def _at_least(found: Record, least: float) -> bool:
+    return found["low"] is not None and found["low"] >= least
+
+
+def steps(rates: Sequence[Record]) -> Record | None:
+    """Compare steps to tolerance with the infinite-width prediction (B.26) at the widest m, None if unknown.
+
+    An asymptotic statement cannot be contradicted at finite width: the verdict is `consistent` if every
+    interval of the median ratio lies within STEPS_FACTOR of 1, else `not resolvable`.
+    """
+    known = [record for record in rates if record["steps"]["value"] is not None]
+    if not known:
+        return None
+    worst = max(known, key=lambda record: max(record["steps"]["value"], 1.0 / record["steps"]["value"]))
+    found = worst["steps"]
+    where = f"{found['value']:.3f} times the predicted steps at n = {worst['n']}, m = {worst['m']}"
+    close = all(_within(record["steps"], STEPS_FACTOR) for record in known)
+    verdict = CONSISTENT if close else UNRESOLVED
+    relation = "agree" if close else "are not shown to agree"
+    reason = f"{where}, the furthest of all n from 1; the medians {relation} within {STEPS_FACTOR - 1:.0%}."
+    return _record("steps to tolerance", "steps", 1.0, _numbers(found), found["cells"], verdict, reason)
+
+
+def _within(found: Record, factor: float) -> bool:
+    return _at_least(found, 1.0 / factor) and found["high"] is not None and found["high"] <= factor
+
+
+def _sufficient(record: Record, bounds: Sequence[Record]) -> bool:
+    """Tell whether the theorem calls the width of the record sufficient at its n, with our constants."""
+    needed = [bound["width"] for bound in bounds if bound["n"] == record["n"] and bound["width"] is not None]
+    return bool(needed) and record["m"] >= needed[0]
+
+
+def _numbers(found: Record) -> Record:
+    return {"measured": found["value"], "low": found["low"], "high": found["high"]}
+
+
+def _record(
+    claim: str, criterion: str, claimed: float, numbers: Record, replicates: int, verdict: str, reason: str
+) -> Record:
+    return {
+        "claim": claim,
+        "criterion": criterion,
+        "claimed": claimed,
+        **numbers,
+        "replicates": replicates,
+        "censored_share": None,
+        "verdict": verdict,
+        "reason": reason,
+    }

@@ -1,0 +1,1 @@
+"""From YAML to cells: the strict reader, the schema with its error lines, the sweep language, the plan."""

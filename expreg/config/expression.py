@@ -1,0 +1,208 @@
+"""Compile arithmetic in swept names to closures: nothing of the text is ever executed as Python.
+
+The text is parsed by `ast`, every node is looked up in a table of what is allowed, and anything else is refused.
+"""
+
+import ast
+import math
+import operator
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Number = int | float
+Values = Mapping[str, Number]
+_Closure = Callable[[Values], Number]
+
+MAX_LENGTH = 200
+MAX_BITS = 256  # of an integer power: large enough for any size, small enough to cost nothing
+
+_ALLOWED = re.compile(r"[A-Za-z0-9_ .,()+\-*/<>=!]*")
+# Digits that other readers take for base 16, 8, 2 or for groups.
+_AMBIGUOUS = re.compile(r"(?<![A-Za-z_])[0-9][0-9.]*(_|(?<=0)[xXoObB])")
+
+
+class ExpressionError(ValueError):
+    """The text is not an expression, or it has no value at the given point."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A compiled expression: call it with the values of its `names`."""
+
+    text: str
+    names: frozenset[str]
+    closure: _Closure
+
+    def __call__(self, values: Values) -> Number:
+        """Return the value; raise `ExpressionError` where there is none (division by zero, log of 0, overflow)."""
+        try:
+            return self.closure(values)
+        except ZeroDivisionError:
+            raise ExpressionError("division by zero") from None
+        except OverflowError:
+            raise ExpressionError("the value overflows") from None
+        except TypeError:
+            raise ExpressionError("a name in it is not a number") from None
+
+
+def parse(text: str, *, condition: bool = False) -> Expression:
+    """Compile `text`, arithmetic or (`condition=True`) a comparison; raise `ExpressionError` otherwise.
+
+    + - * / // ** ( ) min max round log (natural) sqrt; in conditions also < <= > >= == != and or not.
+    """
+    body = _syntax_tree(text)
+    names: set[str] = set()
+    closure = _condition(body, names) if condition else _number(body, names)
+    return Expression(text=text, names=frozenset(names), closure=closure)
+
+
+def is_name(text: str) -> bool:
+    """Say whether `text` can stand in an expression as a name: an identifier or a dotted path of them."""
+    try:
+        return parse(text).names == {text}
+    except ExpressionError:
+        return False
+
+
+def _syntax_tree(text: str) -> ast.expr:
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(f"{len(text)} characters long; at most {MAX_LENGTH} are read")
+    if not _ALLOWED.fullmatch(text):
+        strange = next(c for c in text if not _ALLOWED.fullmatch(c))
+        raise ExpressionError(f"{strange!a} cannot stand in an expression")
+    if _AMBIGUOUS.search(text):
+        raise ExpressionError("ambiguous number; write plain decimal digits")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, Warning, MemoryError, RecursionError):
+        raise ExpressionError("not an arithmetic expression") from None
+
+
+def _power(base: Number, exponent: Number) -> Number:
+    if isinstance(base, int) and isinstance(exponent, int):
+        if abs(exponent) * base.bit_length() > MAX_BITS and abs(base) > 1:
+            raise ExpressionError("the power is too large")
+        if abs(exponent) > MAX_BITS:  # base is -1, 0 or 1: only the parity counts
+            exponent = int(math.copysign(2 + exponent % 2, exponent))
+    value: Number | complex = base**exponent
+    if isinstance(value, complex):
+        raise ExpressionError("a fractional power of a negative number")
+    return value
+
+
+def _guarded(function: Callable[[Number], float], name: str) -> Callable[[Number], float]:
+    def call(value: Number) -> float:
+        try:
+            return function(value)
+        except ValueError:
+            raise ExpressionError(f"{name} of {value}") from None
+
+    return call
+
+
+def _round(value: Number) -> int:
+    if not math.isfinite(value):
+        raise ExpressionError(f"round of {value}")
+    return round(value)
+
+
+_BINARY: dict[type, Callable[[Number, Number], Number]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Pow: _power,
+}
+_UNARY: dict[type, Callable[[Number], Number]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+_COMPARISONS: dict[type, Callable[[Number, Number], bool]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+_ONE: dict[str, Callable[[Number], Number]] = {
+    "round": _round,
+    "log": _guarded(math.log, "log"),
+    "sqrt": _guarded(math.sqrt, "sqrt"),
+}
+_MANY: dict[str, Callable[..., Number]] = {"min": min, "max": max}
+
+
+def _number(node: ast.expr, names: set[str]) -> _Closure:
+    match node:
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            return lambda _: value
+        case ast.Name() | ast.Attribute():
+            name = _dotted(node)
+            names.add(name)
+            return lambda values: values[name]
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            return _both(_BINARY[type(op)], _number(left, names), _number(right, names))
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
+            return _apply(_UNARY[type(op)], [_number(operand, names)])
+        case ast.Call(func=ast.Name(id=function), args=arguments, keywords=[]):
+            return _call(function, [_number(argument, names) for argument in arguments])
+        case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()):
+            raise ExpressionError("a condition stands where a number is expected")
+    raise ExpressionError(f"'{ast.unparse(node)}' cannot stand in an expression")
+
+
+def _dotted(node: ast.expr) -> str:
+    match node:
+        case ast.Name(id=name):
+            if name in _ONE or name in _MANY:
+                raise ExpressionError(f"'{name}' is a function")
+            return name
+        case ast.Attribute(value=value, attr=attribute):
+            return f"{_dotted(value)}.{attribute}"
+    raise ExpressionError(f"'{ast.unparse(node)}' cannot stand in an expression")
+
+
+def _call(function: str, arguments: list[_Closure]) -> _Closure:
+    if function in _ONE:
+        if len(arguments) != 1:
+            raise ExpressionError(f"{function} takes one argument")
+        return _apply(_ONE[function], arguments)
+    if function in _MANY:
+        if len(arguments) < 2:
+            raise ExpressionError(f"{function} takes two arguments or more")
+        return _apply(_MANY[function], arguments)
+    raise ExpressionError(f"unknown function '{function}'; known: min max round log sqrt")
+
+
+def _both(operation: Callable[[Number, Number], Number], left: _Closure, right: _Closure) -> _Closure:
+    return lambda values: operation(left(values), right(values))
+
+
+def _apply(operation: Callable[..., Number], arguments: list[_Closure]) -> _Closure:
+    return lambda values: operation(*[argument(values) for argument in arguments])
+
+
+def _condition(node: ast.expr, names: set[str]) -> _Closure:
+    match node:
+        case ast.BoolOp(op=op, values=operands):
+            parts = [_condition(operand, names) for operand in operands]
+            every = isinstance(op, ast.And)
+            return lambda values: (all if every else any)(part(values) for part in parts)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            inner = _condition(operand, names)
+            return lambda values: not inner(values)
+        case ast.Compare(left=left, ops=ops, comparators=rest) if all(type(op) in _COMPARISONS for op in ops):
+            sides = [_number(side, names) for side in (left, *rest)]
+            return _chain([_COMPARISONS[type(op)] for op in ops], sides)
+    raise ExpressionError(f"'{ast.unparse(node)}' is not a condition; expected a comparison like m >= n")
+
+
+def _chain(comparisons: list[Callable[[Number, Number], bool]], sides: list[_Closure]) -> _Closure:
+    def holds(values: Values) -> bool:
+        numbers = [side(values) for side in sides]
+        return all(c(a, b) for c, a, b in zip(comparisons, numbers, numbers[1:], strict=False))
+
+    return holds

@@ -1,0 +1,100 @@
+"""Rules between the values of a config: each takes resolved blocks and yields (path, code, message).
+
+A value that is still an expression satisfies every rule; the rule is asked again for each cell.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Path = tuple[str | int, ...]
+Found = Iterator[tuple[Path, str, str]]
+Values = Mapping[str, Any]
+
+EPSILON = {"f32": 2.0**-23, "f64": 2.0**-52}
+SMALLEST = {"f32": 2.0**-126, "f64": 2.0**-1022}  # of the normal numbers: accelerators flush the others to 0
+LARGEST = {"f32": 2.0**128 * (1 - 2.0**-24), "f64": float("inf")}
+FLOAT = {"f32": "float32", "f64": "float64"}
+# How many images of 0, 1, ..., 9 scikit-learn bundles.
+DIGITS_AVAILABLE = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
+
+
+def check_data(data: Values, precision: str) -> Found:
+    """Yield what is wrong within `data`: dimensions, coherence, pairs, labels."""
+    yield from _check_range_of_floats(data, ("data",), precision)
+    kind = data["kind"]
+    n, d = _number(data.get("n")), _number(data.get("d"))
+    if kind == "orthonormal" and n and d and d < n:
+        yield ("data", "d"), "E-RANGE", f"got {d}, orthonormal data need d >= n = {n}"
+    if kind == "equiangular" and n and d and d != n:
+        yield ("data", "d"), "E-RANGE", f"got {d}, equiangular data have d = n = {n}"
+    if kind == "equiangular" and n and n > 1:
+        coherence = _number(data["coherence"])
+        if coherence is not None and coherence <= -1 / (n - 1):
+            message = f"got {coherence}, expected a number > -1/(n-1) = {-1 / (n - 1):.6g} and < 1"
+            yield ("data", "coherence"), "E-RANGE", message
+    if kind == "near_duplicate" and n and n % 2:
+        yield ("data", "n"), "E-RANGE", f"got {n}, near_duplicate data come in pairs: expected an even number"
+    if kind == "near_duplicate" and d == 1:
+        yield ("data", "d"), "E-RANGE", "got 1, an angle needs d >= 2"
+    if kind == "digits" and n and n > (available := sum(DIGITS_AVAILABLE[c] for c in data["classes"])):
+        yield ("data", "n"), "E-RANGE", f"got {n}, the two classes have {available} images"
+    if data["labels"]["kind"] == "given" and kind not in ("digits", "file"):
+        message = f"got 'given', but {kind} data bring no labels; expected sign or teacher"
+        yield ("data", "labels", "kind"), "E-ENUM", message
+
+
+def check_network(network: Values, precision: str) -> Found:
+    """Yield what is wrong within `network`: an odd width with coupled initialisation, floats out of range."""
+    yield from _check_range_of_floats(network, ("network",), precision)
+    m = _number(network["m"])
+    if network["init"] == "coupled" and m and m % 2:
+        yield ("network", "m"), "E-RANGE", f"got {m}, init coupled pairs the neurons: expected an even number"
+
+
+def check_training(training: Values, precision: str) -> Found:
+    """Yield what is wrong within `training`: tolerance, step size, schedule, floats out of range."""
+    yield from _check_range_of_floats(training, ("training",), precision)
+    tolerance, bound = _number(training["tolerance"]), 32 * EPSILON[precision]
+    if tolerance is not None and tolerance < bound:
+        advice = "; use precision f64" if precision == "f32" else ""
+        message = f"{tolerance:g} is below 32*eps of {FLOAT[precision]} ({bound:.1e}){advice}"
+        yield ("training", "tolerance"), "E-RANGE", message
+    yield from _check_step_size(training["step_size"])
+
+
+def _check_step_size(step_size: Values) -> Found:
+    path = ("training", "step_size")
+    fixed = step_size["rule"] == "fixed"
+    if fixed and step_size["value"] is None:
+        yield (*path, "value"), "E-MISSING", "required with rule fixed"
+    if fixed and _number(step_size["factor"]) not in (None, 1.0):
+        yield (*path, "factor"), "E-RANGE", f"got {step_size['factor']}, rule fixed has no factor; set value"
+    if not fixed and step_size["value"] is not None:
+        yield (
+            (*path, "value"),
+            "E-RANGE",
+            f"rule {step_size['rule']} takes a factor; value is for rule fixed only",
+        )
+    schedule = step_size["schedule"] or {}
+    if schedule.get("name") == "warmup_cosine_decay":
+        warmup, decay = _number(schedule["warmup_steps"]), _number(schedule["decay_steps"])
+        if warmup and decay and decay <= warmup:
+            message = f"got {decay}, expected more than warmup_steps = {warmup}"
+            yield (*path, "schedule", "decay_steps"), "E-RANGE", message
+
+
+def _check_range_of_floats(values: Values, path: Path, precision: str) -> Found:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _check_range_of_floats(value, (*path, key), precision)
+        elif isinstance(value, float) and 0 < abs(value) < SMALLEST[precision]:
+            yield (*path, key), "E-RANGE", f"{value!r} is 0 in {FLOAT[precision]}"
+        elif isinstance(value, float) and abs(value) > LARGEST[precision]:
+            yield (*path, key), "E-RANGE", f"{value!r} is infinite in {FLOAT[precision]}"
+
+
+def _number(value: Any) -> Any:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+CHECKS = {"data": check_data, "network": check_network, "training": check_training}

@@ -1,0 +1,342 @@
+"""Gradient descent on the exponential network as a program for one lane: the increment form, in two spaces.
+
+Weight space trains Delta = W - W(0), Gram space the coefficients C of Delta = X^T C. Both move the
+pre-activations by dl = A theta, with A = X and theta = Delta, or A = K = X X^T and theta = C, and the
+gradient with respect to theta is P(D o (kappa r a^T)) with P = X^T or the identity. Gram space is the same
+trajectory for every optimizer that is linear in the gradients, for 2 n^2 m flops a step in place of 4 n d m.
+
+Each pair of a coupled initialisation is stored once (the branches +-s), and only increments are summed
+(A.10): the float32 error floor is 1e-6 where that of the plain sum is 1e-3 (H.3).
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from expreg import ntk
+from expreg.activation import ACTIVATIONS
+from expreg.network import neurons
+from expreg.types import Program, Status
+
+EVENT_TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
+"""Relative slack of the events (C.27)."""
+NEVER = -1
+"""The first violation step of an event that was never violated."""
+
+
+class Optimizer(NamedTuple):
+    """An optax transformation by name; `linear` says whether it is linear in the gradients (Gram space)."""
+
+    make: Callable[..., optax.GradientTransformation]
+    linear: bool
+
+
+OPTIMIZERS: Mapping[str, Optimizer] = {
+    "sgd": Optimizer(optax.sgd, linear=True),
+    "momentum": Optimizer(optax.sgd, linear=True),
+    "nesterov": Optimizer(partial(optax.sgd, nesterov=True), linear=True),
+    "adam": Optimizer(optax.adam, linear=False),
+    "adamw": Optimizer(optax.adamw, linear=False),
+    "adagrad": Optimizer(optax.adagrad, linear=False),
+    "lion": Optimizer(optax.lion, linear=False),
+    "rmsprop": Optimizer(optax.rmsprop, linear=False),
+}
+
+SCHEDULES: Mapping[str, Callable[..., optax.Schedule]] = {
+    "constant": lambda: optax.constant_schedule(1.0),
+    "cosine_decay": partial(optax.cosine_decay_schedule, 1.0),
+    "exponential_decay": partial(optax.exponential_decay, 1.0),
+    "linear": partial(optax.linear_schedule, 1.0),
+    "polynomial": partial(optax.polynomial_schedule, 1.0),
+    "warmup_cosine_decay": partial(optax.warmup_cosine_decay_schedule, 0.0, 1.0),
+}
+"""Optax schedules of the factor that multiplies the step size; it starts at 1 (warm-up: at 0)."""
+
+
+class Signature(NamedTuple):
+    """Everything static: one compiled program each."""
+
+    form: str  # gram | weight
+    n: int
+    d: int
+    neurons: int  # columns drawn, a bucket: pairs under coupled initialisation
+    branches: int  # 2 coupled, 1 iid
+    activation: str
+    dtype: str
+    optimizer: str
+    hyperparameters: tuple[str, ...]  # their values are traced
+    schedule: tuple[str, tuple[tuple[str, float], ...]] | None
+    kernel_path: bool  # whether lambda_min(H(t)) is followed
+    measure_every: int
+    curve_points: int
+
+
+class Inputs(NamedTuple):
+    """What one run starts from; arrays of the shapes that the signature fixes."""
+
+    X: Any  # (n, d)
+    y: Any  # (n,)
+    key: Any  # (2,) uint32, of the neuron stream
+    m: Any  # the width; neurons beyond it are masked
+    scale: Any  # kappa
+    step_factor: Any  # eta_scaled = step_factor / max(curvature_floor, use_curvature lambda_max(H(0)))
+    curvature_floor: Any
+    use_curvature: Any
+    flow_time: Any  # 0: max_steps alone is the budget
+    max_steps: Any
+    tolerance: Any  # absolute, on ||r||
+    divergence: Any  # a residual this many times max(||r(0)||, ||y||) counts as diverged
+    lambda_cts: Any
+    curve_steps: Any  # (P,) int32 increasing
+    hyperparameters: tuple[Any, ...]  # in the order of the signature's names
+
+
+class State(NamedTuple):
+    """A run in a lane: what stays fixed from step 0 on, and what moves."""
+
+    linear: jax.Array  # A, (n, k)
+    gram: jax.Array  # K, (n, n)
+    base: tuple[jax.Array, ...]  # of the activation, (n, p)
+    signs: jax.Array  # (branches, p), 0 where masked
+    initial_residual: jax.Array
+    inputs: Inputs
+    eta: jax.Array
+    eta_scaled: jax.Array
+    budget: jax.Array
+    initial: dict[str, jax.Array]  # spectrum and errors of H(0)
+    theta: jax.Array  # (k, branches, p)
+    optimizer: Any
+    step: jax.Array
+    status: jax.Array
+    residual_norm: jax.Array
+    movement: jax.Array
+    lambda_min: jax.Array
+    first_violation: dict[str, jax.Array]
+    curve: jax.Array
+    curve_length: jax.Array
+
+
+def norm(v: jax.Array) -> jax.Array:
+    """Return the Euclidean norm of a vector."""
+    return jnp.sqrt(jnp.sum(v * v))
+
+
+def _extremes(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the extreme eigenvalues of each matrix; in float64, which the small ones of H need (H.7)."""
+    low, high = ntk.extreme_eigenvalues(matrices.astype(jnp.float64))
+    return low.astype(matrices.dtype), high.astype(matrices.dtype)
+
+
+def _initial_kernel(X: jax.Array, derivative: jax.Array, weight: jax.Array, activation: str) -> dict:
+    """Return the spectrum of H(0) and its distance from H^cts; `weight` masks and normalises the neurons."""
+    gram = X @ X.T
+    squares = jnp.diag(gram)
+    empirical = gram * ((derivative * weight) @ derivative.T)
+    error = empirical - gram * ACTIVATIONS[activation].expectation(gram, squares[:, None], squares[None, :])
+    low, high = _extremes(jnp.stack([empirical, error]))
+    return {
+        "lambda_0": low[0],
+        "lambda_max_0": high[0],
+        "frobenius_error": norm(error.ravel()),
+        "spectral_error": jnp.maximum(jnp.abs(low[1]), jnp.abs(high[1])),
+    }
+
+
+def _budget(inputs: Inputs, eta_scaled: jax.Array, initial_norm: jax.Array) -> jax.Array:
+    """Return the step budget: flow_time 2 / (eta_scaled lambda) log(||r(0)|| / eps), at most max_steps."""
+    ratio = jnp.maximum(initial_norm / inputs.tolerance, 1.0)
+    wanted = jnp.ceil(inputs.flow_time * 2 / (eta_scaled * inputs.lambda_cts) * jnp.log(ratio))
+    capped = jnp.minimum(wanted, inputs.max_steps.astype(wanted.dtype)).astype(inputs.max_steps.dtype)
+    return jnp.where(inputs.flow_time > 0, jnp.maximum(capped, 1), inputs.max_steps)
+
+
+def _transformation(signature: Signature, eta: jax.Array, values: tuple[Any, ...]) -> optax.GradientTransformation:
+    """Return the optax transformation with traced hyper-parameters."""
+    hyperparameters = dict(zip(signature.hyperparameters, values, strict=True))
+    if signature.schedule is None:
+        return OPTIMIZERS[signature.optimizer].make(eta, **hyperparameters)
+    name, parameters = signature.schedule
+    factor = SCHEDULES[name](**dict(parameters))
+    return OPTIMIZERS[signature.optimizer].make(lambda count: eta * factor(count), **hyperparameters)
+
+
+def _init(signature: Signature, inputs: Inputs) -> State:
+    X, dtype = inputs.X, jnp.dtype(signature.dtype)
+    activation = ACTIVATIONS[signature.activation]
+    weights, signs = neurons(jax.random.wrap_key_data(inputs.key), signature.neurons, signature.d)
+    live = jnp.arange(signature.neurons) < inputs.m // signature.branches
+    z0 = X @ weights.astype(dtype)
+    masked = jnp.where(live, signs, 0).astype(dtype)
+    branches = jnp.stack([masked, -masked][: signature.branches])
+    per_neuron = live.astype(dtype) * signature.branches / inputs.m.astype(dtype)
+    initial = _initial_kernel(X, activation.derivative(z0), per_neuron, signature.activation)
+    residual = inputs.scale * (activation.value(z0) @ branches.sum(0)) - inputs.y
+    curvature = jnp.maximum(inputs.curvature_floor, inputs.use_curvature * initial["lambda_max_0"])
+    eta_scaled = (inputs.step_factor / curvature).astype(dtype)
+    eta = eta_scaled / (inputs.scale**2 * inputs.m.astype(dtype))
+    gram = X @ X.T
+    linear = gram if signature.form == "gram" else X
+    theta = jnp.zeros((linear.shape[1], *branches.shape), dtype)
+    return State(
+        linear=linear,
+        gram=gram,
+        base=activation.base(z0),
+        signs=branches,
+        initial_residual=residual,
+        inputs=inputs,
+        eta=eta,
+        eta_scaled=eta_scaled,
+        budget=_budget(inputs, eta_scaled, norm(residual)),
+        initial=initial,
+        theta=theta,
+        optimizer=_transformation(signature, eta, inputs.hyperparameters).init(theta),
+        step=jnp.int32(0),
+        status=jnp.int32(Status.running),
+        residual_norm=norm(residual),
+        movement=jnp.zeros((), dtype),
+        lambda_min=initial["lambda_0"],
+        first_violation={"E3": _first(NEVER, 0, _kernel_lost(inputs, initial["lambda_0"])), "E4": jnp.int32(NEVER)},
+        curve=jnp.full(signature.curve_points, jnp.nan, dtype),
+        curve_length=jnp.int32(0),
+    )
+
+
+def _first(previous: Any, step: Any, violated: jax.Array) -> jax.Array:
+    """Return the first violation step: the previous one, or this step if it is the first."""
+    return jnp.where((previous == NEVER) & violated, step, previous).astype(jnp.int32)
+
+
+def _kernel_lost(inputs: Inputs, lambda_min: jax.Array) -> jax.Array:
+    """Return whether lambda_min(H) < lambda/2, the violation of E3 (C.27)."""
+    slack = EVENT_TOLERANCE[str(inputs.lambda_cts.dtype)]
+    return ~(lambda_min >= inputs.lambda_cts / 2 * (1 - slack))
+
+
+def _rate_lost(state: State, size: jax.Array) -> jax.Array:
+    """Return whether ||r_t||^2 > (1 - m eta kappa^2 lambda/2)^t ||r_0||^2, the violation of E4 (C.27)."""
+    slack = EVENT_TOLERANCE[str(size.dtype)]
+    decrease = jnp.clip(state.eta_scaled * state.inputs.lambda_cts / 2, 0, 1)
+    bound = state.step * jnp.log1p(-decrease) + 2 * jnp.log(norm(state.initial_residual))
+    return ~(2 * jnp.log(size) <= bound + slack)
+
+
+def _evaluate(signature: Signature, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the residual r, the pre-activation increments dl and the derivatives D, all from theta."""
+    dl = jnp.einsum("ik,kbp->ibp", state.linear, state.theta)
+    base = tuple(b[:, None, :] for b in state.base)
+    change, derivative = ACTIVATIONS[signature.activation].increment(base, dl)
+    output = jnp.einsum("ibp,bp->i", change, state.signs)
+    return state.initial_residual + state.inputs.scale * output, dl, derivative
+
+
+def _outcome(state: State, size: jax.Array) -> jax.Array:
+    """Return the status after looking at ||r_t||: the one place that decides how a run ends."""
+    inputs = state.inputs
+    reference = jnp.maximum(norm(state.initial_residual), norm(inputs.y))
+    ends = [
+        (~jnp.isfinite(size), Status.nonfinite),
+        (size <= inputs.tolerance, Status.converged),
+        (size > inputs.divergence * reference, Status.diverged),
+        (state.step >= state.budget, Status.max_steps),
+    ]
+    conditions, values = zip(*ends, strict=True)
+    return jnp.select(conditions, [jnp.int32(v) for v in values], jnp.int32(Status.running))
+
+
+def _record_curve(state: State, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Write ||r_t|| at the next place of the curve if this step is to be recorded."""
+    place = jnp.minimum(state.curve_length, state.curve.shape[0] - 1)
+    due = (state.curve_length < state.curve.shape[0]) & (state.inputs.curve_steps[place] == state.step)
+    curve = state.curve.at[place].set(jnp.where(due, size, state.curve[place]))
+    return curve, state.curve_length + due
+
+
+def _step(signature: Signature, state: State) -> State:
+    """Look at ||r_t||; if the run goes on, take one optimizer step."""
+    residual, _, derivative = _evaluate(signature, state)
+    size = norm(residual)
+    status = _outcome(state, size)
+    goes_on = status == Status.running
+    gradient = derivative * (state.inputs.scale * residual)[:, None, None] * state.signs
+    if signature.form == "weight":
+        gradient = jnp.einsum("ik,ibp->kbp", state.linear, gradient)
+    optimizer = _transformation(signature, state.eta, state.inputs.hyperparameters)
+    updates, moved = optimizer.update(gradient, state.optimizer, state.theta)
+    keep = partial(jax.tree.map, lambda new, old: jnp.where(goes_on, new, old))  # a bad update never lands
+    curve, curve_length = _record_curve(state, size)
+    violation = _first(state.first_violation["E4"], state.step, _rate_lost(state, size))
+    return state._replace(
+        theta=keep(state.theta + updates, state.theta),
+        optimizer=keep(moved, state.optimizer),
+        step=state.step + goes_on.astype(jnp.int32),
+        status=status,
+        residual_norm=size,
+        first_violation=state.first_violation | {"E4": violation},
+        curve=curve,
+        curve_length=curve_length,
+    )
+
+
+def _measure(signature: Signature, state: State) -> State:
+    """Measure the movement max_r ||w_r - w_r(0)|| and, if asked, lambda_min(H(t))."""
+    _, dl, derivative = _evaluate(signature, state)
+    inner = state.theta * dl if signature.form == "gram" else state.theta**2
+    movement = jnp.sqrt(jnp.max(jnp.sum(inner, axis=0), initial=0.0))
+    state = state._replace(movement=jnp.maximum(state.movement, movement))
+    if not signature.kernel_path:
+        return state
+    live = (jnp.abs(state.signs) * derivative).reshape(signature.n, -1)
+    kernel = state.gram * (live @ live.T) / state.inputs.m.astype(live.dtype)
+    low, _ = _extremes(kernel[None])
+    violation = _first(state.first_violation["E3"], state.step, _kernel_lost(state.inputs, low[0]))
+    return state._replace(
+        lambda_min=jnp.minimum(state.lambda_min, low[0]),
+        first_violation=state.first_violation | {"E3": violation},
+    )
+
+
+def _running(state: State) -> jax.Array:
+    # a lane of zeros has no budget, so it is idle although its status reads 0
+    return (state.status == Status.running) & (state.budget > 0)
+
+
+def _advance(signature: Signature, state: State) -> State:
+    """Take up to `measure_every` steps, then measure: movement and kernel are known at multiples of it."""
+    _, state = jax.lax.while_loop(
+        lambda c: (c[0] < signature.measure_every) & _running(c[1]),
+        lambda c: (c[0] + 1, _step(signature, c[1])),
+        (jnp.int32(0), state),
+    )
+    return _measure(signature, state)
+
+
+def _record(state: State) -> dict[str, jax.Array]:
+    return {
+        **state.initial,
+        "steps": state.step,
+        "status": state.status,
+        "eta": state.eta,
+        "eta_scaled": state.eta_scaled,
+        "max_steps": state.budget,
+        "initial_residual": state.initial_residual,
+        "residual_final": state.residual_norm,
+        "max_movement": state.movement,
+        "lambda_min_path": state.lambda_min,
+        "curve": state.curve,
+        "curve_length": state.curve_length,
+        **{f"{event}_step": step for event, step in state.first_violation.items()},
+    }
+
+
+def program(signature: Signature) -> Program:
+    """Build the program of one signature, unbatched: one run of gradient descent in one lane (A.5, A.10)."""
+    return Program(
+        init=partial(_init, signature),
+        advance=partial(_advance, signature),
+        running=_running,
+        record=_record,
+    )

@@ -1,0 +1,8 @@
+"""The kinds of experiment: what a cell computes and what its row means, one list."""
+
+from collections.abc import Mapping
+
+from expreg.experiment import training
+from expreg.types import Experiment
+
+EXPERIMENTS: Mapping[str, Experiment] = {name: training.experiment(name) for name in ("threshold", "convergence")}

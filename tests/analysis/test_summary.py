@@ -1,0 +1,178 @@
+"""The whole summary on rows whose thresholds are known, and on rows that say little or nothing."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from expreg.analysis import summarise
+
+EXPONENTS = {"E1": 1.5, "E3": 0.5, "E4": 0.5, "E5": 0.0}
+NS = (4, 8, 16, 32)
+AXES = ["n", "d", "m", "replicate", "rho"]
+
+
+def cells(replicates: int = 48, rho: float = 0.5, seed: int = 0) -> pd.DataFrame:
+    """Return rows whose events follow m* = 4 n^alpha (log n + Exp(1)) (D.8)."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for n in NS:
+        widths = np.unique(2 * np.round(np.geomspace(3, 5 * n**1.5 * 15, 20)).astype(int))
+        for replicate in range(replicates):
+            star = {event: 4 * n**a * (math.log(n) + rng.exponential()) for event, a in EXPONENTS.items()}
+            for m in widths:
+                events = {event: bool(m >= value) for event, value in star.items()}
+                rows.append({"n": n, "d": n, "m": int(m), "replicate": replicate, "rho": rho} | events)
+    table = pd.DataFrame(rows)
+    table["cell"] = [f"{rho}-{k:06d}" for k in range(len(table))]
+    table["status"] = np.where(table["E5"], "converged", "max_steps")
+    constants: dict[str, Any] = {"data": "equiangular", "lambda_cts": 4.0, "lambda_max_cts": 15.0}
+    return table.assign(eta=1 / (16.0 * table["m"]), scale=1.0, steps=60, tolerance=0.05, **constants)
+
+
+def curves(table: pd.DataFrame, factor: float = 0.9) -> pd.DataFrame:
+    step = np.arange(0, 60, 4)
+    decay = {"step": step, "residual": factor**step, "linearised": factor**step}
+    return pd.concat([pd.DataFrame({"cell": name} | decay) for name in table["cell"]])
+
+
+def summary(table: pd.DataFrame, traces: pd.DataFrame | None = None, **settings: Any) -> dict[str, Any]:
+    traces = pd.DataFrame() if traces is None else traces
+    fixed: dict[str, Any] = {"name": "test", "experiment": "threshold", "axes": AXES, "resamples": 200}
+    found = summarise(table, traces, **(fixed | settings))
+    json.dumps(found, allow_nan=False)  # every summary must be storable
+    return found
+
+
+def criteria(found: dict[str, Any], group: int = 0) -> dict[str, Any]:
+    return {record["criterion"]: record for record in found["groups"][group]["criteria"]}
+
+
+def test_the_known_exponents_come_back_and_decide_the_width_verdicts() -> None:
+    found = summary(cells())
+    measured = criteria(found)
+    assert list(measured) == ["E1", "E3", "E4", "E5"]
+    for event, alpha in EXPONENTS.items():
+        corrected = measured[event]["exponent"]["corrected"]
+        assert corrected["low"] - 0.1 <= alpha <= corrected["high"] + 0.1
+    widths = [v for v in found["verdicts"] if v["claim"] == "width"]
+    assert [(v["criterion"], v["verdict"]) for v in widths] == [(event, "consistent") for event in EXPONENTS]
+    assert {v["group"] for v in found["verdicts"]} == {"equiangular, rho = 0.5"}
+
+
+def test_every_claim_with_its_measurements_has_a_verdict() -> None:
+    table = cells(replicates=40)
+    found = summary(table, curves(table))
+    claims = [v["claim"] for v in found["verdicts"] if v["claim"] != "width"]
+    assert claims == ["probability", "linear rate", "kernel", "rate of convergence", "steps to tolerance"]
+    speed = next(v for v in found["verdicts"] if v["claim"] == "rate of convergence")
+    assert speed["measured"] == pytest.approx(math.log(0.9) / math.log(math.sqrt(1 - 4 / 16 / 2)))
+
+
+def test_an_exponent_above_2_and_above_the_bound_contradicts_and_one_between_is_open() -> None:
+    steep = cells()
+    for alpha, expected in ((6.0, "contradicts"), (3.0, "not resolvable at these n")):
+        scaled = steep.assign(m=(steep["m"] * steep["n"] ** alpha).astype(int), d=4)[["n", "m", "E5", *FIXED]]
+        [width] = [v for v in summary(scaled)["verdicts"] if v["claim"] == "width"]
+        assert width["verdict"] == expected
+
+
+FIXED = ["cell", "status", "replicate", "data", "lambda_cts"]
+
+
+def test_a_lambda_that_collapses_over_n_is_flagged() -> None:
+    table = cells()
+    found = summary(table.assign(lambda_cts=8.0 / table["n"]))
+    reasons = {v["reason"] for v in found["verdicts"] if v["claim"] == "width"}
+    assert len(reasons) == 1
+    assert "lambda varies by a factor 8" in reasons.pop()
+
+
+@pytest.mark.parametrize("without", [[], ["replicate"]])
+def test_the_summary_does_not_depend_on_the_order_of_rows(without: list[str]) -> None:
+    table = cells(replicates=8).drop(columns=without)
+    traces = curves(table)
+    shuffled = summary(table.sample(frac=1.0, random_state=1), traces.sample(frac=1.0, random_state=2))
+    assert shuffled == summary(table, traces)
+
+
+def test_the_seed_moves_the_bootstrap_and_nothing_else() -> None:
+    table = cells(replicates=8)
+    one, other = (criteria(summary(table, seed=seed))["E3"] for seed in (0, 1))
+    assert one["exponent"]["corrected"]["low"] != other["exponent"]["corrected"]["low"]
+    assert one["exponent"]["corrected"]["value"] == other["exponent"]["corrected"]["value"]
+    assert one["success"] == other["success"]
+
+
+def test_adding_a_group_leaves_the_others_as_they_were() -> None:
+    alone = summary(cells(replicates=6))
+    both = summary(pd.concat([cells(replicates=6), cells(replicates=9, rho=0.9, seed=4)]))
+    assert [group["group"]["rho"] for group in both["groups"]] == [0.5, 0.9]
+    assert both["groups"][0] == alone["groups"][0]
+    assert both["counts"]["cells"] > alone["counts"]["cells"]
+
+
+def test_missing_and_failed_cells_are_counted_and_never_taken_for_failures() -> None:
+    table = cells(replicates=40)
+    widest = table.groupby("n")["m"].transform("max")
+    failed = table.assign(status=np.where(table["m"] == widest, "oom", table["status"]))
+    unfinished = failed[(failed["replicate"] != 3) | (failed["m"] < 20)]
+    found = summary(unfinished)
+    threshold = criteria(found)["E3"]["thresholds"][2]
+    assert (threshold["replicates"], threshold["incomplete"], threshold["unmeasured_widths"]) == (39, 1, 1)
+    assert found["counts"]["by_status"]["oom"] == int((unfinished["status"] == "oom").sum())
+    last = criteria(found)["E3"]["success"][-1]
+    assert (last["trials"], last["rate"], last["isotonic"]) == (0, None, None)
+    probability = next(v for v in found["verdicts"] if v["claim"] == "probability")
+    assert probability["verdict"] == "consistent"
+
+
+def test_the_linear_rate_is_judged_among_converged_cells() -> None:
+    table = cells(replicates=40)
+    table["E4"] = table["E5"]  # every cell that kept to the rate converged
+    table.loc[(table["replicate"] < 8), ["E4", "E5"]] = False
+    table["status"] = np.where(table["E5"], "converged", "max_steps")
+    found = {v["claim"]: v for v in summary(table)["verdicts"] if v["claim"] != "width"}
+    assert (found["linear rate"]["measured"], found["linear rate"]["replicates"]) == (1.0, 32)
+    assert (found["probability"]["measured"], found["probability"]["replicates"]) == (0.8, 40)
+
+
+@pytest.mark.parametrize(
+    "reduce",
+    [
+        lambda table: table[table["n"] == 4],
+        lambda table: table[table["m"] == table["m"].min()],
+        lambda table: table.drop(columns="replicate"),
+        lambda table: table[["cell", "n", "m", "status", "E5"]],
+        lambda table: table.assign(status="error"),
+        lambda table: table.assign(**dict.fromkeys(EXPONENTS)),
+        lambda table: table.assign(**dict.fromkeys(EXPONENTS, True)),
+        lambda table: table.assign(**dict.fromkeys(EXPONENTS, False)),
+        lambda table: table.assign(lambda_cts=None),
+        lambda table: table.assign(lambda_cts=0.0),
+        lambda table: table.drop(columns=["n", "m"]),
+        lambda table: table.iloc[:0],
+        lambda table: table.iloc[:1],
+        lambda table: table.iloc[:0, :0],
+    ],
+)
+def test_rows_that_say_little_give_a_summary_that_claims_nothing(reduce: Any) -> None:
+    table = reduce(cells(replicates=3))
+    found = summary(table)
+    assert found["counts"]["cells"] == len(table)
+    assert all(v["verdict"] == "not resolvable at these n" for v in found["verdicts"] if v["claim"] == "width")
+
+
+def test_groups_of_different_size_and_grid_are_described_side_by_side() -> None:
+    small = cells(replicates=2, rho=0.1).query("n <= 8 and m > 20")
+    found = summary(pd.concat([cells(replicates=5), small]))
+    assert [len(group["spectrum"]) for group in found["groups"]] == [2, 4]
+
+
+@pytest.mark.parametrize("settings", [{"delta": 0.0}, {"delta": 1.0}, {"confidence": 1.0}, {"resamples": 0}])
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="delta"):
+        summary(cells(replicates=1), **settings)

@@ -1,0 +1,252 @@
+"""Loading a config: the line of every mistake, all of them at once, grids too large, and files of any content."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_samples import EXPERIMENTS, SMALL, TEXT, changed, problems, refused, written
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from expreg.config.load import load
+from expreg.config.model import sweepable
+from expreg.errors import InputError
+
+
+def complaints(source: Any, overrides: Any = ()) -> list[str]:
+    try:
+        load(source, overrides, experiments=EXPERIMENTS)
+    except InputError as error:
+        return error.lines()
+    return []
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "error[E-EMPTY] {f}: config is empty; expected a mapping"),
+        ("- a\n", "error[E-TYPE] {f}:1:1: top level is a sequence; expected a mapping"),
+        ("text\n", "error[E-TYPE] {f}:1:1: top level is a scalar; expected a mapping"),
+        (TEXT + "---\na: 1\n", "error[E-YAML] {f}:18:1: second document; expected one"),
+        (TEXT + "x:\n\ty: 1\n", "error[E-YAML] {f}:19:1: tab used for indentation"),
+        (
+            TEXT.replace("tolerance", "tolerence"),
+            "error[E-UNKNOWN] {f}:9:3: training.tolerence: unknown key; did you mean tolerance?",
+        ),
+        (TEXT.replace("name: quick\n", ""), "error[E-MISSING] {f}:1:1: name: required key missing"),
+        (
+            TEXT.replace("[8, 16]", '["64"]'),
+            "error[E-TYPE] {f}:12:9: sweep.product.n[0]: got '64' (text), "
+            "expected an integer in 1..65536; did you mean 64?",
+        ),
+        (
+            TEXT.replace("[8, 16]", "true"),
+            "error[E-TYPE] {f}:12:8: sweep.product.n: got true (bool), expected an integer in 1..65536",
+        ),
+        (
+            TEXT.replace("[8, 16]", "[8, -8]"),
+            "error[E-RANGE] {f}:12:12: sweep.product.n[1]: got -8, expected an integer in 1..65536",
+        ),
+        (
+            TEXT.replace("[8, 16]", "[8, 010]"),
+            "error[E-NUM] {f}:12:12: sweep.product.n[1]: ambiguous number '010'; write plain decimal digits",
+        ),
+        (
+            TEXT.replace("[8, 16]", "[]"),
+            "error[E-EMPTY] {f}:12:8: sweep.product.n: list is empty; expected at least 1 value",
+        ),
+        (TEXT.replace("[8, 16]", "[8, 8]"), "error[E-DUP] {f}:12:12: sweep.product.n[1]: 8 already at index 0"),
+        (
+            TEXT.replace("0.05", ".nan"),
+            "error[E-RANGE] {f}:9:14: training.tolerance: got nan, expected a finite number > 0",
+        ),
+        (TEXT.replace("0.05", "0"), "error[E-RANGE] {f}:9:14: training.tolerance: got 0, expected a finite number > 0"),
+        (
+            TEXT.replace("0.05", "1e-12"),
+            "error[E-RANGE] {f}:9:14: training.tolerance: 1e-12 is below 32*eps of float32 (3.8e-06); "
+            "use precision f64",
+        ),
+        (
+            TEXT.replace("factor: 1.0", "factor: 1e-50"),
+            "error[E-RANGE] {f}:7:39: training.step_size.factor: 1e-50 is 0 in float32",
+        ),
+        (
+            TEXT.replace("quick", "NO"),
+            "error[E-BOOL] {f}:2:7: name: ambiguous value 'NO'; use true or false, or quote it",
+        ),
+        (
+            TEXT + "precision: fp32\n",
+            "error[E-ENUM] {f}:18:12: precision: got 'fp32', expected f32 or f64; did you mean f32?",
+        ),
+        (
+            TEXT.replace("activation: exp", "activation: tanh"),
+            "error[E-ENUM] {f}:4:23: network.activation: got 'tanh', expected exp, cosh, sinh or relu",
+        ),
+        (
+            TEXT.replace("threshold", "treshold"),
+            "error[E-ENUM] {f}:1:13: experiment: got 'treshold', expected threshold or convergence; "
+            "did you mean threshold?",
+        ),
+        (
+            TEXT.replace("quick", "../../etc/x"),
+            "error[E-NAME] {f}:2:7: name: '../../etc/x' has '/'; "
+            "allowed A-Z a-z 0-9 . _ - (1..64), first a letter or digit",
+        ),
+        (
+            TEXT.replace("d: n", "d: 2*nn"),
+            "error[E-EXPR] {f}:3:25: data.d: 'nn' is not a swept name; did you mean n?",
+        ),
+        (
+            TEXT.replace("m >= n", "m >= k"),
+            "error[E-EXPR] {f}:15:9: sweep.when: 'k' is not swept in this block; known here: m, n, replicate",
+        ),
+        (
+            TEXT + "problem: {a: 1}\n",
+            "error[E-UNKNOWN] {f}:18:1: problem: threshold has no problem; remove this key",
+        ),
+        (
+            TEXT.replace("engine: local", "engine: ray"),
+            "error[E-ENUM] {f}:17:21: execution.engine: got 'ray', which is not available in this version; "
+            "expected local",
+        ),
+    ],
+)
+def test_error_lines(tmp_path: Path, text: str, line: str) -> None:
+    path = written(tmp_path, text)
+    found = problems(path)
+    assert [str(problem) for problem in found] == [line.replace("{f}", str(path))]
+
+
+def test_the_size_cap_and_the_encoding_are_checked(tmp_path: Path) -> None:
+    large, broken = tmp_path / "large.yaml", tmp_path / "broken.yaml"
+    large.write_text(TEXT + "#" * 300_000)
+    broken.write_bytes(b"na\xffme: 1\n")
+    assert str(problems(large)[0]) == f"error[E-SIZE] {large}: config is larger than 256 KiB"
+    assert str(problems(broken)[0]) == f"error[E-UTF8] {broken}: byte 0xff at offset 2 is not UTF-8"
+
+
+def test_a_missing_file_and_a_directory_are_input_errors(tmp_path: Path) -> None:
+    assert refused(tmp_path / "none.yaml") == refused(tmp_path) == [("E-FILE", None)]
+
+
+def test_all_independent_errors_are_listed_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = TEXT.replace("exp,", "tanh,").replace("[8, 16]", "[8, 010]").replace("0.05", "2*k").replace("quick", "no")
+    found = problems(written(tmp_path, text + "colour: red\nseed: -1\n"))
+    keys = ["name", "network.activation", "training.tolerance", "sweep.product.n[1]", "colour", "seed"]
+    assert [problem.key for problem in found] == keys
+    assert [problem.line for problem in found] == [2, 4, 9, 12, 18, 19]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "key"),
+    [
+        ("data.n", "64", "data.n"),
+        ("network.init", "cupled", "network.init"),
+        ("sweep.product.n", [], "sweep.product.n"),
+        ("sweep.product.m", [8, 8], "sweep.product.m[1]"),
+        ("sweep.zip", {"seed": [1, 2, 3], "data.d": []}, "sweep.zip.data.d"),
+        ("sweep.product.network.init", ["iid", "cupled"], "sweep.product.network.init[1]"),
+        ("sweep.product.network.scale", "much", "sweep.product.network.scale"),
+        ("sweep.product.training.optimizer.b1", 2, "sweep.product.training.optimizer.b1"),
+    ],
+)
+def test_what_follows_from_a_reported_mistake_is_not_reported(path: str, value: Any, key: str) -> None:
+    assert [found for _, found in refused(changed(path, value))] == [key]
+
+
+def test_at_most_twenty_lines_are_printed() -> None:
+    config = {**SMALL, **{f"key{i}": 1 for i in range(50)}}
+    with pytest.raises(InputError) as caught:
+        load(config, experiments=EXPERIMENTS)
+    assert len(caught.value.lines()) == 21
+    assert caught.value.lines()[-1] == "30 more"
+
+
+def test_a_width_that_nothing_sets_is_named() -> None:
+    config = {"experiment": "threshold", "name": "x", "data": {"n": 8}}
+    assert [str(problem) for problem in problems(config)] == [
+        "error[E-MISSING] network.m: m is neither swept nor given; sweep m or set network.m"
+    ]
+
+
+def test_an_axis_that_sets_nothing_is_named() -> None:
+    found = problems(changed("data.n", 8))
+    assert str(found[0]) == "error[E-AXIS] sweep.product.n: n is swept, and data.n is given; remove one of them"
+    found = problems(changed("sweep.product.rho", [1, 2]))
+    assert str(found[0]) == "error[E-AXIS] sweep.product.rho: axis rho sets nothing: no expression names it"
+
+
+@pytest.mark.parametrize("count", [10**6, 10**9])
+def test_huge_grids_are_refused_in_no_time(count: int) -> None:
+    config = changed("sweep.product.replicate", {"count": count})
+    config["sweep"]["product"]["n"] = {"geometric": [1, 64, 10**6]}
+    start = time.perf_counter()
+    assert [str(problem) for problem in problems(config)] == [
+        f"error[E-GRID] sweep: {count * 10**6} cells, limit 1000000 (execution.max_cells)"
+    ]
+    assert time.perf_counter() - start < 0.5
+
+
+def test_the_limit_of_cells_is_a_setting() -> None:
+    config = changed("sweep.product.replicate", {"count": 11})
+    load(config, ["execution.max_cells=11"], experiments=EXPERIMENTS)
+    assert refused(config, ["execution.max_cells=10"]) == [("E-GRID", "sweep")]
+
+
+# --- fuzz --------------------------------------------------------------------------------------------
+
+
+TOKENS = st.sampled_from(
+    [
+        "n",
+        "m",
+        ":",
+        " ",
+        "\n",
+        "\n  ",
+        "- ",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        "'",
+        '"',
+        "*a",
+        "&a",
+        "!!",
+        "<<",
+        "#",
+        "|",
+        ">",
+        "?",
+    ]
+) | st.sampled_from(
+    ["1e-3", "010", "-1", ".nan", "1" * 50, "NO", "null", "sweep:", "when:", "data:", "count:", "kind:", "((", "**9**9"]
+)
+
+
+@settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, len(TEXT)), st.integers(0, 8), TOKENS), min_size=1, max_size=4))
+def test_spliced_files_load_or_are_refused(tmp_path: Path, splices: list[tuple[int, int, str]]) -> None:
+    text = TEXT
+    for position, length, token in splices:
+        text = text[:position] + token + text[position + length :]
+    path = written(tmp_path, text)
+    before = sorted(tmp_path.iterdir())
+    assert all(line.isprintable() and len(line) <= 400 for line in complaints(path))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["n", "m", "exp"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=2000)
+@given(st.sampled_from([*sweepable(), *SMALL, "sweep.product.n", "sweep.product", "sweep.zip", "sweep.concat"]), VALUES)
+def test_any_value_anywhere_loads_or_is_refused(path: str, value: Any) -> None:
+    assert all(line.isprintable() and len(line) <= 400 for line in complaints(SMALL, {path: value}))

@@ -1,0 +1,403 @@
+"""Cells and their names: what changes an id and what does not, rules per cell, data files, size."""
+
+import copy
+import itertools
+import json
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expreg.config.load import config_text, load
+from expreg.config.model import Config
+from expreg.config.plan import cell_id, cells, first_difference, plan
+from expreg.errors import InputError
+
+EXPERIMENTS = ("threshold", "convergence")
+BASE: dict[str, Any] = {
+    "experiment": "threshold",
+    "name": "x",
+    "data": {"kind": "sphere", "d": "n"},
+    "training": {"tolerance": 0.001, "step_size": {"factor": 1}},
+    "sweep": {"product": {"n": [8, 16], "m": [8, 32, 64], "replicate": {"count": 2}}, "when": "m >= n"},
+}
+TEXT = """\
+experiment: threshold
+name: x
+data: {kind: sphere, d: n}
+training: {tolerance: 1e-3, step_size: {factor: 1}}
+sweep:
+  product: {n: [8, 16], m: [8, 32, 64], replicate: {count: 2}}
+  when: m >= n
+"""
+
+
+def loaded(source: Any, overrides: Any = ()) -> Config:
+    return load(source, overrides, experiments=EXPERIMENTS)
+
+
+def ids(config: Config) -> list[str]:
+    return [cell_id(setting) for setting, _ in cells(config)]
+
+
+def problems(source: Any, overrides: Any = ()) -> list[str]:
+    config = loaded(source, overrides)
+    with pytest.raises(InputError) as caught:
+        plan(config)
+    return caught.value.lines()
+
+
+def with_sweep(**sweep: Any) -> dict[str, Any]:
+    return {"experiment": "threshold", "name": "x", "sweep": sweep}
+
+
+# --- what a cell is ----------------------------------------------------------------------------------
+
+
+def test_settings_and_axes_of_a_cell() -> None:
+    setting, axes = next(cells(loaded(BASE)))
+    assert setting == {
+        "experiment": "threshold",
+        "seed": 0,
+        "replicate": 0,
+        "precision": "f32",
+        "data": {"kind": "sphere", "n": 8, "d": 8, "labels": {"kind": "sign"}, "allow_duplicates": False},
+        "network": {"m": 8, "activation": "exp", "init": "coupled", "scale": 1.0},
+        "training": {
+            "optimizer": {"name": "sgd"},
+            "step_size": {"rule": "spectral", "factor": 1.0, "value": None, "schedule": None},
+            "max_steps": {"flow_time": 2.0, "at_most": 1_000_000},
+            "tolerance": 0.001,
+            "relative": False,
+            "measure_every": 16,
+            "divergence": 1e4,
+            "curve": {"points": 48, "spacing": "logarithmic"},
+        },
+        "measure": ["E0", "E1", "E1s", "E1m", "E3", "E4", "E5"],
+    }
+    assert axes == {"n": 8, "m": 8, "replicate": 0}
+    assert json.loads(json.dumps(setting)) == setting
+
+
+def test_cells_are_those_of_the_grid_in_its_order() -> None:
+    found = [(s["data"]["n"], s["data"]["d"], s["network"]["m"], s["replicate"]) for s, _ in cells(loaded(BASE))]
+    expected = [(n, n, m, r) for n, m, r in itertools.product([8, 16], [8, 32, 64], range(2)) if m >= n]
+    assert found == expected
+    assert plan(loaded(BASE))["cells"] == len(expected)
+
+
+def test_every_cell_has_its_own_id() -> None:
+    found = ids(loaded(BASE))
+    assert len(set(found)) == len(found)
+    assert all(len(name) == 16 and int(name, 16) >= 0 for name in found)
+
+
+def test_without_a_sweep_there_is_one_cell() -> None:
+    config = loaded({"experiment": "convergence", "name": "x", "data": {"n": 8}, "network": {"m": "4*n"}})
+    [(setting, axes)] = cells(config)
+    assert (setting["network"]["m"], setting["data"]["d"], axes) == (32, 8, {})
+
+
+def test_expressions_may_name_axes_sizes_and_the_replicate() -> None:
+    source = with_sweep(product={"n": [8, 16], "rho": [0.25, 0.5], "replicate": [3]})
+    source["data"] = {"kind": "near_duplicate", "angle": "rho/n", "d": "2*n"}
+    source["network"] = {"m": "2*round(d*log(n)/2)", "scale": "1/(1 + replicate)"}
+    source["training"] = {"max_steps": {"flow_time": "n/8"}, "optimizer": {"name": "momentum", "momentum": "1 - rho"}}
+    setting, axes = next(cells(loaded(source)))
+    assert axes == {"n": 8, "rho": 0.25, "replicate": 3}
+    assert (setting["data"]["angle"], setting["data"]["d"], setting["network"]["m"]) == (0.25 / 8, 16, 34)
+    assert (setting["network"]["scale"], setting["training"]["max_steps"]["flow_time"]) == (0.25, 1.0)
+    assert setting["training"]["optimizer"] == {"name": "momentum", "momentum": 0.75}
+
+
+def test_sizes_follow_the_axes_of_the_fields_they_come_from() -> None:
+    source = {**with_sweep(product={"k": [4, 8]}), "data": {"n": "2*k"}, "network": {"m": "n + 2"}}
+    assert [s["network"]["m"] for s, _ in cells(loaded(source))] == [10, 18]
+
+
+def test_dotted_axes_set_numbers_names_and_kinds() -> None:
+    source = with_sweep(
+        product={
+            "n": [8],
+            "m": [16],
+            "training.step_size.factor": [1, 0.5],
+            "training.max_steps": 9,
+            "network.activation": ["exp", "cosh"],
+            "precision": ["f64"],
+            "seed": [5],
+        },
+        concat=[
+            {"product": {"data.kind": ["sphere"]}},
+            {"product": {"data.kind": ["equiangular"], "data.coherence": [0, 0.5]}},
+        ],
+    )
+    found = list(cells(loaded(source)))
+    assert len(found) == 2 * 2 * 3
+    setting, axes = found[-1]
+    assert setting["data"]["coherence"] == 0.5
+    assert (setting["training"]["step_size"]["factor"], setting["training"]["max_steps"]) == (0.5, 9)
+    assert (setting["network"]["activation"], setting["precision"], setting["seed"]) == ("cosh", "f64", 5)
+    assert axes["data.kind"] == "equiangular"
+    assert "data.coherence" not in found[0][1]
+    assert {type(axes["training.step_size.factor"]) for _, axes in found} == {float}
+
+
+def test_a_swept_d_replaces_the_default() -> None:
+    found = [s["data"]["d"] for s, _ in cells(loaded(with_sweep(product={"n": [8], "m": [8], "d": [4, 32]})))]
+    assert found == [4, 32]
+
+
+def test_digits_know_their_dimension() -> None:
+    source = with_sweep(product={"n": [8], "m": [8]})
+    setting, _ = next(cells(loaded({**source, "data": {"kind": "digits"}})))
+    assert setting["data"]["d"] == 64
+    assert setting["data"]["labels"] == {"kind": "given"}
+
+
+def test_cells_given_twice_are_there_once() -> None:
+    source = with_sweep(product={"m": [8, 16]}, concat=[{"product": {"n": [4, 8]}}, {"product": {"n": [8, 16]}}])
+    assert [s["data"]["n"] for s, _ in cells(loaded(source))] == [4, 8, 16, 4, 8, 16]
+    assert plan(loaded(source))["cells"] == 6
+
+
+# --- ids: what changes them and what does not --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.replace("1e-3", "0.001"),
+        lambda t: t.replace("1e-3", "1.0E-3"),
+        lambda t: t.replace("factor: 1", "factor: 1.0"),
+        lambda t: t.replace("threshold", "'threshold'").replace("kind: sphere", '"kind": "sphere"'),
+        lambda t: "# a comment\n" + t.replace("\n", "  # another\n", 1),
+        lambda t: t.replace("data: {kind: sphere, d: n}\n", "") + "data:\n  d: n\n  kind: sphere\n",
+        lambda t: t.replace("[8, 16]", "[8.0, 16]"),
+        lambda t: t.replace("d: n", "d: ' n '"),
+        lambda t: t.replace("data: {kind: sphere, d: n}\n", ""),
+        lambda t: t + "precision: f32\nseed: 0\nmeasure: [E5, E4, E3, E1m, E1s, E1, E0]\n",
+        lambda t: t + "execution: {lanes: 3}\nanalysis: {delta: 0.2}\ndescription: other words\n",
+        lambda t: t.replace("\n", "\r\n"),
+        lambda t: "\ufeff" + t,
+    ],
+)
+def test_writing_the_same_in_another_way_changes_no_id(tmp_path: Path, change: Any) -> None:
+    before, after = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    before.write_text(TEXT)
+    after.write_bytes(change(TEXT).encode())
+    assert ids(loaded(before)) == ids(loaded(after))
+    assert plan(loaded(before)) == plan(loaded(after))
+
+
+def test_order_of_axes_changes_the_order_of_cells_only() -> None:
+    other = copy.deepcopy(BASE)
+    other["sweep"]["product"] = dict(reversed(list(BASE["sweep"]["product"].items())))
+    assert ids(loaded(other)) != ids(loaded(BASE))
+    assert sorted(ids(loaded(other))) == sorted(ids(loaded(BASE)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=4, unique=True),
+    st.lists(st.integers(1, 30), min_size=1, max_size=3, unique=True),
+    st.integers(61, 99),
+)
+def test_adding_a_value_to_an_axis_keeps_all_other_ids(n: list[int], half_m: list[int], more: int) -> None:
+    product = {"n": n, "m": [2 * half for half in half_m], "replicate": {"count": 2}}
+    before = ids(loaded(with_sweep(product=product)))
+    after = ids(loaded(with_sweep(product={**product, "n": [*n, more]})))
+    assert set(before) < set(after)
+    assert len(after) == len(before) * (len(n) + 1) // len(n)
+    assert (
+        plan(loaded(with_sweep(product=product)))["hash"]
+        == plan(loaded(with_sweep(product={"n": [1], "m": [2]})))["hash"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("training.tolerance=0.01", "training.tolerance 0.001 -> 0.01"),
+        ("data.kind=orthonormal", "data.kind sphere -> orthonormal"),
+        ("measure=[E0]", 'measure ["E0","E1","E1s","E1m","E3","E4","E5"] -> ["E0"]'),
+        ("training.optimizer={name: adam}", "training.optimizer.b1 absent -> 0.9"),
+        ("training.max_steps=7", 'training.max_steps {"at_most":1000000,"flow_time":2.0} -> 7'),
+        ("data.d=2*n", "data.d n -> 2*n"),
+        ("precision=f64", "precision f32 -> f64"),
+        ("seed=1", "seed 0 -> 1"),
+    ],
+)
+def test_another_setting_gives_other_ids_another_hash_and_is_named(override: str, difference: str) -> None:
+    one, other = loaded(BASE), loaded(BASE, [override])
+    assert not set(ids(one)) & set(ids(other))
+    assert plan(one)["hash"] != plan(other)["hash"]
+    assert first_difference(plan(one)["identity"], plan(other)["identity"]) == difference
+
+
+def test_equal_identities_have_no_difference() -> None:
+    identity = plan(loaded(BASE))["identity"]
+    assert first_difference(identity, json.loads(json.dumps(identity))) is None
+
+
+def test_config_text_gives_the_same_plan(tmp_path: Path) -> None:
+    config = loaded(BASE, ["training.tolerance=1e-4", "sweep.product.training.step_size.factor=0.5,1", "name='1e-3'"])
+    path = tmp_path / "config.yaml"
+    path.write_text(config_text(config))
+    assert plan(loaded(path)) == plan(config)
+    assert ids(loaded(path)) == ids(config)
+
+
+def test_an_id_is_that_of_the_content() -> None:
+    found = [setting for setting, _ in cells(loaded(BASE))]
+    assert len({json.dumps(setting, sort_keys=True) for setting in found}) == len(found)
+    assert [cell_id(json.loads(json.dumps(setting))) for setting in found] == ids(loaded(BASE))
+
+
+# --- rules per cell ----------------------------------------------------------------------------------
+
+
+def test_an_odd_width_is_named_with_its_axis_and_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(TEXT.replace("[8, 32, 64]", "[9, 32, 65, 67, 69]"))
+    assert problems(path) == [
+        f"error[E-RANGE] {path}:6:28: network.m: got 9, init coupled pairs the neurons: expected an even number "
+        "(where m = 9; or m = 65; or m = 67; and 1 more)"
+    ]
+    loaded(path, ["network.init=iid"])
+    assert plan(loaded(path, ["network.init=iid"]))["cells"] == 18
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            {"data.d": "n/3"},
+            "error[E-TYPE] overrides: data.d: got 2.6666666666666665 (number), expected an integer in 1..16777216 "
+            "(where n = 8; or n = 16)",
+        ),
+        (
+            {"data.d": "1/(n - 8)"},
+            "error[E-EXPR] overrides: data.d: '1/(n-8)': division by zero (where n = 8)",
+        ),
+        (
+            {"data.kind": "orthonormal", "data.d": 10},
+            "error[E-RANGE] overrides: data.d: got 10, orthonormal data need d >= n = 16 (where n = 16)",
+        ),
+        (
+            {"training.tolerance": "1e-5/n"},
+            "error[E-RANGE] overrides: training.tolerance: 1.25e-06 is below 32*eps of float32 (3.8e-06); "
+            "use precision f64 (where n = 8; or n = 16)",
+        ),
+        (
+            {"data": {"kind": "equiangular", "coherence": -0.1}},
+            "error[E-RANGE] overrides: data.coherence: got -0.1, expected a number > -1/(n-1) = -0.0666667 and < 1 "
+            "(where n = 16)",
+        ),
+        (
+            {"sweep.product.precision": ["f64", "f32"], "training.tolerance": 1e-9},
+            "error[E-RANGE] overrides: training.tolerance: 1e-09 is below 32*eps of float32 (3.8e-06); "
+            "use precision f64 (where precision = 'f32')",
+        ),
+        ({"sweep.when": "m < n - 20"}, "error[E-GRID] sweep: no cell is left: `when` holds nowhere"),
+        ({"sweep.when": "1/(m - 8) > 0"}, "error[E-EXPR] overrides: sweep: a `when` has no value: division by zero"),
+    ],
+)
+def test_rules_are_checked_in_every_cell(overrides: dict[str, Any], line: str) -> None:
+    found = problems(BASE, overrides)
+    assert found[0].startswith(line)
+
+
+def test_a_wrong_size_is_reported_where_it_is_wrong_and_nowhere_else() -> None:
+    source = with_sweep(product={"k": [3, 4]})
+    source |= {"data": {"n": "k/2"}, "network": {"m": "2*n"}}
+    assert problems(source) == ["error[E-TYPE] data.n: got 1.5 (number), expected an integer in 1..65536 (where k = 3)"]
+
+
+def test_a_name_that_one_block_of_a_concat_lacks_is_named() -> None:
+    source = with_sweep(product={"n": [8], "m": [8]}, concat=[{"product": {"rho": [0.5]}}, {"product": {"seed": [3]}}])
+    source["data"] = {"kind": "equiangular", "coherence": "rho"}
+    assert problems(source) == [
+        "error[E-EXPR] data.coherence: 'rho': 'rho' has no value in this part of the sweep (where n = 8)"
+    ]
+
+
+# --- data files --------------------------------------------------------------------------------------
+
+
+def file_config(directory: Path, name: str = "mine.npz") -> Path:
+    path = directory / "f.yaml"
+    path.write_text(
+        f"experiment: threshold\nname: x\ndata: {{kind: file, path: {name}, normalise: true}}\n"
+        "network: {m: 2*n}\nsweep: {product: {replicate: {count: 2}}}\n"
+    )
+    return path
+
+
+def test_a_file_gives_n_d_and_its_checksum(tmp_path: Path) -> None:
+    (tmp_path / "mine.npz").write_bytes(b"content")
+    asked = []
+
+    def shape(path: str, options: Any) -> tuple[int, int]:
+        asked.append((path, options["normalise"]))
+        return 12, 5
+
+    config = loaded(file_config(tmp_path))
+    (setting, _), _ = cells(config, data_shape=shape)
+    assert asked == [(str(tmp_path / "mine.npz"), True)]
+    data = setting["data"]
+    assert (data["n"], data["d"], setting["network"]["m"]) == (12, 5, 24)
+    assert data["sha256"] == sha256(b"content").hexdigest()
+    assert plan(config, data_shape=shape)["identity"]["data"]["sha256"] == data["sha256"]
+    assert "path" not in plan(config, data_shape=shape)["identity"]["data"]
+
+
+def test_ids_depend_on_the_content_of_a_file_and_not_on_its_place(tmp_path: Path) -> None:
+    found = []
+    for directory, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "mine.npz").write_bytes(content)
+        config = loaded(file_config(tmp_path / directory))
+        found.append([cell_id(setting) for setting, _ in cells(config, data_shape=lambda *_: (4, 4))])
+    assert found[0] == found[1]
+    assert not set(found[0]) & set(found[2])
+
+
+def test_the_copy_of_a_config_finds_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "runs" / "x"
+    run.mkdir(parents=True)
+    (tmp_path / "mine.npz").write_bytes(b"content")
+    config = loaded(file_config(tmp_path))
+    (run / "config.yaml").write_text(config_text(config))
+    monkeypatch.chdir(run)
+    again = load(run / "config.yaml", experiments=EXPERIMENTS, roots=[tmp_path])
+    assert plan(again, data_shape=lambda *_: (4, 4)) == plan(config, data_shape=lambda *_: (4, 4))
+
+
+def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
+    path = file_config(tmp_path)
+    assert problems(path) == [
+        f"error[E-FILE] {path}:3:26: data.path: '{tmp_path / 'mine.npz'}' cannot be read: No such file or directory"
+    ]
+
+
+def test_n_cannot_be_swept_for_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.npz").write_bytes(b"content")
+    with pytest.raises(InputError, match="unknown key; known for file"):
+        loaded(file_config(tmp_path), ["sweep.product.n=4,8"])
+
+
+# --- size --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", ["replicate", "training.step_size.factor", "rho"])
+def test_fifty_thousand_cells_take_seconds(axis: str) -> None:
+    source = with_sweep(product={"n": [8, 16], "m": [8], axis: {"linear": [1, 25_000, 25_000]}})
+    if axis == "rho":
+        source["network"] = {"scale": "rho/n"}
+    start = time.perf_counter()
+    assert plan(loaded(source))["cells"] == 50_000
+    assert time.perf_counter() - start < 10  # measured: 0.3 to 1.5

@@ -1,0 +1,219 @@
+"""The schema: defaults, what is accepted, and every refusal that concerns one value or two."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_samples import EXPERIMENTS, SMALL, TEXT, changed, refused, written
+
+from expreg.config.load import json_schema, load
+from expreg.config.model import sweepable
+
+# --- what is accepted --------------------------------------------------------------------------------
+
+
+def test_defaults_are_the_protocol() -> None:
+    config = load(SMALL, experiments=EXPERIMENTS).model_dump()
+    assert config["training"] == {
+        "optimizer": {"name": "sgd"},
+        "step_size": {"rule": "spectral", "factor": 1.0, "value": None, "schedule": None},
+        "max_steps": {"flow_time": 2.0, "at_most": 1_000_000},
+        "tolerance": 0.05,
+        "relative": False,
+        "measure_every": 16,
+        "divergence": 1e4,
+        "curve": {"points": 48, "spacing": "logarithmic"},
+    }
+    assert config["network"] == {"m": "m", "activation": "exp", "init": "coupled", "scale": 1.0}
+    assert config["measure"] == ["E0", "E1", "E1s", "E1m", "E3", "E4", "E5"]
+    assert config["analysis"] == {"delta": 0.1, "confidence": 0.95, "resamples": 1000}
+    assert (config["seed"], config["precision"]) == (0, "f32")
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    config = load(str(written(tmp_path, TEXT)), experiments=EXPERIMENTS)
+    assert (config.name, config.experiment, config.measure) == ("quick", "threshold", ["E0", "E5"])
+    assert config.execution.lanes == "auto"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("training.step_size", {"rule": "fixed", "value": 1e-3}),
+        ("training.step_size.schedule", {"name": "cosine_decay", "decay_steps": 100}),
+        ("training.step_size.schedule", {"name": "exponential_decay", "transition_steps": 9, "decay_rate": 0.5}),
+        ("training.optimizer", {"name": "adamw", "b1": 0.8, "weight_decay": 0}),
+        ("training.optimizer", {"name": "nesterov", "momentum": "1 - 1/n"}),
+        ("training.max_steps", {"flow_time": "n/8"}),
+        ("training.max_steps", 1e4),
+        ("data", {"kind": "digits", "classes": [1, 7], "labels": {"kind": "sign"}}),
+        ("data", {"kind": "equiangular", "coherence": -0.1}),
+        ("data.labels", {"kind": "teacher", "m": 8}),
+        ("network.init", "iid"),
+        ("measure", []),
+        ("precision", "f64"),
+        ("execution.lanes", 7),
+        ("name", "a.b-c_1"),
+        ("description", "any text: ${env:HOME} {{ x }} \u202e"),
+        ("sweep.product.training.step_size.factor", [0.5, 1, 3]),
+        ("sweep.product.precision", ["f32", "f64"]),
+        ("sweep.product.seed", [1, 2]),
+        ("sweep.product.network.activation", ["exp", "cosh"]),
+        ("sweep.product.training.max_steps", [10, 100]),
+        ("sweep.product.data.kind", ["sphere", "orthonormal"]),
+    ],
+)
+def test_accepted(path: str, value: Any) -> None:
+    load(changed(path, value), experiments=EXPERIMENTS)
+
+
+def test_every_optimizer_and_schedule_of_the_schema_is_one_of_the_training_loop() -> None:
+    descent = pytest.importorskip("expreg.descent")
+    names = {path: set(rules[0].options) for path, rules in sweepable().items() if path.endswith("name")}
+    assert names["training.optimizer.name"] == set(descent.OPTIMIZERS)
+    assert names["training.step_size.schedule.name"] == set(descent.SCHEDULES)
+
+
+def test_python_values_are_accepted() -> None:
+    numpy = pytest.importorskip("numpy")
+    config = changed("sweep.product.n", numpy.array([8, 16]))
+    config["sweep"]["product"]["m"] = (8, numpy.int64(16))
+    tree = load(config, experiments=EXPERIMENTS).source.grid
+    assert tree is not None
+    assert [type(value) for value in tree.members[0].members[0].values] == [int, int]  # type: ignore[union-attr]
+
+
+def test_the_caller_is_not_changed() -> None:
+    config = copy.deepcopy(SMALL)
+    load(config, {"training.tolerance": 0.1}, experiments=EXPERIMENTS)
+    assert config == SMALL
+
+
+# --- the fuzz list -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "code"),
+    [
+        ("analysis.delta", 0, "E-RANGE"),
+        ("analysis.delta", 1, "E-RANGE"),
+        ("analysis.delta", 2, "E-RANGE"),
+        ("training.tolerance", -0.1, "E-RANGE"),
+        ("training.tolerance", "NaN", "E-RANGE"),
+        ("training.tolerance", float("inf"), "E-RANGE"),
+        ("training.tolerance", "many words", "E-EXPR"),
+        ("training.tolerance", None, "E-TYPE"),
+        ("training.tolerance", [0.1], "E-TYPE"),
+        ("training.max_steps", 0, "E-RANGE"),
+        ("training.max_steps", 2.5, "E-TYPE"),
+        ("training.max_steps.flow_tim", 2.5, "E-UNKNOWN"),
+        ("training.step_size.rule", "fixd", "E-ENUM"),
+        ("training.step_size.rule", "fixed", "E-MISSING"),
+        ("training.step_size.value", 0.1, "E-RANGE"),
+        ("training.step_size", {"rule": "fixed", "value": 1, "factor": 2}, "E-RANGE"),
+        ("training.step_size.schedule", {"name": "linear"}, "E-MISSING"),
+        ("training.step_size.schedule", {"name": "linea"}, "E-ENUM"),
+        (
+            "training.step_size.schedule",
+            {"name": "warmup_cosine_decay", "warmup_steps": 9, "decay_steps": 9},
+            "E-RANGE",
+        ),
+        ("training.optimizer", {"name": "adam", "momentum": 0.9}, "E-UNKNOWN"),
+        ("training.optimizer", {"name": "adam", "b1": 1}, "E-RANGE"),
+        ("training.optimizer", "adam", "E-TYPE"),
+        ("training.relative", 1, "E-TYPE"),
+        ("network.scale", 1e39, "E-RANGE"),
+        ("network", [], "E-TYPE"),
+        ("data.kind", "sphre", "E-ENUM"),
+        ("data.labels.kind", "given", "E-ENUM"),
+        ("data", {"kind": "equiangular", "coherence": 1}, "E-RANGE"),
+        ("data", {"kind": "near_duplicate", "angle": 4}, "E-RANGE"),
+        ("data", {"kind": "digits", "classes": [3, 3]}, "E-DUP"),
+        ("data", {"kind": "digits", "classes": [3, 10]}, "E-RANGE"),
+        ("data", {"kind": "digits", "d": 64}, "E-UNKNOWN"),
+        ("data", {"kind": "file"}, "E-MISSING"),
+        ("data.d", "d", "E-MISSING"),
+        ("measure", ["E0", "E0"], "E-DUP"),
+        ("measure", ["E9"], "E-ENUM"),
+        ("measure", ["Ecert"], "E-ENUM"),
+        ("measure", "E0", "E-TYPE"),
+        ("seed", -1, "E-RANGE"),
+        ("seed", 1.5, "E-TYPE"),
+        ("name", 12, "E-TYPE"),
+        ("_target_", "os.system", "E-UNKNOWN"),
+        ("execution.shard", "neurons", "E-ENUM"),
+        ("execution.lanes", "many", "E-TYPE"),
+        ("execution.max_cells", 0, "E-RANGE"),
+        ("solver", {"kind": "newton"}, "E-UNKNOWN"),
+        ("sweep.product.eta", [1], "E-AXIS"),
+        ("sweep.product.rho", [1], "E-AXIS"),
+        ("sweep.product.training.step_size.facto", [1], "E-AXIS"),
+        ("sweep.product.analysis.delta", [0.1], "E-AXIS"),
+        ("sweep.product.data", ["x"], "E-AXIS"),
+        ("sweep.product.2n", [1], "E-AXIS"),
+        ("sweep.product.d", [[8]], "E-TYPE"),
+        ("sweep.product.training.step_size.factor", ["1/n"], "E-TYPE"),
+        ("sweep.product.network.activation", ["exp", "tanh"], "E-ENUM"),
+        ("sweep.product.replicate", [-1], "E-RANGE"),
+        ("sweep.product.n", {"linear": [0, 8, 3]}, "E-RANGE"),
+        ("sweep.product.n", {"count": 10**15}, "E-GRID"),
+        ("sweep.zip", {"data.d": [8, 9], "seed": [1, 2, 3]}, "E-GRID"),
+        ("sweep.when", "m", "E-EXPR"),
+    ],
+)
+def test_refused(path: str, value: Any, code: str) -> None:
+    assert [found for found, _ in refused(changed(path, value))] == [code]
+
+
+@pytest.mark.parametrize(
+    ("block", "value", "key"),
+    [
+        ("network", {"m": 7}, "network.m"),
+        ("data", {"kind": "orthonormal", "n": 8, "d": 4}, "data.d"),
+        ("data", {"kind": "equiangular", "n": 8, "d": 4}, "data.d"),
+        ("data", {"kind": "equiangular", "n": 8, "coherence": -0.2}, "data.coherence"),
+        ("data", {"kind": "near_duplicate", "n": 7}, "data.n"),
+        ("data", {"kind": "near_duplicate", "n": 8, "d": 1}, "data.d"),
+        ("data", {"kind": "digits", "n": 358}, "data.n"),
+    ],
+)
+def test_rules_between_fixed_values_are_checked_at_loading(block: str, value: dict[str, Any], key: str) -> None:
+    fixed = {"experiment": "threshold", "name": "x", "data": {"n": 8}, "network": {"m": 8}}
+    assert refused({**fixed, block: value}) == [("E-RANGE", key)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("/etc/passwd", "..", ".", "", "-rf", ".hidden", "con", "nul.txt", "COM1", "x" * 300, "a\nb", "a\0b"),
+        *("a\u202eb", "run%2e%2e%2f", "~root", "$(id)", "a b", "ä"),
+    ],
+)
+def test_names_that_could_harm_are_refused(name: str) -> None:
+    assert refused(changed("name", name)) == [("E-NAME", "name")]
+
+
+# --- schema and imports ---------------------------------------------------------------------------
+
+
+def test_json_schema_describes_every_field() -> None:
+    schema = json_schema(EXPERIMENTS)
+    assert schema["properties"]["experiment"]["enum"] == list(EXPERIMENTS)
+    assert schema["required"] == ["experiment", "name"]
+    assert schema["additionalProperties"] is False
+    blocks = [schema, *schema["$defs"].values()]
+    for block in blocks:
+        for name, entry in block.get("properties", {}).items():
+            assert "description" in entry or "const" in entry, (block["title"], name)
+
+
+def test_reading_configs_imports_no_heavy_library() -> None:
+    code = (
+        "import sys, expreg.config.plan; heavy = {'jax', 'numpy', 'pandas', 'matplotlib', 'scipy'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,161 @@
+"""Where a config comes from: overrides, extends, paths, and the text that is written back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_samples import EXPERIMENTS, SMALL, TEXT, changed, problems, refused, written
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expreg.config.load import config_text, load
+from expreg.config.reader import read
+
+# --- overrides ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("training.tolerance=1e-4", ("training", "tolerance"), 1e-4),
+        ("sweep.product.n=8,16", ("sweep", "product", "n"), [8, 16]),
+        ("sweep.product.n=32,", ("sweep", "product", "n"), [32]),
+        ("sweep.product.n=[4, 8]", ("sweep", "product", "n"), [4, 8]),
+        ("sweep.product.m={geometric: [8, 64, 4]}", ("sweep", "product", "m"), {"geometric": [8, 64, 4]}),
+        ("sweep.product.m.geometric=8,64,4", ("sweep", "product", "m"), {"geometric": [8, 64, 4]}),
+        ("sweep.product.replicate.count=2", ("sweep", "product", "replicate"), {"count": 2}),
+        ("sweep.product.training.step_size.factor=0.5,1", ("sweep", "product", "training.step_size.factor"), [0.5, 1]),
+        ("sweep.when=min(n, m) > 1", ("sweep", "when"), "min(n, m) > 1"),
+        ("data.d=2*n", ("data", "d"), "2*n"),
+        ("name='2024'", ("name",), "2024"),
+        ("training.max_steps={flow_time: 1}", ("training", "max_steps"), {"flow_time": 1}),
+        ("description=a = b", ("description",), "a = b"),
+    ],
+)
+def test_overrides_are_read_like_the_file(override: str, path: tuple[str, ...], value: Any) -> None:
+    found: Any = load(SMALL, [override], experiments=EXPERIMENTS).source.given
+    for part in path:
+        found = found[part]
+    assert found == value
+
+
+def test_overrides_may_be_a_mapping_and_later_ones_win() -> None:
+    config = load(SMALL, {"sweep.product.n": [2, 4], "training.tolerance": 0.1}, experiments=EXPERIMENTS)
+    assert config.source.given["sweep"]["product"]["n"] == [2, 4]
+    twice = load(SMALL, ["training.tolerance=0.1", "training.tolerance=0.2"], experiments=EXPERIMENTS)
+    assert twice.training.tolerance == 0.2
+
+
+def test_list_elements_are_reached_by_index() -> None:
+    config = changed("sweep", {"product": {"m": [8]}, "concat": [{"product": {"n": [8]}}, {"product": {"n": [16]}}]})
+    for override in ("sweep.concat.1.product.n=4", "sweep.concat[1].product.n=4"):
+        given = load(config, [override], experiments=EXPERIMENTS).source.given
+        assert given["sweep"]["concat"] == [{"product": {"n": [8]}}, {"product": {"n": 4}}]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("nope", "error[E-OVERRIDE] command line: nope: expected key=value"),
+        ("name=", "error[E-OVERRIDE] command line: name=: expected key=value"),
+        (
+            "training.tolerence=1",
+            "error[E-UNKNOWN] command line: training.tolerence: unknown key; did you mean tolerance?",
+        ),
+        (
+            "training.tolerance=010",
+            "error[E-NUM] command line: training.tolerance: ambiguous number '010'; write plain decimal digits",
+        ),
+        (
+            "training.tolerance=abc",
+            "error[E-EXPR] command line: training.tolerance: 'abc' is not a swept name; known here: d, m, n, replicate",
+        ),
+        (
+            "sweep.product.n=8,0",
+            "error[E-RANGE] command line: sweep.product.n[1]: got 0, expected an integer in 1..65536",
+        ),
+        ("name.first=x", "error[E-OVERRIDE] command line: name.first: no such place in the config"),
+        ("extends=a.yaml", "error[E-OVERRIDE] command line: extends: extends cannot be overridden"),
+    ],
+)
+def test_bad_overrides_name_the_command_line(override: str, line: str) -> None:
+    assert [str(problem) for problem in problems(SMALL, [override])] == [line]
+
+
+def test_an_override_repairs_what_it_replaces(tmp_path: Path) -> None:
+    path = written(tmp_path, TEXT.replace("0.05", "010"))
+    assert load(path, ["training.tolerance=0.1"], experiments=EXPERIMENTS).training.tolerance == 0.1
+    assert refused(path, ["training.tolerance=-1"]) == [("E-RANGE", "training.tolerance")]
+
+
+# --- extends and paths -------------------------------------------------------------------------------
+
+
+def test_extends_merges_deeply_and_errors_name_the_file(tmp_path: Path) -> None:
+    written(tmp_path, TEXT.replace("factor: 1.0", "factor: -1"), "base.yaml")
+    child = written(tmp_path, "extends: base.yaml\nname: child\ntraining: {tolerance: 0}\nsweep: {product: {n: [4]}}\n")
+    found = problems(child)
+    assert [(Path(str(p.file)).name, p.line, p.key) for p in found] == [
+        ("base.yaml", 7, "training.step_size.factor"),
+        ("f.yaml", 3, "training.tolerance"),
+    ]
+    config = load(child, ["training.tolerance=1", "training.step_size.factor=2"], experiments=EXPERIMENTS)
+    assert (config.name, config.measure) == ("child", ["E0", "E5"])
+    assert config.source.given["sweep"]["product"]["n"] == [4]
+    assert config.source.given["sweep"]["product"]["replicate"] == {"count": 3}
+    assert "extends" not in config_text(config)
+
+
+def test_circles_of_extends_are_refused(tmp_path: Path) -> None:
+    written(tmp_path, "extends: b.yaml\n", "a.yaml")
+    written(tmp_path, "extends: a.yaml\n", "b.yaml")
+    found = problems(tmp_path / "a.yaml")
+    assert (found[0].code, found[0].message) == ("E-EXTENDS", "extends goes in a circle: a.yaml -> b.yaml -> a.yaml")
+
+
+@pytest.mark.parametrize("text", ["/etc/passwd", "../../../../etc/passwd", "http://x.org/a.npz", "file:///etc/passwd"])
+@pytest.mark.parametrize("key", ["extends: {}\n", "data: {{kind: file, path: '{}'}}\n"])
+def test_paths_outside_the_roots_are_refused(tmp_path: Path, monkeypatch: Any, text: str, key: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = "experiment: threshold\nname: x\nnetwork: {m: 8}\nsweep: {product: {replicate: {count: 2}}}\n"
+    found = problems(written(tmp_path, base + key.format(text)))
+    assert found[0].code == "E-PATH"
+    assert "must be a local file under" in found[0].message
+
+
+def test_a_link_out_of_the_roots_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    outside.mkdir()
+    written(outside, TEXT, "base.yaml")
+    (inside / "link.yaml").symlink_to(outside / "base.yaml")
+    monkeypatch.chdir(inside)
+    child = written(inside, "extends: link.yaml\n")
+    assert refused(child)[0] == ("E-PATH", "extends")
+    load(child, experiments=EXPERIMENTS, roots=[outside])
+
+
+# --- writing ---------------- ------------------------------------------------------------------------
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    TEXTS
+    | st.sampled_from(["\x85", "\u2028"])
+    | st.sampled_from(["1e-3", "010", "NO", "null", "~", "true", ".nan", "1_0", "a: b", "- a", "#", "<<", "=", "*a"])
+)
+def test_config_text_reads_back_any_text(text: str) -> None:
+    config = load(changed("description", text), experiments=EXPERIMENTS)
+    document = read(config_text(config))
+    assert document.problems == []
+    assert document.value == config.source.given
+
+
+def test_config_text_keeps_numbers(tmp_path: Path) -> None:
+    config = load(SMALL, {"training.tolerance": 1e-5, "network.scale": 1e22, "seed": 7}, experiments=EXPERIMENTS)
+    again = load(written(tmp_path, config_text(config)), experiments=EXPERIMENTS)
+    assert again.model_dump() == config.model_dump()
+    assert again.source.given == config.source.given

@@ -1,0 +1,123 @@
+"""A run that never was: cells, curves and summary made from the law m* = C n^alpha (log n + Exp(1)) (D.8)."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from expreg.analysis import summarise
+
+DELTA = 0.1
+WIDTHS = tuple(sorted({2 * round(4 * 2 ** (k / 2)) for k in range(19)}))
+LAWS = {  # (C, alpha) per criterion
+    "sphere": {"E5": (9.0, 0.15), "E3": (14.0, 0.35), "movement": (6.0, 1.1)},
+    "equiangular": {"E5": (12.0, 0.25), "E3": (16.0, 0.5), "movement": (5.0, 1.6)},
+}
+GROUPS = {"sphere": None, "equiangular": 0.5}  # data kind and its coherence
+# What a user may put into any text of a config.
+HOSTILE = ("<img src=x onerror=alert(1)>", "</script><b>", r"$\undefined{x}$ \$", "\x1b[31mred", "a\u202eb")
+
+
+def _lambdas(kind: str, n: int) -> tuple[float, float]:
+    if kind == "sphere":
+        return 3.4 + 0.9 * (1 - 4 / n), math.e * (math.e - 1 + 4)
+    return math.e**2 - 0.5 * math.e**1.5, math.e**2 + (n - 1) * 0.5 * math.e**1.5
+
+
+def _widths(n: list[int], replicates: int, kind: str, rng: np.random.Generator) -> dict[str, Any]:
+    """Return the threshold of every replicate: criterion -> (len(n), replicates)."""
+    noise = rng.exponential(size=(len(n), replicates))
+    return {
+        name: np.array([[c * k**alpha * (math.log(k) + e) for e in row] for k, row in zip(n, noise, strict=True)])
+        for name, (c, alpha) in LAWS[kind].items()
+    }
+
+
+def _rows(kind: str, n: list[int], m: list[int], star: dict[str, np.ndarray], rng: np.random.Generator) -> list[dict]:
+    rows = []
+    spread = 1 + 0.05 * rng.normal(size=(len(n), star["E5"].shape[1]))
+    for i, k in enumerate(n):
+        for width in m:
+            for replicate in range(star["E5"].shape[1]):
+                low, top = (value * spread[i, replicate] for value in _lambdas(kind, k))
+                holds = {name: bool(values[i, replicate] <= width) for name, values in star.items()}
+                inflation = 1 + 4 * abs(rng.normal()) / math.sqrt(width)
+                rows.append(
+                    {
+                        "cell": f"{kind[:2]}{k:04x}{width:06x}{replicate:04x}",
+                        "n": k,
+                        "d": k,
+                        "m": width,
+                        "status": "converged" if holds["E5"] else "max_steps",
+                        "experiment": "threshold",
+                        "seed": 0,
+                        "replicate": replicate,
+                        "precision": "f32",
+                        "device": "cpu",
+                        "expreg_version": "0.1.0",
+                        "jax_version": "0.10.2",
+                        "activation": "exp",
+                        "data": kind,
+                        "rho": GROUPS[kind],
+                        "eta_scaled": 1 / (top * inflation),
+                        "lambda_cts": low,
+                        "lambda_max_cts": top,
+                        "tolerance": 0.05,
+                        "seconds": 0.01,
+                        "eta": 1 / (top * inflation * width),
+                        "scale": 1.0,
+                        "optimizer": "sgd",
+                        "max_movement": (1 if holds["movement"] else 3) * low / (4 * math.e**2 * k),
+                        "residual_initial": math.sqrt(k),
+                        **{e: holds[e] for e in ("E5", "E3")},
+                    }
+                )
+    return rows
+
+
+def _curve(row: dict[str, Any], rng: np.random.Generator, points: int = 24) -> pd.DataFrame:
+    """Return the curve of a cell with three modes; one that fails stalls at a fifth of its start."""
+    eta, low, top = row["eta_scaled"], row["lambda_cts"], row["lambda_max_cts"]
+    rates = np.array([eta * low, eta * math.sqrt(low * top), eta * top * 0.99])
+    weights = np.array([0.45, 0.35, 0.2]) * row["residual_initial"] ** 2
+    budget = int(4 / rates[0] * math.log(row["residual_initial"] / 0.05))
+    steps = np.unique(np.concatenate([[0], np.geomspace(1, budget, points).round()])).astype(int)
+    linear = np.sqrt(((1 - rates) ** (2 * steps[:, None]) * weights).sum(1))
+    noisy = linear ** (1 + 0.8 * rng.normal() / math.sqrt(row["m"]))
+    stall = 0.0 if row["status"] == "converged" else 0.2 * row["residual_initial"]
+    residual = np.maximum(noisy * row["residual_initial"] / noisy[0], stall)
+    ended = np.flatnonzero(residual <= 0.05)
+    stop = int(ended[0]) + 1 if len(ended) else len(steps)
+    return pd.DataFrame(
+        {"cell": row["cell"], "step": steps[:stop], "residual": residual[:stop], "linearised": linear[:stop]}
+    )
+
+
+def run(
+    *,
+    n: tuple[int, ...] = (8, 16, 32, 64),
+    m: tuple[int, ...] = WIDTHS,
+    replicates: int = 40,
+    seed: int = 0,
+    resamples: int = 60,
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Return cells, curves and summary of a made-up threshold run of two groups and three criteria."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for kind in GROUPS:
+        star = _widths(list(n), replicates, kind, rng)
+        rows += _rows(kind, list(n), list(m), star, rng)
+    cells = pd.DataFrame(rows)
+    kept = {m[0], m[len(m) // 2], m[-1]}
+    curves = pd.concat([_curve(row, rng) for row in rows if row["m"] in kept], ignore_index=True)
+    summary = summarise(
+        cells,
+        curves,
+        name="synthetic",
+        experiment="threshold",
+        axes=["data", "n", "m", "rho"],
+        delta=DELTA,
+        resamples=resamples,
+    )
+    return cells, curves, summary

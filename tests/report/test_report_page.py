@@ -1,0 +1,203 @@
+"""The report page: complete, inert, the same bytes for the same rows."""
+
+import copy
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from importlib.resources import files
+
+import pandas as pd
+import pytest
+from report import synthetic
+from report.synthetic import HOSTILE
+
+from expreg.errors import StorageError
+from expreg.report import drawing, page, style, write
+
+MANIFEST = {
+    "expreg": "0.1.0",
+    "device": {"kind": "cpu", "count": 2},
+    "compilations": [{"lanes": 64}],
+    "command": ["expreg", "run"],
+    "commit": None,
+}
+CONFIG = "experiment: threshold\nname: synthetic\n"
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Reader(HTMLParser):
+    """Collect elements, attributes, ids, references and text; check that elements are closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.ids, self.references, self.open = Counter(), set(), [], set(), []
+        self.text = ""
+        self.feed(text)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.attributes |= {key for key, _ in attrs}
+        self.ids += [value for key, value in attrs if key == "id"]
+        self.references |= {v[1:] for k, v in attrs if k == "href"}
+        self.references |= {name for _, v in attrs for name in re.findall(r"url\(#([^)]*)\)", v or "")}
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def run():
+    return synthetic.run(n=(8, 16, 32), m=synthetic.WIDTHS[::3], replicates=40, resamples=20)
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory):
+    where = tmp_path_factory.mktemp("run")
+    (where / "figures").mkdir()
+    (where / "figures" / "phase-3.png").write_bytes(b"of an earlier run")
+    (where / "figures" / "mine.png").write_bytes(b"of the user")
+    assert write(where, *run, MANIFEST, CONFIG) == where / "report.html"
+    return where
+
+
+@pytest.fixture(scope="module")
+def text(folder):
+    return (folder / "report.html").read_text("utf-8")
+
+
+def html(summary, shown=(), cells=None, manifest=MANIFEST, config_text=CONFIG):
+    return page.html(list(shown), pd.DataFrame() if cells is None else cells, summary, manifest, config_text)
+
+
+def test_all_figures_are_written_in_three_formats_and_nothing_else(folder):
+    written = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    expected = [f"{name}.{suffix}" for name in drawing.BUILDERS for suffix in ("pdf", "png", "svg")]
+    assert written == sorted([*expected, "mine.png", "report.html"])
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    assert all(path.read_bytes().startswith(starts[path.suffix[1:]]) for path in folder.glob("figures/t*"))
+
+
+def test_the_same_rows_give_the_same_bytes(run, folder, tmp_path):
+    write(tmp_path, *copy.deepcopy(run), MANIFEST, CONFIG)
+    for path in tmp_path.rglob("*.*"):
+        assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path.name
+
+
+def test_the_page_needs_nothing_from_outside(text):
+    assert not re.search(r"https?://|//[a-z]+\.|@import", text)
+    assert "default-src 'none'" in text
+    read = Reader(text)
+    assert not set(read.tags) & {
+        "script",
+        "iframe",
+        "object",
+        "embed",
+        "link",
+        "img",
+        "image",
+        "form",
+        "foreignobject",
+    }
+    assert not [name for name in read.attributes if name.startswith("on") or name in ("src", "srcset", "xlink:href")]
+
+
+def test_ids_are_unique_and_references_resolve(text):
+    read = Reader(text)
+    assert [name for name, count in Counter(read.ids).items() if count > 1] == []
+    assert read.references <= set(read.ids)
+    assert read.tags["svg"] == read.tags["figure"] == len(drawing.BUILDERS)
+    assert read.open == []
+
+
+def test_verdicts_come_first_worded_and_every_number_of_the_summary_is_told(run, text):
+    _, _, summary = run
+    assert text.index('id="verdicts"') < text.index('id="figures"') < text.index('id="tables"')
+    for verdict in summary["verdicts"]:
+        assert f"{verdict['verdict']}</span>" in text
+    read = Reader(text)
+    for group in summary["groups"]:
+        for criterion in group["criteria"]:
+            for kind in ("raw", "corrected"):
+                low, high = criterion["exponent"][kind]["low"], criterion["exponent"][kind]["high"]
+                assert page.words.interval(low, high) in read.text
+    assert "device.kind" in read.text
+    assert "compilations.0.lanes" in read.text
+    assert CONFIG in read.text
+
+
+def test_hostile_text_stays_text(run):
+    cells, _, summary = copy.deepcopy(run)
+    summary["name"], summary["experiment"] = HOSTILE[:2]
+    for record in [*summary["groups"], *summary["verdicts"]]:
+        record |= {key: HOSTILE[i % 5] for i, key in enumerate(("label", "claim", "reason", "verdict", "criterion"))}
+    for criterion in summary["groups"][0]["criteria"]:
+        criterion |= {"criterion": HOSTILE[4], "title": HOSTILE[0]}
+    summary["counts"]["by_status"] = dict.fromkeys(HOSTILE, 1)
+    cells = cells.assign(device=[HOSTILE[i % 5] for i in range(len(cells))])
+    figure = page.Shown(name=HOSTILE[0], title=HOSTILE[1], caption=HOSTILE[2], svg=page.Markup(""), problem=HOSTILE[3])
+    found = html(summary, [figure], cells, {HOSTILE[0]: list(HOSTILE)}, "\n".join(HOSTILE))
+    clean = Reader(html({}, manifest={}))
+    read = Reader(found)
+    assert set(read.tags) <= set(clean.tags) | set(Reader(html(run[2])).tags) | {"figure"}
+    assert not [name for name in read.attributes if name.startswith("on") or name == "src"]
+    assert "\x1b" not in found
+    assert "\u202e" not in found
+    assert r"\u202e" in found
+    assert "<img src=x onerror=alert(1)>" in read.text
+
+
+def test_an_empty_run_has_a_page(tmp_path):
+    path = write(tmp_path, pd.DataFrame(), pd.DataFrame(), {"name": "x", "experiment": "threshold"}, {}, "")
+    text = path.read_text("utf-8")
+    assert "No verdicts" in text
+    assert "nothing to draw" in text
+    assert list((tmp_path / "figures").iterdir()) == []
+
+
+def test_a_figure_that_fails_is_named_with_its_reason(run, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("<b>no ink</b>")
+
+    def unsaved(*_):
+        figure, (axis,) = style.canvas(1, 2)
+        axis.set_title(r"$\undefined{x}$")
+        return [style.Figure("lambda", "Lambda", "caption", figure)]
+
+    for name in drawing.BUILDERS:
+        monkeypatch.setitem(drawing.BUILDERS, name, {"phase": broken, "lambda": unsaved}.get(name, lambda *_: []))
+    text = write(tmp_path, *run, MANIFEST, CONFIG).read_text("utf-8")
+    assert "could not be drawn: ValueError: &lt;b&gt;no ink&lt;/b&gt;" in text
+    assert text.count("could not be drawn") == 2, "one fails while it is drawn, one while it is saved"
+    assert list((tmp_path / "figures").iterdir()) == []
+
+
+def test_what_cannot_be_written_is_a_storage_error(tmp_path):
+    (tmp_path / "figures").write_text("a file in the way")
+    with pytest.raises(StorageError, match="cannot be written"):
+        write(tmp_path, pd.DataFrame(), pd.DataFrame(), {}, {}, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["figures"]
+
+
+def test_symbols_are_raised_and_named():
+    assert page.symbols("n^2.5 log(n/delta) <b> e^-1 nn^2") == "n<sup>2.5</sup> log(n/δ) &lt;b&gt; e<sup>-1</sup> nn^2"
+
+
+def test_the_template_is_package_data():
+    assert files("expreg.report").joinpath("report.html.jinja").is_file()
+
+
+def test_the_report_starts_neither_jax_nor_a_window_system():
+    code = "import sys, expreg.report; sys.exit(bool({'jax', 'matplotlib.pyplot'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

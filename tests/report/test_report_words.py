@@ -1,0 +1,112 @@
+"""Words of the report: number formats, the table of verdicts, findings and warnings."""
+
+import pandas as pd
+import pytest
+from report import synthetic
+from report.synthetic import HOSTILE
+
+from expreg.report import verdict_table, words
+
+
+@pytest.fixture(scope="module")
+def run():
+    return synthetic.run(n=(8, 16, 32), m=synthetic.WIDTHS[::3], replicates=40, resamples=20)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "–"), (float("nan"), "–"), (4096, "4096"), (2.0, "2"), (0.0175, "0.018"), (1.0639, "1.06"),
+     (2420.3, "2420"), (1.2e-7, "1.2e-07"), (-0.25, "-0.250"), (True, "–"), ("x", "–")],
+)  # fmt: skip
+def test_numbers_are_short_and_never_nan(value, shown):
+    assert words.number(value) == shown
+
+
+def test_intervals_show_open_sides_and_vanish_without_any():
+    assert words.interval(1, None) == "[1, –]"
+    assert words.interval(None, float("inf")) == ""
+
+
+def test_the_table_of_verdicts_fits_a_terminal_and_tells_every_verdict(run):
+    _, _, summary = run
+    table = verdict_table(summary)
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 100
+    for verdict in summary["verdicts"]:
+        [row] = [
+            line
+            for line in lines
+            if line.split()[:1] == [verdict["criterion"]]
+            and verdict["group"] in line
+            and words.interval(verdict["low"], verdict["high"]) in line
+        ]
+        assert row.endswith(verdict["verdict"])
+        assert verdict["reason"].split()[-1] in table
+
+
+def test_columns_of_a_claim_are_aligned(run):
+    _, _, summary = run
+    lines = verdict_table(summary).split("\n\n")[0].splitlines()
+    starts = {
+        line.index(word)
+        for line in lines
+        for word in ("consistent", "not resolvable")
+        if line.endswith(("consistent", "not resolvable at these n")) and word in line
+    }
+    assert len(starts) == 1
+
+
+def test_long_and_hostile_reasons_are_wrapped_and_inert():
+    verdict = {"claim": HOSTILE[3], "group": HOSTILE[4] * 30, "criterion": HOSTILE[0], "measured": None, "low": None,
+               "high": None, "verdict": "contradicts", "reason": "because " * 60 + "x" * 200}  # fmt: skip
+    table = verdict_table({"verdicts": [verdict]})
+    assert max(map(len, table.splitlines())) <= 100
+    assert all(c.isprintable() or c == "\n" for c in table)
+    assert table.count("because") == 60
+
+
+def test_no_verdicts_are_said_to_be_none():
+    assert verdict_table({}).startswith("No verdicts")
+
+
+def test_findings_name_two_criteria_and_their_numbers(run):
+    _, _, summary = run
+    leading, steepest = words.findings(summary)
+    assert leading.startswith("E5 (")
+    assert steepest.startswith("movement (")
+    for group in summary["groups"]:
+        [e5] = [c for c in group["criteria"] if c["criterion"] == "E5"]
+        assert f"{group['label']}: " in leading
+        assert words.number(e5["exponent"]["raw"]["value"]) in leading
+    assert words.tally(summary).startswith(f"Of {len(summary['verdicts'])} verdicts")
+    assert words.findings({}) == []
+
+
+def test_what_was_asked_names_grid_and_replicates(run):
+    cells, _, summary = run
+    asked = words.asked(summary)
+    assert asked.startswith(f"{len(cells)} cells of the experiment threshold on ")
+    assert "n = 8 to 32 and m = 8 to 4096, 40 replicates each." in asked
+    assert words.asked({"experiment": "x"}) == "0 cells of the experiment x."
+
+
+def test_failures_censoring_and_mixed_set_ups_are_warned_of(run):
+    cells, _, summary = run
+    mixed = cells.assign(
+        jax_version=["0.10.2", "0.12.0"] * (len(cells) // 2), precision=["f32", "f64"] * (len(cells) // 2)
+    )
+    swept = {**summary["groups"][0], "group": {"data": "sphere", "precision": "f32"}}
+    counts = {"by_status": {"converged": 5, "oom": 2, "error": 1}}
+    found = "\n".join(words.warnings(mixed, {"groups": [swept], "counts": counts}))
+    assert "3 cells failed (oom 2, error 1)" in found
+    assert "jax_version: 0.10.2, 0.12.0" in found
+    assert "precision" not in found, "precision is swept"
+    assert words.warnings(pd.DataFrame(), {}) == []
+
+
+def test_thresholds_that_the_grid_does_not_show_are_warned_of(run):
+    cells, _, summary = run
+    rows = [row for group in summary["groups"] for c in group["criteria"] for row in c["thresholds"]]
+    censored = sum(row["quantile"] is None for row in rows)
+    assert censored > 0
+    assert f"{censored} of {len(rows)} thresholds lie beyond" in "\n".join(words.warnings(cells, summary))

@@ -1,0 +1,211 @@
+"""The engine: every cell once, whatever the lanes; one program per signature; failures cost what they must."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from expreg.experiment import training
+from expreg.sweep import engine as engine_module
+from expreg.sweep.engine import Engine, slice_of_lanes
+from expreg.types import Cost, Experiment, Program
+
+
+def countdown(*, flops=lambda settings: 1.0):
+    """Return an experiment whose run takes `length` steps and ends with their sum."""
+    program = Program(
+        init=lambda inputs: {"left": inputs["length"], "total": jnp.float32(0)},
+        advance=lambda s: {"left": s["left"] - 1, "total": s["total"] + s["left"]},
+        running=lambda s: s["left"] > 0,
+        record=lambda s: {"total": s["total"], "left": s["left"]},
+    )
+    return Experiment(
+        name="countdown",
+        signature=lambda settings: settings.get("program", 0),
+        build=lambda signature: program,
+        prepare=lambda settings: {"length": np.int32(settings["length"])},
+        row=lambda settings, record: {"status": "converged", "total": float(record["total"])},
+        inputs=lambda settings: {},
+        cost=lambda settings: Cost(1.0, flops(settings), 8.0),
+    )
+
+
+def cells_of(lengths, **more):
+    return [(f"c{i}", {"length": length, **more}) for i, length in enumerate(lengths)]
+
+
+def collect(engine, cells):
+    return {row["cell"]: row for rows in engine.run(cells) for row in rows}
+
+
+@pytest.mark.parametrize("lanes", [2, 4, 64])
+def test_every_cell_runs_once_and_stragglers_hold_up_nobody(lanes):
+    lengths = [1, 500, 2, 3, 1, 40, 7, 7, 1, 9, 300, 5]
+    engine = Engine(countdown(), lanes=lanes, slice_seconds=1e-4)
+    batches = [row for rows in engine.run(cells_of(lengths)) for row in rows]
+    assert sorted(row["cell"] for row in batches) == sorted(f"c{i}" for i in range(len(lengths)))
+    totals = {row["cell"]: row["total"] for row in batches}
+    assert all(totals[f"c{i}"] == n * (n + 1) / 2 for i, n in enumerate(lengths))
+    assert batches[-1]["cell"] == "c1" or lanes < 4  # the longest ends last: the others went past it
+    assert all(row["seconds"] > 0 for row in batches)
+
+
+def test_cells_that_share_a_signature_share_one_compilation():
+    engine = Engine(countdown(), lanes=2)
+    cells = cells_of([1, 2, 3]) + [(f"d{i}", {"length": i, "program": 1}) for i in (4, 5)]
+    with jax_compilations() as compiled:
+        collect(engine, cells)
+    assert sorted(signature for signature, _, _ in engine.compilations) == [0, 1]
+    assert compiled.count("jit_slice_of_lanes") <= 2
+
+
+class jax_compilations:
+    """Names of the modules that XLA compiles inside the block."""
+
+    def __enter__(self):
+        self.names = []
+        original = engine_module.compile_program
+
+        def counted(*arguments):
+            self.names.append("jit_slice_of_lanes")
+            return original(*arguments)
+
+        self._original, engine_module.compile_program = original, counted
+        return self.names
+
+    def __exit__(self, *error):
+        engine_module.compile_program = self._original
+
+
+def test_a_request_to_stop_ends_between_slices_and_keeps_what_is_done():
+    done = []
+    engine = Engine(countdown(), lanes=2, slice_seconds=1e-6, stop=lambda: len(done) >= 3)
+    for rows in engine.run(cells_of([1] * 10 + [10**9])):
+        done += rows
+    assert 3 <= len(done) < 11
+
+
+def test_running_out_of_memory_halves_the_lanes_and_loses_no_cell(monkeypatch):
+    tried = []
+
+    def compile_program(experiment, signature, example, lanes, devices, cells):
+        found = original(experiment, signature, example, lanes or 16, devices, cells)
+        tried.append(found.lanes)
+
+        def execute(*arguments):
+            if found.lanes > 4:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
+            return found.execute(*arguments)
+
+        return engine_module.Compiled(**{**vars(found), "execute": execute})
+
+    original = engine_module.compile_program
+    monkeypatch.setattr(engine_module, "compile_program", compile_program)
+    rows = collect(Engine(countdown()), cells_of(range(1, 30)))
+    assert tried == [16, 8, 4]
+    assert len(rows) == 29
+    assert all(row["status"] == "converged" for row in rows.values())
+
+
+def test_a_cell_that_does_not_fit_alone_is_reported_and_the_other_programs_run(monkeypatch):
+    def compile_program(experiment, signature, example, lanes, devices, cells):
+        if signature == 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return original(experiment, signature, example, lanes or 4, devices, cells)
+
+    original = engine_module.compile_program
+    monkeypatch.setattr(engine_module, "compile_program", compile_program)
+    rows = collect(Engine(countdown()), [*cells_of([3, 4]), ("big", {"length": 2, "program": 1})])
+    assert rows["big"]["status"] == "oom"
+    assert rows["c0"]["status"] == rows["c1"]["status"] == "converged"
+
+
+def test_other_failures_of_a_program_are_not_taken_for_lack_of_memory(monkeypatch):
+    def compile_program(*arguments):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    monkeypatch.setattr(engine_module, "compile_program", compile_program)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        collect(Engine(countdown()), cells_of([1]))
+
+
+def test_costly_programs_run_first():
+    experiment = countdown(flops=lambda settings: settings["length"])
+    engine = Engine(experiment, lanes=2)
+    order = [
+        row["cell"] for rows in engine.run([("a", {"length": 1}), ("b", {"length": 99, "program": 1})]) for row in rows
+    ]
+    assert order == ["b", "a"]
+
+
+def settings(n, m, replicate, *, precision="f32", factor=1.0, kind="sphere", tolerance=0.05):
+    return {
+        "experiment": "threshold", "seed": 5, "replicate": replicate, "precision": precision,
+        "data": {"kind": kind, "n": n, "d": n, "labels": {"kind": "sign"}, "allow_duplicates": False},
+        "network": {"m": m, "activation": "exp", "init": "coupled", "scale": 1.0},
+        "training": {
+            "optimizer": {"name": "sgd"},
+            "step_size": {"rule": "spectral", "factor": factor, "value": None, "schedule": None},
+            "max_steps": {"flow_time": 2.0, "at_most": 2000}, "tolerance": tolerance, "relative": False,
+            "measure_every": 16, "divergence": 1e4, "curve": {"points": 16, "spacing": "logarithmic"},
+        },
+        "measure": ["E0", "E1", "E1s", "E1m", "E3", "E4", "E5"],
+    }  # fmt: skip
+
+
+def same(one, other):
+    """Return the columns in which two rows differ in any bit."""
+    ignored = {"seconds"}
+    return [
+        key for key in one if key not in ignored and not np.array_equal(one[key], other[key], equal_nan=_real(one[key]))
+    ]
+
+
+def _real(value):
+    return np.asarray(value).dtype.kind == "f"
+
+
+@pytest.mark.parametrize("precision", ["f32", "f64"])
+def test_rows_do_not_depend_on_lanes_neighbours_or_slices_in_any_bit(precision):
+    cells = [(f"{m}-{r}", settings(6, m, r, precision=precision)) for m in (8, 40) for r in range(4)]
+    train = training.experiment("threshold")
+    reference = collect(Engine(train, lanes=16, slice_seconds=10), cells)
+    assert {row["status"] for row in reference.values()} >= {"converged"}
+    few = collect(Engine(train, lanes=2, slice_seconds=1e-6), cells[::-1])
+    alone = collect(Engine(train, lanes=1, devices=1), cells[:2])
+    for name, row in reference.items():
+        assert same(row, few[name]) == []
+        assert name not in alone or same(row, alone[name]) == []
+
+
+@pytest.mark.parametrize("factor", [50.0, float("nan"), float("inf")])
+def test_a_bad_run_costs_itself_only(factor):
+    good = [(f"g{r}", settings(6, 40, r)) for r in range(4)]
+    bad = [(f"b{r}", settings(6, 40, r, factor=factor)) for r in range(3)]
+    train = training.experiment("threshold")
+    clean = collect(Engine(train, lanes=4), good)
+    mixed = collect(Engine(train, lanes=4), [good[0], *bad, *good[1:]])
+    assert {mixed[name]["status"] for name, _ in bad} <= {"diverged", "nonfinite", "max_steps"}
+    assert all(not mixed[name]["E5"] and mixed[name]["steps"] <= 40 for name, _ in bad)
+    assert all(same(clean[name], mixed[name]) == [] for name, _ in good)
+
+
+def test_vmapped_lanes_agree_with_lanes_one_after_the_other():
+    train = training.experiment("threshold")
+    inputs = [train.prepare(settings(6, m, r, precision="f64")) for m, r in ((8, 0), (16, 1), (40, 2), (40, 3))]
+    program = train.build(train.signature(settings(6, 40, 0, precision="f64")))
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *inputs)
+    idle = jax.tree.map(lambda s: jnp.zeros((4, *s.shape), s.dtype), jax.eval_shape(program.init, inputs[0]))
+    fresh = np.array([True, True, False, True])
+    runs = []
+    for batch in (None, 4):
+        step = jax.jit(partial(slice_of_lanes, program, batch))
+        state, running, _ = step(idle, fresh, stacked, 1)
+        assert running.tolist() == fresh.tolist()
+        _, running, record = step(state, np.zeros(4, bool), stacked, 1000)
+        assert not running.any()
+        runs.append(jax.tree.map(np.asarray, record))
+    for name, values in runs[0].items():
+        np.testing.assert_allclose(values, runs[1][name], rtol=1e-9, atol=1e-12, err_msg=name)

@@ -1,0 +1,626 @@
+"""A run directory loses nothing and shows nothing half-written, whatever fails at whatever point."""
+
+import errno
+import fcntl
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from expreg.errors import StorageError
+from expreg.sweep import store as module
+from expreg.sweep.disk import fault, is_locked
+from expreg.sweep.part import decode, encode, part_name, scan
+from expreg.sweep.store import Store, canonical, identity_hash
+from expreg.sweep.table import read, read_events
+
+IDENTITY = {"training": {"tolerance": 0.05, "factor": 1.0}, "measure": ["E0", "E5"]}
+PLAN = {"hash": "3f2a" * 8, "identity": IDENTITY, "axes": [], "cells": 4}
+OTHER = {**PLAN, "hash": "9bc1" * 8, "identity": {**IDENTITY, "training": {"tolerance": 0.1, "factor": 1.0}}}
+CONFIG = "experiment: threshold\n"
+# Every call by which the store reaches the disk; the k-th one of a scenario dies or fails.
+CALLS = ("open", "write", "fsync", "link", "unlink", "replace", "rename", "mkdir", "close")
+HOOKS = ("commit.before_write", "commit.before_fsync", "commit.before_link", "commit.after_link")
+
+
+def row(k: int, **more: Any) -> dict[str, Any]:
+    numbers = {"steps": k, "residual_final": k / 7, "curve_step": [0, k], "curve_residual": [1.0, k / 7]}
+    return {"cell": f"{k:016x}", "status": "converged", "experiment": "threshold", **numbers, **more}
+
+
+def cells(*numbers: int) -> list[str]:
+    return [row(k)["cell"] for k in numbers]
+
+
+def child(call: str, *arguments: object) -> subprocess.Popen[str]:
+    """Start a function of this file in a process of its own (it may fork: no threads run there)."""
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parents[1])])
+    code = f"import sys, test_store; test_store.{call}(*sys.argv[1:])"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+
+
+def run_child(call: str, *arguments: object) -> str:
+    process = child(call, *arguments)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out
+
+
+def snapshot(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def stray(directory: Path) -> list[Path]:
+    return list(directory.rglob("*.tmp"))
+
+
+@contextmanager
+def every_call(act: Callable[[str, int, tuple[Any, ...]], None]) -> Iterator[None]:
+    """Let `act(name, count, arguments)` run before each of CALLS."""
+    count = 0
+
+    def wrapped(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal count
+            count += 1
+            act(name, count, arguments)
+            return real(*arguments, **options)
+
+        return call
+
+    with ExitStack() as stack:
+        for name in CALLS:
+            stack.enter_context(mock.patch.object(os, name, wrapped(name, getattr(os, name))))
+        yield
+
+
+# --- death ----------------------------------------------------------------------------------------
+
+
+def scenario(directory: Path, acknowledge: Callable[[str], object]) -> None:
+    """Run or resume two cells, of which the second fails at its first attempt."""
+    with Store.open(directory, PLAN, CONFIG) as store:
+        store.write("manifest.json", "{}")
+        for k, status in ((0, "converged"), (1, "oom"), (1, "converged")):
+            known = store.attempts if status == "oom" else store.finished
+            if row(k)["cell"] not in known:
+                store.commit([row(k, status=status)])
+                acknowledge(f"{k}")
+
+
+def die_everywhere(directory: str) -> None:
+    """Fork a process per call of the scenario and kill it there; then check and finish what it left."""
+    encode([], "")  # libraries are loaded here once, not in every fork
+    points = 0
+    while True:
+        points += 1
+        place = Path(directory) / str(points)
+        if os.fork() == 0:
+            die_at(points, place)
+        ending = os.wait()[1]
+        if ending == 0:
+            break
+        assert ending == signal.SIGKILL
+        check_after_death(place)
+    sys.stdout.write(str(points))
+
+
+def die_at(point: int, place: Path) -> None:
+    acknowledged = os.open(f"{place}.acks", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    real = os.write
+
+    def act(name: str, count: int, arguments: tuple[Any, ...]) -> None:
+        if count == point:
+            if name == "write":  # half of it arrives
+                real(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with every_call(act):
+        scenario(place, lambda text: real(acknowledged, text.encode()))
+    os._exit(0)
+
+
+def check_after_death(place: Path) -> None:
+    acknowledged = {int(k) for k in Path(f"{place}.acks").read_text()}
+    assert not [part.reason for part in scan(place, None) if part.reason]
+    with Store.open(place, PLAN, CONFIG) as store:
+        known = store.finished | store.failed
+        assert {row(k)["cell"] for k in acknowledged} <= known.keys()
+        assert not store.damaged
+        assert not stray(place)
+    scenario(place, str)
+    table, _, _ = read(place)
+    assert list(table["cell"]) == cells(0, 1)
+    assert list(table["status"]) == ["converged"] * 2
+    assert list(table["residual_final"]) == [0, 1 / 7]
+
+
+def test_death_at_every_call_loses_no_acknowledged_cell(tmp_path: Path) -> None:
+    assert int(run_child("die_everywhere", tmp_path)) > 60  # the calls were indeed seen
+
+
+def commit_for_ever(directory: str) -> None:
+    with Store.open(directory, PLAN, CONFIG) as store:
+        for k in range(len(store.finished), 10**6):
+            store.commit([row(k)])
+            os.write(1, f"{k}\n".encode())
+
+
+def kill_at_random(directory: str, times: str) -> None:
+    encode([], "")
+    for seed in range(int(times)):
+        receive, send = os.pipe()
+        process = os.fork()
+        if process == 0:
+            os.dup2(send, 1)
+            commit_for_ever(directory)
+        os.close(send)
+        with os.fdopen(receive) as pipe:
+            first = pipe.readline()
+            time.sleep(random.Random(seed).uniform(0, 0.02))
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            acknowledged = {row(int(line))["cell"] for line in [first, *pipe] if line.endswith("\n")}
+        with Store.open(directory, PLAN, CONFIG) as store:
+            assert acknowledged <= store.finished.keys()
+            assert not store.damaged
+            assert set(store.attempts.values()) <= {1}, "a finished cell was run again"
+
+
+def test_random_kills_lose_nothing_and_repeat_nothing_finished(tmp_path: Path) -> None:
+    run_child("kill_at_random", tmp_path / "run", 20)
+    table, _, _ = read(tmp_path / "run")
+    assert list(table["cell"]) == cells(*range(len(table)))
+    assert len(table) >= 20
+
+
+def kill_at_hooks(directory: str) -> None:
+    encode([], "")
+    os.environ["EXPREG_TESTING"] = "1"
+    for hook in HOOKS:
+        os.environ["EXPREG_FAULT"] = f"{hook}:kill@3"
+        process = os.fork()
+        if process == 0:
+            commit_for_ever(f"{directory}/{hook}")
+        assert os.waitpid(process, 0)[1] == signal.SIGKILL
+
+
+def test_fault_hooks_kill_at_the_named_pass(tmp_path: Path) -> None:
+    out = run_child("kill_at_hooks", tmp_path)
+    assert out == "0\n1\n" * len(HOOKS)
+    for hook in HOOKS:
+        with Store.open(tmp_path / hook, PLAN, CONFIG) as store:
+            expected = cells(0, 1, 2) if hook == "commit.after_link" else cells(0, 1)
+            assert set(store.finished) == set(expected)
+        assert not stray(tmp_path / hook)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_fault_hook_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: str) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        monkeypatch.setenv("EXPREG_FAULT", f"{hook}:oserror")
+        store.commit([row(0)])  # not in testing mode: no effect
+        monkeypatch.setenv("EXPREG_TESTING", "1")
+        monkeypatch.setitem(fault.__globals__, "_passes", Counter())
+        with pytest.raises(StorageError, match="E-DISK.*No space left.* bytes free, [0-9]+ needed"):
+            store.commit([row(1)])
+        monkeypatch.setenv("EXPREG_FAULT", f"{hook}:raise@2")
+        with pytest.raises(RuntimeError, match=hook):
+            store.commit([row(2)])
+        assert not stray(tmp_path)
+        store.commit([row(1), row(2)])
+    assert list(read(tmp_path)[0]["cell"]) == cells(0, 1, 2)
+
+
+# --- failing disks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, None])
+def test_error_at_every_call_of_a_commit(tmp_path: Path, code: int | None) -> None:
+    def failing_at(point: int) -> Callable[[str, int, tuple[Any, ...]], None]:
+        failed_fsync: list[Any] = []
+
+        def act(name: str, count: int, arguments: tuple[Any, ...]) -> None:
+            if name == "close" and arguments[0] in failed_fsync:
+                failed_fsync.clear()
+            assert not (name == "fsync" and arguments[0] in failed_fsync), "fsync was retried"
+            if count == point and name != "close":
+                if name == "fsync":
+                    failed_fsync.append(arguments[0])
+                raise OSError(code, os.strerror(code)) if code else OSError("short write")
+
+        return act
+
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        for k in range(1, 40):
+            with suppress(StorageError), every_call(failing_at(k)):
+                store.commit([row(k)])
+            store.commit([row(k)])  # the same process goes on once the disk does
+            assert store.finished.keys() == set(cells(*range(1, k + 1)))
+    table, _, damaged = read(tmp_path)
+    assert list(table["cell"]) == cells(*range(1, 40))
+    assert not damaged
+
+
+def test_what_is_published_was_synced_before_and_its_name_after(tmp_path: Path) -> None:
+    calls: list[str] = []
+    with Store.open(tmp_path, PLAN, CONFIG) as store, every_call(lambda name, *_: calls.append(name)):
+        store.commit([row(0)])
+    until_event = calls[: calls.index("unlink") + 4]
+    assert until_event == ["open", "write", "fsync", "close", "link", "unlink", "open", "fsync", "close"]
+
+
+def fill_the_disk(directory: str) -> None:
+    with Store.open(directory, PLAN, CONFIG) as store:
+        store.commit([row(0)])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+        random.seed(1)
+        noise = [random.random() for _ in range(10_000)]
+        large = row(1, curve_step=list(range(10_000)), curve_residual=noise)
+        with pytest.raises(StorageError, match="E-DISK.*File too large; [0-9]+ bytes free, [0-9]+ needed"):
+            store.commit([large])
+        assert not stray(Path(directory))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        store.commit([large])
+
+
+def test_full_disk_is_one_line_and_the_rest_stays_readable(tmp_path: Path) -> None:
+    run_child("fill_the_disk", tmp_path)
+    table, curves, _ = read(tmp_path)
+    assert list(table["cell"]) == cells(0, 1)
+    assert len(curves) == 10_002
+
+
+def open_with_few_files(directory: str) -> None:
+    read(directory)  # libraries are loaded
+    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+    with Store.open(directory, PLAN, CONFIG) as store:
+        assert len(store.finished) == len(read(directory)[0]) == 60
+
+
+def test_many_parts_need_few_open_files(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        for k in range(60):
+            store.commit([row(k)])
+    run_child("open_with_few_files", tmp_path)
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def damage_is_seen(parts: Path, name: str, data: bytes) -> bool:
+    (parts / name).write_bytes(data)
+    (found,) = scan(parts.parent, None)
+    return bool(found.reason)
+
+
+def test_every_truncation_and_bit_flip_of_a_part_is_detected(tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    data = encode([{"cell": "00", "status": "converged", "attempt": 1}], "identity")
+    name = part_name(data)
+    assert not damage_is_seen(parts, name, data)
+    assert all(damage_is_seen(parts, name, data[:length]) for length in range(len(data)))
+    flips = random.Random(0).sample(range(8 * len(data)), 400)
+    for flip in flips:
+        byte, bit = divmod(flip, 8)
+        assert damage_is_seen(parts, name, data[:byte] + bytes([data[byte] ^ 1 << bit]) + data[byte + 1 :])
+
+
+def test_damaged_part_goes_to_quarantine_and_only_its_cells_run_again(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        names = [store.commit([row(2 * k), row(2 * k + 1)]) for k in range(3)]
+    path = tmp_path / "parts" / str(names[1])
+    broken = path.read_bytes()[:-7]
+    path.write_bytes(broken)
+    foreign = path.with_name("data.parquet")
+    foreign.write_bytes(broken)
+    assert set(read(tmp_path)[0]["cell"]) == set(cells(0, 1, 4, 5))
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        assert set(store.finished) == set(cells(0, 1, 4, 5))
+        assert sorted(store.damaged) == sorted(
+            f"{name}: its content does not match its name" for name in (names[1], "data.parquet")
+        )
+        store.commit([row(2), row(3)])
+    assert (tmp_path / "quarantine" / f"{names[1]}.1").read_bytes() == broken
+    assert [e["file"] for e in read_events(tmp_path) if e["kind"] == "quarantined"] == store.damaged
+    assert list(read(tmp_path)[0]["cell"]) == cells(*range(6))
+
+
+def test_valid_file_that_is_no_part_or_of_another_plan_is_set_aside(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        store.commit([row(0)])
+    for data in (b"not parquet", encode([{**row(1), "attempt": 1}], identity_hash(OTHER))):
+        (tmp_path / "parts" / part_name(data)).write_bytes(data)
+    assert len(read(tmp_path)[2]) == 2
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        assert set(store.finished) == set(cells(0))
+        assert sorted(line.split(": ")[1][:12] for line in store.damaged) == ["belongs to a", "is not a par"]
+
+
+def test_every_truncation_and_bit_flip_of_the_plan_is_detected(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG):
+        pass
+    path = tmp_path / "plan.json"
+    data = path.read_bytes()
+    damaged = [data[:length] for length in range(len(data))]
+    damaged += [data[:i] + bytes([data[i] ^ 1 << i % 8]) + data[i + 1 :] for i in range(len(data))]
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            assert module.read_plan(tmp_path) == PLAN  # a flip may be harmless (white space), never misread
+        except ValueError:
+            continue
+
+
+def test_damaged_plan_is_restored_for_its_own_parts_and_for_no_other(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        store.commit([row(0)])
+    good = (tmp_path / "plan.json").read_bytes()
+    (tmp_path / "plan.json").write_bytes(good[:-9])
+    before = snapshot(tmp_path)
+    with pytest.raises(StorageError, match="E-PLAN"):
+        Store.open(tmp_path, OTHER, CONFIG)
+    assert snapshot(tmp_path) == before
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        assert set(store.finished) == set(cells(0))
+    assert (tmp_path / "plan.json").read_bytes() == good
+    assert (tmp_path / "quarantine" / "plan.json.1").read_bytes() == good[:-9]
+
+
+def test_truncated_events_keep_every_complete_line_and_take_new_ones(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        for k in range(3):
+            store.event("note", number=k, value=float("nan"))
+        path = tmp_path / "events.jsonl"
+        data, total = path.read_bytes(), len(read_events(tmp_path))
+        for length in range(len(data) + 1):
+            path.write_bytes(data[:length])
+            complete = data[: length + 1].count(b'"}\n')  # a line is complete with its closing brace
+            store.event("after")
+            kinds = [event["kind"] for event in read_events(tmp_path)]
+            assert kinds[-1] == "after"
+            assert len(kinds) - 1 in (complete, data[:length].count(b'"}\n'))
+    assert total == 4
+
+
+def test_files_of_a_newer_format_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        store.commit([row(0)])
+    monkeypatch.setitem(scan.__globals__, "FORMAT", 0)
+    with pytest.raises(StorageError, match="E-VERSION.*format 1"):
+        Store.open(tmp_path, PLAN, CONFIG)
+
+
+# --- one owner, one plan, one place ---------------------------------------------------------------
+
+
+def hold(directory: str) -> None:
+    with Store.open(directory, PLAN, CONFIG):
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+def test_second_process_is_refused_until_the_first_dies(tmp_path: Path) -> None:
+    process = child("hold", tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert is_locked(tmp_path)
+    before = snapshot(tmp_path)
+    for fresh in (False, True):
+        with pytest.raises(StorageError, match="E-LOCK") as caught:
+            Store.open(tmp_path, PLAN, CONFIG, fresh=fresh)
+        assert str(tmp_path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(StorageError, match="E-PLAN"):
+        Store.open(tmp_path, OTHER, CONFIG)
+    assert snapshot(tmp_path) == before
+    process.kill()
+    process.communicate()
+    assert not is_locked(tmp_path)
+    start = time.monotonic()
+    Store.open(tmp_path, PLAN, CONFIG).close()
+    assert time.monotonic() - start < 2
+
+
+def test_other_plan_is_refused_with_the_first_difference_and_changes_nothing(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        store.commit([row(0)])
+    before = snapshot(tmp_path)
+    with pytest.raises(StorageError) as caught:
+        Store.open(tmp_path, OTHER, CONFIG)
+    assert caught.value.exit_code == 4
+    for text in ("E-PLAN", "3f2a3f2a", "9bc19bc1", "training.tolerance 0.05 -> 0.1"):
+        assert text in str(caught.value)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_larger_sweep_of_the_same_plan_resumes(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        store.commit([row(0)])
+    # Key order and 1 against 1.0 are spelling, not another plan.
+    same = {"measure": ["E0", "E5"], "training": {"factor": 1, "tolerance": 0.05}}
+    larger = {**PLAN, "hash": "77" * 16, "identity": same, "axes": [{"n": [8, 16]}], "cells": 8}
+    with Store.open(tmp_path, larger, CONFIG + "# wider\n") as store:
+        assert set(store.finished) == set(cells(0))
+    assert json.loads((tmp_path / "plan.json").read_text())["cells"] == 8
+    assert (tmp_path / "config.yaml").read_text().endswith("# wider\n")
+
+
+def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for plan in (PLAN, OTHER, PLAN):
+        with Store.open(run, plan, CONFIG, fresh=True) as store:
+            assert not store.finished
+            store.commit([row(0)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.1", "run.2"]
+    assert all(len(read(path)[0]) == 1 for path in tmp_path.iterdir())
+
+
+def test_lock_of_a_directory_that_was_set_aside_meanwhile_does_not_count(tmp_path: Path) -> None:
+    run, real = tmp_path / "run", fcntl.flock
+    Store.open(run, PLAN, CONFIG).close()
+
+    def late(descriptor: int, operation: int) -> None:
+        if not (tmp_path / "run.1").exists():  # another process starts afresh just before we get the lock
+            run.rename(tmp_path / "run.1")
+            run.mkdir()
+            (run / ".lock").touch()
+        real(descriptor, operation)
+
+    with mock.patch("fcntl.flock", late), pytest.raises(StorageError, match="E-LOCK"):
+        Store.open(run, PLAN, CONFIG)
+    assert [path.name for path in run.iterdir()] == [".lock"]
+
+
+def test_symlinks_files_and_foreign_directories_are_refused(tmp_path: Path) -> None:
+    real, link, file, mine = (tmp_path / name for name in ("real", "link", "file", "mine"))
+    real.mkdir()
+    link.symlink_to(real)
+    file.write_text("text")
+    mine.mkdir()
+    (mine / "config.yaml").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "parts").symlink_to(real)
+    before = snapshot(tmp_path)
+    package = Path(module.__file__).parents[1] / "out"
+    for place in (link, file, mine, tmp_path / "run", package):
+        for fresh in (False, True):
+            with pytest.raises(StorageError, match="E-OUT"):
+                Store.open(place, PLAN, CONFIG, fresh=fresh)
+    with pytest.raises(StorageError, match="E-DISK"):
+        Store.open(file / "below", PLAN, CONFIG)
+    assert snapshot(tmp_path) == before
+    assert not package.exists()
+
+
+def test_part_name_taken_by_a_symlink_is_refused_and_its_target_untouched(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    canary.write_text("alive")
+    with Store.open(tmp_path / "run", PLAN, CONFIG) as store:
+        name = part_name(encode([{**row(0), "attempt": 1}], identity_hash(PLAN)))
+        (tmp_path / "run" / "parts" / name).symlink_to(canary)
+        with pytest.raises(StorageError, match="E-OUT"):
+            store.commit([row(0)])
+    assert canary.read_text() == "alive"
+    with Store.open(tmp_path / "run", PLAN, CONFIG) as store:
+        assert store.damaged == [f"{name}: is not a regular file"]
+        assert store.commit([row(0)]) == name
+
+
+def test_write_keeps_to_names_of_files_in_the_run(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        assert store.write("summary.json", "{}").read_text() == "{}"
+        for name in ("../x", "a/b", ".lock", "parts", "events.jsonl", "plan.json", ""):
+            with pytest.raises(ValueError, match="is not the name"):
+                store.write(name, "")
+
+
+# --- cells ----------------------------------------------------------------------------------------
+
+
+def test_finished_cell_with_other_numbers_is_a_conflict(tmp_path: Path) -> None:
+    known = row(1, lambda_0=float("nan"), E5=None, device="cpu", seconds=1.0)
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        store.commit([known])
+        assert store.commit([{**known, "device": "gpu", "seconds": 2.0}]) is None  # same numbers, run elsewhere
+        for column, value, place in (
+            ("residual_final", 0.5, "residual_final: stored 0.14285714285714285, now 0.5"),
+            ("lambda_0", None, "lambda_0: stored nan, now None"),
+            ("E5", False, "E5: stored None, now False"),
+            ("status", "diverged", "status: stored 'converged', now 'diverged'"),
+            ("curve_residual", [1.0, 2.0], "curve_residual[1]: stored 0.14285714285714285, now 2.0"),
+            ("rho", 0.5, "rho: stored None, now 0.5"),
+        ):
+            with pytest.raises(StorageError) as caught:
+                store.commit([row(7), {**known, column: value}])
+            assert f"same cell, different numbers: cell {known['cell']}, {place}" in str(caught.value)
+        assert row(7)["cell"] not in store.finished
+        with pytest.raises(StorageError, match="E-CONFLICT"):
+            store.commit([row(8), row(8, steps=9)])
+    assert list(read(tmp_path)[0]["cell"]) == cells(1)
+
+
+def test_conflict_between_parts_is_found_at_opening(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        store.commit([row(0)])
+    for data in (encode([{**row(0, steps=s), "attempt": 2}], identity_hash(PLAN)) for s in (0, 5)):
+        (tmp_path / "parts" / part_name(data)).write_bytes(data)
+        if json.loads(canonical(decode(data)["steps"].to_pylist())) == [0]:
+            Store.open(tmp_path, PLAN, CONFIG).close()  # the same numbers twice do no harm
+            assert len(read(tmp_path)[0]) == 1
+    with pytest.raises(StorageError, match=r"E-CONFLICT.*steps: stored [05], now [05]"):
+        Store.open(tmp_path, PLAN, CONFIG)
+    assert not is_locked(tmp_path)
+
+
+def test_failed_cells_are_superseded_and_finished_ones_are_not(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        for status in ("timeout", "oom"):
+            store.commit([row(0, status=status, residual_final=None)])
+        assert store.failed == {row(0)["cell"]: "oom"}
+        assert store.attempts == {row(0)["cell"]: 2}
+        assert read(tmp_path)[0]["status"].tolist() == ["oom"]
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        assert store.failed == {row(0)["cell"]: "oom"}
+        assert not store.finished
+        store.commit([row(0)])
+        assert store.commit([row(0, status="error")]) is None
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        assert (store.finished, store.failed) == ({row(0)["cell"]: "converged"}, {})
+        assert store.attempts == {row(0)["cell"]: 3}
+
+
+def test_modification_times_decide_nothing(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        store.commit([row(0)])
+        store.commit([row(1, status="error")])
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (2**32, 2**32) if path.suffix == ".parquet" else (0, 0))
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        assert (set(store.finished), set(store.failed)) == (set(cells(0)), set(cells(1)))
+
+
+def test_part_is_typed_in_one_row_group_and_named_by_its_bytes(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    special = {"eta": float("nan"), "lambda_0": None, "lambda_cts": float("inf"), "E5": True, "E5_step": None}
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        name = store.commit([row(0, **special, rho=1, mode="a"), row(1, rho=0.5, E5=None)])
+    path = tmp_path / "parts" / str(name)
+    assert path.name == part_name(path.read_bytes())
+    assert pq.ParquetFile(path).num_row_groups == 1
+    table = pq.read_table(path)
+    kinds = {field.name: str(field.type) for field in table.schema}
+    expected = {"eta": "double", "E5": "bool", "E5_step": "int64", "rho": "double", "mode": "string"}
+    assert expected.items() <= kinds.items()
+    assert kinds["curve_step"] == "list<element: int64>"
+    stored = table.to_pylist()[0]
+    assert (stored["lambda_0"], stored["lambda_cts"], stored["E5_step"]) == (None, float("inf"), None)
+    assert stored["eta"] != stored["eta"]  # NaN was stored as NaN, not as null
+    with Store.open(tmp_path, PLAN, CONFIG) as store, pytest.raises(ValueError, match="unequal length"):
+        store.commit([row(5, curve_residual=[1.0])])
+
+
+def test_importing_the_store_is_light() -> None:
+    code = "import sys, expreg.sweep.store; print({'jax', 'matplotlib', 'pyarrow', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
