@@ -1,5 +1,6 @@
 """The engine: every cell once, whatever the lanes; one program per signature; failures cost what they must."""
 
+from contextlib import contextmanager
 from functools import partial
 
 import jax
@@ -52,31 +53,36 @@ def test_every_cell_runs_once_and_stragglers_hold_up_nobody(lanes):
     assert all(row["seconds"] > 0 for row in batches)
 
 
-def test_cells_that_share_a_signature_share_one_compilation():
-    engine = Engine(countdown(), lanes=2)
-    cells = cells_of([1, 2, 3]) + [(f"d{i}", {"length": i, "program": 1}) for i in (4, 5)]
-    with jax_compilations() as compiled:
-        collect(engine, cells)
-    assert sorted(signature for signature, _, _ in engine.compilations) == [0, 1]
-    assert compiled.count("jit_slice_of_lanes") <= 2
+@contextmanager
+def xla_compilations():
+    """Collect the names of the functions that XLA compiles (or takes from its cache) inside the block."""
+    names = []
+
+    def listen(event, _, **facts):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(facts["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
-class jax_compilations:
-    """Names of the modules that XLA compiles inside the block."""
-
-    def __enter__(self):
-        self.names = []
-        original = engine_module.compile_program
-
-        def counted(*arguments):
-            self.names.append("jit_slice_of_lanes")
-            return original(*arguments)
-
-        self._original, engine_module.compile_program = original, counted
-        return self.names
-
-    def __exit__(self, *error):
-        engine_module.compile_program = self._original
+def test_there_is_one_compilation_per_bucket_and_static_setting_and_no_other():
+    train = training.experiment("threshold")
+    cells = [
+        (f"{n}-{m}-{r}-{act}", settings(n, m, r, activation=act, factor=factor))
+        for n in (4, 6)
+        for act in ("exp", "cosh")
+        for r, (m, factor) in enumerate([(8, 1.0), (40, 0.5), (64, 0.25), (6000, 1.0), (8000, 1.0)])
+    ]
+    with xla_compilations() as compiled:
+        engine = Engine(train, lanes=4)
+        assert len(collect(engine, cells)) == len(cells)
+    programs = [signature for signature, _, _ in engine.compilations]
+    assert len(programs) == len(set(programs)) == 2 * 2 * 2  # n, activation, {narrow, wide} bucket
+    assert compiled.count("jit(slice_of_lanes)") == len(programs)
 
 
 def test_a_request_to_stop_ends_between_slices_and_keeps_what_is_done():
@@ -140,15 +146,15 @@ def test_costly_programs_run_first():
     assert order == ["b", "a"]
 
 
-def settings(n, m, replicate, *, precision="f32", factor=1.0, kind="sphere", tolerance=0.05):
+def settings(n, m, replicate, *, precision="f32", factor=1.0, activation="exp"):
     return {
         "experiment": "threshold", "seed": 5, "replicate": replicate, "precision": precision,
-        "data": {"kind": kind, "n": n, "d": n, "labels": {"kind": "sign"}, "allow_duplicates": False},
-        "network": {"m": m, "activation": "exp", "init": "coupled", "scale": 1.0},
+        "data": {"kind": "sphere", "n": n, "d": n, "labels": {"kind": "sign"}, "allow_duplicates": False},
+        "network": {"m": m, "activation": activation, "init": "coupled", "scale": 1.0},
         "training": {
             "optimizer": {"name": "sgd"},
             "step_size": {"rule": "spectral", "factor": factor, "value": None, "schedule": None},
-            "max_steps": {"flow_time": 2.0, "at_most": 2000}, "tolerance": tolerance, "relative": False,
+            "max_steps": {"flow_time": 2.0, "at_most": 2000}, "tolerance": 0.05, "relative": False,
             "measure_every": 16, "divergence": 1e4, "curve": {"points": 16, "spacing": "logarithmic"},
         },
         "measure": ["E0", "E1", "E1s", "E1m", "E3", "E4", "E5"],
