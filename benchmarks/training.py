@@ -14,10 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 
-from expreg.sweep import devices
-
-devices.configure()
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +21,7 @@ import optax
 
 from expreg.experiment import EXPERIMENTS
 from expreg.network import forward
+from expreg.sweep import devices
 from expreg.sweep.engine import Engine
 
 SIZES = ((16, 256), (16, 1024), (64, 1024), (64, 4096))
@@ -134,6 +131,7 @@ def table(title: str, lengths: list[int]) -> None:
 
 def main() -> None:
     """Print both tables."""
+    devices.configure()
     facts = devices.describe()
     print(f"{facts['devices']} x {facts['device_kind']}, jax {facts['jax']}, {CELLS} cells, microseconds per cell-step")
     table(f"equal lengths: {STEPS} steps each", [STEPS] * CELLS)
