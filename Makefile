@@ -2,11 +2,11 @@
 # Both build the environment in .venv first, from hash-pinned requirements.
 
 PYTHON ?= python3
-BIN := .venv/bin
-STAMP := .venv/.ready
-UV := $(BIN)/uv pip
 # extras for accelerators and heavy optional parts: make setup EXTRAS=cuda12
 EXTRAS ?=
+BIN := .venv/bin
+STAMP := .venv/.ready$(if $(EXTRAS),-$(EXTRAS))
+UV := $(BIN)/uv pip
 
 .PHONY: setup run test check bench docs clean requirements
 

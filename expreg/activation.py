@@ -1,7 +1,7 @@
 """The activations phi: the function, its change under a small step, its infinite-width moments, side by side.
 
 Every function here takes NumPy or JAX arrays and answers in the same library (array API namespace),
-elementwise and broadcasting, so one formula serves the float64 host and the device. Notation of math.md
+elementwise and broadcasting, so one formula serves the float64 host and the device. Notation of
 sections A and B: `z` are pre-activations, `K_ij = <x_i, x_j>`, `q_i = ||x_i||^2`.
 """
 

@@ -2,22 +2,29 @@
 
 import json
 import os
+import shlex
+import shutil
 import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from expreg import __version__
-from expreg.errors import ExpregError, InputError
+from expreg.errors import ExpregError, InputError, Interrupted
+from expreg.sweep.interrupt import end_at_once, handled
+
+MAX_ROWS = 100
+"""Rows of a query that a terminal shows; a file or a pipe gets all of them."""
 
 app = typer.Typer(
     help="Measure what a theorem about over-parameterised training says at the sizes you can run.",
-    no_args_is_help=True,
     add_completion=True,
+    rich_markup_mode=None,  # plain help: it is short, fits every terminal and starts at once
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -25,58 +32,65 @@ app = typer.Typer(
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[key=value ...]", help="Values over the config, by dotted path.", show_default=False),
+    typer.Argument(
+        metavar="key=value",
+        help="Values over those of the config, by dotted path: training.tolerance=1e-4 sweep.product.n=8,16",
+        show_default=False,
+    ),
 ]
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
-@app.command()
+@app.command(short_help="Run a config, or resume it.")
 def run(
     config: Config,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.  [default: runs/<name>]")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start again.")] = False,
 ) -> None:
-    """Run a config, or resume it: finished cells never run again."""
-    from expreg import api, report
+    """Run a config, or resume it: finished cells never run again.
+
+    Ends with exit code 0; 2 if the input is wrong; 3 if some cells failed; 4 if the run directory cannot be used;
+    75 if a signal stopped it, and then the same command goes on where it was.
+    """
+    from expreg import api
 
     found = api.run(config, overrides or (), out, fresh=fresh, progress=True)
-    typer.echo(report.verdict_table(found.summary))
-    typer.echo(f"\nreport: {found.directory / 'report.html'}")
-    if api.failed(found):
-        typer.echo(f"{api.failed(found)} cells failed; the same command tries them again", err=True)
+    _say_verdicts(found)
+    if found.failed:
+        _complain(f"{found.failed} cells failed; the same command tries them again")
         raise typer.Exit(3)
 
 
-@app.command()
+@app.command(short_help="Say what a config would run; write nothing.")
 def plan(
     config: Config,
     overrides: Overrides = None,
     cells: Annotated[bool, typer.Option("--cells", help="List every cell.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a config would run: cells, programs, memory, expected time. Writes nothing."""
+    """Say what a config would run: cells, programs, memory, work, expected time. Writes nothing."""
     from expreg import api
 
     told = api.plan(config, overrides or (), cells=cells)
-    typer.echo(json.dumps(told, indent=1) if as_json else _plan_text(told))
+    _say(_json(told) if as_json else _plan_text(told))
 
 
 def _plan_text(told: Mapping[str, Any]) -> str:
-    from expreg.sweep.progress import duration
+    from expreg.sweep.progress import counted, duration
 
     lines = [
-        f"{told['name']}: {told['cells']} cells in {told['programs']} programs",
+        f"{told['name']}: {counted(told['cells'], 'cell')} in {counted(told['programs'], 'program')}",
         *(f"  {axis}: {_values(values)}" for axis, values in told["axes"].items()),
-        f"largest cell    {told['bytes_per_lane'] / 2**20:.1f} MiB in a lane, {told['lanes']} lanes at most",
+        f"largest cell    {told['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {told['lanes']} lanes at most",
         f"work            {told['flops']:.2g} flops",
-        f"expected time   {duration(told['seconds'])} on {told['devices']} x {told['device_kind']}, "
-        f"{duration(told['compile_seconds'])} of it compiling if nothing is cached",
+        f"expected time   {duration(told['seconds'])} on {told['devices']} x {told['device_kind']}; "
+        f"{duration(told['compile_seconds'])} of it compiling, if nothing is cached",
     ]
     for listed in told.get("list", []):
         settings = " ".join(f"{name}={value}" for name, value in listed["axes"].items())
-        lines.append(f"{listed['cell']}  {settings}")
+        lines.append(f"{listed['cell']}  {settings}".rstrip())
     return "\n".join(lines)
 
 
@@ -85,134 +99,188 @@ def _values(values: list[Any]) -> str:
     return ", ".join(shown if len(shown) <= 12 else [*shown[:8], "...", shown[-1]]) + f"  ({len(values)})"
 
 
-@app.command()
+@app.command(short_help="Say what is done in a run directory.")
 def status(run: RunDirectory, as_json: AsJson = False) -> None:
-    """Say what is done in a run directory."""
+    """Say what is done in a run directory, also while the run goes on."""
     from expreg import api
 
     told = api.status(run)
-    if as_json:
-        typer.echo(json.dumps(told, indent=1, default=str))
-        return
-    typer.echo(f"{run}: {told['done']} of {told['planned']} cells done" + (", running now" if told["locked"] else ""))
-    for name, count in told["by_status"].items():
-        typer.echo(f"  {name:10s} {count}")
-    for line in told["damaged"]:
-        typer.echo(f"  damaged: {line}")
+    _say(_json(told) if as_json else _status_text(run, told))
 
 
-@app.command()
+def _status_text(run: Path, told: Mapping[str, Any]) -> str:
+    planned = "?" if told["planned"] is None else told["planned"]
+    state = "running now" if told["running"] else "not running"
+    last = told["last_event"] or {}
+    lines = [f"{run}: {told['done']} of {planned} cells done, {state}"]
+    lines += [f"  {name:10s} {count}" for name, count in told["by_status"].items()]
+    lines += [f"  last event: {last['kind']} at {last['time']}"] if last else []
+    return "\n".join([*lines, *(f"  damaged: {line}" for line in told["damaged"])])
+
+
+@app.command(short_help="Make report.html and figures/ of a run again.")
 def report(run: RunDirectory) -> None:
-    """Make summary, figures and report.html of a run again, from its rows."""
+    """Make summary.json, figures/ and report.html again from the rows that are there, also of a run in progress."""
     from expreg import api
-    from expreg import report as reporting
 
-    found = api.report(run)
-    typer.echo(reporting.verdict_table(found.summary))
-    typer.echo(f"\nreport: {found.directory / 'report.html'}")
+    _say_verdicts(api.report(run))
 
 
-@app.command()
+@app.command(short_help="Query the rows of a run with SQL.")
 def query(
     run: RunDirectory,
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="Over the tables `cells` and `curves`.")],
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help="Over the tables `cells` and `curves`.", show_default=False)
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Query the rows of a run with SQL (DuckDB)."""
+    """Query the rows of a run with SQL (DuckDB); the tables are `cells` and `curves`.
+
+    expreg query runs/quickstart "SELECT n, m, avg(E5::int) FROM cells GROUP BY ALL ORDER BY ALL"
+    """
     from expreg.sweep import table
 
     frame = table.query(run, sql)
-    typer.echo(frame.to_json(orient="records") if as_json else frame.to_string(index=False, max_rows=100))
+    if as_json:
+        _say(frame.to_json(orient="records"))
+        return
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else None
+    _say(frame.to_string(index=False, max_rows=MAX_ROWS if terminal else None, line_width=width))
+    if terminal and len(frame) > MAX_ROWS:
+        _complain(f"{len(frame)} rows; redirect the output, or add LIMIT, to see others")
 
 
-@app.command()
+@app.command(short_help="Write the rows of a run to one file.")
 def export(
     run: RunDirectory,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".csv, .parquet or .npz")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="*.csv, *.parquet or *.npz", show_default=False)],
 ) -> None:
-    """Write the rows of a run to one file."""
+    """Write the rows of a run to one file: cells as .csv, cells and curves as .parquet or .npz."""
     from expreg.sweep import table
 
-    typer.echo(table.export(run, file))
+    _say(str(table.export(run, file)))
 
 
-@app.command()
+@app.command(short_help="Show how runs differ.")
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two or more run directories.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Two or more run directories.", show_default=False)],
 ) -> None:
     """Show the settings in which runs differ, and their statistics side by side."""
     from expreg.sweep import table
 
+    if len(runs) < 2:
+        raise typer.BadParameter("one run; give two or more")
     differences, statistics = table.compare(runs)
-    typer.echo("settings that differ")
-    typer.echo(differences.to_string() if len(differences) else "  none")
-    typer.echo("\nstatistics")
-    typer.echo(statistics.to_string())
+    _say("settings that differ")
+    _say(differences.to_string(na_rep="-") if len(differences) else "  none")
+    _say(f"\nstatistics\n{statistics.to_string(na_rep='-')}")
 
 
-@app.command()
+@app.command(short_help="Show versions, devices and settings; try one program.")
 def doctor(as_json: AsJson = False) -> None:
-    """Show devices, versions, precision and compile cache, and try one program."""
+    """Show versions, devices, precision and compile cache, and try one program."""
     from expreg import api
 
     told = api.doctor()
     if as_json:
-        typer.echo(json.dumps(told, indent=1, default=str))
+        _say(_json(told))
         return
     width = max(map(len, told))
-    for name, value in told.items():
-        typer.echo(f"{name:{width}s}  {value}")
+    shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in told.items()}
+    _say("\n".join(f"{name:{width}s}  {value}" for name, value in shown.items()))
 
 
-@app.command()
+@app.command(short_help="Print the JSON Schema of a config.")
 def schema() -> None:
-    """Print the JSON Schema of a config, for editors."""
+    """Print the JSON Schema of a config, for editors that complete and check YAML."""
     from expreg import api
 
-    typer.echo(json.dumps(api.json_schema(), indent=1))
+    _say(_json(api.json_schema()))
 
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"expreg {__version__}")
+        _say(f"expreg {__version__}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    if context.invoked_subcommand is None:
+        _say(context.get_help())
+        raise typer.Exit(2)
     del version
 
 
 def main() -> None:
     """Run the command line; turn every failure into its exit code and one line each."""
+    resume = f"; resume with the same command:\n  {_same_command()}" if sys.argv[1:2] == ["run"] else ""
+    with handled(end_at_once(f"interrupted{resume}")):
+        code = _exit_code()
+    sys.exit(code)
+
+
+def _exit_code() -> int:
     try:
-        sys.exit(app(standalone_mode=False))
+        return app(standalone_mode=False) or 0
+    except Interrupted as stop:
+        _complain(f"{stop}:\n  {_same_command()}")
+        return stop.exit_code
     except ExpregError as failure:
-        lines = failure.lines() if isinstance(failure, InputError) else [str(failure)]
-        print(*lines, sep="\n", file=sys.stderr)
-        sys.exit(failure.exit_code)
+        _complain(*(failure.lines() if isinstance(failure, InputError) else [str(failure)]))
+        return failure.exit_code
     except typer.Exit as end:
-        sys.exit(end.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        sys.exit(75)
-    except BrokenPipeError:  # the reader of our output has gone (`| head`): nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return end.exit_code
     except Exception as bug:
-        usage = getattr(bug, "format_message", None)  # click's own errors: unknown option, missing argument
-        if usage is not None:
-            print(f"error[E-USAGE] command line: {usage()}", file=sys.stderr)
-            sys.exit(2)
-        sys.exit(_bug(bug))
+        usage = getattr(bug, "format_message", None)  # of typer: unknown option, missing argument
+        if usage is None:
+            return _bug(bug)
+        _complain(f"error[E-USAGE] command line: {usage()}")
+        return 2
+
+
+def _same_command() -> str:
+    """Return the command that resumes: this one, but --fresh would start again."""
+    return shlex.join(["expreg", *(word for word in sys.argv[1:] if word != "--fresh")])
 
 
 def _bug(bug: Exception) -> int:
     """Save the traceback and say where, in one line."""
-    with tempfile.NamedTemporaryFile("w", prefix="expreg-", suffix=".txt", delete=False) as file:
-        file.write("".join(traceback.format_exception(bug)))
-    print(f"error[E-BUG] {type(bug).__name__}: {str(bug)[:200]!r}; please report {file.name}", file=sys.stderr)
+    trace = "".join(traceback.format_exception(bug))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="expreg-", suffix=".txt", delete=False) as file:
+            file.write(trace)
+        where = file.name
+    except OSError:
+        where = trace
+    _complain(f"error[E-BUG] {type(bug).__name__}: {str(bug)[:200]!r}; please report {where}")
     return 1
+
+
+def _say(text: str) -> None:
+    """Print to standard output; if its reader has gone (`| head`) the command still does its work."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(*lines: str) -> None:
+    with suppress(OSError):
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
+
+
+def _say_verdicts(found: Any) -> None:
+    from expreg.report import verdict_table  # only now: matplotlib takes a second that no error should wait for
+
+    _say(f"{verdict_table(found.summary)}\n\nreport: {found.directory / 'report.html'}")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, default=str)

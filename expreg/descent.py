@@ -73,6 +73,7 @@ class Signature(NamedTuple):
     kernel_path: bool  # whether lambda_min(H(t)) is followed
     measure_every: int
     curve_points: int
+    curve_spacing: str  # logarithmic | regular
 
 
 class Inputs(NamedTuple):
@@ -91,7 +92,6 @@ class Inputs(NamedTuple):
     tolerance: Any  # absolute, on ||r||
     divergence: Any  # a residual this many times max(||r(0)||, ||y||) counts as diverged
     lambda_cts: Any
-    curve_steps: Any  # (P,) int32 increasing
     hyperparameters: tuple[Any, ...]  # in the order of the signature's names
 
 
@@ -100,6 +100,7 @@ class State(NamedTuple):
 
     linear: jax.Array  # A, (n, k)
     gram: jax.Array  # K, (n, n)
+    start: jax.Array | None  # W(0) in weight space, (d, 1, p), 0 where masked: what weight decay acts on
     base: tuple[jax.Array, ...]  # of the activation, (n, p)
     signs: jax.Array  # (branches, p), 0 where masked
     initial_residual: jax.Array
@@ -116,13 +117,16 @@ class State(NamedTuple):
     movement: jax.Array
     lambda_min: jax.Array
     first_violation: dict[str, jax.Array]
+    curve_step: jax.Array  # (P,) int32 increasing
     curve: jax.Array
     curve_length: jax.Array
 
 
 def norm(v: jax.Array) -> jax.Array:
-    """Return the Euclidean norm of a vector."""
-    return jnp.sqrt(jnp.sum(v * v))
+    """Return the Euclidean norm of a vector; scaled, so that no square overflows or vanishes."""
+    largest = jnp.max(jnp.abs(v))
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return unit * jnp.sqrt(jnp.sum((v / unit) ** 2))
 
 
 def _extremes(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -133,25 +137,40 @@ def _extremes(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _initial_kernel(X: jax.Array, derivative: jax.Array, weight: jax.Array, activation: str) -> dict:
     """Return the spectrum of H(0) and its distance from H^cts; `weight` masks and normalises the neurons."""
-    gram = X @ X.T
+    gram = X.astype(jnp.float64) @ X.astype(jnp.float64).T
     squares = jnp.diag(gram)
     empirical = gram * ((derivative * weight) @ derivative.T)
     error = empirical - gram * ACTIVATIONS[activation].expectation(gram, squares[:, None], squares[None, :])
     low, high = _extremes(jnp.stack([empirical, error]))
-    return {
+    found = {
         "lambda_0": low[0],
         "lambda_max_0": high[0],
         "frobenius_error": norm(error.ravel()),
         "spectral_error": jnp.maximum(jnp.abs(low[1]), jnp.abs(high[1])),
     }
+    return {name: value.astype(X.dtype) for name, value in found.items()}
 
 
 def _budget(inputs: Inputs, eta_scaled: jax.Array, initial_norm: jax.Array) -> jax.Array:
     """Return the step budget: flow_time 2 / (eta_scaled lambda) log(||r(0)|| / eps), at most max_steps."""
-    ratio = jnp.maximum(initial_norm / inputs.tolerance, 1.0)
-    wanted = jnp.ceil(inputs.flow_time * 2 / (eta_scaled * inputs.lambda_cts) * jnp.log(ratio))
-    capped = jnp.minimum(wanted, inputs.max_steps.astype(wanted.dtype)).astype(inputs.max_steps.dtype)
-    return jnp.where(inputs.flow_time > 0, jnp.maximum(capped, 1), inputs.max_steps)
+    ratio = jnp.maximum(initial_norm.astype(jnp.float64) / inputs.tolerance, 1.0)
+    speed = eta_scaled.astype(jnp.float64) * jnp.maximum(inputs.lambda_cts, 0)
+    wanted = jnp.maximum(jnp.ceil(inputs.flow_time * 2 / speed * jnp.log(ratio)), 1)
+    limited = (inputs.flow_time > 0) & (wanted < inputs.max_steps)  # False where it is infinite or not a number
+    return jnp.where(limited, wanted, inputs.max_steps).astype(inputs.max_steps.dtype)
+
+
+def _curve_steps(points: int, spacing: str, budget: jax.Array) -> jax.Array:
+    """Return the steps at which ||r_t|| is kept, from 0 to the budget or beyond: evenly spaced, or geometrically.
+
+    Where a geometric sequence would repeat a step it takes the next: 0, 1, 2, 3, ... at first.
+    """
+    place = jnp.arange(points, dtype=jnp.int32)
+    if spacing == "regular":
+        return place * -(-budget // (points - 1))
+    growth = jnp.log(budget.astype(jnp.float64)) / max(points - 2, 1)
+    wanted = jnp.round(jnp.exp(growth * (place - 1))).astype(jnp.int32).at[0].set(0)
+    return place + jax.lax.cummax(wanted - place)
 
 
 def _transformation(signature: Signature, eta: jax.Array, values: tuple[Any, ...]) -> optax.GradientTransformation:
@@ -161,7 +180,11 @@ def _transformation(signature: Signature, eta: jax.Array, values: tuple[Any, ...
         return OPTIMIZERS[signature.optimizer].make(eta, **hyperparameters)
     name, parameters = signature.schedule
     factor = SCHEDULES[name](**dict(parameters))
-    return OPTIMIZERS[signature.optimizer].make(lambda count: eta * factor(count), **hyperparameters)
+
+    def step_size(count: jax.Array) -> jax.Array:
+        return eta * factor(count.astype(eta.dtype))  # quotients of integers are float32 in every precision
+
+    return OPTIMIZERS[signature.optimizer].make(step_size, **hyperparameters)
 
 
 def _init(signature: Signature, inputs: Inputs) -> State:
@@ -175,22 +198,25 @@ def _init(signature: Signature, inputs: Inputs) -> State:
     per_neuron = live.astype(dtype) * signature.branches / inputs.m.astype(dtype)
     initial = _initial_kernel(X, activation.derivative(z0), per_neuron, signature.activation)
     residual = inputs.scale * (activation.value(z0) @ branches.sum(0)) - inputs.y
-    curvature = jnp.maximum(inputs.curvature_floor, inputs.use_curvature * initial["lambda_max_0"])
+    used = jnp.where(inputs.use_curvature > 0, initial["lambda_max_0"], 0)  # 0 times a nan would be one
+    curvature = jnp.maximum(inputs.curvature_floor, used)
     eta_scaled = (inputs.step_factor / curvature).astype(dtype)
     eta = eta_scaled / (inputs.scale**2 * inputs.m.astype(dtype))
-    gram = X @ X.T
-    linear = gram if signature.form == "gram" else X
+    budget = _budget(inputs, eta_scaled, norm(residual))
+    gram, in_weights = X @ X.T, signature.form == "weight"
+    linear = X if in_weights else gram
     theta = jnp.zeros((linear.shape[1], *branches.shape), dtype)
     return State(
         linear=linear,
         gram=gram,
+        start=jnp.where(live, weights, 0).astype(dtype)[:, None, :] if in_weights else None,
         base=activation.base(z0),
         signs=branches,
         initial_residual=residual,
         inputs=inputs,
         eta=eta,
         eta_scaled=eta_scaled,
-        budget=_budget(inputs, eta_scaled, norm(residual)),
+        budget=budget,
         initial=initial,
         theta=theta,
         optimizer=_transformation(signature, eta, inputs.hyperparameters).init(theta),
@@ -200,6 +226,7 @@ def _init(signature: Signature, inputs: Inputs) -> State:
         movement=jnp.zeros((), dtype),
         lambda_min=initial["lambda_0"],
         first_violation={"E3": _first(NEVER, 0, _kernel_lost(inputs, initial["lambda_0"])), "E4": jnp.int32(NEVER)},
+        curve_step=_curve_steps(signature.curve_points, signature.curve_spacing, budget),
         curve=jnp.full(signature.curve_points, jnp.nan, dtype),
         curve_length=jnp.int32(0),
     )
@@ -217,11 +244,14 @@ def _kernel_lost(inputs: Inputs, lambda_min: jax.Array) -> jax.Array:
 
 
 def _rate_lost(state: State, size: jax.Array) -> jax.Array:
-    """Return whether ||r_t||^2 > (1 - m eta kappa^2 lambda/2)^t ||r_0||^2, the violation of E4 (C.27)."""
+    """Return whether ||r_t||^2 > (1 - m eta kappa^2 lambda/2)^t ||r_0||^2, the violation of E4 (C.27).
+
+    Where the step is so large that the factor is not positive, the rate asks for r_1 = 0.
+    """
     slack = EVENT_TOLERANCE[str(size.dtype)]
     decrease = jnp.clip(state.eta_scaled * state.inputs.lambda_cts / 2, 0, 1)
-    bound = state.step * jnp.log1p(-decrease) + 2 * jnp.log(norm(state.initial_residual))
-    return ~(2 * jnp.log(size) <= bound + slack)
+    fall = jnp.where(state.step > 0, state.step * jnp.log1p(-decrease), 0)
+    return ~(2 * jnp.log(size) <= fall + 2 * jnp.log(norm(state.initial_residual)) + slack)
 
 
 def _evaluate(signature: Signature, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -250,7 +280,7 @@ def _outcome(state: State, size: jax.Array) -> jax.Array:
 def _record_curve(state: State, size: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Write ||r_t|| at the next place of the curve if this step is to be recorded."""
     place = jnp.minimum(state.curve_length, state.curve.shape[0] - 1)
-    due = (state.curve_length < state.curve.shape[0]) & (state.inputs.curve_steps[place] == state.step)
+    due = (state.curve_length < state.curve.shape[0]) & (state.curve_step[place] == state.step)
     curve = state.curve.at[place].set(jnp.where(due, size, state.curve[place]))
     return curve, state.curve_length + due
 
@@ -265,7 +295,8 @@ def _step(signature: Signature, state: State) -> State:
     if signature.form == "weight":
         gradient = jnp.einsum("ik,ibp->kbp", state.linear, gradient)
     optimizer = _transformation(signature, state.eta, state.inputs.hyperparameters)
-    updates, moved = optimizer.update(gradient, state.optimizer, state.theta)
+    weights = None if state.start is None else state.start + state.theta
+    updates, moved = optimizer.update(gradient, state.optimizer, weights)
     keep = partial(jax.tree.map, lambda new, old: jnp.where(goes_on, new, old))  # a bad update never lands
     curve, curve_length = _record_curve(state, size)
     violation = _first(state.first_violation["E4"], state.step, _rate_lost(state, size))
@@ -286,6 +317,7 @@ def _measure(signature: Signature, state: State) -> State:
     _, dl, derivative = _evaluate(signature, state)
     inner = state.theta * dl if signature.form == "gram" else state.theta**2
     movement = jnp.sqrt(jnp.max(jnp.sum(inner, axis=0), initial=0.0))
+    movement = jnp.where(jnp.isnan(movement), jnp.inf, movement)  # weights out of range left every radius
     state = state._replace(movement=jnp.maximum(state.movement, movement))
     if not signature.kernel_path:
         return state
@@ -326,6 +358,7 @@ def _record(state: State) -> dict[str, jax.Array]:
         "residual_final": state.residual_norm,
         "max_movement": state.movement,
         "lambda_min_path": state.lambda_min,
+        "curve_step": state.curve_step,
         "curve": state.curve,
         "curve_length": state.curve_length,
         **{f"{event}_step": step for event, step in state.first_violation.items()},

@@ -1,6 +1,6 @@
 """Gram matrices of the tangent features, their spectra, and the training curves they predict.
 
-Section B of math.md. Points X are (n, d) with rows x_i, weights W are (d, m) with columns w_r, H is (n, n).
+Section B. Points X are (n, d) with rows x_i, weights W are (d, m) with columns w_r, H is (n, n).
 Every function of arrays takes NumPy or JAX arrays and answers in the same library; under JAX it can be
 jitted, vmapped and differentiated. Step sizes are the scaled ones, eta_scaled = eta m scale^2 (A.7), so that
 the residual decays as (I - eta_scaled H)^t whatever the output scale. The module itself imports no JAX.
@@ -75,7 +75,7 @@ def extreme_eigenvalues(stack: Array) -> tuple[Array, Array]:
     """Return (smallest, largest) eigenvalue of each symmetric matrix of `stack`, (..., n, n) -> (...).
 
     Hand all matrices of a program to one call. Under JAX they are decomposed one after the other: two batched
-    decompositions in one program can block each other for ever on a CPU with few cores (experiments.md 4).
+    decompositions in one program can block each other for ever on a CPU with few cores.
     """
     stack = _array(stack)
     shape = stack.shape[:-2]

@@ -1,7 +1,7 @@
-"""What the theorem asks for: widths, radii, step sizes and iteration counts (section C of math.md), for exp.
+"""What the theorem asks for: widths, radii, step sizes and iteration counts (section C), for exp.
 
 Setting: ||x_i|| <= 1, coupled initialisation unless said, `lam` = lambda_min(H^cts), `s_x` = ||X||
-(spectral), `y_norm` = ||f(0) - y||. Statements are derived in math.md except where a docstring says
+(spectral), `y_norm` = ||f(0) - y||. Statements are derived except where a docstring says
 *recalled*: the bodies of the papers were not at hand, so such a constant is an argument with a default, never
 "the paper's constant". Closed forms take floats or NumPy arrays; widths are computed as logarithms, as they
 reach 10^38 and beyond.
@@ -157,7 +157,7 @@ def step_size(
 ) -> Number:
     """Return eta = constant lam / (m n^2 e^{c_b B}) / scale^2, the step size of the theorem.
 
-    *Recalled* form and constants (papers.md 1.2), for output scale 1; other scales by (A.6). Orders of
+    *Recalled* form and constants, for output scale 1; other scales by (A.6). Orders of
     magnitude below the stability limit: at sizes one can run, training with it does not visibly move.
     """
     return constant * lam / (m * n**2 * np.exp(c_b * weight_bound(n, m, delta)) * scale**2)

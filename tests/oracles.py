@@ -16,24 +16,35 @@ def sphere(rng, n, d):
     return X / np.linalg.norm(X, axis=1, keepdims=True)
 
 
-def gradient_descent(W, a, X, y, *, eta, steps, activation="exp", scale=1.0, momentum=0.0):
-    """Return ||r_t|| and max_r ||w_r(t) - w_r(0)||, t = 0..steps, of gradient descent, one neuron at a time (A.4)."""
+def gradient_descent(
+    W, a, X, y, *, eta, steps, activation="exp", scale=1.0, momentum=0.0, nesterov=False, factor=lambda t: 1.0
+):
+    """Return ||r_t|| (steps + 1,) and W(t) (steps + 1, d, m) of gradient descent, one neuron at a time (A.4).
+
+    The step of time t is eta factor(t). Heavy ball: v <- momentum v + g, W <- W - eta v; Nesterov's form
+    moves by momentum v + g instead.
+    """
     phi, derivative = PHI[activation]
-    start, W = np.array(W, float), np.array(W, float)
+    W = np.array(W, float)
     velocity = np.zeros_like(W)
-    norms, movements = [], []
-    for _ in range(steps + 1):
+    norms, path = [], []
+    for t in range(steps + 1):
         output = np.zeros(len(y))
         for r in range(W.shape[1]):
             output += scale * a[r] * phi(X @ W[:, r])
         residual = output - y
         norms.append(np.sqrt(np.sum(residual**2)))
-        movements.append(np.linalg.norm(W - start, axis=0).max())
+        path.append(W.copy())
         for r in range(W.shape[1]):
             g = scale * a[r] * X.T @ (derivative(X @ W[:, r]) * residual)
             velocity[:, r] = momentum * velocity[:, r] + g
-            W[:, r] -= eta * velocity[:, r]
-    return np.array(norms), np.array(movements)
+            W[:, r] -= eta * factor(t) * (momentum * velocity[:, r] + g if nesterov else velocity[:, r])
+    return np.array(norms), np.array(path)
+
+
+def movements(path):
+    """Return max_r ||w_r(t) - w_r(0)|| of each W(t) of a path, (steps + 1,)."""
+    return np.array([max(np.linalg.norm(w - w0) for w, w0 in zip(W.T, path[0].T, strict=True)) for W in path])
 
 
 def empirical_ntk(W, X, activation="exp"):
@@ -44,3 +55,22 @@ def empirical_ntk(W, X, activation="exp"):
         d = PHI[activation][1](X @ W[:, r])
         H += np.outer(d, d) / m
     return (X @ X.T) * H
+
+
+def infinite_ntk(X, activation="exp", order=80):
+    """Return H^cts by Gauss-Hermite quadrature over the plane of each pair of points, n small (B.3)-(B.6).
+
+    With x_i = |x_i| e_1 and x_j in the plane of e_1, e_2 only <w, e_1> and <w, e_2> matter. Not for relu,
+    whose derivative jumps.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(order)
+    u, v = np.meshgrid(nodes, nodes, indexing="ij")
+    mass = np.outer(weights, weights) / (2 * np.pi)
+    derivative = PHI[activation][1]
+    H = np.zeros((len(X), len(X)))
+    for i, x in enumerate(X):
+        for j, z in enumerate(X):
+            along = x @ z / np.linalg.norm(x)
+            across = np.sqrt(max(z @ z - along**2, 0.0))
+            H[i, j] = x @ z * np.sum(mass * derivative(np.linalg.norm(x) * u) * derivative(along * u + across * v))
+    return H

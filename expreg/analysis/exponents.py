@@ -110,7 +110,8 @@ def fit(points: Sequence[Point], delta: float, confidence: float, needed: int) -
     """
     used = [p for p in points if _inside(p)]
     excluded = [{"n": p.n, "why": _exclusion(p)} for p in points if not _inside(p)]
-    why_not = _obstacle(used, needed, confidence, delta)
+    fewest = min((p.replicates for p in used), default=0)
+    why_not = obstacle([p.n for p in used], fewest, needed, confidence, delta)
     empty = {"value": None, "low": None, "high": None, "intercept": None}
     result = {"raw": empty, "corrected": empty}
     if len(used) >= 2:
@@ -152,17 +153,19 @@ def _exclusion(p: Point) -> str:
     return "below the narrowest width" if p.log_m < 0 else "above the widest width"
 
 
-def _obstacle(used: Sequence[Point], needed: int, confidence: float, delta: float) -> str | None:
-    """Return the first reason why a slope through `used` should not be read as an exponent."""
-    if len(used) < LEAST_POINTS:
-        return f"{len(used)} values of n have their threshold inside the grid; {LEAST_POINTS} are required"
-    span = max(p.n for p in used) / min(p.n for p in used)
+def obstacle(ns: Sequence[int], replicates: int, needed: int, confidence: float, delta: float) -> str | None:
+    """Return the first reason why a slope over `ns` should not be read as an exponent, None if there is none.
+
+    `ns` have their threshold inside the grid, each with at least `replicates`; `needed` is by (D.4).
+    """
+    if len(ns) < LEAST_POINTS:
+        return f"{len(ns)} values of n have their threshold inside the grid; {LEAST_POINTS} are required"
+    span = max(ns) / min(ns)
     if span < LEAST_SPAN:
         return f"n spans a factor {span:.3g}; {LEAST_SPAN:g} is required"
-    fewest = min(p.replicates for p in used)
-    if fewest < needed:
+    if replicates < needed:
         return (
-            f"{fewest} replicates at the least; a {confidence:.0%} interval of the {1 - delta:.4g} quantile"
+            f"{replicates} replicates at the least; a {confidence:.0%} interval of the {1 - delta:.4g} quantile"
             f" needs {needed} (D.4)"
         )
     return None

@@ -46,7 +46,10 @@ CRITERIA = (
 )
 
 _EVENTS = tuple(criterion.name for criterion in CRITERIA if criterion.name != "movement")
-_NUMBERS = ("n", "m", "eta", "scale", "steps", "tolerance", "max_movement", "lambda_cts", "lambda_max_cts")
+_NUMBERS = (
+    *("n", "m", "eta", "scale", "steps", "tolerance", "max_movement"),
+    *("lambda_cts", "lambda_max_cts", "label_norm", "gram_norm"),
+)
 _DEFAULTS: dict[str, str | float] = {
     "data": "data",
     "status": "unknown",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from expreg import theory
 from expreg.analysis import exponents, groups, rates, success, thresholds, verdicts
+from expreg.analysis import models as modelling
 
 Floats = NDArray[np.float64]
 Record = dict[str, Any]
@@ -21,6 +22,13 @@ ESTIMATORS = {
     "exponent": "`interpolated`: where the monotone success curve of all replicates reaches 1 - delta, its "
     "logit linear in log m between widths (D.15); least squares over n; percentile bootstrap over "
     "replicates, each resample moved within its grid cell",
+    "models": "`psychometric`: generalised linear models of success, cells taken for independent (D.5-D.8); "
+    "`censored`: maximum likelihood of the thresholds of replicates, known up to a grid cell or open (D.9, D.11); "
+    f"percentile bootstrap over replicates, at most {modelling.RESAMPLES} samples; AIC compares within each. Logit, "
+    "probit and lognormal have one spread for all n: where it changes with n, as under the theory's law, their "
+    "exponent is that of the centre of the thresholds, not of their 1 - delta quantile",
+    "covariates": "interval-censored lognormal regression of the thresholds after the log factor, sandwich errors "
+    "over replicates (D.16); the radius of `movement` is itself proportional to lambda / n",
 }
 NOTE = "Each criterion has a threshold of its own; none of them is the threshold of the network."
 
@@ -36,21 +44,24 @@ def summarise(
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
+    models: bool = True,
 ) -> Record:
     """Return the summary of a run as a JSON-able dict; what cannot be told is null, never nan or infinite.
 
-    `cells`: one row per cell, columns of contract 2.4; `curves`: cell, step, residual, linearised. `axes`:
+    `cells`: one row per cell, as the store gives them; `curves`: cell, step, residual, linearised. `axes`:
     names of the swept columns. `delta` is the allowed failure probability, `confidence` the level of all
     intervals, `resamples` the number of bootstrap samples, `seed` their seed: the same rows give the same
-    summary, in any order. Raises ValueError if delta or confidence is outside (0, 1) or there are no
-    resamples.
+    summary, in any order. `models` adds to each criterion the exponents by generalised linear models and by
+    interval-censored likelihood, and to the run its `covariates`; the summary takes about twice as long. Raises
+    ValueError if delta or confidence is outside (0, 1) or there are no resamples.
     """
     if not (0.0 < delta < 1.0 and 0.0 < confidence < 1.0 and resamples >= 1):
         raise ValueError(f"delta {delta}, confidence {confidence}: in (0, 1); resamples {resamples}: at least 1")
-    settings = {"delta": delta, "confidence": confidence, "resamples": resamples, "seed": seed}
+    settings = {"delta": delta, "confidence": confidence, "resamples": resamples, "seed": seed, "models": models}
     prepared = groups.prepare(cells)
     fitted = rates.per_cell(prepared, curves)
-    described = [_group(group, fitted, settings) for group in groups.split(prepared, axes)]
+    split = groups.split(prepared, axes)
+    described = [_group(group, fitted, settings) for group in split]
     result = {
         "name": name,
         "experiment": experiment,
@@ -58,6 +69,7 @@ def summarise(
         "settings": settings | {"estimators": ESTIMATORS},
         "note": NOTE,
         "groups": [group for group, _ in described],
+        "covariates": modelling.regressions(split, delta, confidence) if models else [],
         "verdicts": [verdict for _, found in described for verdict in found],
     }
     plain: Record = _plain(result)
@@ -134,8 +146,9 @@ def _criterion(
     curve: list[Record] = []
     table: list[Record] = []
     located = []
+    tables: dict[int, groups.Outcomes] = {}
     for n, at in groups.at_each_n(rows):
-        widths, outcomes = groups.outcomes(rows, outcome, at)
+        widths, outcomes = tables[n] = groups.outcomes(rows, outcome, at)
         point = exponents.point(n, widths, outcomes, samples[n], partial(success.threshold, level=1.0 - delta))
         located += [point] if point is not None else []
         records = success.describe(n, widths, outcomes, confidence)
@@ -144,7 +157,7 @@ def _criterion(
         distance = {"non_isotonic": success.non_isotonic(records)}
         table.append(threshold | distance | exponents.interpolated(point, confidence))
     needed = thresholds.replicates_needed(1.0 - delta, confidence)
-    return {
+    record = {
         "criterion": criterion.name,
         "title": criterion.title,
         "claim_exponent": criterion.claim_exponent,
@@ -152,6 +165,9 @@ def _criterion(
         "thresholds": table,
         "exponent": exponents.fit(located, delta, confidence, needed),
     }
+    if settings["models"]:
+        record["models"] = modelling.describe(tables, samples, delta, confidence, needed)
+    return record
 
 
 def _median_interval(values: Floats, confidence: float) -> tuple[float | None, float | None]:

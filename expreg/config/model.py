@@ -130,7 +130,7 @@ class Config(Block):
     solver: Any = Field(default=None, description="for the experiment regression")
     sweep: Annotated[Any, WithJsonSchema(_sweep_schema())] = Field(default=None, description="the grid of cells")
     measure: Annotated[list[Annotated[str, Choice(EVENTS, later=LATER_EVENTS)]], AfterValidator(_in_order)] = Field(
-        default_factory=lambda: list(EVENTS), description="events to record (math.md C.27)"
+        default_factory=lambda: list(EVENTS), description="events to record (C.27)"
     )
     analysis: Analysis = Field(default_factory=Analysis, description="statistics over the rows")
     execution: Execution = Field(default_factory=Execution, description="where and how cells run")

@@ -84,7 +84,7 @@ def plan(config: Config, *, data_shape: DataShape | None = None) -> dict[str, An
     count = sum(1 for _ in cells(config, data_shape=data_shape))
     identity = config.model_dump(exclude=NOT_IDENTITY)
     if "path" in identity["data"]:
-        identity["data"] = without_path({**identity["data"], "sha256": checksum(identity["data"]["path"])})
+        identity["data"] = without_path({**identity["data"], "sha256": _content(identity["data"]["path"])})
     tree = config.source.grid
     return {
         "hash": _digest(canonical(identity), HASH_BYTES),
@@ -92,6 +92,14 @@ def plan(config: Config, *, data_shape: DataShape | None = None) -> dict[str, An
         "axes": list(grid.names(tree)) if tree else [],
         "cells": count,
     }
+
+
+def _content(path: str) -> str | None:
+    """Return the checksum of a file, None for one that is not there: then an axis gives the paths that are read."""
+    try:
+        return checksum(path)
+    except OSError:
+        return None
 
 
 def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:

@@ -37,11 +37,11 @@ class SignLabels(Block):
 
 
 class TeacherLabels(Block):
-    """The outputs of a narrow network of the same activation."""
+    """The outputs of a narrow exponential network, divided by the largest."""
 
     kind: Literal["teacher"] = "teacher"
     m: Natural = Field(default=4, description="width of the teacher")
-    scale: Positive = Field(default=1.0, description="output scale of the teacher")
+    scale: Positive = Field(default=1.0, description="factor of the teacher's pre-activations: larger is less linear")
 
 
 class GivenLabels(Block):
@@ -132,7 +132,7 @@ Data = Annotated[Block, OneOf("kind", (Sphere, Orthonormal, Equiangular, NearDup
 
 
 class Network(Block):
-    """F(W, x) = scale * sum_r a_r phi(<w_r, x>), math.md (A.1)."""
+    """F(W, x) = scale * sum_r a_r phi(<w_r, x>), (A.1)."""
 
     m: Natural = Field(default="m", description="width; even with coupled initialisation")
     activation: Annotated[str, Choice(ACTIVATIONS)] = Field(default="exp", description="phi")
@@ -315,7 +315,8 @@ class Training(Block):
     relative: Boolean = Field(default=False, description="divide ||F - y|| by ||y||")
     measure_every: Steps = Field(default=16, description="steps between two measurements of the spectrum (E3)")
     divergence: Annotated[float | str, Number(above=1)] = Field(
-        default=1e4, description="a cell has diverged when ||F - y|| is this many times its first value"
+        default=1e4,
+        description="a cell has diverged when ||F - y|| is this many times max(||r_0||, ||y||)",
     )
     curve: Curve = Field(default_factory=Curve, description="at which steps the residual is stored")
 

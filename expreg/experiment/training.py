@@ -2,7 +2,6 @@
 
 import json
 from functools import lru_cache
-from math import ceil
 from typing import NamedTuple
 
 import jax
@@ -12,13 +11,14 @@ from expreg import data, descent, ntk, theory
 from expreg.network import initialise
 from expreg.types import Array, Cost, Experiment, Row, Settings, Status
 
-PRECISIONS = {"f32": np.float32, "f64": np.float64}
+PRECISIONS: dict[str, type[np.float32] | type[np.float64]] = {"f32": np.float32, "f64": np.float64}
 BRANCHES = {"coupled": 2, "iid": 1}
 SMALLEST_PROGRAM = 8192
 """Elements n x m below which a wider bucket costs less than compiling another program."""
 THEORY_DELTA = 0.1
 """The failure probability inside the weight bound of the step rule `theory` (C.1)."""
-NEVER_RECORDED = np.iinfo(np.int32).max
+RESOLUTION = {"f32": 1e-4, "f64": 1e-12}
+"""Where lambda is a smaller share of lambda_max(H^cts), rounding hides how lambda_min(H) compares to it (H.7)."""
 
 
 class Problem(NamedTuple):
@@ -55,7 +55,9 @@ def _problem(data_text: str, activation: str, seed: int, replicate: int) -> Prob
 def problem(settings: Settings) -> Problem:
     """Return the data set of a cell; cells that differ in anything but the data share it."""
     text = json.dumps(settings["data"], sort_keys=True)
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    host = jax.local_devices(backend="cpu")[0]
+    # the whole context is part of JAX's trace cache: set here, data compiles once for every caller
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(host):
         return _problem(text, settings["network"]["activation"], settings["seed"], settings["replicate"])
 
 
@@ -96,20 +98,8 @@ def signature(settings: Settings) -> descent.Signature:
         kernel_path="E3" in settings["measure"],
         measure_every=training["measure_every"],
         curve_points=training["curve"]["points"],
+        curve_spacing=training["curve"]["spacing"],
     )
-
-
-def _curve_steps(settings: Settings) -> np.ndarray:
-    """Return the steps at which ||r_t|| is recorded: every k-th, or 0, 1, 2, ... growing geometrically."""
-    curve, last = settings["training"]["curve"], _step_limit(settings)
-    if curve["spacing"] == "regular":
-        steps = np.arange(curve["points"]) * ceil(last / curve["points"])
-    else:
-        steps = np.unique(np.round(np.geomspace(1, last, curve["points"] - 1)).astype(np.int64))
-        steps = np.concatenate([[0], steps])
-    padded = np.full(curve["points"], NEVER_RECORDED, np.int32)
-    padded[: len(steps)] = steps[: curve["points"]]
-    return padded
 
 
 def _step_limit(settings: Settings) -> int:
@@ -158,7 +148,6 @@ def prepare(settings: Settings) -> descent.Inputs:
         tolerance=real(_tolerance(settings, found.y)),
         divergence=real(training["divergence"]),
         lambda_cts=real(found.eigenvalues[0]),
-        curve_steps=_curve_steps(settings),
         hyperparameters=tuple(real(value) for value in _hyperparameters(settings).values()),
     )
 
@@ -177,12 +166,28 @@ def inputs(settings: Settings) -> dict[str, Array]:
     return {name: np.asarray(value).astype(real) for name, value in arrays.items()}
 
 
-def _events(settings: Settings, record: dict[str, Array], status: Status, lam: float) -> Row:
-    """Return the measured events of (C.27), each with its first violation step."""
-    slack = descent.EVENT_TOLERANCE[np.dtype(PRECISIONS[settings["precision"]]).name]
-    stable = record["eta_scaled"] * record["lambda_max_0"] < 2
+def _is_plain(settings: Settings) -> bool:
+    """Return whether training is gradient descent with one step size, of which the theory speaks."""
+    training = settings["training"]
+    return bool(training["optimizer"]["name"] == "sgd" and training["step_size"]["schedule"] is None)
+
+
+def _unknown(settings: Settings, eigenvalues: np.ndarray) -> set[str]:
+    """Return the events that mean nothing in this cell: decided by rounding, or about another algorithm."""
+    resolved = eigenvalues[0] > RESOLUTION[settings["precision"]] * eigenvalues[-1]
+    return (set() if resolved else {"E1m", "E3"}) | (set() if _is_plain(settings) else {"E0", "E4"})
+
+
+def _events(settings: Settings, record: dict[str, Array], status: Status, eigenvalues: np.ndarray) -> Row:
+    """Return the measured events of (C.27), each with its first violation step; None where one means nothing.
+
+    E5: training stops when ||r_t|| <= eps for the first time, so the budget T of a run that succeeds is that t.
+    """
+    kind = np.finfo(PRECISIONS[settings["precision"]])
+    slack, lam = descent.EVENT_TOLERANCE[kind.dtype.name], float(eigenvalues[0])
     at_start = {
-        "E0": stable,
+        # at 2 the error neither grows nor falls; which side of it a rounded product lies on means nothing
+        "E0": float(record["eta_scaled"]) * float(record["lambda_max_0"]) < 2 * (1 - 4 * float(kind.eps)),
         "E1": record["frobenius_error"] <= lam / 4 * (1 + slack),
         "E1s": record["spectral_error"] <= lam / 4 * (1 + slack),
         "E1m": record["lambda_0"] >= 3 * lam / 4 * (1 - slack),
@@ -192,17 +197,18 @@ def _events(settings: Settings, record: dict[str, Array], status: Status, lam: f
         step = int(record[f"{event}_step"])
         first[event] = None if step == descent.NEVER else step
     first["E5"] = None if status is Status.converged else int(record["steps"])
-    row: Row = {}
+    unknown, row = _unknown(settings, eigenvalues), Row()
     for event in settings["measure"]:
-        row[event], row[f"{event}_step"] = first[event] is None, first[event]
+        verdict = (None, None) if event in unknown else (first[event] is None, first[event])
+        row[event], row[f"{event}_step"] = verdict
     return row
 
 
 def _linearised(settings: Settings, record: dict[str, Array], steps: np.ndarray) -> tuple[Array, int | None]:
     """Return the infinite-width prediction of the curve (B.21) and of the steps to tolerance (B.26)."""
-    training, found = settings["training"], problem(settings)
-    if training["optimizer"]["name"] != "sgd" or training["step_size"]["schedule"] is not None:
+    if not _is_plain(settings):
         return None, None
+    found = problem(settings)
     residual, eta_scaled = record["initial_residual"].astype(np.float64), float(record["eta_scaled"])
     if not np.isfinite(eta_scaled):
         return None, None
@@ -210,9 +216,9 @@ def _linearised(settings: Settings, record: dict[str, Array], steps: np.ndarray)
     return ntk.predict(found.modes, residual, eta_scaled, steps), int(needed) if np.isfinite(needed) else None
 
 
-def _curve(record: dict[str, Array], settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+def _curve(record: dict[str, Array]) -> tuple[np.ndarray, np.ndarray]:
     length = int(record["curve_length"])
-    steps, residuals = _curve_steps(settings)[:length].astype(np.int64), record["curve"][:length]
+    steps, residuals = record["curve_step"][:length].astype(np.int64), record["curve"][:length]
     last = int(record["steps"])
     if length and steps[-1] == last:
         return steps, residuals.astype(np.float64)
@@ -220,13 +226,13 @@ def _curve(record: dict[str, Array], settings: Settings) -> tuple[np.ndarray, np
 
 
 def row(settings: Settings, record: dict[str, Array]) -> Row:
-    """Return the columns of a finished cell (contract 2.4), with its curve as lists."""
+    """Return the columns of a finished cell with its curve as lists."""
     found, network, training = problem(settings), settings["network"], settings["training"]
     status = Status(int(record["status"]))
-    steps, residuals = _curve(record, settings)
+    steps, residuals = _curve(record)
     predicted, predicted_steps = _linearised(settings, record, steps)
-    measured = ("eta", "eta_scaled", "lambda_0", "lambda_max_0", "frobenius_error", "spectral_error")
-    path = ("residual_final", "max_movement", "lambda_min_path")
+    measured = ["eta", "eta_scaled", "lambda_0", "lambda_max_0", "frobenius_error", "spectral_error"]
+    measured += ["residual_final", "max_movement"]
     return {
         "status": status.name,
         "status_detail": _detail(status, record),
@@ -248,8 +254,9 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         "lambda_max_cts": float(found.eigenvalues[-1]),
         "label_norm": float(np.linalg.norm(found.y)),
         "residual_initial": float(np.linalg.norm(record["initial_residual"].astype(np.float64))),
-        **{name: float(record[name]) for name in (*measured, *path)},
-        **_events(settings, record, status, float(found.eigenvalues[0])),
+        **{name: float(record[name]) for name in measured},
+        "lambda_min_path": float(record["lambda_min_path"]) if "E3" in settings["measure"] else None,
+        **_events(settings, record, status, found.eigenvalues),
         "curve_step": steps,
         "curve_residual": residuals,
         "curve_linearised": predicted,

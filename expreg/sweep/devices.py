@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,18 @@ def mesh(count: int | None = None) -> Mesh:
 
 
 def memory(device: jax.Device) -> int:
-    """Return the bytes of memory of a device; for a CPU, what this machine has."""
+    """Return the bytes of memory of a device; for a CPU, what this machine or container has."""
     stats = device.memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return stats.get("bytes_limit") or host_memory()
+
+
+def host_memory() -> int:
+    """Return the bytes of memory of this machine, or of the container if that allows less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # not Linux, or `max`: no limit
+            physical = min(physical, int(Path(path).read_text()))
+    return physical
 
 
 def describe() -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Engine:
     compilations: list[tuple[Hashable, int, float]] = field(default_factory=list)
 
     def run(self, cells: Iterable[Cell]) -> Iterator[list[Row]]:
-        """Yield rows of finished cells as they come, until all are finished or `stop()` says so.
+        """Yield the rows of newly finished cells after every slice, until all are finished or `stop()` says so.
 
         Cells that share a signature share a program; programs are compiled ahead in the background, the
         costliest first. Rows carry `cell`, `seconds` (device time) and what the experiment makes of a record.
@@ -204,8 +204,7 @@ class Engine:
                 elapsed = time.monotonic() - began
                 seconds[active] += elapsed * program.sharding.mesh.size / active.sum()
                 rows = self._harvest(occupied, done, record, seconds) if done.any() else []
-            if rows:
-                yield rows
+            yield rows
             wanted = blocks * self.slice_seconds / max(elapsed, 1e-4)
             blocks = int(np.clip(wanted, 1, min(2 * blocks + 1, MAX_BLOCKS)))
         waiting.extendleft(cell for cell, _ in prepared)

@@ -1,17 +1,22 @@
 """What a sweep will take: programs, memory and time, from the cells and the speed of one small program."""
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from expreg.sweep.devices import describe, mesh, numerics
+from expreg.errors import Problem
+from expreg.sweep.devices import describe, host_memory, memory, mesh, numerics
 from expreg.sweep.engine import lanes_that_fit
 from expreg.types import Experiment, Settings
 
 COMPILE_SECONDS = 1.5
 """What compiling one program takes on one core (measured: 1.1-1.7 s on an idle core)."""
+SPECTRUM_BYTES = 4 * 8
+"""Bytes per n^2 that the host needs: Gram matrix, H^cts, its eigenvectors and their workspace, in float64."""
+LEAST_BYTES = 3 * 4
+"""Bytes per n m that every lane needs: pre-activations, activations and derivatives, in float32."""
 PROBE: Settings = {
     "experiment": "threshold",
     "seed": 0,
@@ -51,22 +56,49 @@ def measured_speed(experiment: Experiment) -> float:
         return steps * experiment.cost(PROBE).flops_per_step / (time.perf_counter() - began)
 
 
-def estimate(experiment: Experiment, cells: Sequence[Settings]) -> dict[str, Any]:
-    """Return programs, bytes, flops and seconds that these cells are expected to take on this machine."""
+def too_large(experiment: Experiment, cells: Iterable[Settings], devices: int | None = None) -> list[Problem]:
+    """Return one problem for each size of cell that does not fit into memory, even with one lane per device."""
+    used = mesh(devices)
+    device, host = used.devices.flat[0], float(host_memory())
+    room = memory(device) / (used.size if device.platform == "cpu" else 1)  # cores share the memory of their machine
+    sizes = [(one["network"]["m"], one["data"]["n"], one) for one in _examples(experiment, cells).values()]
+    # bounds come first: to compute the cost of a cell is to compute the spectrum of its data
+    needs = [(f"cell n={n}", SPECTRUM_BYTES * n**2, host, "") for _, n, _ in sizes]
+    needs += [(f"cell m={m} n={n}", LEAST_BYTES * n * m, room, " per device") for m, n, _ in sizes]
+    if all(needed <= have for _, needed, have, _ in needs):
+        needs = [(f"cell m={m} n={n}", experiment.cost(one).bytes, room, " per device") for m, n, one in sizes]
+    lines = [
+        f"{cell}: needs {_gib(needed)}, have {_gib(have)}{unit}" for cell, needed, have, unit in needs if needed > have
+    ]
+    return [Problem("E-MEM", line) for line in dict.fromkeys(lines)]
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3g} GiB"
+
+
+def _examples(experiment: Experiment, cells: Iterable[Settings]) -> Mapping[Hashable, Settings]:
+    """Return one cell of each program."""
     examples: dict[Hashable, Settings] = {}
     for settings in cells:
         examples.setdefault(experiment.signature(settings), settings)
+    return examples
+
+
+def estimate(experiment: Experiment, cells: Sequence[Settings], devices: int | None = None) -> dict[str, Any]:
+    """Return programs, bytes, flops and seconds that these cells are expected to take on this machine."""
+    programs = len(_examples(experiment, cells))
     costs = [experiment.cost(settings) for settings in cells]
     flops, largest = sum(cost.flops for cost in costs), max(cost.bytes for cost in costs)
-    devices, facts = mesh(), describe()
-    compiling = len(examples) * COMPILE_SECONDS / devices.size
+    found = mesh(devices)
+    compiling = programs * COMPILE_SECONDS / found.size
     return {
-        "programs": len(examples),
+        "programs": programs,
         "bytes_per_lane": largest,
-        "lanes": lanes_that_fit(largest, devices, len(cells)),
+        "lanes": lanes_that_fit(largest, found, len(cells)),
         "flops": flops,
         "compile_seconds": compiling,
-        "seconds": compiling + flops / measured_speed(experiment) / devices.size,
-        "devices": devices.size,
-        "device_kind": facts["device_kind"],
+        "seconds": compiling + flops / measured_speed(experiment) / found.size,
+        "devices": found.size,
+        "device_kind": describe()["device_kind"],
     }

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,10 +14,10 @@ from expreg.sweep.disk import failure, fault, holds, read_bytes, storage, sync, 
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 PARTS = "parts"
 FORMAT = 1
-FAILED = frozenset({"oom", "timeout", "error"})
 _EVENTS = ("E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert")
 _TEXT = (
     "cell status status_detail experiment precision device expreg_version jax_version activation init data "
@@ -50,10 +50,10 @@ class Part(NamedTuple):
     """One file of parts/: rows as (cell, status, attempt) and the plan's identity, or why it is of no use."""
 
     name: str
-    data: bytes
     rows: list[tuple[str, str, int]]
     owner: str = ""
     reason: str = ""
+    file: "pq.ParquetFile | None" = None
 
 
 def scan(directory: Path, identity: str | None) -> Iterator[Part]:
@@ -74,23 +74,24 @@ def scan(directory: Path, identity: str | None) -> Iterator[Part]:
 
 def _inspect(path: Path, identity: str | None) -> Part:
     if not stat.S_ISREG(os.lstat(path).st_mode):
-        return Part(path.name, b"", [], reason="is not a regular file")
+        return Part(path.name, [], reason="is not a regular file")
     data = read_bytes(path)
     if part_name(data) != path.name:
-        return Part(path.name, b"", [], reason="its content does not match its name")
+        return Part(path.name, [], reason="its content does not match its name")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        label = json.loads(pq.read_metadata(pa.BufferReader(data)).metadata[b"expreg"])
+        file = pq.ParquetFile(pa.BufferReader(data))
+        label = json.loads(file.metadata.metadata[b"expreg"])
         version, owner, rows = label["format"], label["identity"], [tuple(row) for row in label["rows"]]
     except (ValueError, TypeError, KeyError, pa.ArrowException, OSError):
-        return Part(path.name, b"", [], reason="is not a part that expreg wrote")
+        return Part(path.name, [], reason="is not a part that expreg wrote")
     if version > FORMAT:
         raise failure("E-VERSION", path, f"has format {version}, this expreg reads up to {FORMAT}; use a newer expreg")
     if identity not in (None, owner):
-        return Part(path.name, b"", [], owner, f"belongs to another plan ({owner}, not {identity})")
-    return Part(path.name, data, rows, owner)
+        return Part(path.name, [], owner, f"belongs to another plan ({owner}, not {identity})")
+    return Part(path.name, rows, owner, file=file)
 
 
 def encode(rows: list[dict[str, Any]], identity: str) -> bytes:
@@ -122,12 +123,14 @@ def encode(rows: list[dict[str, Any]], identity: str) -> bytes:
     return bytes(sink.getvalue())
 
 
-def decode(data: bytes) -> "pa.Table":
-    """Return the table of one part, curves as list columns."""
+def decode(part: "bytes | pq.ParquetFile", *, curves: bool = True) -> "pa.Table":
+    """Return the table of one part, curves as list columns unless they are not wanted."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    file = pq.ParquetFile(pa.BufferReader(part)) if isinstance(part, bytes) else part
+    names = None if curves else [name for name in file.schema_arrow.names if not name.startswith("curve_")]
+    return file.read(names, use_threads=False)
 
 
 def table_of(rows: list[dict[str, Any]]) -> "pa.Table":
@@ -137,11 +140,15 @@ def table_of(rows: list[dict[str, Any]]) -> "pa.Table":
     """
     import pyarrow as pa
 
-    given = {name for row in rows for name in row}
-    listed = [name for name in TYPES if name in given and name not in BASE]
-    rest = sorted(given - set(BASE) - set(TYPES), key=lambda name: (name.startswith("curve_"), name))
-    names = [*BASE, *listed, *rest]
+    names = in_order({name for row in rows for name in row})
     return pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
+
+
+def in_order(given: Collection[str]) -> list[str]:
+    """Return the columns of a table that has the given ones, always in the same order."""
+    listed = [name for name in TYPES if name in given and name not in BASE]
+    rest = sorted(set(given) - set(BASE) - set(TYPES), key=lambda name: (name.startswith("curve_"), name))
+    return [*BASE, *listed, *rest]
 
 
 def _column(name: str, values: list[Any]) -> "pa.Array":

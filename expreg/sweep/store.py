@@ -31,7 +31,6 @@ from expreg.sweep.disk import (
     take_lock,
 )
 from expreg.sweep.part import (
-    FAILED,
     PARTS,
     check_curves,
     decode,
@@ -41,6 +40,7 @@ from expreg.sweep.part import (
     publish,
     scan,
 )
+from expreg.types import FAILED
 
 QUARANTINE, PLAN, CONFIG, EVENTS = "quarantine", "plan.json", "config.yaml", "events.jsonl"
 _OURS = (CONFIG, "manifest.json", "summary.json", "report.html", "figures")
@@ -248,18 +248,11 @@ def _check_plan(directory: Path, plan: Mapping[str, Any]) -> None:
             raise failure("E-OUT", directory, f"has {taken[0] if taken else PARTS} but no {PLAN}; give a new directory")
         return
     if identity_hash(stored) != identity_hash(plan):
+        from expreg.config.plan import first_difference  # here, for the store itself needs no reader of configs
+
         short = f"plan {stored['hash'][:8]} is in the directory, this config gives {plan['hash'][:8]}"
-        difference = _first_difference(stored["identity"], plan["identity"])
+        difference = first_difference(stored["identity"], plan["identity"])
         raise failure("E-PLAN", directory, f"{short}; first difference: {difference}; give another --out, or --fresh")
-
-
-def _first_difference(stored: Any, given: Any) -> str:
-    old, new = leaves(stored), leaves(given)
-    for path in sorted(old.keys() | new.keys()):
-        a, b = (canonical(side[path]) if path in side else "absent" for side in (old, new))
-        if a != b:
-            return f"{path} {a} -> {b}"
-    return "none"
 
 
 def read_plan(directory: Path) -> dict[str, Any] | None:

@@ -5,10 +5,11 @@ A reader needs no lock: parts are complete or absent, so it sees the cells that 
 
 import io
 import json
+import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ import numpy as np
 
 from expreg.errors import InputError, Problem
 from expreg.sweep.disk import is_locked, read_bytes, replace, storage
-from expreg.sweep.part import FAILED, PARTS, decode, scan, table_of
+from expreg.sweep.part import PARTS, decode, in_order, scan, table_of
 from expreg.sweep.store import EVENTS, QUARANTINE, identity_hash, leaves, read_plan
+from expreg.types import FAILED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,18 +36,21 @@ _SEALED = (
     "SET enable_external_access = false",
     "SET lock_configuration = true",
 )
+_BATCH = 256
+"""Parts that are joined at a time: a table in ten thousand pieces takes ten times the memory of its content."""
 
 
 def read(
-    directory: Path | str, cells: Collection[str] | None = None
+    directory: Path | str, cells: Collection[str] | None = None, *, curves: bool = True
 ) -> tuple["pd.DataFrame", "pd.DataFrame", list[str]]:
     """Return (cells, curves, damaged) of a run: a row per cell, a row per cell and step, a line per file.
 
     A cell that was executed more than once appears with its finished row, else with its latest attempt.
     Events are `boolean` and their first steps `Int64`: they can be missing; floats are float64.
-    `cells` restricts both tables to these ids. InputError: there is no run. StorageError: the disk fails.
+    The tables hold the cells of the run's plan, of which `cells` chooses some; the second table is empty
+    without `curves`. InputError: there is no run. StorageError: the disk fails.
     """
-    table, damaged = _gather(Path(directory), cells)
+    table, damaged = _gather(Path(directory), cells, curves=curves)
     return _frame(_without_curves(table)), _frame(_curves(table)), damaged
 
 
@@ -56,7 +61,7 @@ def query(directory: Path | str, sql: str) -> "pd.DataFrame":
     """
     import duckdb
 
-    table, _ = _gather(Path(directory), None)
+    table, _ = _gather(Path(directory))
     with duckdb.connect(":memory:") as connection:
         for name, content in (("cells", _without_curves(table)), ("curves", _curves(table))):
             connection.register("given", content)
@@ -92,7 +97,7 @@ def export(directory: Path | str, file: Path | str) -> Path:
     for kept in (PARTS, QUARANTINE):
         if parent.is_relative_to((directory / kept).resolve()):
             raise InputError(Problem("E-PATH", f"{kept}/ belongs to the run; write elsewhere", file=str(file)))
-    table, _ = _gather(directory, None)
+    table, _ = _gather(directory)
     replace(file, writers[file.suffix.lower()](table))
     return file
 
@@ -114,16 +119,16 @@ def compare(directories: Sequence[Path | str]) -> tuple["pd.DataFrame", "pd.Data
     return _side_by_side(labels, settings, paths), _side_by_side(labels, statistics, _order(statistics))
 
 
-def status(directory: Path | str, cells: Collection[str] | None = None) -> dict[str, Any]:
+def status(directory: Path | str) -> dict[str, Any]:
     """Return how far a run is, as JSON-able numbers and lines, without reading the numbers of any row.
 
     Keys: planned (None if plan.json is damaged), done (need no further execution), failed, by_status,
-    damaged, last_event, running (a process owns the directory). `cells` restricts the counts to these ids.
+    damaged, last_event, running (a process owns the directory).
     """
     directory = Path(directory)
-    plan = _plan(directory)
-    best, damaged = _latest(directory)
-    counts = Counter(rank[2] for cell, rank in best.items() if cells is None or cell in cells)
+    plan = plan_of(directory)
+    best, damaged = _latest(directory, plan)
+    counts = Counter(rank[2] for rank in best.values())
     failed = sum(counts[name] for name in FAILED)
     events = read_events(directory)
     return {
@@ -155,8 +160,9 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return {key: value for key, value in json.loads(line).items() if key != "crc"}
 
 
-def _plan(directory: Path) -> dict[str, Any] | None:
+def plan_of(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the plan of a run, None if plan.json is damaged; InputError where there is no run."""
+    directory = Path(directory)
     with storage(directory):
         try:
             plan = read_plan(directory)
@@ -167,41 +173,53 @@ def _plan(directory: Path) -> dict[str, Any] | None:
     return plan
 
 
-def _latest(directory: Path) -> tuple[dict[str, tuple[bool, int, str]], list[str]]:
+def _planned(plan: Mapping[str, Any] | None) -> Callable[[str], bool]:
+    """Return whether a cell belongs to the plan; a directory may hold more, of a sweep that was larger once."""
+    ids = frozenset((plan or {}).get("ids", ()))
+    return (lambda cell: cell in ids) if ids else (lambda _: True)
+
+
+def _latest(directory: Path, plan: Mapping[str, Any] | None) -> tuple[dict[str, tuple[bool, int, str]], list[str]]:
     """Return (finished, attempt, status) of the row that counts by cell, and a line per damaged file."""
     best: dict[str, tuple[bool, int, str]] = {}
-    damaged = []
-    plan = _plan(directory)
+    damaged, planned = [], _planned(plan)
     for part in scan(directory, identity_hash(plan) if plan else None):
         if part.reason:
             damaged.append(f"{part.name}: {part.reason}")
         for cell, state, attempt in part.rows:
             rank = (state not in FAILED, attempt)
-            if cell not in best or rank > best[cell][:2]:
+            if planned(cell) and (cell not in best or rank > best[cell][:2]):
                 best[cell] = (*rank, state)
     return best, damaged
 
 
-def _gather(directory: Path, only: Collection[str] | None) -> tuple["pa.Table", list[str]]:
+def _gather(
+    directory: Path, only: Collection[str] | None = None, *, curves: bool = True
+) -> tuple["pa.Table", list[str]]:
     """Return the rows that count, sorted by cell, curves as list columns, and a line per damaged file."""
     import pyarrow as pa
 
-    plan = _plan(directory)
+    plan = plan_of(directory)
+    planned = _planned(plan)
     tables, damaged, offset = [table_of([])], [], 0
     best: dict[str, tuple[tuple[bool, int], int]] = {}
     wanted = None if only is None else frozenset(only)
     for part in scan(directory, identity_hash(plan) if plan else None):
-        if part.reason:
+        if part.file is None:
             damaged.append(f"{part.name}: {part.reason}")
             continue
-        tables.append(decode(part.data))
+        tables.append(decode(part.file, curves=curves))
+        if len(tables) == _BATCH:
+            tables = [_join(tables).combine_chunks()]
         for index, (cell, state, attempt) in enumerate(part.rows, start=offset):
             rank = (state not in FAILED, attempt)
-            if (wanted is None or cell in wanted) and (cell not in best or rank > best[cell][0]):
+            chosen = planned(cell) if wanted is None else cell in wanted
+            if chosen and (cell not in best or rank > best[cell][0]):
                 best[cell] = (rank, index)
         offset += len(part.rows)
-    chosen = pa.array([best[cell][1] for cell in sorted(best)], pa.int64())
-    return _join(tables).take(chosen).combine_chunks(), damaged
+    order = pa.array([best[cell][1] for cell in sorted(best)], pa.int64())
+    table = _join(tables)
+    return table.select(in_order(table.column_names)).take(order).combine_chunks(), damaged
 
 
 def _join(tables: list["pa.Table"]) -> "pa.Table":
@@ -335,12 +353,12 @@ def _array(column: "pa.ChunkedArray") -> np.ndarray:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    plan = _plan(folder) or {}
+    plan = plan_of(folder) or {}
     return leaves({**plan.get("identity", {}), "sweep": plan.get("axes", [])})
 
 
 def _statistics(folder: Path) -> dict[str, Any]:
-    best, damaged = _latest(folder)
+    best, damaged = _latest(folder, plan_of(folder))
     counts = Counter(rank[2] for rank in best.values())
     found = {"cells": counts.total(), "damaged parts": len(damaged)}
     found |= {f"status {name}": count for name, count in sorted(counts.items())}
@@ -373,5 +391,6 @@ def _order(columns: list[dict[str, Any]]) -> list[str]:
 def _side_by_side(labels: list[str], columns: list[dict[str, Any]], names: list[str]) -> "pd.DataFrame":
     import pandas as pd
 
-    listed = [[column.get(name) for name in names] for column in columns]
-    return pd.DataFrame(dict(zip(labels, listed, strict=True)), index=names, dtype=object)
+    # by position: one run may be given twice
+    listed = {place: [column.get(name) for name in names] for place, column in enumerate(columns)}
+    return pd.DataFrame(listed, index=names, dtype=object).set_axis(labels, axis=1)

@@ -76,12 +76,50 @@ def test_curves_are_long_and_gaps_stay_gaps(run: Path) -> None:
     assert curves["linearised"].tolist()[3:] == [1.0, 0.25]
 
 
-def test_restriction_to_cells_of_the_plan(run: Path) -> None:
-    wanted = [row(3)["cell"], "absent"]
-    cells, curves, _ = read(run, cells=wanted)
+def test_a_reader_may_choose_cells_and_leave_out_curves(run: Path) -> None:
+    cells, curves, _ = read(run, [row(3)["cell"], "absent"])
     assert cells["cell"].tolist() == [row(3)["cell"]]
     assert set(curves["cell"]) == {row(3)["cell"]}
-    assert status(run, cells=wanted)["done"] == 1
+    without, none, _ = read(run, curves=False)
+    pd.testing.assert_frame_equal(without, read(run)[0])
+    assert none.empty
+    assert none.columns.tolist() == curves.columns.tolist()
+
+
+def test_rows_outside_the_plan_are_kept_but_not_shown(run: Path, tmp_path: Path) -> None:
+    """A sweep that lost values: what it had computed is there if they come back."""
+    ids = [row(1)["cell"], row(3)["cell"], row(7)["cell"]]
+    save(run, plan={**PLAN, "cells": 3, "ids": ids})
+    cells, curves, _ = read(run)
+    assert cells["cell"].tolist() == ids[:2]
+    assert set(curves["cell"]) == set(ids[:2])
+    assert status(run).items() >= {"planned": 3, "done": 2, "by_status": {"converged": 2}}.items()
+    assert query(run, "select count(*) as k from cells")["k"].tolist() == [2]
+    assert len(pd.read_csv(export(run, tmp_path / "out.csv"))) == 2
+    assert compare([run, run])[1].loc["cells"].tolist() == [2, 2]
+    save(run)
+    assert len(read(run)[0]) == 3
+
+
+def test_columns_come_in_one_order_whatever_was_written_first(tmp_path: Path) -> None:
+    """Rows of failed cells have few columns."""
+    one, other = row(1, E5=True, tolerance=0.1, zeta=1, alpha_axis=2), row(2, status="oom", zeta=1)
+    first, second = (
+        save(tmp_path / name, *parts) for name, parts in (("a", ([one], [other])), ("b", ([other], [one])))
+    )
+    assert read(first)[0].columns.tolist() == read(second)[0].columns.tolist()
+    pd.testing.assert_frame_equal(read(first)[0], read(second)[0])
+
+
+def test_many_parts_are_joined_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expreg.sweep.table._BATCH", 3)
+    rows = [row(k, **({"rho": "x" if k == 9 else k} if k > 4 else {}), **curve([k], None)) for k in range(20)]
+    rows += [row(k, status="oom", attempt=2) for k in range(5)]  # never outranks a finished row
+    cells, curves, _ = read(save(tmp_path / "run", *([one] for one in rows[:20]), rows[20:]))
+    assert cells["n"].tolist() == [8 * k for k in range(20)]
+    assert set(cells["status"]) == {"converged"}
+    assert cells["rho"].dropna().tolist() == [str(k) if k != 9 else "x" for k in range(5, 20)]
+    assert curves["residual"].tolist() == list(range(20))
 
 
 def test_empty_run_has_the_columns_of_every_run(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""Sphinx configuration: MyST pages, one of them executed; nothing is fetched, neither by the build nor by a reader."""
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import docutils
+from docutils import nodes
+from docutils.utils.math import math2html, wrap_math_code
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import reference
+
+from expreg import __version__
+
+# The executed page runs `expreg` as a reader would: found on the path, its kernel finds it there too.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+# The kernel reads no configuration of the person who builds, and does not warn about its local socket.
+os.environ["IPYTHONDIR"] = tempfile.mkdtemp(prefix="expreg-docs-")
+profile = Path(os.environ["IPYTHONDIR"]) / "profile_default"
+profile.mkdir()
+(profile / "ipython_kernel_config.py").write_text("get_config().IPKernelApp.log_level = 40\n")
+
+project = "expreg"
+author = "the expreg authors"
+copyright = "the expreg authors, Apache-2.0"  # the name that Sphinx reads
+release = version = __version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "jupyter_execute"]
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+html_theme = "furo"
+html_title = f"expreg {__version__}"
+html_copy_source = False
+html_show_sphinx = False
+html_math_renderer = "plain"
+html_static_path = ["static", str(Path(docutils.__file__).parent / "writers/html5_polyglot/math.css")]
+html_css_files = ["math.css", "expreg.css"]
+pygments_style = "friendly"
+pygments_dark_style = "native"
+
+myst_enable_extensions = ["dollarmath", "deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_in_temp = True  # a run never lands in the tree
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+napoleon_numpy_docstring = False
+
+GENERATED = {"keys": reference.keys, "notation": reference.notation}
+
+
+def fill(_app, _docname, source):
+    """Put the generated parts in the place of their marks."""
+    source[0] = re.sub(r"<!-- generated: (\w+) -->", lambda mark: GENERATED[mark[1]](), source[0])
+
+
+def arguments(line):
+    """Return the entries of a line that describes several arguments or errors, one a line."""
+    return re.split(r"(?<=\.) (?=\w+: )", line)
+
+
+def plain_docstring(_app, what, _name, _object, _options, lines):
+    """Turn our docstrings, plain text with `names` and ||norms||, into reStructuredText that says the same."""
+    lines[:] = [f"{line[: len(line) - len(line.lstrip())]}{part}" for line in lines for part in arguments(line.strip())]
+    text = re.sub(r"\.md\b", "", "\n".join(lines))
+    if what == "property":
+        text = text.replace(": ", " – ")  # or napoleon takes what stands before it for a type
+    parts = re.split(r"(`[^`]+`)", text)
+    for i in range(0, len(parts), 2):
+        parts[i] = re.sub(r"([\\*|])", r"\\\1", parts[i])
+        parts[i] = re.sub(r"(?<=\w)_(?!\w)", r"\\_", parts[i])
+    lines[:] = "".join(f"`{part}`" if i % 2 else part for i, part in enumerate(parts)).split("\n")
+
+
+def visit_math(translator, node):
+    """Write a formula as HTML that needs neither a script nor a font of its own."""
+    block = isinstance(node, nodes.math_block)
+    math2html.DocumentParameters.displaymode = block
+    formula = math2html.math2html(wrap_math_code(node.astext(), block))
+    tag = "div" if block else "span"
+    translator.body.append(f'<{tag} class="formula">{formula}</{tag}>')
+    raise nodes.SkipNode
+
+
+def setup(app):
+    """Connect the above."""
+    app.connect("source-read", fill)
+    app.connect("autodoc-process-docstring", plain_docstring, priority=100)
+    app.add_html_math_renderer("plain", (visit_math, None), (visit_math, None))

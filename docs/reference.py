@@ -1,0 +1,159 @@
+"""What is made from the package itself, so that it cannot drift: Markdown of the keys and of the notation."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from expreg import types
+from expreg.api import json_schema
+from expreg.config import schema as blocks
+from expreg.config.fields import Block
+from expreg.config.model import Config
+
+NOT_YET = ("problem", "solver")  # keys of experiments that this version does not have
+ELSEWHERE = {"sweep": "[The sweep language](configuration.md#the-sweep-language)"}
+
+Schema = Mapping[str, Any]
+
+
+def keys() -> str:
+    """Return every key of a config with its values, default and meaning: a section per mapping."""
+    whole = json_schema()
+    sections = ["## Top level\n\n" + _table(_rows(whole, Config, "", whole))]
+    pending = [(f"{name}", found) for name, found in whole["properties"].items() if name not in NOT_YET]
+    while pending:
+        path, found = pending.pop(0)
+        branches, rest = _branches(found, whole), []
+        if branches:
+            sections.append(_section(path, branches, whole))
+            rest = [
+                (f"{path}.{name}", inner)
+                for branch in branches
+                for name, inner in branch["properties"].items()
+                if _branches(inner, whole)
+            ]
+        pending = list(dict(rest).items()) + pending
+    return "\n\n".join(sections)
+
+
+def notation() -> str:
+    """Return the notation table of expreg/types.py as Markdown."""
+    lines = [line for line in (types.__doc__ or "").splitlines() if line.startswith("|")]
+    return "\n".join(_escaped(line.replace("||r||", "‖r‖"), "") for line in lines)
+
+
+def _section(path: str, branches: list[Schema], whole: Schema) -> str:
+    """Return heading, choices and table of the mapping at `path`, which may have several forms."""
+    lines = [f"(key-{path.replace('.', '-').replace('_', '-')})=\n## `{path}`\n"]
+    selector = _selector(branches[0])
+    if selector:
+        what = [f"- `{_name(branch, selector)}`: {_prose(branch['description'])}" for branch in branches]
+        lines += [f"`{selector}` is one of", "", *what, ""]
+    else:
+        lines += [_prose(branches[0]["description"]), ""]
+    merged: dict[tuple[str, ...], list[str]] = {}
+    for branch in branches:
+        for row in _rows(branch, _model(branch), path, whole):
+            merged.setdefault(row, []).append(f"`{_name(branch, selector)}`" if selector else "")
+    if selector and merged:
+        rows = [
+            (row[0], "all" if len(names) == len(branches) else ", ".join(names), *row[1:])
+            for row, names in merged.items()
+        ]
+        return "\n".join(lines) + _table(rows, "for")
+    return "\n".join(lines) + (_table(list(merged)) if merged else "")
+
+
+def _rows(mapping: Schema, model: type[Block], path: str, whole: Schema) -> Iterator[tuple[str, ...]]:
+    """Yield (key, values, default, meaning) of every key of a mapping but the one that selects its form."""
+    for key, found in mapping["properties"].items():
+        full = f"{path}.{key}" if path else key
+        if key == _selector(mapping) or full in NOT_YET:
+            continue
+        default = "**required**" if key in mapping.get("required", ()) else _default(model, key)
+        values = ELSEWHERE.get(full) or _values(found, full, whole)
+        yield f"`{key}`", values, default, _prose(found.get("description", ""))
+
+
+def _default(model: type[Block], key: str) -> str:
+    value = model.model_fields[key].get_default(call_default_factory=True)
+    if isinstance(value, Block):
+        selector = next((name for name in ("kind", "name") if name in type(value).model_fields), None)
+        changed = value.model_dump(exclude={selector} if selector else set(), exclude_defaults=True)
+        chosen = {selector: getattr(value, selector)} if selector else {}
+        shown = {**chosen, **changed} or value.model_dump()
+        simple = len(shown) <= 3 and not any(isinstance(item, dict) for item in shown.values())
+        return f"`{{{', '.join(f'{name}: {item}' for name, item in shown.items())}}}`" if simple else "see below"
+    return "" if value == "" else f"`{json.dumps(value).strip(chr(34))}`"
+
+
+def _values(found: Schema, path: str, whole: Schema) -> str:
+    """Return in words what may stand under a key."""
+    if _branches(found, whole):
+        link = f"[mapping](#key-{path.replace('.', '-').replace('_', '-')})"
+        others = [option for option in found.get("anyOf", ()) if not _branches(option, whole)]
+        words = [_values(option, path, whole) for option in others]
+        return " or ".join([*dict.fromkeys(words), link])
+    if "anyOf" in found:
+        return " or ".join(dict.fromkeys(_values(option, path, whole) for option in found["anyOf"]))
+    if "enum" in found:
+        return ", ".join(f"`{value}`" for value in found["enum"])
+    if found.get("type") in ("integer", "number"):
+        return _number(found)
+    if found.get("type") == "array":
+        return "list of " + _values(found["items"], path, whole)
+    if "expression" in found.get("description", ""):
+        return "expression"
+    return {"boolean": "`true`, `false`", "string": "text", "null": "`null`"}[found["type"]]
+
+
+def _number(found: Schema) -> str:
+    kind = {"integer": "integer", "number": "number"}[found["type"]]
+    low, high = found.get("minimum"), found.get("maximum")
+    above, below = found.get("exclusiveMinimum"), found.get("exclusiveMaximum")
+    if low is not None and high is not None:
+        return f"{kind} {low:.10g} to {high:.10g}"
+    bounds = {"≥": low, ">": above, "≤": high, "<": below}
+    return " ".join([kind, " and ".join(f"{sign} {bound:.10g}" for sign, bound in bounds.items() if bound is not None)])
+
+
+def _branches(found: Schema, whole: Schema) -> list[Schema]:
+    """Return the mappings that may stand at a place: none, one, or one per kind."""
+    if "$ref" in found:
+        return [whole["$defs"][found["$ref"].rsplit("/", 1)[-1]]]
+    if found.get("type") == "object" and found.get("title") and found["title"] != "Sweep" and "properties" in found:
+        return [found]
+    options = [*found.get("oneOf", ()), *found.get("anyOf", ())]
+    return [branch for option in options for branch in _branches(option, whole)]
+
+
+def _model(branch: Schema) -> type[Block]:
+    found: type[Block] = getattr(blocks, branch["title"])
+    return found
+
+
+def _selector(mapping: Schema) -> str | None:
+    return next((key for key in ("kind", "name") if "const" in mapping["properties"].get(key, {})), None)
+
+
+def _name(branch: Schema, selector: str | None) -> str:
+    return str(branch["properties"][selector]["const"]) if selector else ""
+
+
+def _prose(text: str) -> str:
+    """Return a description as Markdown: norms as such, nothing taken for markup."""
+    text = _escaped(text.replace("||", "‖").removesuffix("."), "|*")
+    return re.sub(r"\(?math\.md \(?([A-H]\.\d+)\)?\)?", r"([\1](mathematics.md))", text)
+
+
+def _escaped(text: str, more: str) -> str:
+    for character in more:
+        text = text.replace(character, f"\\{character}")
+    return text.replace("<", "&lt;")
+
+
+def _table(rows: Iterator[tuple[str, ...]] | list[tuple[str, ...]], second: str = "") -> str:
+    heads = ["key", *([second] if second else []), "values", "default", "meaning"]
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

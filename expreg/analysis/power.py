@@ -1,0 +1,175 @@
+"""How many replicates an interval needs, and which interval a number of replicates can give (D.4, D.13, D.14).
+
+`law` is that of the thresholds: "theory", m* = C n^alpha (log n + Exp(1)) (D.8), or "lognormal", with `spread`
+the standard deviation of log m*. `grid` says how a threshold is read off the grid: "interpolated" along the
+pooled success curve, as the exponents are, or "rounded" to a width, as order statistics are.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+Grid = Literal["interpolated", "rounded"]
+LawName = Literal["theory", "lognormal"]
+Widths = Sequence[float] | Mapping[int, Sequence[float]]
+
+# (1 - confidence)/2 over log(1 - delta) may exceed an integer by rounding alone.
+_ROUNDING = 1e-9
+
+
+class Variance(NamedTuple):
+    """Variance of the estimated exponent: `sampling` / replicates + `grid` (D.14)."""
+
+    sampling: float
+    grid: float
+
+
+def quantile_error(n: Floats, delta: float, replicates: float, law: LawName = "theory", spread: float = 0.5) -> Floats:
+    """Return the standard deviation of the log of the sample (1 - delta)-quantile of m* at each n (D.13).
+
+    sqrt((1 - delta) / (delta S)) / log(n / delta) under the theory's law, s sqrt(delta (1 - delta) / S) /
+    phi(z_{1 - delta}) under the lognormal: the binomial error of a share over the density of log m* there.
+    """
+    return np.asarray(math.sqrt(delta * (1.0 - delta) / replicates) / _density(n, delta, law, spread))
+
+
+def grid_error(
+    n: Floats, delta: float, step: Floats, grid: Grid = "interpolated", law: LawName = "theory", spread: float = 0.5
+) -> Floats:
+    """Return the error that a grid of log step `step` adds at each n (both (K,)), whatever the replicates (D.13).
+
+    Rounding to a width is uniform over a cell: step / sqrt(12). Interpolation leaves open only the share of the
+    cell that the success curve jumps across in it.
+    """
+    share = np.ones_like(n) if grid == "rounded" else np.minimum(_density(n, delta, law, spread) * step, 1.0)
+    return np.asarray(step * share / math.sqrt(12.0))
+
+
+def _density(n: Floats, delta: float, law: LawName, spread: float) -> Floats:
+    """Return the density of log m* at its (1 - delta)-quantile."""
+    if law == "theory":
+        return np.asarray(delta * np.log(n / delta))
+    return np.full_like(n, stats.norm.pdf(stats.norm.ppf(1.0 - delta)) / spread)
+
+
+def variance(
+    n_values: Sequence[int],
+    delta: float,
+    widths: Widths,
+    *,
+    grid: Grid = "interpolated",
+    law: LawName = "theory",
+    spread: float = 0.5,
+) -> Variance:
+    """Return the variance of the slope of log m*(n, delta) on log n by least squares (D.14).
+
+    `widths`: those of the sweep, or a mapping from n to its own. Raises ValueError if the exponent is not
+    defined: fewer than two values of n, delta outside (0, 1), or an n with fewer than two widths.
+    """
+    n = np.unique(np.asarray(n_values, dtype=np.float64))
+    if len(n) < 2 or not n.min() >= 1 or not 0.0 < delta < 1.0:
+        raise ValueError(
+            f"n {list(n_values)}, delta {delta}: two values of n from 1, and delta in (0, 1), are required"
+        )
+    lever = np.log(n) - np.log(n).mean()
+    lever /= np.sum(lever**2)
+    sampling = quantile_error(n, delta, 1.0, law, spread)
+    rounding = grid_error(n, delta, _steps(n, widths), grid, law, spread)
+    return Variance(float(np.sum((lever * sampling) ** 2)), float(np.sum((lever * rounding) ** 2)))
+
+
+def _steps(n: Floats, widths: Widths) -> Floats:
+    """Return the median log step of the widths at each n."""
+    own = [np.unique(np.asarray(widths[int(k)] if isinstance(widths, Mapping) else widths, dtype=float)) for k in n]
+    if min(len(grid) for grid in own) < 2 or min(grid[0] for grid in own) <= 0:
+        raise ValueError("a threshold lies between two widths: at least two positive widths per n are required")
+    return np.array([np.median(np.diff(np.log(grid))) for grid in own])
+
+
+def least_replicates(delta: float, confidence: float) -> int:
+    """Return how many replicates give the (1 - delta)-quantile a finite upper limit (D.4), two-sided.
+
+    S >= log(g / 2) / log(1 - delta), g = 1 - confidence: 36 at delta = 0.1 and 95 %; g instead of g / 2, that is
+    29, would serve a limit on one side only.
+    """
+    return math.ceil(math.log((1.0 - confidence) / 2.0) / math.log(1.0 - delta) - _ROUNDING)
+
+
+def expected_half_width(of: Variance, replicates: float, confidence: float) -> float:
+    """Return half the width of the interval of the exponent that a number of replicates can be expected to give."""
+    return _z(confidence) * math.sqrt(of.sampling / replicates + of.grid)
+
+
+def replicates_for(of: Variance, wanted: float, confidence: float) -> int | None:
+    """Return how many replicates give an interval of half-width `wanted` (D.14); None if the grid is too coarse."""
+    room = (wanted / _z(confidence)) ** 2 - of.grid
+    return math.ceil(of.sampling / room - _ROUNDING) if room > 0.0 else None
+
+
+def _z(confidence: float) -> float:
+    return float(stats.norm.ppf((1.0 + confidence) / 2.0))
+
+
+def needed(
+    n_values: Sequence[int],
+    delta: float,
+    confidence: float,
+    half_width: float,
+    widths: Widths,
+    *,
+    replicates: int | None = None,
+    law: LawName = "theory",
+    spread: float = 0.5,
+) -> dict[str, Any]:
+    """Return how many replicates a half-width of the interval of the exponent needs, as numbers and as sentences.
+
+    `replicates` planned: adds the half-width to expect from them. The numbers: `replicates` (the larger of the
+    two needs, null if the grid is too coarse), `for_half_width`, `for_quantile` (D.4), `rounded` (what order
+    statistics would need), `expected` and `planned`. Raises ValueError as `variance` does, or if confidence is
+    outside (0, 1), or `half_width` or `replicates` is not positive.
+    """
+    if not 0.0 < confidence < 1.0 or not half_width > 0.0 or (replicates is not None and replicates < 1):
+        raise ValueError(
+            f"confidence {confidence} in (0, 1), half-width {half_width} and replicates above 0 are required"
+        )
+    of = variance(n_values, delta, widths, law=law, spread=spread)
+    rounded = variance(n_values, delta, widths, grid="rounded", law=law, spread=spread)
+    enough, least = replicates_for(of, half_width, confidence), least_replicates(delta, confidence)
+    found = {
+        "n": sorted({int(n) for n in n_values}),
+        "delta": delta,
+        "confidence": confidence,
+        "half_width": half_width,
+        "law": law,
+        "replicates": None if enough is None else max(enough, least),
+        "for_half_width": enough,
+        "for_quantile": least,
+        "rounded": replicates_for(rounded, half_width, confidence),
+        "planned": replicates,
+        "expected": None if replicates is None else expected_half_width(of, replicates, confidence),
+        "grid_alone": expected_half_width(of, math.inf, confidence),
+    }
+    return found | {"sentences": _sentences(found)}
+
+
+def _sentences(found: Mapping[str, Any]) -> list[str]:
+    over = f"the exponent over n = {found['n'][0]}..{found['n'][-1]}"
+    level, quantile = f"{100 * found['confidence']:.4g} %", f"{1.0 - found['delta']:.4g} quantile"
+    goal = f"A {level} interval of +-{found['half_width']:.2g} for {over}"
+    said = [
+        f"{goal} needs {found['for_half_width']} replicates, if thresholds follow the {found['law']} law (D.14)."
+        if found["for_half_width"] is not None
+        else f"{goal} is out of reach at any number of replicates: the grid of widths alone leaves"
+        f" +-{found['grid_alone']:.2g}. Use a finer one.",
+        f"A {level} interval of the {quantile} has an upper limit from {found['for_quantile']} replicates on (D.4).",
+    ]
+    if found["planned"] is None:
+        return said
+    expected = f"{found['planned']} replicates let expect +-{found['expected']:.2g} for {over}"
+    short = found["planned"] < found["for_quantile"]
+    return [*said, f"{expected}, but no upper limit of the {quantile}." if short else f"{expected}."]

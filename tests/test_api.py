@@ -1,0 +1,402 @@
+"""The Python interface: the same rows however a run came about, nothing twice, nothing written for bad input."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+import expreg
+from expreg import api
+from expreg.errors import InputError, StorageError
+from expreg.sweep import engine, estimate
+from expreg.sweep.store import Store
+from expreg.sweep.table import read_events
+
+TINY: dict[str, Any] = {
+    "experiment": "threshold",
+    "name": "tiny",
+    "data": {"kind": "sphere", "d": "n"},
+    "training": {"max_steps": 60, "tolerance": 0.05, "curve": {"points": 8}},
+    "measure": ["E0", "E5"],
+    "sweep": {"product": {"m": [8, 32], "n": [4], "replicate": {"count": 3}}},
+}
+BOTH = {"sweep.product.precision": ["f32", "f64"]}
+# How a cell was run, not what came out.
+CIRCUMSTANCES = ["seconds", "attempt", "device", "expreg_version", "jax_version"]
+
+
+def same_rows(one: api.Run, other: api.Run) -> None:
+    """Assert that two runs hold the same cells and curves, bit for bit."""
+    pd.testing.assert_frame_equal(
+        one.cells.drop(columns=CIRCUMSTANCES), other.cells.drop(columns=CIRCUMSTANCES), check_exact=True
+    )
+    pd.testing.assert_frame_equal(one.curves, other.curves, check_exact=True)
+
+
+def listing(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty directory, and leave out the figures, which take most of the time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("expreg.report.write", lambda *arguments: None)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[api.Run]:
+    """One uninterrupted run in both precisions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("expreg.report.write", lambda *arguments: None)
+        yield expreg.run(TINY, BOTH, out=tmp_path_factory.mktemp("runs") / "reference")
+
+
+# --- what a run is ---------------------------------------------------------------------------------
+
+
+def test_a_run_has_a_row_per_cell_its_curves_and_its_summary(reference: api.Run) -> None:
+    cells = reference.cells
+    assert len(cells) == cells["cell"].nunique() == 12
+    assert set(cells["status"]) <= {"converged", "max_steps"}
+    assert (cells["attempt"] == 1).all()
+    assert not [name for name in cells.columns if name.startswith("curve_")]
+    ends = reference.curves.groupby("cell").last()
+    np.testing.assert_array_equal(ends["residual"], cells.set_index("cell")["residual_final"])
+    np.testing.assert_array_equal(ends["step"], cells.set_index("cell")["steps"])
+    assert reference.summary["counts"]["cells"] == 12
+    assert reference.failed == 0
+
+
+def test_inputs_are_what_the_cell_started_from(reference: api.Run) -> None:
+    for _, row in reference.cells.iterrows():
+        inputs = reference.inputs(row["cell"])
+        X, y, W, a = (inputs[name].astype(np.float64) for name in ("X", "y", "W", "a"))
+        assert (X.shape, y.shape, W.shape, a.shape) == ((4, 4), (4,), (4, row["m"]), (row["m"],))
+        assert inputs["W"].dtype == {"f32": np.float32, "f64": np.float64}[row["precision"]]
+        residual = np.linalg.norm(np.exp(X @ W) @ a - y)
+        assert residual == pytest.approx(row["residual_initial"], rel=1e-6 if row["precision"] == "f32" else 1e-13)
+        gram = (X @ X.T) * (np.exp(X @ W) @ np.exp(X @ W).T) / row["m"]
+        lowest = np.linalg.eigvalsh(gram)[0]
+        assert lowest == pytest.approx(row["lambda_0"], rel=1e-4 if row["precision"] == "f32" else 1e-10)
+
+
+def test_inputs_of_an_unknown_cell_are_bad_input(reference: api.Run) -> None:
+    with pytest.raises(InputError, match="E-CELL.*'0123'"):
+        reference.inputs("0123")
+
+
+def test_a_file_gives_the_same_run_as_a_dict(reference: api.Run, place: Path) -> None:
+    (place / "tiny.yaml").write_text(json.dumps(TINY))  # JSON is YAML
+    overrides = ["sweep.product.precision=f32,f64", "sweep.product.replicate.count=3"]
+    run = expreg.run("tiny.yaml", overrides)
+    assert run.directory == Path("runs/tiny")
+    same_rows(run, reference)
+
+
+def test_load_gives_the_same_run_later_and_needs_a_run(reference: api.Run, place: Path) -> None:
+    loaded = expreg.load(reference.directory)
+    same_rows(loaded, reference)
+    assert loaded.summary == reference.summary
+    for absent in ("absent", place):
+        with pytest.raises(InputError, match=r"E-RUN.*plan\.json"):
+            expreg.load(absent)
+    assert not listing(place)
+
+
+# --- the same rows ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [
+        {"execution.lanes": 2},
+        {"execution.lanes": 8, "execution.slice_seconds": 1e-3},
+        {"execution.lanes": 3, "execution.devices": 1},
+        {"execution.lanes": 1},
+    ],
+)
+def test_lanes_devices_and_slices_change_no_bit(reference: api.Run, execution: dict[str, Any]) -> None:
+    same_rows(expreg.run(TINY, {**BOTH, **execution}, out="again"), reference)
+
+
+def test_what_is_finished_never_runs_again(reference: api.Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expreg.run(TINY, out="run")
+    before = listing(place)
+    manifest = (place / "run" / "manifest.json").read_bytes()
+    monkeypatch.setattr(engine, "compile_program", None)  # nothing may be compiled, so nothing can run
+    expreg.run(TINY, out="run")
+    assert listing(place) == before
+    assert (place / "run" / "manifest.json").read_bytes() == manifest
+
+
+def test_adding_values_runs_the_new_cells_only_and_removing_them_hides_rows(reference: api.Run, place: Path) -> None:
+    small = expreg.run(TINY, {"sweep.product.m": [8]}, out="run")
+    large = expreg.run(TINY, BOTH, out="run")
+    same_rows(large, reference)
+    assert (large.cells["attempt"] == 1).all()
+    opened = [(e["open"], e["cells"]) for e in read_events(place / "run") if e["kind"] == "start"]
+    assert opened == [(3, 3), (9, 12)]
+    again = expreg.run(TINY, {"sweep.product.m": [8]}, out="run")
+    same_rows(again, small)
+    assert again.summary["counts"]["cells"] == 3
+    assert len(again.curves["cell"].unique()) == 3
+    assert api.status("run")["done"] == api.status("run")["planned"] == 3
+    assert [e["kind"] for e in read_events(place / "run")].count("start") == 2
+
+
+def test_a_run_in_pieces_is_the_run_in_one(reference: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop after every commit, with a commit after every slice."""
+    monkeypatch.setattr("expreg.sweep.execute.COMMIT_SECONDS", (0.0, 0.0))
+    original, pieces = Store.commit, []
+
+    def commit(self: Store, rows: Any) -> str | None:
+        found = original(self, rows)
+        if found and len(pieces) < 4:
+            pieces.append(found)
+            raise StorageError("stopped")
+        return found
+
+    monkeypatch.setattr(Store, "commit", commit)
+    for _ in range(5):
+        try:
+            run = expreg.run(TINY, {**BOTH, "execution.lanes": 2}, out="run")
+        except StorageError:
+            continue
+    same_rows(run, reference)
+    assert len(pieces) == 4
+    assert (run.cells["attempt"] == 1).all()
+
+
+def test_fresh_sets_the_earlier_run_aside(reference: api.Run, place: Path) -> None:
+    expreg.run(TINY, {"sweep.product.m": [8]}, out="run")
+    expreg.run(TINY, {"sweep.product.m": [8], "seed": 1}, out="run", fresh=True)
+    assert sorted(path.name for path in place.iterdir()) == ["run", "run.1"]
+    old, new = expreg.load("run.1").cells, expreg.load("run").cells
+    assert set(old["seed"]) == {0}
+    assert set(new["seed"]) == {1}
+
+
+# --- failures --------------------------------------------------------------------------------------
+
+
+def test_failed_cells_are_told_and_tried_again(reference: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+
+        def full(*arguments: Any) -> Any:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+        patch.setattr(engine, "compile_program", full)
+        broken = expreg.run(TINY, BOTH, out="run")
+    assert broken.failed == len(broken.cells) == 12
+    assert set(broken.cells["status"]) == {"oom"}
+    assert broken.cells["status_detail"].str.contains("out of memory").all()
+    run = expreg.run(TINY, BOTH, out="run")
+    same_rows(run, reference)
+    assert set(run.cells["attempt"]) == {2}
+
+
+def test_one_directory_one_process(place: Path) -> None:
+    config = api.load_config(TINY)
+    with Store.open(place / "run", api._sweep(config).plan, "", fresh=False):
+        before = listing(place)
+        with pytest.raises(StorageError, match="E-LOCK"):
+            expreg.run(TINY, out="run")
+        assert api.status("run")["running"]
+        assert listing(place) == before
+
+
+def test_one_directory_one_plan(place: Path) -> None:
+    expreg.run(TINY, {"sweep.product.m": [8]}, out="run")
+    before = {name: (place / name).read_bytes() for name in listing(place) if (place / name).is_file()}
+    with pytest.raises(StorageError, match=r"E-PLAN.*first difference: training\.tolerance 0\.05 -> 0\.01"):
+        expreg.run(TINY, {"training.tolerance": 0.01}, out="run")
+    assert {name: (place / name).read_bytes() for name in listing(place) if (place / name).is_file()} == before
+
+
+def test_manifest_tells_of_every_execution(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    original = engine.Engine.run
+
+    def killed(self: engine.Engine, cells: Any) -> Any:
+        seen.append(json.loads((place / "run" / "manifest.json").read_text()))
+        yield from original(self, cells)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Engine, "run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            expreg.run(TINY, {"sweep.product.m": [8]}, out="run")
+    assert seen[0].items() >= {"ending": "running", "cells": 3, "jax": jax.__version__, "earlier": []}.items()
+    expreg.run(TINY, out="run")
+    manifest = json.loads((place / "run" / "manifest.json").read_text())
+    assert manifest.items() >= {"ending": "finished", "cells": 3, "expreg": expreg.__version__}.items()
+    assert len(manifest["compilations"]) == 1
+    assert [earlier["ending"] for earlier in manifest["earlier"]] == ["killed"]
+    assert all("earlier" not in earlier for earlier in manifest["earlier"])
+
+
+def test_report_of_a_part_of_the_run(place: Path) -> None:
+    config = api.load_config(TINY)
+    done = expreg.run(TINY, {"sweep.product.m": [8]}, out="small")
+    sweep = api._sweep(config)
+    text = (place / "small" / "config.yaml").read_text()
+    with Store.open(place / "run", sweep.plan, text.replace("- 8", "- 8\n    - 32")) as store:
+        assert api.report("run").summary["counts"]["cells"] == 0
+        store.commit(done.cells.drop(columns="attempt").to_dict("records"))
+        found = api.report("run")
+    assert found.summary["counts"]["cells"] == 3
+    assert json.loads((place / "run" / "summary.json").read_text()) == found.summary
+
+
+# --- the user's own data ---------------------------------------------------------------------------
+
+
+def points(n: int = 5, d: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, d))
+    return X / np.linalg.norm(X, axis=1, keepdims=True), np.where(np.arange(n) % 2, 1.0, -1.0)
+
+
+OWN = {**TINY, "name": "own", "data": {"kind": "file", "path": "mine.npz"}, "sweep": {"product": {"m": [8, 16]}}}
+
+
+def test_own_data_are_found_from_anywhere_and_needed_for_their_arrays_only(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = points()
+    np.savez(place / "mine.npz", X=X, y=y)
+    expreg.run(OWN)
+    elsewhere = place / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    run = expreg.load("../runs/own")
+    cell = run.cells["cell"][0]
+    np.testing.assert_array_equal(run.inputs(cell)["X"], X.astype(np.float32))
+    np.testing.assert_array_equal(run.inputs(cell)["y"], y)
+    np.savez(place / "mine.npz", X=X[::-1], y=y)
+    with pytest.raises(InputError, match="E-CELL"):  # other data are other cells
+        expreg.load("../runs/own").inputs(cell)
+    (place / "mine.npz").unlink()
+    with pytest.raises(InputError, match=r"E-FILE.*mine\.npz"):
+        expreg.load("../runs/own").inputs(cell)
+    later = expreg.load("../runs/own")
+    assert later.summary["counts"]["cells"] == len(later.cells) == 2
+    assert api.status("../runs/own")["done"] == 2
+
+
+def with_nan(X: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    X[2, 1] = math.nan
+    return {"X": X, "y": y}
+
+
+def with_duplicate(X: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    X[3] = X[1]
+    return {"X": X, "y": y}
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (with_nan, r"error\[E-DATA\].*mine\.npz: X\[2,1\]: got nan, expected finite"),
+        (with_duplicate, r"error\[E-DATA\].*X\[3\] equals X\[1\].*allow_duplicates"),
+        (lambda X, y: {"X": 3 * X, "y": y}, r"error\[E-DATA\].*norm 3, expected 1.*data\.normalise: true"),
+        (lambda X, y: {"X": X, "y": y[:4]}, r"error\[E-SHAPE\].*y: got shape \(4,\), expected \(5,\)"),
+        (lambda X, y: {"X": X.ravel(), "y": y}, r"error\[E-SHAPE\].*X: got shape \(15,\)"),
+        (lambda X, y: {"A": X, "y": y}, r"error\[E-DATA\].*no array X"),
+        (lambda X, y: {"X": X.astype(object), "y": y}, r"error\[E-DATA\].*object arrays are not read"),
+        (lambda X, y: {"X": X + 0j, "y": y}, r"error\[E-DTYPE\].*got complex128"),
+    ],
+)
+@pytest.mark.parametrize("call", [expreg.run, api.plan])
+def test_bad_data_are_one_line_and_nothing_is_written(
+    place: Path, make: Callable[..., dict[str, np.ndarray]], line: str, call: Callable[..., Any]
+) -> None:
+    np.savez(place / "mine.npz", **make(*points()))
+    with pytest.raises(InputError, match=line) as caught:
+        call(OWN)
+    assert len(caught.value.lines()) == 1
+    assert listing(place) == ["mine.npz"]
+
+
+def test_problems_of_several_files_are_told_at_once(place: Path) -> None:
+    X, y = points()
+    for name in ("one.npz", "two.npz"):
+        np.savez(place / name, X=2 * X if name == "one.npz" else X, y=y[:4] if name == "two.npz" else y)
+    with pytest.raises(InputError) as caught:
+        expreg.run(OWN, {"sweep.product": {"m": [8, 16], "data.path": ["one.npz", "two.npz"]}})
+    assert [line.split(":")[0].split("/")[-1] for line in caught.value.lines()] == ["one.npz", "two.npz"]
+    assert listing(place) == ["one.npz", "two.npz"]
+
+
+# --- memory ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "line"),
+    [
+        ({"m": [64, 2**24], "n": [4096]}, r"^error\[E-MEM\] cell m=16777216 n=4096: needs \d+ GiB, have [\d.]+ GiB"),
+        ({"m": [2], "n": [4, 65536]}, r"^error\[E-MEM\] cell n=65536: needs \d+ GiB, have [\d.]+ GiB"),
+    ],
+)
+@pytest.mark.parametrize("call", [expreg.run, api.plan])
+def test_cells_that_do_not_fit_are_refused_before_anything_is_written(
+    place: Path, monkeypatch: pytest.MonkeyPatch, sizes: dict[str, Any], line: str, call: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(estimate, "host_memory", lambda: 16 * 2**30)
+    monkeypatch.setattr(estimate, "memory", lambda device: 16 * 2**30)
+    with pytest.raises(InputError, match=line) as caught:
+        call(TINY, {"sweep.product.m": sizes["m"], "sweep.product.n": sizes["n"], "data.d": 8})
+    assert len(caught.value.lines()) == 1
+    assert not listing(place)
+
+
+def test_memory_is_asked_for_what_a_lane_of_each_device_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = api.load_config(TINY)
+    sweep = api._sweep(config)
+    settings = [settings for settings, _ in sweep.cells.values()]
+    largest = max(sweep.experiment.cost(one).bytes for one in settings)
+    for devices, room, fits in ((2, 2.01, True), (2, 1.99, False), (1, 1.01, True), (1, 0.99, False)):
+        monkeypatch.setattr(estimate, "memory", lambda device, room=room: room * largest)
+        assert (not estimate.too_large(sweep.experiment, settings, devices)) == fits
+
+
+# --- plan and doctor -------------------------------------------------------------------------------
+
+
+def test_plan_counts_and_writes_nothing(reference: api.Run, place: Path) -> None:
+    told = api.plan(TINY, BOTH, cells=True)
+    assert (told["cells"], told["programs"]) == (12, 2)
+    assert told["axes"] == {"m": [8, 32], "n": [4], "replicate": [0, 1, 2], "precision": ["f32", "f64"]}
+    assert {listed["cell"] for listed in told["list"]} == set(reference.cells["cell"])
+    assert told["seconds"] > told["compile_seconds"] > 0
+    assert math.isfinite(told["flops"])
+    assert "list" not in api.plan(TINY)
+    assert not listing(place)
+    json.dumps(told)
+
+
+def test_a_grid_too_large_to_build_is_refused_at_once(place: Path) -> None:
+    began = time.process_time()
+    with pytest.raises(InputError, match="E-GRID.*1000000000000 cells, limit 1000000"):
+        api.plan(
+            TINY, {"sweep.product": {"n": [4], "m": {"range": [2, 2000001, 2]}, "seed": {"range": [0, 999999, 1]}}}
+        )
+    assert time.process_time() - began < 0.5
+    assert not listing(place)
+
+
+def test_doctor_tells_what_numbers_depend_on() -> None:
+    told = api.doctor()
+    assert told["flops_per_second"] > 1e6
+    assert told["memory_bytes"] > 2**28
+    assert {"expreg", "jax", "jaxlib", "python", "device_kind", "matmul_precision", "prng", "xla_flags"} <= told.keys()
+    json.dumps(told)

@@ -1,0 +1,298 @@
+"""README and docs: every command and example runs (shrunk), every YAML block is a config, links and names exist."""
+
+import importlib.util
+import inspect
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from shrink import shrunk
+
+import expreg
+from expreg import cli, errors
+from expreg.analysis.groups import CRITERIA
+from expreg.config.load import json_schema, load
+from expreg.config.model import EVENTS
+from expreg.config.plan import plan
+from expreg.types import Status
+
+ROOT = Path(__file__).resolve().parents[1]
+LISTED = (ROOT / "docs/index.md").read_text().partition(":maxdepth: 1")[2].partition("```")[0].split()
+PAGES = [
+    ROOT / path for path in ("README.md", "CHANGELOG.md", "docs/index.md", *(f"docs/{page}.md" for page in LISTED))
+]
+EXAMPLES = ["README.md", "docs/python.md", "docs/quickstart.md"]
+
+REGISTRIES = r"pypi\.|pythonhosted|anaconda|conda-forge|npmjs|docker\.io|huggingface|crates\.io"
+THIS_MACHINE = r"(?<![\w.])/(work|tmp|root|home|Users|mnt)/"
+LARGEST_IMAGE = 150_000
+SMALLEST = {"experiment": "threshold", "name": "smallest", "sweep": {"product": {"n": [4], "m": [16]}}}
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: str
+    kind: str
+    text: str
+
+    @property
+    def commands(self) -> list[str]:
+        """The lines that a person types."""
+        return [line.removeprefix("$ ") for line in self.text.splitlines() if line.startswith("$ ")]
+
+
+def blocks(*kinds: str) -> Iterator[Block]:
+    for page in PAGES:
+        for kind, text in re.findall(r"^```(.+?)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+            if kind.split()[0] in kinds:
+                yield Block(str(page.relative_to(ROOT)), kind, text)
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# --- what is shown runs ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory like a fresh clone, with a data file of the reader's own."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    X = np.random.default_rng(0).normal(size=(6, 3))
+    rows = [f"{a},{b},{c},{(-1) ** i}" for i, (a, b, c) in enumerate(X)]
+    (tmp_path / "mine.csv").write_text("\n".join(["a,b,c,y", *rows]))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the command line in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["expreg", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0)
+
+
+def recipe(command: str) -> list[str]:
+    """Return the calls of `expreg` that a `make` command makes; fail if it has no such target or extra."""
+    _, target, *settings = shlex.split(command)
+    told = subprocess.run(
+        ["make", "--dry-run", target, *settings], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for setting in settings:
+        assert setting.removeprefix("EXTRAS=") in extras
+    return re.findall(r"^\.venv/bin/(expreg .*)$", told.stdout, re.MULTILINE)
+
+
+def calls() -> dict[str, str]:
+    """Return every call of `expreg` that the pages show, and the first page that shows it."""
+    found: dict[str, str] = {}
+    for block in blocks("console"):
+        for command in block.commands:
+            for call in recipe(command) if command.startswith("make ") else [command]:
+                found.setdefault(call, block.page)
+    return found
+
+
+def test_every_command_runs(place, monkeypatch, capsys):
+    shown = calls()
+    assert len(shown) > 12
+    for call, page in shown.items():
+        program, *arguments = shlex.split(call)
+        assert program == "expreg", f"{page}: {call}"
+        smaller = shrunk(ROOT / arguments[1]) if arguments[0] == "run" else []
+        code = run([*arguments, *smaller], monkeypatch)
+        assert code == 0, f"{page}: {call}: exit code {code}: {capsys.readouterr().err}"
+
+
+def test_messages_are_as_shown(place, monkeypatch, capsys):
+    """Numbers may differ: lines of configs move."""
+    for block in blocks("text"):
+        (command,) = block.commands
+        assert run(shlex.split(command)[1:], monkeypatch) == 2
+        told, shown = capsys.readouterr().err, block.text.partition("\n")[2]
+        assert re.sub(r"\d+", "0", told) == re.sub(r"\d+", "0", shown)
+
+
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_python_examples_run(page, place, monkeypatch, capsys):
+    if page == "docs/quickstart.md":  # executed by the build, which has IPython; the tests do not
+        display: Any = types.ModuleType("IPython.display")
+        display.Image = lambda path, width: Path(path).stat()
+        monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+        monkeypatch.setitem(sys.modules, "IPython.display", display)
+    shown = [block for block in blocks("python", "{code-cell}") if block.page == page]
+    assert shown
+    known: dict[str, Any] = {}
+    for block in shown:
+        if block.text.startswith("!"):
+            assert run(shlex.split(block.text.removeprefix("!"))[1:], monkeypatch) == 0
+        else:
+            exec(compile(block.text, page, "exec"), known)
+
+
+def test_all_pages_with_python_are_listed():
+    assert {block.page for block in blocks("python", "{code-cell}")} == set(EXAMPLES)
+
+
+def test_yaml_blocks_are_configs(place):
+    shown = list(blocks("yaml"))
+    assert len(shown) >= 4
+    for number, block in enumerate(shown):
+        path = place / f"{number}.yaml"
+        missing = "" if "experiment:" in block.text else "experiment: threshold\nname: example\n"
+        path.write_text(missing + block.text)
+        assert plan(load(path), data_shape=expreg.data.data_shape)["cells"] > 1, block
+
+
+@pytest.mark.parametrize("text", ["yes", "no", "on", "off", "010", "0x1F", "1_000", "12:30"])
+def test_what_is_called_ambiguous_is_refused(text):
+    assert f"`{text}`" in (ROOT / "docs/configuration.md").read_text()
+    with pytest.raises(errors.InputError, match="ambiguous"):
+        load(
+            {"experiment": "threshold", "name": "x", "sweep": {"product": {"n": [4], "m": [8]}}},
+            [f"description={text}"],
+        )
+
+
+# --- what is linked and named exists --------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_relative_links_exist(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        found = page.parent / path if path else page
+        assert found.is_file(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_pages_name_no_registry_and_no_place_of_one_machine(page):
+    text = page.read_text()
+    assert not re.search(REGISTRIES, text)
+    assert not re.search(THIS_MACHINE, text)
+
+
+def test_images_are_small_and_used():
+    text = "".join(page.read_text() for page in PAGES)
+    for image in (ROOT / "docs/images").iterdir():
+        assert image.stat().st_size <= LARGEST_IMAGE
+        assert f"images/{image.name}" in text
+
+
+def test_every_page_is_in_the_table_of_contents():
+    assert {page for page in PAGES if page.parent.name == "docs"} == set((ROOT / "docs").glob("*.md"))
+
+
+def test_commands_exist_and_each_is_documented():
+    known = {command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    code = [text for page in PAGES for text in re.findall(r"`(expreg [^`]+)`", page.read_text())]
+    code += [command for block in blocks("console", "text") for command in block.commands if command[:4] != "make"]
+    named = {text.split()[1] for text in code}
+    listed = re.search(r"Command line: (.*)\.", (ROOT / "CHANGELOG.md").read_text())
+    assert listed
+    assert named == known == set(re.findall(r"`(\w+)`", listed[1]))
+
+
+def test_events_columns_statuses_and_exit_codes_are_explained(place):
+    cells = expreg.run(SMALLEST, out=place / "smallest").cells
+    mathematics, running = ((ROOT / f"docs/{page}.md").read_text() for page in ("mathematics", "running"))
+    rows = set(re.findall(r"^\| `(\w+)` \|", mathematics, re.MULTILINE))
+    assert rows == {*EVENTS, "movement"} <= {criterion.name for criterion in CRITERIA}
+    assert {column for column in cells if not re.match(r"E\d", column)} <= set(re.findall(r"`(\w+)`", running))
+    statuses = {status.name for status in Status} - {"running"}
+    assert statuses <= set(re.findall(r"^\| `(\w+)` \|", running, re.MULTILINE))
+    codes = {kind.exit_code for _, kind in inspect.getmembers(errors, inspect.isclass) if hasattr(kind, "exit_code")}
+    table = re.findall(r"^\| (\d+) \|", (ROOT / "docs/configuration.md").read_text(), re.MULTILINE)
+    assert codes <= set(map(int, table))
+
+
+def test_every_label_of_the_mathematics_is_explained():
+    text = (ROOT / "docs/mathematics.md").read_text()
+    explained = set(re.findall(r"\(([A-H]\.\d+)\)", text))
+    for section, first, last in re.findall(r"\(([A-H])\.(\d+)\)–\([A-H]\.(\d+)\)", text):
+        explained |= {f"{section}.{number}" for number in range(int(first), int(last) + 1)}
+    code = "".join(path.read_text() for path in (ROOT / "expreg").rglob("*.py"))
+    used = set(re.findall(r"\b([A-H]\.\d+)\b", code))
+    assert used <= explained
+
+
+# --- what is made from the package ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference() -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs/reference.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def properties(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        for key, inner in schema.items():
+            yield from inner if key == "properties" and isinstance(inner, dict) else ()
+            yield from properties(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from properties(inner)
+
+
+def test_the_tables_of_keys_are_complete(reference):
+    text = reference.keys()
+    schema = json_schema()
+    of_the_sweep = set(properties(schema["properties"].pop("sweep")))
+    wanted = set(properties(schema)) - set(reference.NOT_YET) - {"sweep"}
+    assert wanted - of_the_sweep <= set(re.findall(r"`(\w+)`", text))
+    assert "mapping" in text
+    assert "None" not in text
+    for link in re.findall(r"\(#(key-[\w-]+)\)", text):
+        assert f"({link})=" in text
+    for line in text.splitlines():
+        assert not line.startswith("|") or line.replace("\\|", "").count("|") in (5, 6), line
+
+
+def test_defaults_shown_are_those_of_the_package(reference):
+    shown = dict(re.findall(r"^\| `(\w+)` \| .* \| `([^`|]*)` \| [^|]* \|$", reference.keys(), re.MULTILINE))
+    config = load(SMALLEST)
+    assert yaml.safe_load(shown["tolerance"]) == config.training.tolerance
+    assert yaml.safe_load(shown["delta"]) == config.analysis.delta
+    assert json.loads(shown["measure"]) == config.measure
+
+
+def test_the_notation_is_that_of_the_types(reference):
+    assert reference.notation().count("\n") > 8
+
+
+@pytest.mark.parametrize("mark", ["keys", "notation"])
+def test_generated_parts_have_a_place(mark):
+    assert any(f"<!-- generated: {mark} -->" in page.read_text() for page in PAGES)
+
+
+def test_the_changelog_names_this_version():
+    assert f"## {expreg.__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,0 +1,322 @@
+"""From settings to the inputs of a run and from its record to a row."""
+
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+
+from expreg import ntk, theory
+from expreg.config import load, plan
+from expreg.experiment import EXPERIMENTS, training
+from expreg.types import Status
+
+
+def resolved(**change):
+    """Return the settings of the one cell of a config, as a sweep hands them over; `change` by dotted path."""
+    given = {"experiment": "threshold", "name": "test", "data": {"n": 4, "d": 5}, "network": {"m": 32}}
+    overrides = {key.replace("__", "."): value for key, value in change.items()}
+    config = load.load(given, overrides, experiments=tuple(EXPERIMENTS))
+    ((settings, _),) = plan.cells(config)
+    return settings
+
+
+@cache
+def compiled(signature):
+    program = EXPERIMENTS["threshold"].build(signature)
+    return jax.jit(lambda i: program.record(jax.lax.while_loop(program.running, program.advance, program.init(i))))
+
+
+def row_of(settings, **signature):
+    """Return the row of one cell, alone; `signature` replaces what would be static in it."""
+    run = compiled(training.signature(settings)._replace(**signature))
+    return training.row(settings, jax.tree.map(np.asarray, run(training.prepare(settings))))
+
+
+def record_of(settings, **change):
+    """Return what a run of n points could leave, with some values put in."""
+    n, points = settings["data"]["n"], settings["training"]["curve"]["points"]
+    record = {
+        "steps": 3, "status": Status.converged, "eta": 0.01, "eta_scaled": 0.1, "max_steps": 50,
+        "lambda_0": 6.0, "lambda_max_0": 10.0, "frobenius_error": 0.5, "spectral_error": 0.4,
+        "initial_residual": np.ones(n), "residual_final": 0.01, "max_movement": 0.1, "lambda_min_path": 5.0,
+        "curve_step": np.arange(points), "curve": np.ones(points), "curve_length": 4, "E3_step": -1, "E4_step": -1,
+    } | change  # fmt: skip
+    return {name: np.asarray(value) for name, value in record.items()}
+
+
+# --- draws
+
+
+def test_points_labels_and_neurons_are_drawn_independently():
+    """(A.14): no draw is another one in disguise; a shared seed once made the first neurons parallel to the data."""
+    draws = []
+    for replicate in range(60):
+        settings = resolved() | {"replicate": replicate}
+        arrays = EXPERIMENTS["threshold"].inputs(settings)
+        W, X = arrays["W"], arrays["X"]
+        draws.append([*(X @ W[:, :16]).ravel(), *arrays["y"], *arrays["a"][:16]])
+    table = np.array(draws)
+    n, p = 4, 16
+    inner, y, a = table[:, : n * p].reshape(60, n, p), table[:, n * p : n * p + n], table[:, n * p + n :]
+    # <w_r, x_i> is N(0, 1) for independent draws, and each coordinate keeps its own neuron
+    assert abs(inner.mean()) < 4 / np.sqrt(inner.size)
+    assert abs(inner.var() - 1) < 4 * np.sqrt(2 / inner.size) * np.sqrt(n)
+    assert abs(np.diagonal(inner, axis1=1, axis2=2)).max() < 5
+    bound = 5 / np.sqrt(60)
+    for one in (y, inner[:, 0, :4], X_first(60)):
+        for other in (a, inner[:, 1, 4:8]):
+            correlation = np.corrcoef(one.T, other.T)[: one.shape[1], one.shape[1] :]
+            assert np.abs(correlation).max() < bound
+
+
+def X_first(count):
+    """Return the first point of each replicate, (count, d)."""
+    return np.array([training.problem(resolved() | {"replicate": r}).X[0] for r in range(count)])
+
+
+def test_replicates_seeds_and_sizes_have_draws_of_their_own_and_widths_share_them():
+    base = resolved()
+    others = [
+        base | {"replicate": 1}, base | {"seed": 1}, resolved(data__n=5), resolved(data__d=6),
+        base | {"replicate": 1, "seed": 1},
+    ]  # fmt: skip
+    keys = [tuple(training.problem(settings).key) for settings in (base, *others)]
+    assert len(set(keys)) == len(keys)
+    wide = training.problem(resolved(network__m=256))
+    assert wide is training.problem(base)
+    assert tuple(training.problem(resolved(data__kind="orthonormal")).key) == keys[0]  # regimes are paired
+    narrow, wider = (EXPERIMENTS["threshold"].inputs(resolved(network__m=m)) for m in (32, 64))
+    np.testing.assert_array_equal(narrow["W"][:, :16], wider["W"][:, :16])
+    np.testing.assert_array_equal(narrow["X"], wider["X"])
+
+
+@pytest.mark.parametrize("init", ["coupled", "iid"])
+def test_a_run_starts_from_the_arrays_that_it_shows(init):
+    settings = resolved(network__init=init, training__max_steps=1, precision="f64")
+    arrays = EXPERIMENTS["threshold"].inputs(settings)
+    row = row_of(settings)
+    spectrum = np.linalg.eigvalsh(ntk.empirical(arrays["W"], arrays["X"]))
+    assert row["lambda_0"] == pytest.approx(spectrum[0], rel=1e-9)
+    residual = np.exp(arrays["X"] @ arrays["W"]) @ arrays["a"] - arrays["y"]
+    assert row["residual_initial"] == pytest.approx(np.linalg.norm(residual), rel=1e-9)
+    assert arrays["W"].shape == (5, 32)
+    assert {a.dtype for a in arrays.values()} == {np.dtype("float64")}
+
+
+# --- programs and inputs
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "optimizer", "form"),
+    [(4, 5, "sgd", "gram"), (4, 2, "momentum", "gram"), (5, 2, "sgd", "weight"), (4, 5, "adam", "weight")],
+)
+def test_gram_space_is_used_where_it_is_exact_and_cheaper(n, d, optimizer, form):
+    signature = training.signature(resolved(data__n=n, data__d=d, training__optimizer__name=optimizer))
+    assert signature.form == form
+
+
+def test_both_forms_give_the_same_row():
+    settings = resolved(precision="f64", training__tolerance=1e-6)
+    gram, weight = row_of(settings), row_of(settings, form="weight")
+    for name, value in gram.items():
+        if isinstance(value, (float, np.ndarray)):
+            np.testing.assert_allclose(weight[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+    assert gram["steps"] == weight["steps"]
+
+
+def test_widths_share_programs_by_power_of_two_and_small_ones_all():
+    def neurons(m, n=8):
+        return training.signature(resolved(network__m=m, data__n=n)).neurons
+
+    assert {neurons(m) for m in (2, 64, 1000, 1024)} == {512}
+    assert neurons(1026) == neurons(2048) == 1024
+    assert neurons(2, n=1) == 8192 // 2
+    assert neurons(4, n=32768) == 2
+    assert training.signature(resolved(network__m=3, network__init="iid", data__n=8)).neurons == 1024
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize("rule", ["spectral", "spectral_cts", "theory", "fixed"])
+def test_step_rules(rule, scale):
+    """A.7: eta = eta_scaled / (kappa^2 m); the rules of experiments.md 2."""
+    size = {"factor": 0.5} if rule != "fixed" else {"value": 1e-3}
+    change = {f"training__step_size__{key}": value for key, value in {"rule": rule, **size}.items()}
+    settings = resolved(network__scale=scale, training__max_steps=1, precision="f64", **change)
+    found = training.problem(settings)
+    row = row_of(settings)
+    top = found.eigenvalues[-1]
+    expected = {
+        "spectral": 0.5 / (32 * scale**2 * max(top, row["lambda_max_0"])),
+        "spectral_cts": 0.5 / (32 * scale**2 * top),
+        "theory": 0.5 * theory.step_size(4, 32, training.THEORY_DELTA, found.eigenvalues[0]) / scale**2,
+        "fixed": 1e-3,
+    }[rule]
+    assert row["eta"] == pytest.approx(expected, rel=1e-12)
+    assert row["eta_scaled"] == pytest.approx(row["eta"] * scale**2 * 32, rel=1e-12)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_relative_tolerance_counts_in_labels(relative):
+    settings = resolved(training__relative=relative, training__tolerance=0.1, precision="f64")
+    row = row_of(settings)
+    expected = 0.1 * (2.0 if relative else 1.0)  # four labels +-1
+    assert row["tolerance"] == pytest.approx(expected)
+    assert row["label_norm"] == pytest.approx(2.0)
+    assert row["status"] == "converged"
+    assert expected * 0.3 < row["residual_final"] <= expected
+
+
+# --- rows
+
+
+def test_a_row_holds_the_contract_and_nothing_but_plain_values():
+    row = row_of(resolved())
+    contract = (
+        "n d m activation init scale data labels eta eta_scaled lambda_cts lambda_max_cts lambda_0 lambda_max_0 "
+        "label_norm residual_initial residual_final frobenius_error spectral_error max_movement lambda_min_path "
+        "status status_detail steps max_steps tolerance optimizer step_rule curve_step curve_residual "
+        "curve_linearised E0 E1 E1s E1m E3 E4 E5 E0_step E1_step E1s_step E1m_step E3_step E4_step E5_step"
+    )
+    assert set(contract.split()) <= set(row)
+    assert (row["n"], row["d"], row["m"], row["data"], row["labels"]) == (4, 5, 32, "sphere", "sign")
+    assert len(row["curve_step"]) == len(row["curve_residual"]) == len(row["curve_linearised"])
+
+
+def test_the_curve_ends_where_the_run_ended():
+    settings = resolved(training__tolerance=1e-3, training__curve__points=5)
+    row = row_of(settings)
+    assert row["curve_step"][0] == 0
+    assert row["curve_step"][-1] == row["steps"]
+    assert row["curve_residual"][-1] == row["residual_final"]
+    assert row["curve_residual"][0] == pytest.approx(row["residual_initial"], rel=1e-6)
+    kept = training.row(settings, record_of(settings, steps=2, curve_length=3))
+    assert list(kept["curve_step"]) == [0, 1, 2]  # nothing is appended where the last step is on the curve
+
+
+def test_only_what_was_measured_is_in_a_row():
+    settings = resolved(measure=["E0", "E4"])
+    row = training.row(settings, record_of(settings))
+    assert "E5" not in row
+    assert row["lambda_min_path"] is None
+    assert training.row(resolved(), record_of(settings))["lambda_min_path"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"), [("momentum", None), ("adam", None), ("sgd", {"name": "cosine_decay", "decay_steps": 9})]
+)
+def test_what_the_theory_says_of_gradient_descent_is_not_said_of_other_training(optimizer, schedule):
+    settings = resolved(training__optimizer__name=optimizer, training__step_size__schedule=schedule)
+    row = training.row(settings, record_of(settings))
+    assert row["curve_linearised"] is None
+    assert row["steps_linearised"] is None
+    assert row["E0"] is row["E4"] is row["E0_step"] is row["E4_step"] is None
+    assert None not in (row["E1"], row["E1m"], row["E3"], row["E5"])
+
+
+@pytest.mark.parametrize("kind", ["f32", "f64"])
+def test_events_at_the_start_below_at_and_above_their_thresholds(kind):
+    settings = resolved(precision=kind)
+    lam = training.problem(settings).eigenvalues[0]
+    slack = {"f32": 1e-3, "f64": 1e-9}[kind]
+    for event, column, threshold, direction in [
+        ("E1", "frobenius_error", lam / 4, 1),
+        ("E1s", "spectral_error", lam / 4, 1),
+        ("E1m", "lambda_0", 3 * lam / 4, -1),
+    ]:
+        for share, holds in ((0.9, True), (1.0, True), (1 + 0.9 * slack, True), (1 + 1.1 * slack, False), (1.1, False)):
+            value = threshold * (1 + direction * (share - 1))
+            row = training.row(settings, record_of(settings, **{column: value}))
+            assert row[event] == holds, (event, share)
+            assert row[f"{event}_step"] == (None if holds else 0)
+
+
+def test_the_edge_of_stability_is_on_one_side_whatever_the_rounding():
+    settings = resolved()
+    for top in np.random.default_rng(0).uniform(1, 100, 200).astype(np.float32):
+        step = np.float32(2) / top
+        for factor, holds in ((1, False), (0.9999, True), (1.0001, False)):
+            row = training.row(settings, record_of(settings, eta_scaled=np.float32(factor) * step, lambda_max_0=top))
+            assert row["E0"] == holds
+
+
+def test_first_violations_are_steps_or_nothing():
+    settings = resolved()
+    row = training.row(settings, record_of(settings, E3_step=32, E4_step=0, status=Status.max_steps, steps=50))
+    assert (row["E3"], row["E3_step"]) == (False, 32)
+    assert (row["E4"], row["E4_step"]) == (False, 0)
+    assert (row["E5"], row["E5_step"]) == (False, 50)
+    row = training.row(settings, record_of(settings))
+    assert (row["E3"], row["E4"], row["E5"]) == (True, True, True)
+    assert row["E3_step"] is row["E4_step"] is row["E5_step"] is None
+
+
+@pytest.mark.parametrize(("kind", "angle", "known"), [("f32", 1e-3, False), ("f64", 1e-3, True), ("f32", 0.3, True)])
+def test_what_rounding_decides_is_not_reported(kind, angle, known):
+    """Near duplicates: lambda ~ angle^2. In float32 lambda_min(H) is known to 1e-7 lambda_max only (H.7)."""
+    settings = resolved(precision=kind, data__kind="near_duplicate", data__angle=angle)
+    row = training.row(settings, record_of(settings))
+    for event in ("E1m", "E3"):
+        assert (row[event] is not None) == known
+        assert (row[f"{event}_step"] is None) or known
+    assert None not in (row["E0"], row["E1"], row["E4"], row["E5"])
+
+
+def test_statuses_come_with_what_to_do():
+    settings = resolved()
+
+    def detail(status):
+        return training.row(settings, record_of(settings, status=status, steps=7))["status_detail"]
+
+    assert detail(Status.converged) == ""
+    assert "step 7" in detail(Status.diverged)
+    assert "smaller step_size.factor" in detail(Status.nonfinite)
+    assert "budget of 7 steps" in detail(Status.max_steps)
+
+
+def test_near_singular_data_train_to_the_end_of_the_budget_and_not_to_one_step():
+    """lambda < 0 by rounding once made the budget negative, and then 1."""
+    change = {"data__kind": "near_duplicate", "data__angle": 1e-9, "data__allow_duplicates": True}
+    settings = resolved(training__max_steps={"flow_time": 2.0, "at_most": 77}, **change)
+    settings["data"]["labels"] = {"kind": "sign"}
+    rows = [row_of({**settings, "replicate": r}) for r in range(8)]
+    lams = [row["lambda_cts"] for row in rows]
+    assert min(lams) < 1e-12
+    assert {row["steps"] for row in rows if row["status"] == "max_steps"} == {77}
+    assert all(row["max_steps"] == 77 for row in rows)
+    assert all(row["E1m"] is None for row in rows)
+
+
+def test_the_labels_may_be_tiny():
+    """Residuals of 1e-25 square to 0 in float32; such a run must not count as converged at its start."""
+    settings = resolved(training__relative=True, training__tolerance=1e-2, training__max_steps=50)
+    problem = training.problem(settings)
+    tiny = problem._replace(y=problem.y * 1e-25)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "problem", lambda settings: tiny)
+        row = row_of(settings)
+    assert row["residual_initial"] == pytest.approx(2e-25, rel=1e-5)
+    assert row["steps"] > 3
+
+
+# --- cost
+
+
+def test_the_cost_counts_products_and_the_expected_steps():
+    narrow, wide = (EXPERIMENTS["threshold"].cost(resolved(network__m=m)) for m in (64, 8192))
+    signature = training.signature(resolved(network__m=8192))
+    elements = 4 * signature.neurons * 2
+    assert wide.flops_per_step == elements * (2 * 4 + training.EXPONENTIAL_FLOPS)
+    assert wide.flops_per_step > narrow.flops_per_step
+    assert wide.steps == narrow.steps > 1
+    state = jax.eval_shape(
+        EXPERIMENTS["threshold"].build(signature).init, EXPERIMENTS["threshold"].prepare(resolved(network__m=8192))
+    )
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    assert held < wide.bytes < 4 * held  # what a step needs in between counts too
+
+
+def test_both_names_are_the_same_computation():
+    assert set(EXPERIMENTS) == {"threshold", "convergence"}
+    one, other = EXPERIMENTS.values()
+    assert one._replace(name="") == other._replace(name="")
