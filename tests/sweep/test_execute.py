@@ -1,0 +1,84 @@
+"""When rows are committed: soon, in few files, and whatever way the engine ends. Whole runs are in test_api.py."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from expreg.sweep import execute
+from expreg.sweep.execute import COMMIT_SECONDS, _collect
+
+
+class Script:
+    """An engine, a store, a reporter and a clock in one: slices of a quarter second, a cell in every `k`-th."""
+
+    def __init__(self, slices: int, k: int, failure: BaseException | None = None) -> None:
+        self.slices, self.k, self.failure = slices, k, failure
+        self.now = 50.0
+        self.compilations = [("program", 2, 1.5)]
+        self.commits: list[tuple[float, list[float]]] = []
+        self.shown: list[Any] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def run(self, cells: Any) -> Any:
+        for index in range(self.slices):
+            self.now += 0.25
+            yield [{"cell": str(index), "at": self.now}] if index % self.k == 0 else []
+        if self.failure:
+            raise self.failure
+
+    def commit(self, rows: list[dict[str, Any]]) -> None:
+        self.commits += [(self.now, [row["at"] for row in rows])] if rows else []
+
+    def add(self, rows: list[dict[str, Any]], compiled: list[float]) -> None:
+        assert compiled == [1.5]
+        self.shown += [row["cell"] for row in rows]
+        assert len(self.shown) == sum(len(times) for _, times in self.commits)  # shown once it is stored
+
+
+def collect(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "time", SimpleNamespace(monotonic=script.monotonic, sleep=time.sleep))
+    _collect(script, {}, script, lambda row: row, script)  # type: ignore[arg-type]
+
+
+def test_rows_are_stored_within_a_second_at_first_and_ten_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(4 * 3600 * 10, 1)
+    collect(script, monkeypatch)
+    waits = [(now - 50, now - min(times)) for now, times in script.commits]
+    assert all(wait <= 1.25 for since, wait in waits if since < 100)
+    assert all(wait <= COMMIT_SECONDS[1] + 0.25 for _, wait in waits)
+    assert len(script.commits) < 4000  # ten hours
+    assert len(script.shown) == script.slices
+
+
+def test_a_row_does_not_wait_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(400, 200)
+    collect(script, monkeypatch)
+    assert [now - times[0] <= 1.25 for now, times in script.commits] == [True, True]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("a bug"), KeyboardInterrupt()])
+def test_what_is_finished_is_stored_however_the_engine_ends(
+    monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    script = Script(3, 1, failure)
+    with pytest.raises(type(failure)):
+        collect(script, monkeypatch)
+    assert script.shown == ["0", "1", "2"]
+
+
+def test_what_cannot_be_stored_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    script, tried = Script(100, 1), []
+
+    def full(rows: list[Any]) -> None:
+        tried.append(len(rows))
+        if rows:
+            raise OSError
+
+    monkeypatch.setattr(script, "commit", full)
+    with pytest.raises(OSError):  # noqa: PT011
+        collect(script, monkeypatch)
+    assert [count for count in tried if count] == [4]
