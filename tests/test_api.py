@@ -257,11 +257,14 @@ def test_report_of_a_part_of_the_run(place: Path) -> None:
         cells = done.cells["cell"]
         assert set(found.cells["cell"]) == set(cells)
         late = {**done.cells.to_dict("records")[0], "cell": sorted(set(sweep.cells) - set(cells))[0]}
+        found = expreg.load("run")
+        assert len(found.cells) == 3
         store.commit([{**late, "curve_step": [0], "curve_residual": [1.0]}])
         assert found.curves.empty  # of the cells that were read, not of later ones
         assert len(expreg.load("run").curves) == 1
     assert found.summary["counts"]["cells"] == 3
     assert json.loads((place / "run" / "summary.json").read_text()) == found.summary
+    assert expreg.load("run").summary["counts"]["cells"] == 4
 
 
 # --- the user's own data ---------------------------------------------------------------------------
@@ -332,6 +335,41 @@ def test_bad_data_are_one_line_and_nothing_is_written(
         call(OWN)
     assert len(caught.value.lines()) == 1
     assert listing(place) == ["mine.npz"]
+
+
+@pytest.mark.parametrize(
+    ("own", "line"),
+    [
+        ({"path": "/etc/hostname"}, r"error\[E-PATH\].*data\.path: got '/etc/hostname', must be a local file under"),
+        ({"path": "../mine.csv"}, r"error\[E-PATH\].*got '\.\./mine\.csv', must be a local file under"),
+        ({"path": "https://example.org/mine.npz"}, r"error\[E-PATH\].*must be a local file under"),
+        ({"path": "absent.npz"}, r"error\[E-FILE\].*absent\.npz' cannot be read: No such file"),
+        ({"path": "."}, r"error\[E-FILE\].*cannot be read: not a file"),
+        ({"path": "mine.txt"}, r"error\[E-ENUM\].*got a \.txt file, expected one of"),
+        ({"path": "mine.csv", "target": "lable"}, r"error\[E-UNKNOWN\].*no column 'lable'; did you mean label\?"),
+        ({"path": "mine.csv", "target": "label", "features": ["a", "c"]}, r"error\[E-UNKNOWN\].*no column 'c'"),
+        ({"path": "row.csv", "target": "label"}, r"error\[E-DATA\].*row\.csv:3: got 2 columns, expected 3"),
+        (
+            {"path": "word.csv", "target": "label"},
+            r"error\[E-DATA\].*word\.csv:2: column b: got 'zero', expected a number",
+        ),
+    ],
+)
+def test_files_that_cannot_be_used_are_one_line_and_nothing_is_written(
+    place: Path, own: dict[str, Any], line: str
+) -> None:
+    for name, text in (
+        ("mine.csv", "1,0,1\n0,1,-1\n"),
+        ("mine.txt", "1,0,1\n"),
+        ("row.csv", "1,0,1\n0,1\n"),
+        ("word.csv", "1,zero,1\n"),
+    ):
+        (place / name).write_text("a,b,label\n" + text)
+    before = listing(place)
+    with pytest.raises(InputError, match=line) as caught:
+        expreg.run({**OWN, "data": {"kind": "file", **own}})
+    assert len(caught.value.lines()) == 1
+    assert listing(place) == before
 
 
 def test_problems_of_several_files_are_told_at_once(place: Path) -> None:

@@ -402,7 +402,7 @@ def test_the_second_signal_ends_at_once_and_the_first_one_wherever_nothing_runs(
     (place / "long.yaml").write_text(json.dumps(LONG))
     words = ["run", "long.yaml", "--out", "run", "training.max_steps=1000000", "execution.slice_seconds=100", "--fresh"]
     process = start(*words)
-    while not (place / "run" / "manifest.json").exists():  # cells are about to run
+    while not (place / "run" / "manifest.json").exists() and process.poll() is None:  # cells are about to run
         time.sleep(0.02)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("0/24 cells done")

@@ -4,10 +4,13 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from expreg.sweep import execute
+from expreg.sweep.engine import Engine
 from expreg.sweep.execute import COMMIT_SECONDS, _collect
+from expreg.types import Cost, Experiment, Program
 
 
 class Script:
@@ -58,6 +61,28 @@ def test_a_row_does_not_wait_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -
     script = Script(400, 200)
     collect(script, monkeypatch)
     assert [now - times[0] <= 1.25 for now, times in script.commits] == [True, True]
+
+
+def test_the_engine_comes_back_after_every_slice() -> None:
+    """So that rows are stored and progress is shown in time, although no cell ends for long."""
+    program = Program(
+        init=lambda inputs: inputs,
+        advance=lambda left: left - 1,
+        running=lambda left: left > 0,
+        record=lambda left: {"left": left},
+    )
+    experiment = Experiment(
+        name="countdown",
+        signature=lambda settings: 0,
+        build=lambda signature: program,
+        prepare=lambda settings: np.int32(settings["length"]),
+        row=lambda settings, record: {"status": "converged"},
+        inputs=lambda settings: {},
+        cost=lambda settings: Cost(1.0, 1.0, 8.0),
+    )
+    cells = [("short", {"length": 1}), ("long", {"length": 10})]
+    batches = list(Engine(experiment, lanes=2, slice_seconds=1e-9).run(cells))
+    assert [[row["cell"] for row in rows] for rows in batches] == [["short"], *[[]] * 8, ["long"]]
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("a bug"), KeyboardInterrupt()])
