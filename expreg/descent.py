@@ -163,14 +163,15 @@ def _budget(inputs: Inputs, eta_scaled: jax.Array, initial_norm: jax.Array) -> j
 def _curve_steps(points: int, spacing: str, budget: jax.Array) -> jax.Array:
     """Return the steps at which ||r_t|| is kept, from 0 to the budget or beyond: evenly spaced, or geometrically.
 
-    Where a geometric sequence would repeat a step it takes the next: 0, 1, 2, 3, ... at first.
+    Where a geometric sequence would repeat a step it takes the next: 0, 1, 2, 3, ... at first. It is convex, so
+    that it grows by at least 1 wherever it is above that line.
     """
     place = jnp.arange(points, dtype=jnp.int32)
     if spacing == "regular":
         return place * -(-budget // (points - 1))
     growth = jnp.log(budget.astype(jnp.float64)) / max(points - 2, 1)
     wanted = jnp.round(jnp.exp(growth * (place - 1))).astype(jnp.int32).at[0].set(0)
-    return place + jax.lax.cummax(wanted - place)
+    return jnp.maximum(wanted, place)
 
 
 def _transformation(signature: Signature, eta: jax.Array, values: tuple[Any, ...]) -> optax.GradientTransformation:

@@ -47,7 +47,7 @@ def test_momentum_is_the_same_trajectory_in_both_spaces(form, optimizer):
 
 @pytest.mark.parametrize("optimizer", sorted(descent.OPTIMIZERS))
 def test_weight_space_is_a_plain_optax_loop_on_the_weights(optimizer):
-    """Also under weight decay, which pulls W to 0 and not to W(0), and with masked neurons, which stay still."""
+    """Also under weight decay, which pulls W to 0 and not to W(0)."""
     signature, inputs = make("weight", optimizer=optimizer, bucket=2 * M)
     W, a, X, y, eta = start_of(signature, inputs)
     if not descent.OPTIMIZERS[optimizer].linear:
@@ -70,6 +70,16 @@ def test_weight_space_is_a_plain_optax_loop_on_the_weights(optimizer):
     np.testing.assert_allclose(record["curve"], norms, rtol=0, atol=1e-10 * norms[0])
     path = np.stack(path)
     np.testing.assert_allclose(record["max_movement"], movements(path[measured(path)]).max(), rtol=1e-9)
+
+
+def test_weight_decay_alone_shrinks_the_neurons_of_the_network_and_no_masked_one():
+    quiet = {"y": np.zeros(5), "max_steps": 50, "divergence": np.inf}
+    signature, inputs = make("weight", optimizer="adamw", bucket=64 * M, **quiet)
+    W, _, _, _, eta = start_of(signature, inputs)
+    shrunk = 1 - (1 - eta * PARAMETERS["adamw"]["weight_decay"]) ** 50
+    expected = shrunk * np.linalg.norm(W, axis=0).max()
+    # adam makes steps of what rounding leaves of a gradient of 0
+    np.testing.assert_allclose(run(signature, inputs)["max_movement"], expected, rtol=0.01)
 
 
 def test_the_catalogues_are_walked_to_the_end():

@@ -10,6 +10,7 @@ from oracles import empirical_ntk, infinite_ntk, movements, sphere
 from runs import ETA_SCALED, STEPS, D, M, N, make, measured, oracle, run, start_of, status_of
 
 from expreg import descent
+from expreg.activation import ACTIVATIONS
 from expreg.types import Status
 
 # --- how a run ends
@@ -67,6 +68,14 @@ def test_a_residual_that_is_not_finite_ends_a_run_at_once(form, dtype):
     assert record["max_movement"] == np.inf or record["max_movement"] > 1
     assert record["E3_step"] == first
     assert record["E4_step"] <= first
+
+
+@pytest.mark.parametrize("form", ["gram", "weight"])
+def test_weights_that_leave_the_range_of_numbers_moved_without_bound(form):
+    signature, inputs = make(form, dtype=np.float32, step_factor=1e25, X=60 * sphere(np.random.default_rng(0), N, D))
+    record = run(signature, inputs)
+    assert (status_of(record), record["steps"]) == (Status.nonfinite, 1)
+    assert record["max_movement"] == np.inf
 
 
 def test_data_that_overflow_at_the_start_are_a_status_and_not_an_error():
@@ -210,11 +219,25 @@ def test_the_movement_is_the_largest_of_all_neurons_and_measured_times(form, eve
 @pytest.mark.parametrize("activation", ["exp", "cosh", "sinh"])
 def test_the_errors_at_the_start_are_those_of_quadrature_and_a_sum_over_neurons(activation):
     signature, inputs = make(activation=activation, max_steps=1)
-    W, _, X, _, _ = start_of(signature, inputs)
-    error = empirical_ntk(W, X, activation) - infinite_ntk(X, activation)
-    record = run(signature, inputs)
-    np.testing.assert_allclose(record["frobenius_error"], np.sqrt((error**2).sum()), rtol=1e-9)
-    np.testing.assert_allclose(record["spectral_error"], np.linalg.norm(error, 2), rtol=1e-9)
+    signs = set()
+    for seed in range(6):
+        inputs = inputs._replace(key=np.asarray(jax.random.key_data(jax.random.key(seed))))
+        W, _, X, _, _ = start_of(signature, inputs)
+        error = empirical_ntk(W, X, activation) - infinite_ntk(X, activation)
+        record = run(signature, inputs)
+        np.testing.assert_allclose(record["frobenius_error"], np.sqrt((error**2).sum()), rtol=1e-9)
+        np.testing.assert_allclose(record["spectral_error"], np.linalg.norm(error, 2), rtol=1e-9)
+        signs.add(np.sign(np.linalg.eigvalsh(error)[[0, -1]].sum()))
+    assert signs == {-1.0, 1.0}  # the largest eigenvalue of the error is of either sign
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_float32_knows_the_errors_at_the_start_to_its_own_precision(activation):
+    """Angles between equal points lose half the digits if they are computed in float32."""
+    X = sphere(np.random.default_rng(1), 12, 7).astype(np.float32).astype(float)
+    single, double = (run(*make(activation=activation, X=X, dtype=t, max_steps=1)) for t in (np.float32, np.float64))
+    for name in ("frobenius_error", "spectral_error", "lambda_0", "lambda_max_0"):
+        np.testing.assert_allclose(single[name], double[name], rtol=1e-5, atol=1e-6 * double["lambda_max_0"])
 
 
 # --- the curve

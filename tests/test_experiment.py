@@ -70,6 +70,15 @@ def test_points_labels_and_neurons_are_drawn_independently():
             assert np.abs(correlation).max() < bound
 
 
+def test_no_two_draws_of_any_cells_share_a_key():
+    cells = [(seed, replicate, n, d) for seed in (0, 1, 2**32 - 1) for replicate in (0, 1, 2) for n, d in DIMENSIONS]
+    keys = np.concatenate([training._keys(*cell) for cell in cells])
+    assert len(np.unique(keys, axis=0)) == len(keys) == 3 * len(cells)
+
+
+DIMENSIONS = [(4, 5), (5, 4), (4, 4)]
+
+
 def X_first(count):
     """Return the first point of each replicate, (count, d)."""
     return np.array([training.problem(resolved() | {"replicate": r}).X[0] for r in range(count)])
