@@ -240,6 +240,21 @@ def test_float32_knows_the_errors_at_the_start_to_its_own_precision(activation):
         np.testing.assert_allclose(single[name], double[name], rtol=1e-5, atol=1e-6 * double["lambda_max_0"])
 
 
+def test_float32_follows_the_smallest_eigenvalue_to_the_tolerance_of_its_events():
+    """Down to 1e-4 lambda_max, below which E1m and E3 are not reported (H.7): sixteen pairs of close points."""
+    rng = np.random.default_rng(1)
+    one, turn = sphere(rng, 16, 32), sphere(rng, 16, 32)
+    turn = turn - np.sum(one * turn, axis=1, keepdims=True) * one
+    X = np.concatenate([one, one + 0.05 * turn]).astype(np.float32).astype(float)
+    change = dict(X=X, m=256, path=True, max_steps=64, points=2, step_factor=0.1)
+    single, double = (run(*make(dtype=dtype, **change)) for dtype in (np.float32, np.float64))
+    share = double["lambda_min_path"] / double["lambda_max_0"]
+    assert 1e-5 < share < 1e-4
+    slack = descent.EVENT_TOLERANCE["float32"]
+    np.testing.assert_allclose(single["lambda_min_path"], double["lambda_min_path"], rtol=slack)
+    np.testing.assert_allclose(single["lambda_0"], double["lambda_0"], rtol=slack)
+
+
 # --- the curve
 
 

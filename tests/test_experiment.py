@@ -176,6 +176,20 @@ def test_a_relative_tolerance_counts_in_labels(relative):
     assert expected * 0.3 < row["residual_final"] <= expected
 
 
+@pytest.mark.parametrize("flow_time", [0.5, 2.0])
+def test_the_budget_in_flow_time_is_that_of_the_linear_rate(flow_time):
+    """(C.17) times the flow time, with lambda of H^cts and the step size of the cell (experiments.md 2)."""
+    settings = resolved(training__max_steps={"flow_time": flow_time, "at_most": 1000}, precision="f64")
+    row = row_of(settings)
+    start = (row["eta"], row["lambda_cts"], row["residual_initial"], row["tolerance"])
+    steps = np.log(start[2] / start[3]) * 2 * flow_time / (32 * start[0] * start[1])
+    assert row["max_steps"] == np.ceil(steps)
+    assert theory.iterations(32, *start) == np.ceil(2 * steps / flow_time)
+    assert row["lambda_cts"] == pytest.approx(ntk.spectrum(ntk.infinite(training.problem(settings).X))[0])
+    capped = resolved(training__max_steps={"flow_time": flow_time, "at_most": 3}, precision="f64")
+    assert row_of(capped)["max_steps"] == 3
+
+
 # --- rows
 
 
