@@ -1,6 +1,6 @@
 """Split the rows of a run into comparable groups and read the outcomes of each criterion out of them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,13 +42,34 @@ CRITERIA = (
     Criterion("E3", "the smallest eigenvalue stays at least lambda/2", 2.0, along_path=True),
     Criterion("E4", "the residual stays below the linear rate of the proof", 2.0, along_path=True),
     Criterion("E5", "gradient descent converges", 2.0, along_path=True),
+    Criterion("Ecert", "the refined certificate holds", 2.0, along_path=False),
     Criterion("movement", "no weight moves further than lambda/(2 e^2 n)", 2.0, along_path=True),
+    Criterion("movement_frobenius", "no weight leaves the radius of the Frobenius argument", 2.0, along_path=True),
+    Criterion("movement_refined", "each weight stays within its own radius of the certificate", 2.0, along_path=True),
+    Criterion(
+        "movement_linearised", "no weight of the linearised network moves further than lambda/(2 e^2 n)", None, False
+    ),
 )
 
-_EVENTS = tuple(criterion.name for criterion in CRITERIA if criterion.name != "movement")
+
+def _proof_radius(rows: pd.DataFrame) -> Floats:
+    """Return lambda / (2 e^2 n), a radius like that of the proof."""
+    return rows["lambda_cts"].to_numpy() / (2.0 * np.e**2 * rows["n"].to_numpy())
+
+
+# Criteria that are no event: what is measured, and the most it may be.
+_AT_MOST: dict[str, tuple[str, Callable[[pd.DataFrame], Any]]] = {
+    "movement": ("max_movement", _proof_radius),
+    "movement_frobenius": ("max_movement", lambda rows: rows["radius_frobenius"].to_numpy()),  # (C.10)
+    "movement_refined": ("refined_movement", lambda rows: np.ones(len(rows))),  # in units of the radii (C.22)
+    "movement_linearised": ("movement_linearised", _proof_radius),  # (B.24)
+}
+EVENTS = tuple(criterion.name for criterion in CRITERIA if criterion.name not in _AT_MOST)
 _NUMBERS = (
-    *("n", "m", "eta", "scale", "steps", "tolerance", "max_movement"),
-    *("lambda_cts", "lambda_max_cts", "label_norm", "gram_norm"),
+    *("n", "m", "d", "eta", "scale", "steps", "tolerance", "lambda_cts", "lambda_max_cts", "label_norm", "gram_norm"),
+    *("max_movement", "refined_movement", "movement_linearised", "radius", "radius_frobenius"),
+    *("frobenius_error", "frobenius_expected"),
+    *(f"{event}_{what}" for event in EVENTS for what in ("margin", "step")),
 )
 _DEFAULTS: dict[str, str | float] = {
     "data": "data",
@@ -85,11 +106,12 @@ def prepare(cells: pd.DataFrame) -> pd.DataFrame:
     replicate 0. Rows without n or m are left out: there is nothing to place them at.
     """
     # The order of the parts on disk is chance; the summary must not depend on it.
-    rows = cells.sort_values("cell") if "cell" in cells else cells.copy()
-    for name in (*_NUMBERS, *_EVENTS):
-        rows[name] = _numbers(rows[name]) if name in cells else np.nan
+    found = cells.sort_values("cell") if "cell" in cells else cells
+    columns = {name: _numbers(found[name]) if name in found else np.nan for name in (*_NUMBERS, *EVENTS)}
     for name, default in _DEFAULTS.items():
-        rows[name] = rows[name].fillna(default) if name in rows else default
+        columns[name] = found[name].fillna(default) if name in found else default
+    others = found.drop(columns=[name for name in columns if name in found])
+    rows = pd.concat([others, pd.DataFrame(columns, index=found.index)], axis=1)
     return rows[rows["n"].notna() & rows["m"].notna()].reset_index(drop=True)
 
 
@@ -145,7 +167,7 @@ def judge(rows: pd.DataFrame, criterion: Criterion) -> Floats | None:
 
     A failed cell (oom, timeout, error) says nothing about the mathematics: it is missing, never "no success".
     """
-    outcome = _movement(rows) if criterion.name == "movement" else rows[criterion.name].to_numpy(copy=True)
+    outcome = _within(rows, criterion.name) if criterion.name in _AT_MOST else rows[criterion.name].to_numpy(copy=True)
     outcome[rows["status"].isin(FAILED).to_numpy()] = np.nan
     if np.isnan(outcome).all():
         return None
@@ -155,11 +177,11 @@ def judge(rows: pd.DataFrame, criterion: Criterion) -> Floats | None:
     return outcome
 
 
-def _movement(rows: pd.DataFrame) -> Floats:
-    moved, smallest = rows["max_movement"].to_numpy(), rows["lambda_cts"].to_numpy()
-    radius = smallest / (2.0 * np.e**2 * rows["n"].to_numpy())
-    known = ~np.isnan(moved) & np.isfinite(smallest)
-    return np.where(known, moved <= radius, np.nan)
+def _within(rows: pd.DataFrame, name: str) -> Floats:
+    """Return per row whether what is measured stays at or below its limit, nan where either is missing."""
+    column, limit_of = _AT_MOST[name]
+    measured, limit = rows[column].to_numpy(), limit_of(rows)
+    return np.where(~np.isnan(measured) & np.isfinite(limit), measured <= limit, np.nan)
 
 
 def at_each_n(rows: pd.DataFrame) -> Iterator[tuple[int, NDArray[np.int64]]]:

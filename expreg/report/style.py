@@ -65,7 +65,10 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (7, 2, 1.5, 2)), (0, (2, 1)))
 
 # Most telling first: where only some fit, these are drawn.
-CRITERIA = ("E5", "movement", "E3", "E4", "E1", "E1m", "E2", "E1s", "E0")
+CRITERIA = (
+    *("E5", "movement", "E3", "E4", "E1", "E1m", "E2", "E1s", "E0"),
+    *("Ecert", "movement_refined", "movement_frobenius", "movement_linearised"),
+)
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,13 @@ def style() -> AbstractContextManager[None]:
 
 
 def look(index: int) -> dict[str, Any]:
-    """Return colour, marker and line style number `index`: nine that differ without colour too."""
-    i = index % len(_COLOURS)
-    return {"color": _COLOURS[i], "marker": _MARKERS[i], "linestyle": _DASHES[i % len(_DASHES)]}
+    """Return colour, marker and line style number `index`: 18 different ones, nine of them without colour too."""
+    i, turn = index % len(_COLOURS), index // len(_COLOURS)
+    return {
+        "color": _COLOURS[i],
+        "marker": _MARKERS[(i + 4 * turn) % len(_MARKERS)],
+        "linestyle": _DASHES[(i + 2 * turn) % len(_DASHES)],
+    }
 
 
 def criterion_look(name: str) -> dict[str, Any]:

@@ -77,6 +77,24 @@ def test_movement_is_compared_with_the_radius_of_its_own_cell() -> None:
     np.testing.assert_array_equal(groups.judge(rows, CRITERIA["movement"]), [1, 0, 1, 0])
 
 
+def test_movement_is_compared_with_each_radius_that_a_row_has() -> None:
+    moved = np.array([0.9, 1.1, np.nan, np.inf])
+    rows = frame(lambda_cts=4.0, max_movement=moved, radius_frobenius=[1.0, 1.0, 1.0, None])
+    np.testing.assert_array_equal(groups.judge(rows, CRITERIA["movement_frobenius"]), [1, 0, np.nan, np.nan])
+    rows = frame(refined_movement=moved, status=["converged"] * 3 + ["diverged"])
+    np.testing.assert_array_equal(groups.judge(rows, CRITERIA["movement_refined"]), [1, 0, np.nan, 0])
+    assert groups.judge(frame(max_movement=moved), CRITERIA["movement_frobenius"]) is None
+
+
+def test_the_linearised_movement_is_judged_by_the_radius_of_the_measured_one() -> None:
+    radius = 4.0 / (2 * math.e**2 * np.array([4, 4, 8, 8]))
+    moved = radius * np.array([0.99, 1.01, 0.99, 1.01])
+    both = frame(lambda_cts=4.0, max_movement=moved, movement_linearised=moved)
+    np.testing.assert_array_equal(
+        groups.judge(both, CRITERIA["movement_linearised"]), groups.judge(both, CRITERIA["movement"])
+    )
+
+
 def test_rows_without_a_place_are_left_out() -> None:
     assert len(frame(n=[4, None, 8, 8])) == 3
     assert groups.split(groups.prepare(pd.DataFrame()), ["n"]) == []
