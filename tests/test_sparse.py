@@ -1,0 +1,126 @@
+"""Sparse products against BCOO and NumPy; bad indices named; every route gives the same numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.sparse import BCOO
+from scipy import sparse as scipy_sparse
+
+from expreg import sparse
+from expreg.errors import InputError
+
+N, D = 37, 11
+
+
+@pytest.fixture(scope="module", autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def dense(seed: int = 0, density: float = 0.3) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=(N, D)) * (rng.random((N, D)) < density)
+    A[5] = 0  # an empty row, and an empty column
+    A[:, 4] = 0
+    return A
+
+
+def on_device(A: sparse.Sparse) -> sparse.Sparse:
+    return jax.tree.map(jnp.asarray, A)
+
+
+ROUTES = {
+    "scipy": lambda A: sparse.from_scipy(scipy_sparse.csr_array(A)),
+    "csc": lambda A: sparse.from_scipy(scipy_sparse.csc_matrix(A)),
+    "coo": lambda A: sparse.from_scipy(scipy_sparse.coo_array(A)),
+    "dok": lambda A: sparse.from_scipy(scipy_sparse.dok_array(A)),
+    "bsr": lambda A: sparse.from_scipy(scipy_sparse.bsr_array(A)),
+    "bcoo": lambda A: sparse.from_bcoo(BCOO.fromdense(A)),
+    "dense": sparse.from_dense,
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_format_is_read_exactly(route):
+    found = ROUTES[route](dense())
+    assert isinstance(found.data, np.ndarray)  # on the host, whatever the precision of JAX
+    assert found.nnz >= np.count_nonzero(dense())
+    np.testing.assert_array_equal(sparse.to_dense(found), dense())
+    np.testing.assert_array_equal(sparse.to_scipy(found).toarray(), dense())
+
+
+@pytest.mark.parametrize("place", ["host", "device", "jit", "dense"])
+def test_products_agree_with_bcoo(place):
+    A, rng = dense(), np.random.default_rng(1)
+    x, y, w = rng.normal(size=D), rng.normal(size=N), rng.normal(size=N)
+    oracle = BCOO.fromdense(A)
+    matrix = {"host": sparse.from_dense(A), "dense": jnp.asarray(A)}.get(place, on_device(sparse.from_dense(A)))
+    call = jax.jit if place == "jit" else lambda f: f
+    x, y, w = (v if place == "host" else jnp.asarray(v) for v in (x, y, w))
+    np.testing.assert_allclose(call(sparse.matvec)(matrix, x), oracle @ x, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(call(sparse.rmatvec)(matrix, y), oracle.T @ y, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(call(sparse.gram)(matrix, w), A.T @ np.diag(w) @ A, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(call(sparse.row_norms)(matrix), np.linalg.norm(A, axis=1), rtol=1e-13)
+    np.testing.assert_allclose(sparse.to_dense(sparse.scale_rows(matrix, w)), np.diag(w) @ A, rtol=1e-14)
+
+
+def test_blocks_of_threads_give_what_one_thread_gives(monkeypatch):
+    A, rng = sparse.from_dense(dense()), np.random.default_rng(2)
+    x, y = rng.normal(size=D), rng.normal(size=N)
+    one = sparse.matvec(A, x), sparse.rmatvec(A, y)
+    monkeypatch.setattr(sparse, "_MANY", 0)
+    monkeypatch.setattr(sparse, "_cores", lambda: 3)
+    np.testing.assert_array_equal(sparse.matvec(A, x), one[0])
+    np.testing.assert_allclose(sparse.rmatvec(A, y), one[1], rtol=1e-13)
+
+
+def test_vmap_over_values_and_over_vectors():
+    A, rng = on_device(sparse.from_dense(dense())), np.random.default_rng(3)
+    X, Y = jnp.asarray(rng.normal(size=(4, D))), jnp.asarray(rng.normal(size=(4, N)))
+    np.testing.assert_allclose(jax.vmap(sparse.matvec, (None, 0))(A, X), X @ dense().T, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(jax.vmap(sparse.rmatvec, (None, 0))(A, Y), Y @ dense(), rtol=1e-12, atol=1e-14)
+    scaled = jax.vmap(lambda c: sparse.matvec(sparse.scale_rows(A, c), X[0]))(Y)
+    np.testing.assert_allclose(scaled, Y * (dense() @ X[0]), rtol=1e-12, atol=1e-14)
+
+
+def test_derivatives_pass_through():
+    A, x = on_device(sparse.from_dense(dense())), jnp.ones(D)
+    found = jax.grad(lambda x: jnp.sum(jnp.exp(sparse.matvec(A, x))))(x)
+    np.testing.assert_allclose(found, dense().T @ np.exp(dense() @ np.ones(D)), rtol=1e-12)
+
+
+def test_unsorted_rows_of_scipy_are_sorted():
+    A = scipy_sparse.csr_array(([1.0, 2.0, 3.0], [2, 0, 1], [0, 2, 3]), shape=(2, 3))
+    np.testing.assert_array_equal(sparse.to_dense(sparse.from_scipy(A)), [[2, 0, 1], [0, 3, 0]])
+
+
+def broken(data, indices, indptr) -> scipy_sparse.csr_array:
+    """A matrix that SciPy would not have made: its parts replaced afterwards."""
+    A = scipy_sparse.csr_array(np.eye(3))
+    A.data, A.indices, A.indptr = (np.asarray(part) for part in (data, indices, indptr))
+    return A
+
+
+BAD = {
+    "column index 5 at entry 1, expected 0..2": lambda: sparse.from_scipy(broken([1.0, 1, 1], [0, 5, 2], [0, 1, 2, 3])),
+    "column index -1 at entry 0": lambda: sparse.from_scipy(broken([1.0, 1, 1], [-1, 1, 2], [0, 1, 2, 3])),
+    "index pointer 1 is 2": lambda: sparse.from_scipy(broken([1.0, 1, 1], [0, 1, 2], [0, 2, 1, 3])),
+    "the last index pointer is 2": lambda: sparse.from_scipy(broken([1.0, 1, 1], [0, 1, 2], [0, 1, 2, 2])),
+    "repeats the one before": lambda: sparse.from_scipy(broken([1.0, 1, 1], [0, 1, 1], [0, 1, 3, 3])),
+    "entry 1 at (0, 1) comes after a later one": lambda: sparse.from_entries([1.0, 1], [1, 0], [0, 1], (2, 2)),
+    "row index 7 at entry 0": lambda: sparse.from_entries([1.0], [7], [0], (2, 2)),
+    "indices are float64": lambda: sparse.from_entries([1.0], [0.5], [0], (2, 2)),
+    "expected three arrays of one length": lambda: sparse.from_entries([1.0, 2.0], [0], [0], (2, 2)),
+    "A[1,2]: got nan, expected finite (1 such value)": lambda: sparse.from_entries([np.nan], [1], [2], (3, 3)),
+    "got complex128, expected real": lambda: sparse.from_entries([1j], [0], [0], (1, 1)),
+    "got shape (3,), expected (n, d)": lambda: sparse.from_dense(np.ones(3)),
+}
+
+
+@pytest.mark.parametrize("said", BAD)
+def test_bad_matrices_are_named(said):
+    with pytest.raises(InputError) as refusal:
+        BAD[said]()
+    assert said in str(refusal.value)
