@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from expreg.data.files import data_shape, read_file, sha256
+from expreg.data.heads import HEADS, Attention, attention, attention_row
 from expreg.data.validate import check_settings, validate
 from expreg.errors import InputError, Problem
 
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATA",
+    "HEADS",
     "LABELS",
+    "Attention",
+    "attention",
+    "attention_row",
     "check_file",
     "check_settings",
     "data_shape",
