@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Overrides = Sequence[str] | Mapping[str, Any]
-EXPERIMENTS = ("threshold", "convergence")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Run:
     @cached_property
     def _config(self) -> Any:
         # the copy in the run directory names the user's data file by its full path
-        return loading.load(self.directory / "config.yaml", experiments=EXPERIMENTS, roots=[Path("/")])
+        return loading.load(self.directory / "config.yaml", roots=[Path("/")])
 
 
 def run(
@@ -152,7 +151,7 @@ def load(directory: str | os.PathLike[str]) -> Run:
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides = ()) -> Any:
     """Return the checked config of a file or a dict with overrides; raise InputError with all problems."""
-    return loading.load(source, overrides, experiments=EXPERIMENTS)
+    return loading.load(source, overrides)
 
 
 def report(directory: str | os.PathLike[str]) -> Run:
@@ -189,7 +188,7 @@ def doctor() -> dict[str, Any]:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a config, for editors."""
-    return loading.json_schema(EXPERIMENTS)
+    return loading.json_schema()
 
 
 class _Sweep(NamedTuple):
@@ -229,7 +228,7 @@ def _data_problems(cells: Sequence[Settings]) -> list[Problem]:
     asked = {
         (json.dumps(settings["data"], sort_keys=True), settings["network"]["activation"]): settings["data"]
         for settings in cells
-        if settings["data"]["kind"] == "file"
+        if settings.get("data", {}).get("kind") == "file"
     }
     return [problem for (_, name), options in asked.items() for problem in data.check_file(options, activation=name)]
 

@@ -39,7 +39,7 @@ def test_a_config_says_what_it_is_for(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_a_config_in_full_is_a_plan_of_a_few_programs(path):
-    config = load.load(path, experiments=tuple(EXPERIMENTS))
+    config = load.load(path)
     cells = [settings for settings, _ in plan.cells(config)]
     assert config.name == path.stem
     assert 100 < len(cells) < 50_000

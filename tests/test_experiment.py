@@ -16,7 +16,7 @@ def resolved(**change):
     """Return the settings of the one cell of a config, as a sweep hands them over; `change` by dotted path."""
     given = {"experiment": "threshold", "name": "test", "data": {"n": 4, "d": 5}, "network": {"m": 32}}
     overrides = {key.replace("__", "."): value for key, value in change.items()}
-    config = load.load(given, overrides, experiments=tuple(EXPERIMENTS))
+    config = load.load(given, overrides)
     ((settings, _),) = plan.cells(config)
     return settings
 

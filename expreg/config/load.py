@@ -11,77 +11,34 @@ from pydantic_core import PydanticCustomError
 from expreg.config import expression, grid
 from expreg.config.expression import ExpressionError, parse
 from expreg.config.fields import Number, Rule, did_you_mean, fault, got
-from expreg.config.model import KNOWN_EXPERIMENTS, Config, Fault, Path, Source, sweepable, validate
+from expreg.config.model import EXPERIMENTS, Config, Fault, Path, Source
 from expreg.config.reader import ScalarError, scalar, show_path
-from expreg.config.rules import CHECKS
 from expreg.config.source import Overrides, find, gather
 from expreg.config.template import (
     ALWAYS_NAMED,
-    BLOCKS,
-    FIELD_OF,
+    Model,
     names_used,
     numeric_axes,
     target,
     template,
     with_axes,
 )
+from expreg.config.walk import model_of, size_defaults, sweepable, validate
 from expreg.errors import InputError, Problem
 
 REPLICATE = Number(integer=True, least=0, most=2**31 - 1, expression=False)
 FREE = Number(expression=False)
-# Columns of the results that an axis must not hide (design.md 2.4).
-COLUMNS = frozenset(
-    [
-        "cell",
-        "status",
-        "status_detail",
-        "experiment",
-        "name",
-        "device",
-        "steps",
-        "seconds",
-        "expreg_version",
-        "jax_version",
-        "attempt",
-        "activation",
-        "init",
-        "scale",
-        "data",
-        "labels",
-        "eta",
-        "eta_scaled",
-        "lambda_cts",
-        "lambda_max_cts",
-        "lambda_0",
-        "lambda_max_0",
-        "label_norm",
-        "residual_initial",
-        "residual_final",
-        "frobenius_error",
-        "spectral_error",
-        "max_movement",
-        "lambda_min_path",
-        "max_steps",
-        "tolerance",
-        "optimizer",
-        "step_rule",
-        "curve_step",
-        "curve_residual",
-        "curve_linearised",
-        "step",
-        "residual",
-        "linearised",
-        "E0",
-        "E1",
-        "E1s",
-        "E1m",
-        "E2",
-        "E3",
-        "E4",
-        "E5",
-        "Ecert",
-    ]
-)
+_COLUMNS = """
+cell status status_detail experiment name device steps seconds expreg_version jax_version attempt activation init
+scale data labels eta eta_scaled lambda_cts lambda_max_cts lambda_0 lambda_max_0 label_norm residual_initial
+residual_final frobenius_error spectral_error max_movement lambda_min_path max_steps tolerance optimizer step_rule
+curve_step curve_residual curve_linearised curve_passes step residual linearised passes
+E0 E1 E1s E1m E2 E3 E4 E5 Ecert
+loss solver rows columns nnz loss_value gradient_norm softmax_residual projective_loss alpha max_logit
+move shift shift_first_order bound_tight bound_rows bound_softmax bound_radius
+"""
+COLUMNS = frozenset(_COLUMNS.split())
+"""Columns of the results that an axis must not hide (design.md 2.4)."""
 
 _Report = Callable[[Path, str, str], None]
 
@@ -90,17 +47,16 @@ def load(
     source: str | os.PathLike[str] | Mapping[str, Any],
     overrides: Overrides = (),
     *,
-    experiments: Sequence[str] = KNOWN_EXPERIMENTS,
     roots: Sequence[FilePath] = (),
 ) -> Config:
     """Load a config from a file or a dict, put overrides over it and check it.
 
-    `overrides` are texts like `training.tolerance=1e-4` or a mapping from such paths to values; `experiments` are the
-    accepted names; files that the config names may lie beside it, in the working directory, or under `roots`.
+    `overrides` are texts like `training.tolerance=1e-4` or a mapping from such paths to values; files that the
+    config names may lie beside it, in the working directory, or under `roots`.
     Raises `InputError` with every independent problem.
     """
     document = gather(source, overrides, roots)
-    config, sound, first = _validate(document.value, experiments)
+    config, sound, first = _validate(document.value)
     second: list[Fault] = []
     third: list[Fault] = []
     tree = _grid(document.value, config, lambda *parts: second.append(Fault(*parts)))
@@ -110,7 +66,7 @@ def load(
     where = Source(document.value, document.keys, document.values, tree)
     faults = _independent(first, document.faulty)
     faults += _independent(second, document.faulty | {f.path for f in first})
-    faults += _independent(third, document.faulty | {f.path for f in first} | _set_by(tree, second))
+    faults += _independent(third, document.faulty | {f.path for f in first} | _set_by(model_of(sound), tree, second))
     problems = _in_order(document.problems + [problem(where, f) for f in faults])
     if problems or config is None:
         raise InputError(problems)
@@ -122,11 +78,30 @@ def config_text(config: Config) -> str:
     return yaml.dump(config.source.given, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-def json_schema(experiments: Sequence[str] = KNOWN_EXPERIMENTS) -> dict[str, Any]:
-    """Return the JSON Schema of a config, for editors."""
-    schema = Config.model_json_schema()
-    schema["properties"]["experiment"]["enum"] = list(experiments)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "expreg config"}
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a config, for editors: all keys, and those that each experiment does not have."""
+    schemas = {model: model.model_json_schema() for model in dict.fromkeys(EXPERIMENTS.values())}
+    whole: dict[str, Any] = {"$defs": {}, "properties": {}, "allOf": []}
+    for schema in schemas.values():
+        whole = {
+            **schema,
+            "$defs": whole["$defs"] | schema["$defs"],
+            "properties": whole["properties"] | schema["properties"],
+        }
+    blocks = dict.fromkeys(block for model in schemas for block in model.blocks)
+    own = ("measure", *blocks)
+    whole["properties"] = {
+        key: {"description": value["description"]} if key in own else value
+        for key, value in whole["properties"].items()
+    }
+    whole["properties"]["experiment"]["enum"] = list(EXPERIMENTS)
+    for model, schema in schemas.items():
+        names = [name for name, other in EXPERIMENTS.items() if other is model]
+        found = {key: schema["properties"].get(key, False) for key in own}
+        whole.setdefault("allOf", []).append(
+            {"if": {"properties": {"experiment": {"enum": names}}}, "then": {"properties": found}}
+        )
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "title": "expreg config"}
 
 
 def problem(source: Source, found: Fault) -> Problem:
@@ -134,7 +109,8 @@ def problem(source: Source, found: Fault) -> Problem:
     path, code, message = found
     mark = source.keys.get(path) if code == "E-UNKNOWN" else source.values.get(path)
     if mark is None and source.grid is not None:
-        paths = [axis.path for axis in grid.axes(source.grid) if target(axis.name) == path]
+        model = model_of(source.given)
+        paths = [axis.path for axis in grid.axes(source.grid) if target(model, axis.name) == path]
         mark = find(source.values, paths[0]) if paths else None
     mark = mark or find(source.values, path[:-1] if code == "E-MISSING" else path)
     return Problem(code, message, *mark, key=show_path(path) or None)
@@ -145,12 +121,12 @@ def _in_order(problems: list[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=lambda p: (files[p.file], p.line or 0, p.column or 0))
 
 
-def _set_by(tree: grid.Block | None, faults: list[Fault]) -> set[Path]:
+def _set_by(model: Model, tree: grid.Block | None, faults: list[Fault]) -> set[Path]:
     """Return the paths that are set by an axis with a fault, and those axes themselves."""
     wrong = (
         [axis for axis in grid.axes(tree) if any(f.path[: len(axis.path)] == axis.path for f in faults)] if tree else []
     )
-    return {axis.path for axis in wrong} | {path for axis in wrong if (path := target(axis.name))}
+    return {axis.path for axis in wrong} | {path for axis in wrong if (path := target(model, axis.name))}
 
 
 def _independent(faults: list[Fault], faulty: set[Path]) -> list[Fault]:
@@ -161,16 +137,17 @@ def _independent(faults: list[Fault], faulty: set[Path]) -> list[Fault]:
 # --- single values --------------------------------------------------------------------------------
 
 
-def _validate(given: Any, experiments: Sequence[str]) -> tuple[Config | None, Any, list[Fault]]:
+def _validate(given: Any) -> tuple[Config | None, Any, list[Fault]]:
     """Check single values; what is wrong is left out and the rest checked again, so that later checks can go on."""
     faults: list[Fault] = []
+    likely = next(name for name, model in EXPERIMENTS.items() if model is model_of(given))
     for _ in range(4):
-        config, found = validate(given, experiments)
+        config, found = validate(given)
         faults += [new for new in found if new not in faults]
         if config is not None:
             return config, given, faults
         for bad in found:
-            stand_in = {"name": "x", "experiment": experiments[0]}.get(show_path(bad.path))
+            stand_in = {"name": "x", "experiment": likely}.get(show_path(bad.path))
             given = {**given, str(bad.path[0]): stand_in} if stand_in else _without(given, bad.path)
     return None, given, faults
 
@@ -192,10 +169,11 @@ def _grid(given: Mapping[str, Any], config: Config | None, report: _Report) -> g
     """Read the sweep; a grid that is too large is refused before any of its values is made."""
     if given.get("sweep") is None:
         return None
-    constants = {name: _constant(given, path) for name, path in FIELD_OF.items()}
+    model = model_of(given)
+    constants = {name: _constant(given, path) for name, path in model.sizes.items()}
     language = grid.Language(
         condition=_conditions({name: value for name, value in constants.items() if value is not None}, report),
-        integer=_whole,
+        integer=lambda axis: _whole(model, axis),
         report=report,
     )
     tree = grid.parse(given["sweep"], language)
@@ -208,7 +186,7 @@ def _grid(given: Mapping[str, Any], config: Config | None, report: _Report) -> g
     grid.check_zips(tree, report)
     for axis in grid.axes(tree):
         if axis.form != "broken":
-            _check_axis(axis, report)
+            _check_axis(model, axis, report)
     return tree
 
 
@@ -235,27 +213,27 @@ def _conditions(
     return compile_condition
 
 
-def _whole(axis: str) -> bool | None:
-    path = target(axis)
+def _whole(model: Model, axis: str) -> bool | None:
+    path = target(model, axis)
     if axis == "replicate" or path is None:
         return True if axis == "replicate" else None
-    rules = sweepable()[".".join(map(str, path))]
+    rules = sweepable(model)[".".join(map(str, path))]
     return any(isinstance(rule, Number) and rule.integer for rule in rules)
 
 
-def _check_axis(axis: grid.Axis, report: _Report) -> None:
+def _check_axis(model: Model, axis: grid.Axis, report: _Report) -> None:
     """Check the name of an axis, then its values by the rule of what it sets."""
-    if not (expression.is_name(axis.name) and (target(axis.name) or "." not in axis.name)):
-        hint = did_you_mean(axis.name, sweepable())
+    if not (expression.is_name(axis.name) and (target(model, axis.name) or "." not in axis.name)):
+        hint = did_you_mean(axis.name, sweepable(model))
         report(axis.path, "E-AXIS", f"the config has no value '{axis.name[:60]}' to sweep{hint}")
         return
-    path = target(axis.name)
-    if path is None and (axis.name in COLUMNS or axis.name in Config.model_fields):
+    path = target(model, axis.name)
+    if path is None and (axis.name in COLUMNS or axis.name in model.model_fields):
         report(axis.path, "E-AXIS", f"'{axis.name}' has a meaning of its own; choose another name for the axis")
         return
     rules: tuple[Rule, ...] = (REPLICATE if axis.name == "replicate" else FREE,)
     if path is not None:
-        rules = sweepable()[".".join(map(str, path))]
+        rules = sweepable(model)[".".join(map(str, path))]
     # The values of a generator lie between its ends, and the rules are intervals.
     checked = axis.values if axis.form == "list" else dict.fromkeys((axis.values[0], axis.values[-1]))
     for index, value in enumerate(checked):
@@ -288,18 +266,19 @@ def _check_names(given: Mapping[str, Any], tree: grid.Block | None, *, complete:
     """
     swept = {axis.name: axis for axis in grid.axes(tree)} if tree else {}
     row = {name: axis.values[0] for name, axis in swept.items()}
-    blocks = with_axes(given, row, numeric_axes(tree))
-    used = list(names_used(blocks))
-    known = {*swept, *FIELD_OF, *ALWAYS_NAMED}
+    model = model_of(given)
+    blocks = with_axes(model, given, row, numeric_axes(tree))
+    used = list(names_used(model, blocks))
+    known = {*swept, *model.sizes, *ALWAYS_NAMED}
     for path, name in used:
         if name not in known:
             hint = did_you_mean(name, known) or f"; known here: {', '.join(sorted(known))}"
             yield Fault(path, "E-EXPR", f"'{name}' is not a swept name{hint}")
-    yield from _check_sizes(used, swept, blocks)
+    yield from _check_sizes(model, used, swept, size_defaults(model, blocks))
     names = {name for _, name in used}
     for name, axis in swept.items():
-        sets = target(name)
-        if name in FIELD_OF and sets and _given(given, sets, swept) not in (None, name):
+        sets = target(model, name)
+        if name in model.sizes and sets and _given(given, sets, swept) not in (None, name):
             yield Fault(axis.path, "E-AXIS", f"{name} is swept, and {show_path(sets)} is given; remove one of them")
         elif sets is None and complete and name not in {*names, *ALWAYS_NAMED}:
             yield Fault(axis.path, "E-AXIS", f"axis {name} sets nothing: no expression names it")
@@ -314,21 +293,21 @@ def _given(given: Any, path: Path, swept: Container[str]) -> Any:
     return given
 
 
-def _check_sizes(used: list[tuple[Path, str]], swept: Mapping[str, Any], blocks: Mapping[str, Any]) -> Iterator[Fault]:
-    kind = blocks.get("data", {}).get("kind")
-    known_data = {"file": {"n", "d"}, "digits": {"d"}}.get(kind, set())
-    for name in FIELD_OF.keys() & {name for _, name in used}:
+def _check_sizes(
+    model: Model, used: list[tuple[Path, str]], swept: Mapping[str, Any], fields: Container[Path]
+) -> Iterator[Fault]:
+    for name in model.sizes.keys() & {name for _, name in used}:
         pending, seen = [name], set()
         while pending:
             current = pending.pop()
-            if current in swept or current not in FIELD_OF or current in known_data:
+            if current in swept or model.sizes.get(current) not in fields:
                 continue
             if current in seen:
-                message = f"{name} is neither swept nor given; sweep {name} or set {show_path(FIELD_OF[name])}"
-                yield Fault(FIELD_OF[name], "E-MISSING", message)
+                message = f"{name} is neither swept nor given; sweep {name} or set {show_path(model.sizes[name])}"
+                yield Fault(model.sizes[name], "E-MISSING", message)
                 break
             seen.add(current)
-            pending += [inner for path, inner in used if path == FIELD_OF[current]]
+            pending += [inner for path, inner in used if path == model.sizes[current]]
 
 
 def _check_rules(config: Config, given: Mapping[str, Any], tree: grid.Block | None) -> Iterator[Fault]:
@@ -337,15 +316,16 @@ def _check_rules(config: Config, given: Mapping[str, Any], tree: grid.Block | No
     swept = {axis.name: axis.values[0] for axis in grid.axes(tree)} if tree else {}
     if "precision" in swept:
         return
-    blocks = with_axes(given, swept, numeric)
-    for block in BLOCKS:
-        paths = [target(name) or ("",) for name in swept.keys() - numeric]
+    model = type(config)
+    blocks = with_axes(model, given, swept, numeric)
+    for block, check in model.blocks.items():
+        paths = [target(model, name) or ("",) for name in swept.keys() - numeric]
         if any(path[0] == block for path in paths):
             continue
-        found = template(block, blocks)
+        found = template(model, block, blocks)
         yield from found.faults
         if found.values:
-            yield from (Fault(*parts) for parts in CHECKS[block](found.values, config.precision))
+            yield from (Fault(*parts) for parts in check(found.values, config.precision))
 
 
 # --- writing --------------------------------------------------------------------------------------

@@ -1,50 +1,30 @@
-"""The whole config: its top-level keys, what stands at which path, and pydantic's errors in our words."""
+"""The whole config, one model per experiment: the keys that all share, and the blocks of its own.
+
+To add an experiment: a model here with its blocks, sizes and events, one line in EXPERIMENTS, and one in
+`expreg.experiment`.
+"""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Annotated, Any, NamedTuple, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, PrivateAttr, WithJsonSchema, field_validator
 
-from expreg.config.fields import (
-    TAG,
-    Block,
-    Choice,
-    Either,
-    Number,
-    OneOf,
-    Rule,
-    Text,
-    did_you_mean,
-    fault,
-    got,
-    show,
-)
+from expreg.config.fields import Block, Choice, Number, Rule, Text, fault, got, show
 from expreg.config.grid import COMBINATIONS, GENERATORS
 from expreg.config.grid import Block as Grid
+from expreg.config.problems import Gaussian, InContextProblem, RegressionProblem, Solver
 from expreg.config.reader import Mark
+from expreg.config.rules import check_data, check_in_context, check_network, check_problem, check_solver, check_training
 from expreg.config.schema import Analysis, Data, Execution, Network, Sphere, Training
 
-KNOWN_EXPERIMENTS = ("threshold", "convergence")
-EVENTS = ("E0", "E1", "E1s", "E1m", "E3", "E4", "E5")
-LATER_EVENTS = ("E2", "Ecert")
-SWEEPABLE = ("seed", "precision", "data", "network", "training")
-
+EVENTS = ("E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 _RULE = "allowed A-Z a-z 0-9 . _ - (1..64), first a letter or digit"
 
 Path = tuple[str | int, ...]
+Check = Callable[[Mapping[str, Any], str], Iterator[tuple[Path, str, str]]]
 
 
 class Fault(NamedTuple):
@@ -95,6 +75,16 @@ def _in_order(value: list[str]) -> list[str]:
     return [event for event in EVENTS if event in value]
 
 
+def _none(value: list[Any]) -> list[str]:
+    if value:
+        raise fault("E-ENUM", f"got {show(value[0])}, but this experiment has no events; remove this key", 0)
+    return value
+
+
+Events = Annotated[list[Annotated[str, Choice(EVENTS)]], AfterValidator(_in_order)]
+NoEvents = Annotated[list[Any], AfterValidator(_none)]
+
+
 def _sweep_schema() -> dict[str, Any]:
     pair = {"type": "array", "minItems": 3, "maxItems": 3, "items": {"type": "number"}}
     scalar = {"type": ["number", "string", "boolean", "null"]}
@@ -114,6 +104,11 @@ def _sweep_schema() -> dict[str, Any]:
 class Config(Block):
     """A config of expreg: which quantity is measured, over which grid."""
 
+    blocks: ClassVar[Mapping[str, Check]] = {}
+    """The blocks of the experiment, each with the rules between its values; a cell's settings have exactly these."""
+    sizes: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """The short names of expressions and axes, and the fields that they mean."""
+
     experiment: str = Field(description="what a cell computes")
     name: Annotated[str, _Name()] = Field(description=f"name of the run; {_RULE}")
     description: Annotated[str, Text()] = Field(default="", description="a sentence for the report")
@@ -123,15 +118,8 @@ class Config(Block):
     precision: Annotated[str, Choice(("f32", "f64"))] = Field(
         default="f32", description="floating point numbers of a cell"
     )
-    data: Data = Field(default_factory=Sphere, description="samples and labels")
-    network: Network = Field(default_factory=Network, description="the trained network")
-    training: Training = Field(default_factory=Training, description="optimizer, step size and stopping rules")
-    problem: Any = Field(default=None, description="for the experiments regression and in_context")
-    solver: Any = Field(default=None, description="for the experiment regression")
     sweep: Annotated[Any, WithJsonSchema(_sweep_schema())] = Field(default=None, description="the grid of cells")
-    measure: Annotated[list[Annotated[str, Choice(EVENTS, later=LATER_EVENTS)]], AfterValidator(_in_order)] = Field(
-        default_factory=lambda: list(EVENTS), description="events to record (C.27)"
-    )
+    measure: NoEvents = Field(default_factory=list, description="events to record; this experiment has none")
     analysis: Analysis = Field(default_factory=Analysis, description="statistics over the rows")
     execution: Execution = Field(default_factory=Execution, description="where and how cells run")
     extends: Annotated[str, Text(least=1, most=1024)] | None = Field(
@@ -152,142 +140,44 @@ class Config(Block):
 
     @field_validator("experiment", mode="plain")
     @classmethod
-    def _check_experiment(cls, value: Any, info: ValidationInfo) -> str:
-        return Choice(tuple((info.context or {}).get("experiments", KNOWN_EXPERIMENTS))).check(value)
-
-    @field_validator("problem", "solver", mode="plain")
-    @classmethod
-    def _refuse(cls, value: Any, info: ValidationInfo) -> None:
-        if value is not None:
-            name = info.data.get("experiment", "this experiment")
-            raise fault("E-UNKNOWN", f"{name} has no {info.field_name}; remove this key")
+    def _check_experiment(cls, value: Any) -> str:
+        return Choice(tuple(EXPERIMENTS)).check(value)
 
 
-def validate(given: Mapping[str, Any], experiments: Sequence[str]) -> tuple[Config | None, list[Fault]]:
-    """Check a config; return it, or None and everything that is wrong with its single values."""
-    try:
-        return Config.model_validate(given, context={"experiments": tuple(experiments)}), []
-    except ValidationError as error:
-        return None, [_translate(details) for details in error.errors(include_url=False)]
+class TrainingConfig(Config):
+    """An experiment that trains networks."""
+
+    blocks: ClassVar = {"data": check_data, "network": check_network, "training": check_training}
+    sizes: ClassVar = {"n": ("data", "n"), "d": ("data", "d"), "m": ("network", "m")}
+
+    data: Data = Field(default_factory=Sphere, description="samples and labels")
+    network: Network = Field(default_factory=Network, description="the trained network")
+    training: Training = Field(default_factory=Training, description="optimizer, step size and stopping rules")
+    measure: Events = Field(default_factory=lambda: list(EVENTS), description="events to record (C.27)")
 
 
-def _translate(details: Any) -> Fault:
-    kind, location, value = details["type"], details["loc"], details["input"]
-    path, model = _follow(location)
-    context = details.get("ctx") or {}
-    if kind.startswith("E-"):
-        index = context["index"]
-        return Fault(path if index is None else (*path, index), kind, context["message"])
-    if kind == "extra_forbidden":
-        hint = did_you_mean(path[-1], model.model_fields)
-        known = "" if hint else f"; known {_branch_name(model)}: {', '.join(model.model_fields)}"
-        return Fault(path, "E-UNKNOWN", f"unknown key{hint}{known}")
-    if kind == "missing":
-        return Fault(path, "E-MISSING", "required key missing")
-    if kind == "union_tag_invalid":
-        union = next(part for part in _parts(model, str(path[-1])) if isinstance(part, OneOf))
-        return _wrong_branch(path, union, value)
-    expected = "a list" if kind == "list_type" else "a mapping"
-    return Fault(path, "E-TYPE", f"{got(value)}, expected {expected}")
+class RegressionConfig(Config):
+    """The experiment that solves regression problems."""
+
+    blocks: ClassVar = {"problem": check_problem, "solver": check_solver}
+    sizes: ClassVar = {"n": ("problem", "n"), "d": ("problem", "d")}
+
+    problem: RegressionProblem = Field(default_factory=Gaussian, description="A, b and the loss")
+    solver: Solver = Field(default_factory=Solver, description="how it is solved, and when the solver stops")
 
 
-def _branch_name(model: type[Block]) -> str:
-    names = [model.model_fields[key].default for key in ("kind", "name") if key in model.model_fields]
-    return f"for {names[0]}" if names and isinstance(names[0], str) else "here"
+class InContextConfig(Config):
+    """The experiment that compares a step of the weights with a shift of the labels."""
+
+    blocks: ClassVar = {"problem": check_in_context}
+    sizes: ClassVar = {"n": ("problem", "n"), "d": ("problem", "d")}
+
+    problem: InContextProblem = Field(default_factory=InContextProblem, description="A, b, x and what moves")
 
 
-def _wrong_branch(path: Path, union: OneOf, value: Mapping[str, Any]) -> Fault:
-    try:
-        Choice(tuple(union.choices())).check(value[union.key])
-    except PydanticCustomError as error:
-        return Fault((*path, union.key), error.type, error.message())
-    raise AssertionError("a known name has a branch")
-
-
-def _follow(location: tuple[str | int, ...]) -> tuple[Path, type[Block]]:
-    """Return the path of an error without the marks of branches, and the model of the mapping in which it stands."""
-    path: list[str | int] = []
-    model: type[Block] = Config
-    branches: dict[str, type[Block] | None] = {}
-    for part in location:
-        if part in branches:
-            model, branches = branches[str(part)] or model, {}
-            continue
-        path.append(part)
-        branches = _branches(model, part) if part in model.model_fields else {}
-        model = branches.pop("", None) or model
-    return tuple(path), model
-
-
-@cache
-def _parts(model: type[Block], key: str) -> tuple[Any, ...]:
-    """Return the rules, unions and models that say what may stand under `key`; nothing for lists."""
-    field = model.model_fields[key]
-    found: list[Any] = list(field.metadata)
-    pending: list[Any] = [field.annotation]
-    while pending:
-        part = pending.pop()
-        if get_origin(part) is list:
-            continue
-        if get_origin(part) is Annotated:
-            first, *metadata = get_args(part)
-            pending.append(first)
-            found += metadata
-        else:
-            found.append(part)
-            pending += get_args(part)
-    return tuple(part for part in found if isinstance(part, (Rule, OneOf, Either)) or _is_model(part))
-
-
-def _is_model(part: Any) -> bool:
-    return isinstance(part, type) and issubclass(part, Block) and part is not Block
-
-
-def _branches(model: type[Block], key: str) -> dict[str, type[Block] | None]:
-    """Return the models under `key` by the mark that pydantic puts into locations; "" where it puts none."""
-    found: dict[str, type[Block] | None] = {}
-    for part in _parts(model, key):
-        if isinstance(part, OneOf):
-            found |= {f"{TAG}{name}": choice for name, choice in part.choices().items()}
-        elif isinstance(part, Either):
-            found |= {f"{TAG}mapping": part.model, f"{TAG}number": None}
-        elif not isinstance(part, Rule):
-            found[""] = part
-    return found
-
-
-@cache
-def sweepable() -> dict[str, tuple[Rule, ...]]:
-    """Return the rules of every value that an axis may set, by dotted path; several where kinds differ."""
-    found: dict[str, tuple[Rule, ...]] = {}
-    for key in SWEEPABLE:
-        for path, rule in _leaves(Config, key, key):
-            if rule not in found.setdefault(path, ()):
-                found[path] += (rule,)
-    return found
-
-
-def _leaves(model: type[Block], key: str, path: str) -> Iterator[tuple[str, Rule]]:
-    for part in _parts(model, key):
-        if isinstance(part, Rule):
-            yield path, part
-        elif isinstance(part, Either):
-            yield path, part.number
-        elif isinstance(part, OneOf):
-            yield f"{path}.{part.key}", Choice(tuple(part.choices()))
-    for child in _branches(model, key).values():
-        for name in child.model_fields if child else ():
-            yield from _leaves(child, name, f"{path}.{name}") if child else ()
-
-
-def expressions(block: Block, path: Path = ()) -> Iterator[tuple[Path, str, Number]]:
-    """Walk over the values of a checked block that are still expressions, each with its path and rule."""
-    for name in type(block).model_fields:
-        value = getattr(block, name)
-        if isinstance(value, Block):
-            yield from expressions(value, (*path, name))
-        elif isinstance(value, str):
-            parts = [part.number if isinstance(part, Either) else part for part in _parts(type(block), name)]
-            for rule in parts:
-                if isinstance(rule, Number) and value not in rule.words:
-                    yield (*path, name), value, rule
+EXPERIMENTS: Mapping[str, type[Config]] = {
+    "threshold": TrainingConfig,
+    "convergence": TrainingConfig,
+    "regression": RegressionConfig,
+    "in_context": InContextConfig,
+}

@@ -8,19 +8,20 @@ from expreg.config import grid
 from expreg.config.expression import ExpressionError
 from expreg.config.fields import Number
 from expreg.config.load import problem
-from expreg.config.model import Config, Path, sweepable
+from expreg.config.model import Config, Path
 from expreg.config.resolve import (
     Cases,
     DataShape,
     canonical,
-    checksum,
+    checksums,
     grouped,
     make_resolver,
     resolve_block,
-    without_path,
+    without_paths,
 )
 from expreg.config.source import find
-from expreg.config.template import BLOCKS, numeric_axes, target
+from expreg.config.template import numeric_axes, target
+from expreg.config.walk import sweepable
 from expreg.errors import InputError, Problem
 
 Settings = dict[str, Any]
@@ -28,10 +29,7 @@ Axes = dict[str, Any]
 
 ID_BYTES = 8
 HASH_BYTES = 16
-NOT_IDENTITY = {"sweep", "analysis", "execution", "description", "extends", "problem", "solver"}
-
-# The canonical JSON of settings, put together from that of the blocks: what most of the time would go into.
-_CELL = '{"data":%s,"experiment":%s,"measure":%s,"network":%s,"precision":"%s","replicate":%d,"seed":%d,"training":%s}'
+NOT_IDENTITY = {"sweep", "analysis", "execution", "description", "extends"}
 
 
 def cells(config: Config, *, data_shape: DataShape | None = None) -> Iterator[tuple[Settings, Axes]]:
@@ -42,27 +40,23 @@ def cells(config: Config, *, data_shape: DataShape | None = None) -> Iterator[tu
     `InputError` is raised at the end; `plan` finds them all beforehand.
     """
     resolver = make_resolver(config, data_shape)
-    convert = _converters(config.source.grid)
-    experiment, measure = config.experiment, list(config.measure)
-    ends = canonical(experiment), canonical(measure)
+    convert = _converters(config)
+    fixed = {"experiment": config.experiment, "measure": list(config.measure)}
+    told = {name: canonical(value) for name, value in fixed.items()}
     seen: set[str] = set()
     for row in _rows(config):
-        data, network, training = (resolve_block(resolver, block, row) for block in BLOCKS)
-        if not (data.sound and network.sound and training.sound):
+        blocks = {block: resolve_block(resolver, block, row) for block in config.blocks}
+        if not all(block.sound for block in blocks.values()):
             continue
         precision = row.get("precision", config.precision)
         seed, replicate = _integer(row.get("seed", config.seed)), _integer(row.get("replicate", 0))
-        name = _digest(_CELL % (data.text, *ends, network.text, precision, replicate, seed, training.text), ID_BYTES)
+        texts = {**told, "precision": f'"{precision}"', "replicate": f"{replicate}", "seed": f"{seed}"}
+        name = _digest(_joined(texts | {block: found.text for block, found in blocks.items()}), ID_BYTES)
         if name in seen:
             continue
         seen.add(name)
-        settings = {"experiment": experiment, "seed": seed, "replicate": replicate, "precision": precision}
-        settings |= {
-            "data": data.values,
-            "network": network.values,
-            "training": training.values,
-            "measure": measure,
-        }
+        settings: Settings = {**fixed, "seed": seed, "replicate": replicate, "precision": precision}
+        settings |= {block: found.values for block, found in blocks.items()}
         yield settings, {axis: convert[axis](value) for axis, value in row.items()}
     if not seen and not resolver.cases:
         resolver.cases[("sweep",), "E-GRID"] = Cases("no cell is left: `when` holds nowhere")
@@ -72,7 +66,13 @@ def cells(config: Config, *, data_shape: DataShape | None = None) -> Iterator[tu
 
 def cell_id(settings: Mapping[str, Any]) -> str:
     """Return 16 hex digits that depend on the content of the settings only, not on where a data file lies."""
-    return _digest(canonical({**settings, "data": without_path(settings["data"])}), ID_BYTES)
+    named = {key: without_paths(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+    return _digest(canonical(named), ID_BYTES)
+
+
+def _joined(texts: Mapping[str, str]) -> str:
+    """Return the canonical JSON of settings from that of its parts: what most of the time would go into."""
+    return "{" + ",".join(f'"{key}":{texts[key]}' for key in sorted(texts)) + "}"
 
 
 def plan(config: Config, *, data_shape: DataShape | None = None) -> dict[str, Any]:
@@ -83,8 +83,9 @@ def plan(config: Config, *, data_shape: DataShape | None = None) -> dict[str, An
     """
     count = sum(1 for _ in cells(config, data_shape=data_shape))
     identity = config.model_dump(exclude=NOT_IDENTITY)
-    if "path" in identity["data"]:
-        identity["data"] = without_path({**identity["data"], "sha256": _content(identity["data"]["path"])})
+    for block in config.blocks:
+        if "path" in identity[block]:
+            identity[block] = without_paths({**identity[block], "sha256": _content(identity[block])})
     tree = config.source.grid
     return {
         "hash": _digest(canonical(identity), HASH_BYTES),
@@ -94,10 +95,10 @@ def plan(config: Config, *, data_shape: DataShape | None = None) -> dict[str, An
     }
 
 
-def _content(path: str) -> str | None:
-    """Return the checksum of a file, None for one that is not there: then an axis gives the paths that are read."""
+def _content(block: Mapping[str, Any]) -> str | None:
+    """Return the checksum of a block's files, None if one is not there: then an axis gives the paths that are read."""
     try:
-        return checksum(path)
+        return checksums(block)
     except OSError:
         return None
 
@@ -140,16 +141,17 @@ def _rows(config: Config) -> Iterator[grid.Row]:
         raise InputError(Problem("E-EXPR", f"a `when` has no value: {error}", *mark, key="sweep")) from None
 
 
-def _converters(tree: grid.Block | None) -> dict[str, Callable[[Any], Any]]:
+def _converters(config: Config) -> dict[str, Callable[[Any], Any]]:
     """Return per axis how its values are written into rows: one type per axis, so that columns have one."""
+    tree, model = config.source.grid, type(config)
     numeric = numeric_axes(tree)
     found: dict[str, Callable[[Any], Any]] = {}
     for axis in grid.axes(tree) if tree else ():
         if axis.name not in numeric:
             found[axis.name] = lambda value: value
             continue
-        path = target(axis.name)
-        rules = sweepable()[".".join(map(str, path))] if path else ()
+        path = target(model, axis.name)
+        rules = sweepable(model)[".".join(map(str, path))] if path else ()
         whole = any(isinstance(rule, Number) and rule.integer for rule in rules) or axis.name == "replicate"
         free_whole = not path and all(isinstance(value, int) for value in axis.values)
         kind = int if (whole or free_whole) and found.get(axis.name, int) is int else float

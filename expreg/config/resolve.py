@@ -1,5 +1,6 @@
 """Resolve the blocks of a config for one cell, each once per distinct setting of the axes that it depends on."""
 
+import errno
 import json
 import stat
 from collections.abc import Callable, Mapping
@@ -14,11 +15,9 @@ from expreg.config import grid
 from expreg.config.expression import Expression, ExpressionError
 from expreg.config.fields import Number, did_you_mean, show
 from expreg.config.model import Config, Fault, Path
-from expreg.config.rules import CHECKS
+from expreg.config.problems import ATTENTION_FEATURES, ATTENTION_TOKENS
 from expreg.config.schema import DIGITS_FEATURES
 from expreg.config.template import (
-    BLOCKS,
-    FIELD_OF,
     Template,
     fill,
     names_used,
@@ -30,6 +29,12 @@ from expreg.config.template import (
 
 MAX_CASES = 3  # shown per problem
 CHUNK = 2**20
+FILES = ("path", "target_path")
+# Kinds whose size is not a setting: what follows from the packaged data.
+SHAPES = {
+    "digits": {"d": DIGITS_FEATURES},
+    "attention": {"n": ATTENTION_TOKENS, "d": ATTENTION_FEATURES},
+}
 
 Row = Mapping[str, Any]
 DataShape = Callable[[str, Mapping[str, Any]], tuple[int, int]]
@@ -74,16 +79,17 @@ class _Elsewhere(Exception):
 def make_resolver(config: Config, data_shape: DataShape | None) -> Resolver:
     """Return a resolver that knows nothing yet but which axes each block depends on."""
     tree = config.source.grid
+    model = type(config)
     swept = {axis.name: axis.values[0] for axis in grid.axes(tree)} if tree else {}
     numeric = numeric_axes(tree)
-    blocks = with_axes(config.source.given, swept, numeric)
-    own = {block: tuple(name for name in swept if (target(name) or ("",))[0] == block) for block in BLOCKS}
-    direct = {block: {*own[block], "precision"} for block in BLOCKS}
-    for path, name in names_used(blocks):
+    blocks = with_axes(model, config.source.given, swept, numeric)
+    own = {block: tuple(name for name in swept if (target(model, name) or ("",))[0] == block) for block in model.blocks}
+    direct = {block: {*own[block], "precision"} for block in model.blocks}
+    for path, name in names_used(model, blocks):
         direct[str(path[0])].add(name)
     # A size that no axis sets comes from its field, and so from whatever that field depends on.
-    shared = direct["data"] | direct["network"]
-    from_fields = FIELD_OF.keys() - (grid.everywhere(tree) if tree else frozenset())
+    shared = {name for block, _ in model.sizes.values() for name in direct[block]}
+    from_fields = model.sizes.keys() - (grid.everywhere(tree) if tree else frozenset())
     depends = {
         block: tuple(name for name in swept if name in (names | shared if names & from_fields else names))
         for block, names in direct.items()
@@ -92,7 +98,7 @@ def make_resolver(config: Config, data_shape: DataShape | None) -> Resolver:
 
 
 def resolve_block(resolver: Resolver, block: str, row: Row) -> Resolved:
-    """Return `data`, `network` or `training` as it is in the cell of a row; problems go to `resolver.cases`."""
+    """Return a block as it is in the cell of a row; problems go to `resolver.cases`."""
     key = (block, *map(row.get, resolver.depends[block]))
     found = resolver.blocks.get(key)
     if found is None:
@@ -105,15 +111,19 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def without_path(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `data` without the place of its file where the content of the file is named."""
-    return {key: value for key, value in data.items() if key != "path" or "sha256" not in data}
+def without_paths(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a block without the places of its files where their content is named."""
+    return {key: value for key, value in block.items() if key not in FILES or "sha256" not in block}
 
 
-def checksum(path: str) -> str:
-    """Return the SHA-256 of a regular file; raise `OSError` if there is none."""
+def checksums(block: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the file of a block, joined by that of its second one; raise `OSError` without a file."""
+    return "+".join(_checksum(block[key]) for key in FILES if block.get(key) is not None)
+
+
+def _checksum(path: str) -> str:
     if not stat.S_ISREG(FilePath(path).stat().st_mode):
-        raise FileNotFoundError(path)
+        raise FileNotFoundError(errno.ENOENT, "not a file", path)
     digest = sha256()
     with open(path, "rb") as stream:
         while part := stream.read(CHUNK):
@@ -149,11 +159,11 @@ def _resolve(resolver: Resolver, block: str, row: Row) -> Resolved:
     values = fill(found, numbers)
     if sound and not faults:
         precision = row.get("precision", resolver.config.precision)
-        faults = [Fault(*parts) for parts in CHECKS[block](values, precision)]
+        faults = [Fault(*parts) for parts in type(resolver.config).blocks[block](values, precision)]
     _note(resolver, faults, block, row)
     if faults or not sound:
         return Resolved({}, "", sound=False)
-    return Resolved(values, canonical(without_path(values) if block == "data" else values), sound=True)
+    return Resolved(values, canonical(without_paths(values)), sound=True)
 
 
 def _note(resolver: Resolver, faults: list[Fault], block: str, row: Row) -> None:
@@ -177,12 +187,13 @@ def _size(resolver: Resolver, name: str, row: Row, trail: tuple[str, ...]) -> An
         return row[name]
     if name == "replicate":
         return 0
-    if name not in FIELD_OF:
+    sizes = type(resolver.config).sizes
+    if name not in sizes:
         raise ExpressionError(f"'{name}' has no value in this part of the sweep{did_you_mean(name, row)}")
     if name in trail:
         raise ExpressionError(f"'{name}' is neither swept nor given")
-    path = FIELD_OF[name]
-    found = _template(resolver, str(path[0]), row)
+    path = sizes[name]
+    found = _template(resolver, path[0], row)
     if found.faults or path[1] not in found.values:
         raise _Elsewhere
     for leaf, expression, rule in found.leaves:
@@ -199,9 +210,10 @@ def _template(resolver: Resolver, block: str, row: Row) -> Template:
     own = {name: row[name] for name in resolver.own[block] if name in row}
     key = (block, *((name, None if name in numeric else value) for name, value in own.items()))
     if key not in resolver.templates:
-        found = template(block, with_axes(resolver.config.source.given, own, numeric))
-        if block == "data" and found.values:
-            found = _complete(resolver, found)
+        model = type(resolver.config)
+        found = template(model, block, with_axes(model, resolver.config.source.given, own, numeric))
+        if found.values:
+            found = _complete(resolver, block, found)
         resolver.templates[key] = found
     return resolver.templates[key]
 
@@ -209,12 +221,12 @@ def _template(resolver: Resolver, block: str, row: Row) -> Template:
 # --- data whose size is not a setting -------------------------------------------------------------
 
 
-def _complete(resolver: Resolver, found: Template) -> Template:
-    """Put in the dimensions that follow from the data, and for a file the checksum of its content."""
+def _complete(resolver: Resolver, block: str, found: Template) -> Template:
+    """Put in the dimensions that follow from the data, and for files the checksum of their content."""
     values = found.values
-    if values["kind"] == "digits":
-        return found._replace(values={**values, "d": DIGITS_FEATURES})
-    if values["kind"] != "file":
+    if values.get("kind") in SHAPES:
+        return found._replace(values={**values, **SHAPES[values["kind"]]})
+    if values.get("kind") != "file":
         return found
     options = {key: value for key, value in values.items() if key != "path"}
     key = (values["path"], canonical(options))
@@ -222,16 +234,16 @@ def _complete(resolver: Resolver, found: Template) -> Template:
         if key not in resolver.files:
             resolver.files[key] = _examine(resolver, values["path"], options)
     except OSError as error:
-        fault = Fault(
-            ("data", "path"), "E-FILE", f"'{values['path']}' cannot be read: {error.strerror or 'not a file'}"
-        )
+        name = error.filename or values["path"]
+        field = next((field for field in FILES if values.get(field) == name), "path")
+        fault = Fault((block, field), "E-FILE", f"'{name}' cannot be read: {error.strerror or 'not a file'}")
         return Template({}, (), (fault,))
     content, n, d = resolver.files[key]
     return found._replace(values={**values, "sha256": content, "n": n, "d": d})
 
 
 def _examine(resolver: Resolver, path: str, options: Mapping[str, Any]) -> tuple[str, int, int]:
-    content = checksum(path)
+    content = checksums({**options, "path": path})
     if resolver.data_shape is None:
         raise TypeError("data of kind file need a function data_shape(path, options) -> (n, d)")
     n, d = resolver.data_shape(path, options)

@@ -14,6 +14,7 @@ EPSILON = {"f32": 2.0**-23, "f64": 2.0**-52}
 SMALLEST = {"f32": 2.0**-126, "f64": 2.0**-1022}  # of the normal numbers: accelerators flush the others to 0
 LARGEST = {"f32": 2.0**128 * (1 - 2.0**-24), "f64": float("inf")}
 FLOAT = {"f32": "float32", "f64": "float64"}
+SKETCHED = ("auto", "newton", "gauss_newton", "pcg")  # solvers that can take a sketch
 # How many images of 0, 1, ..., 9 scikit-learn bundles.
 DIGITS_AVAILABLE = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 
@@ -56,9 +57,7 @@ def check_training(training: Values, precision: str) -> Found:
     yield from _check_range_of_floats(training, ("training",), precision)
     tolerance, bound = _number(training["tolerance"]), 32 * EPSILON[precision]
     if tolerance is not None and tolerance < bound:
-        advice = "; use precision f64" if precision == "f32" else ""
-        message = f"{tolerance:g} is below 32*eps of {FLOAT[precision]} ({bound:.1e}){advice}"
-        yield ("training", "tolerance"), "E-RANGE", message
+        yield ("training", "tolerance"), "E-RANGE", _below(tolerance, bound, precision)
     yield from _check_step_size(training["step_size"])
 
 
@@ -83,6 +82,43 @@ def _check_step_size(step_size: Values) -> Found:
             yield (*path, "schedule", "decay_steps"), "E-RANGE", message
 
 
+def check_problem(problem: Values, precision: str) -> Found:
+    """Yield what is wrong within `problem`: where a start is stationary, floats out of range."""
+    yield from _check_range_of_floats(problem, ("problem",), precision)
+    if problem["start"] == "zero" and problem["activation"] in ("cosh", "sinh"):
+        why = {"cosh": "x = 0 is stationary for cosh (E.39)", "sinh": "x = 0 solves the problem of sinh (E.38)"}
+        yield ("problem", "start"), "E-RANGE", f"got 'zero', but {why[problem['activation']]}; use random"
+    if problem["start"] == "near" and problem["kind"] == "file":
+        yield ("problem", "start"), "E-RANGE", "got 'near', but a file has no planted x; use random or zero"
+
+
+def check_in_context(problem: Values, precision: str) -> Found:
+    """Yield what is wrong within `problem` of in_context: floats out of range."""
+    yield from _check_range_of_floats(problem, ("problem",), precision)
+
+
+def check_solver(solver: Values, precision: str) -> Found:
+    """Yield what is wrong within `solver`: a tolerance below the precision, a sketch that is not used."""
+    yield from _check_range_of_floats(solver, ("solver",), precision)
+    tolerance, bound = _number(solver["tolerance"]), 32 * EPSILON[precision]
+    if tolerance is not None and tolerance < bound:
+        yield ("solver", "tolerance"), "E-RANGE", _below(tolerance, bound, precision)
+    if solver["sketch"] is not None and solver["name"] not in SKETCHED:
+        expected = ", ".join(SKETCHED)
+        yield (
+            ("solver", "sketch"),
+            "E-RANGE",
+            f"got '{solver['sketch']}', but {solver['name']} has none; use {expected}",
+        )
+    if solver["sketch"] is None and solver["sketch_size"] != "auto":
+        yield ("solver", "sketch_size"), "E-RANGE", f"got {solver['sketch_size']}, but solver.sketch is null"
+
+
+def _below(tolerance: float, bound: float, precision: str) -> str:
+    advice = "; use precision f64" if precision == "f32" else ""
+    return f"{tolerance:g} is below 32*eps of {FLOAT[precision]} ({bound:.1e}){advice}"
+
+
 def _check_range_of_floats(values: Values, path: Path, precision: str) -> Found:
     for key, value in values.items():
         if isinstance(value, dict):
@@ -95,6 +131,3 @@ def _check_range_of_floats(values: Values, path: Path, precision: str) -> Found:
 
 def _number(value: Any) -> Any:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-CHECKS = {"data": check_data, "network": check_network, "training": check_training}

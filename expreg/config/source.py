@@ -15,6 +15,7 @@ from expreg.errors import InputError, Problem
 MAX_EXTENDS = 8
 COMMAND_LINE = "command line"
 MAPPING = "overrides"
+FILES = (("data", "path"), ("problem", "path"), ("problem", "target_path"))
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -152,13 +153,15 @@ def _outside(text: str, roots: Sequence[Path]) -> str:
 
 def _data_paths(value: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Yield every path of a data file: the field itself and the values of an axis of that name."""
-    data = value.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str):
-        yield ("data", "path"), data["path"]
+    for block, field in FILES:
+        found = value.get(block)
+        if isinstance(found, dict) and isinstance(found.get(field), str):
+            yield (block, field), found[field]
+    axes = {f"{block}.{field}" for block, field in FILES}
     pending: list[tuple[KeyPath, Any]] = [(("sweep",), value.get("sweep"))]
     while pending:
         path, node = pending.pop()
-        if isinstance(node, str) and "data.path" in path:
+        if isinstance(node, str) and axes.intersection(map(str, path)):
             yield path, node
         elif isinstance(node, (dict, list)):
             children = node.items() if isinstance(node, dict) else enumerate(node)

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 from expreg.config.expression import Expression, ExpressionError, parse
 from expreg.config.fields import Number
 from expreg.config.grid import Axis, Block, axes
-from expreg.config.model import KNOWN_EXPERIMENTS, Fault, Path, expressions, sweepable, validate
+from expreg.config.model import EXPERIMENTS, Config, Fault, Path
+from expreg.config.walk import expressions, size_defaults, sweepable, validate
 
-BLOCKS = ("data", "network", "training")
-FIELD_OF: dict[str, Path] = {"n": ("data", "n"), "d": ("data", "d"), "m": ("network", "m")}
-DEFAULT_EXPRESSIONS: dict[Path, str] = {("data", "n"): "n", ("data", "d"): "n", ("network", "m"): "m"}
 ALWAYS_NAMED = ("replicate",)
 
+Model = type[Config]
 Row = Mapping[str, Any]
 
 
@@ -24,11 +23,11 @@ class Template(NamedTuple):
     faults: tuple[Fault, ...]
 
 
-def target(axis: str) -> Path | None:
+def target(model: Model, axis: str) -> Path | None:
     """Return the path that an axis sets: a field for n, d, m and dotted names, None for free names."""
-    if axis in FIELD_OF:
-        return FIELD_OF[axis]
-    return tuple(axis.split(".")) if axis in sweepable() else None
+    if axis in model.sizes:
+        return model.sizes[axis]
+    return tuple(axis.split(".")) if axis in sweepable(model) else None
 
 
 def numeric_axes(grid: Block | None) -> frozenset[str]:
@@ -39,21 +38,20 @@ def numeric_axes(grid: Block | None) -> frozenset[str]:
     return frozenset(axis.name for axis in _axes(grid)) - text
 
 
-def with_axes(given: Mapping[str, Any], row: Row, numeric: frozenset[str]) -> dict[str, Any]:
+def with_axes(model: Model, given: Mapping[str, Any], row: Row, numeric: frozenset[str]) -> dict[str, Any]:
     """Return the blocks with the axes of a row put in: numbers by name, as expressions, other values as such."""
-    result = {block: given[block] for block in BLOCKS if block in given}
+    result = {block: given[block] for block in model.blocks if block in given}
     for name, value in row.items():
-        path = target(name)
-        if path is not None and path[0] in BLOCKS:
+        path = target(model, name)
+        if path is not None and path[0] in model.blocks:
             result = _with(result, path, name if name in numeric else value)
     return result
 
 
-def template(block: str, given: Mapping[str, Any]) -> Template:
+def template(model: Model, block: str, given: Mapping[str, Any]) -> Template:
     """Check one block by itself and find its expressions."""
-    least = {"experiment": KNOWN_EXPERIMENTS[0], "name": "x"}
-    given = {block: given[block]} if block in given else {}
-    config, faults = validate(least | given, KNOWN_EXPERIMENTS)
+    least = {"experiment": next(name for name in EXPERIMENTS if EXPERIMENTS[name] is model), "name": "x"}
+    config, faults = validate(least | ({block: given[block]} if block in given else {}))
     if config is None:
         return Template({}, (), tuple(faults))
     checked = getattr(config, block)
@@ -61,15 +59,9 @@ def template(block: str, given: Mapping[str, Any]) -> Template:
     return Template(checked.model_dump(), leaves, ())
 
 
-def names_used(blocks: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+def names_used(model: Model, blocks: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     """Yield every name in the expressions of the blocks, defaults included, and where the expression is."""
-    kind = _lookup(blocks, ("data", "kind"))
-    found: dict[Path, str] = {
-        path: text for path, text in DEFAULT_EXPRESSIONS.items() if path[0] != "data" or kind != "file"
-    }
-    if kind == "digits":
-        del found[("data", "d")]
-    found |= dict(_texts(blocks, ()))
+    found = size_defaults(model, blocks) | dict(_texts(model, blocks, ()))
     for path, text in found.items():
         try:
             yield from ((path, name) for name in parse(text).names)
@@ -85,16 +77,15 @@ def fill(found: Template, numbers: Mapping[Path, Any]) -> dict[str, Any]:
     return result
 
 
-def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+def _texts(model: Model, value: Any, path: Path) -> Iterator[tuple[Path, str]]:
     if isinstance(value, dict):
         for key, child in value.items():
-            yield from _texts(child, (*path, key))
-    elif ".".join(map(str, path)) in sweepable():
-        rules = sweepable()[".".join(map(str, path))]
+            yield from _texts(model, child, (*path, key))
+    elif rules := sweepable(model).get(".".join(map(str, path))):
         if isinstance(value, str):
             if any(isinstance(rule, Number) and value not in rule.words for rule in rules):
                 yield path, value
-        elif path in DEFAULT_EXPRESSIONS:
+        elif path in model.sizes.values():
             yield path, repr(value)  # hides the default
 
 
@@ -104,12 +95,6 @@ def _axes(grid: Block | None) -> Iterator[Axis]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _lookup(value: Any, path: Path) -> Any:
-    for part in path:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _with(value: Any, path: Path, new: Any) -> dict[str, Any]:

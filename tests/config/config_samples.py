@@ -9,7 +9,6 @@ import pytest
 from expreg.config.load import load
 from expreg.errors import InputError, Problem
 
-EXPERIMENTS = ("threshold", "convergence")
 TEXT = """\
 experiment: threshold
 name: quick
@@ -45,7 +44,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 def problems(source: Any, overrides: Any = ()) -> list[Problem]:
     with pytest.raises(InputError) as caught:
-        load(source, overrides, experiments=EXPERIMENTS)
+        load(source, overrides)
     for line in caught.value.lines():
         assert line.isprintable()
         assert len(line) <= 400

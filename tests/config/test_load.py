@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_samples import EXPERIMENTS, SMALL, TEXT, changed, problems, refused, written
+from config_samples import SMALL, TEXT, changed, problems, refused, written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expreg.config.load import load
-from expreg.config.model import sweepable
+from expreg.config.model import TrainingConfig
+from expreg.config.walk import sweepable
 from expreg.errors import InputError
 
 
 def complaints(source: Any, overrides: Any = ()) -> list[str]:
     try:
-        load(source, overrides, experiments=EXPERIMENTS)
+        load(source, overrides)
     except InputError as error:
         return error.lines()
     return []
@@ -85,7 +86,7 @@ def complaints(source: Any, overrides: Any = ()) -> list[str]:
         ),
         (
             TEXT.replace("threshold", "treshold"),
-            "error[E-ENUM] {f}:1:13: experiment: got 'treshold', expected threshold or convergence; "
+            "error[E-ENUM] {f}:1:13: experiment: got 'treshold', expected threshold, convergence, regression or in_context; "
             "did you mean threshold?",
         ),
         (
@@ -158,7 +159,7 @@ def test_what_follows_from_a_reported_mistake_is_not_reported(path: str, value: 
 def test_at_most_twenty_lines_are_printed() -> None:
     config = {**SMALL, **{f"key{i}": 1 for i in range(50)}}
     with pytest.raises(InputError) as caught:
-        load(config, experiments=EXPERIMENTS)
+        load(config)
     assert len(caught.value.lines()) == 21
     assert caught.value.lines()[-1] == "30 more"
 
@@ -190,7 +191,7 @@ def test_huge_grids_are_refused_in_no_time(count: int) -> None:
 
 def test_the_limit_of_cells_is_a_setting() -> None:
     config = changed("sweep.product.replicate", {"count": 11})
-    load(config, ["execution.max_cells=11"], experiments=EXPERIMENTS)
+    load(config, ["execution.max_cells=11"])
     assert refused(config, ["execution.max_cells=10"]) == [("E-GRID", "sweep")]
 
 
@@ -247,6 +248,11 @@ VALUES = st.recursive(
 
 
 @settings(max_examples=150, deadline=2000)
-@given(st.sampled_from([*sweepable(), *SMALL, "sweep.product.n", "sweep.product", "sweep.zip", "sweep.concat"]), VALUES)
+@given(
+    st.sampled_from(
+        [*sweepable(TrainingConfig), *SMALL, "sweep.product.n", "sweep.product", "sweep.zip", "sweep.concat"]
+    ),
+    VALUES,
+)
 def test_any_value_anywhere_loads_or_is_refused(path: str, value: Any) -> None:
     assert all(line.isprintable() and len(line) <= 400 for line in complaints(SMALL, {path: value}))

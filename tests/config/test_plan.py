@@ -17,7 +17,6 @@ from expreg.config.model import Config
 from expreg.config.plan import cell_id, cells, first_difference, plan
 from expreg.errors import InputError
 
-EXPERIMENTS = ("threshold", "convergence")
 BASE: dict[str, Any] = {
     "experiment": "threshold",
     "name": "x",
@@ -37,7 +36,7 @@ sweep:
 
 
 def loaded(source: Any, overrides: Any = ()) -> Config:
-    return load(source, overrides, experiments=EXPERIMENTS)
+    return load(source, overrides)
 
 
 def ids(config: Config) -> list[str]:
@@ -373,7 +372,7 @@ def test_the_copy_of_a_config_finds_the_same_file(tmp_path: Path, monkeypatch: p
     config = loaded(file_config(tmp_path))
     (run / "config.yaml").write_text(config_text(config))
     monkeypatch.chdir(run)
-    again = load(run / "config.yaml", experiments=EXPERIMENTS, roots=[tmp_path])
+    again = load(run / "config.yaml", roots=[tmp_path])
     assert plan(again, data_shape=lambda *_: (4, 4)) == plan(config, data_shape=lambda *_: (4, 4))
 
 

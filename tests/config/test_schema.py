@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_samples import EXPERIMENTS, SMALL, TEXT, changed, refused, written
+from config_samples import SMALL, TEXT, changed, refused, written
 
 from expreg.config.load import json_schema, load
-from expreg.config.model import sweepable
+from expreg.config.model import EXPERIMENTS, TrainingConfig
+from expreg.config.walk import sweepable
 
 # --- what is accepted --------------------------------------------------------------------------------
 
 
 def test_defaults_are_the_protocol() -> None:
-    config = load(SMALL, experiments=EXPERIMENTS).model_dump()
+    config = load(SMALL).model_dump()
     assert config["training"] == {
         "optimizer": {"name": "sgd"},
         "step_size": {"rule": "spectral", "factor": 1.0, "value": None, "schedule": None},
@@ -34,7 +35,7 @@ def test_defaults_are_the_protocol() -> None:
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
-    config = load(str(written(tmp_path, TEXT)), experiments=EXPERIMENTS)
+    config = load(str(written(tmp_path, TEXT)))
     assert (config.name, config.experiment, config.measure) == ("quick", "threshold", ["E0", "E5"])
     assert config.execution.lanes == "auto"
 
@@ -67,12 +68,12 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_accepted(path: str, value: Any) -> None:
-    load(changed(path, value), experiments=EXPERIMENTS)
+    load(changed(path, value))
 
 
 def test_every_optimizer_and_schedule_of_the_schema_is_one_of_the_training_loop() -> None:
     descent = pytest.importorskip("expreg.descent")
-    names = {path: set(rules[0].options) for path, rules in sweepable().items() if path.endswith("name")}
+    names = {path: set(rules[0].options) for path, rules in sweepable(TrainingConfig).items() if path.endswith("name")}
     assert names["training.optimizer.name"] == set(descent.OPTIMIZERS)
     assert names["training.step_size.schedule.name"] == set(descent.SCHEDULES)
 
@@ -81,14 +82,14 @@ def test_python_values_are_accepted() -> None:
     numpy = pytest.importorskip("numpy")
     config = changed("sweep.product.n", numpy.array([8, 16]))
     config["sweep"]["product"]["m"] = (8, numpy.int64(16))
-    tree = load(config, experiments=EXPERIMENTS).source.grid
+    tree = load(config).source.grid
     assert tree is not None
     assert [type(value) for value in tree.members[0].members[0].values] == [int, int]  # type: ignore[union-attr]
 
 
 def test_the_caller_is_not_changed() -> None:
     config = copy.deepcopy(SMALL)
-    load(config, {"training.tolerance": 0.1}, experiments=EXPERIMENTS)
+    load(config, {"training.tolerance": 0.1})
     assert config == SMALL
 
 
@@ -200,7 +201,7 @@ def test_names_that_could_harm_are_refused(name: str) -> None:
 
 
 def test_json_schema_describes_every_field() -> None:
-    schema = json_schema(EXPERIMENTS)
+    schema = json_schema()
     assert schema["properties"]["experiment"]["enum"] == list(EXPERIMENTS)
     assert schema["required"] == ["experiment", "name"]
     assert schema["additionalProperties"] is False

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_samples import EXPERIMENTS, SMALL, TEXT, changed, problems, refused, written
+from config_samples import SMALL, TEXT, changed, problems, refused, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,23 +33,23 @@ from expreg.config.reader import read
     ],
 )
 def test_overrides_are_read_like_the_file(override: str, path: tuple[str, ...], value: Any) -> None:
-    found: Any = load(SMALL, [override], experiments=EXPERIMENTS).source.given
+    found: Any = load(SMALL, [override]).source.given
     for part in path:
         found = found[part]
     assert found == value
 
 
 def test_overrides_may_be_a_mapping_and_later_ones_win() -> None:
-    config = load(SMALL, {"sweep.product.n": [2, 4], "training.tolerance": 0.1}, experiments=EXPERIMENTS)
+    config = load(SMALL, {"sweep.product.n": [2, 4], "training.tolerance": 0.1})
     assert config.source.given["sweep"]["product"]["n"] == [2, 4]
-    twice = load(SMALL, ["training.tolerance=0.1", "training.tolerance=0.2"], experiments=EXPERIMENTS)
+    twice = load(SMALL, ["training.tolerance=0.1", "training.tolerance=0.2"])
     assert twice.training.tolerance == 0.2
 
 
 def test_list_elements_are_reached_by_index() -> None:
     config = changed("sweep", {"product": {"m": [8]}, "concat": [{"product": {"n": [8]}}, {"product": {"n": [16]}}]})
     for override in ("sweep.concat.1.product.n=4", "sweep.concat[1].product.n=4"):
-        given = load(config, [override], experiments=EXPERIMENTS).source.given
+        given = load(config, [override]).source.given
         assert given["sweep"]["concat"] == [{"product": {"n": [8]}}, {"product": {"n": 4}}]
 
 
@@ -84,7 +84,7 @@ def test_bad_overrides_name_the_command_line(override: str, line: str) -> None:
 
 def test_an_override_repairs_what_it_replaces(tmp_path: Path) -> None:
     path = written(tmp_path, TEXT.replace("0.05", "010"))
-    assert load(path, ["training.tolerance=0.1"], experiments=EXPERIMENTS).training.tolerance == 0.1
+    assert load(path, ["training.tolerance=0.1"]).training.tolerance == 0.1
     assert refused(path, ["training.tolerance=-1"]) == [("E-RANGE", "training.tolerance")]
 
 
@@ -99,7 +99,7 @@ def test_extends_merges_deeply_and_errors_name_the_file(tmp_path: Path) -> None:
         ("base.yaml", 7, "training.step_size.factor"),
         ("f.yaml", 3, "training.tolerance"),
     ]
-    config = load(child, ["training.tolerance=1", "training.step_size.factor=2"], experiments=EXPERIMENTS)
+    config = load(child, ["training.tolerance=1", "training.step_size.factor=2"])
     assert (config.name, config.measure) == ("child", ["E0", "E5"])
     assert config.source.given["sweep"]["product"]["n"] == [4]
     assert config.source.given["sweep"]["product"]["replicate"] == {"count": 3}
@@ -132,7 +132,7 @@ def test_a_link_out_of_the_roots_is_refused(tmp_path: Path, monkeypatch: Any) ->
     monkeypatch.chdir(inside)
     child = written(inside, "extends: link.yaml\n")
     assert refused(child)[0] == ("E-PATH", "extends")
-    load(child, experiments=EXPERIMENTS, roots=[outside])
+    load(child, roots=[outside])
 
 
 # --- writing ---------------- ------------------------------------------------------------------------
@@ -148,14 +148,14 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     | st.sampled_from(["1e-3", "010", "NO", "null", "~", "true", ".nan", "1_0", "a: b", "- a", "#", "<<", "=", "*a"])
 )
 def test_config_text_reads_back_any_text(text: str) -> None:
-    config = load(changed("description", text), experiments=EXPERIMENTS)
+    config = load(changed("description", text))
     document = read(config_text(config))
     assert document.problems == []
     assert document.value == config.source.given
 
 
 def test_config_text_keeps_numbers(tmp_path: Path) -> None:
-    config = load(SMALL, {"training.tolerance": 1e-5, "network.scale": 1e22, "seed": 7}, experiments=EXPERIMENTS)
-    again = load(written(tmp_path, config_text(config)), experiments=EXPERIMENTS)
+    config = load(SMALL, {"training.tolerance": 1e-5, "network.scale": 1e22, "seed": 7})
+    again = load(written(tmp_path, config_text(config)))
     assert again.model_dump() == config.model_dump()
     assert again.source.given == config.source.given
