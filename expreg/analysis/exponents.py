@@ -78,13 +78,14 @@ def point(n: int, widths: Floats, success: Floats, samples: Resamples, locate: L
 
 
 def interpolated(found: Point | None, confidence: float) -> dict[str, Any]:
-    """Return the threshold behind the exponent with its percentile interval; null beyond the grid."""
+    """Return the threshold behind the exponent with its percentile interval; null `beyond` the grid."""
     if found is None:
         return {
             "interpolated": None,
             "interpolated_low": None,
             "interpolated_high": None,
             "draws_censored": None,
+            "beyond": None,
         }
     # Infinite draws sort to the ends; "higher" and "lower" never average one with a finite neighbour.
     low = np.quantile(found.draws, (1.0 - confidence) / 2.0, method="lower")
@@ -96,6 +97,7 @@ def interpolated(found: Point | None, confidence: float) -> dict[str, Any]:
         "interpolated_low": low,
         "interpolated_high": high,
         "draws_censored": found.censored,
+        "beyond": None if math.isfinite(found.log_m) else "below" if found.log_m < 0 else "above",
     }
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from expreg import theory
-from expreg.analysis import exponents, groups, rates, success, thresholds, verdicts
+from expreg.analysis import chain, exponents, groups, rates, success, thresholds, verdicts
 from expreg.analysis import models as modelling
 
 Floats = NDArray[np.float64]
@@ -62,15 +62,19 @@ def summarise(
     fitted = rates.per_cell(prepared, curves)
     split = groups.split(prepared, axes)
     described = [_group(group, fitted, settings) for group in split]
+    judged = [verdict for _, found in described for verdict in found]
+    links = chain.table([group for group, _ in described], judged)
     result = {
         "name": name,
         "experiment": experiment,
         "counts": _counts(cells),
         "settings": settings | {"estimators": ESTIMATORS},
         "note": NOTE,
+        "chain": links,
+        "chain_summary": chain.sentences(links),
         "groups": [group for group, _ in described],
         "covariates": modelling.regressions(split, delta, confidence) if models else [],
-        "verdicts": [verdict for _, found in described for verdict in found],
+        "verdicts": judged,
     }
     plain: Record = _plain(result)
     return plain

@@ -14,9 +14,10 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from expreg.errors import StorageError
-from expreg.report import words
+from expreg.report import chain, words
 from expreg.report.drawing import BUILDERS, figures, reason, render
 from expreg.report.style import Figure, criteria_of, finite
+from expreg.report.thresholds import figure_of
 
 STATUS_WORDS = {
     "converged": "reached the tolerance",
@@ -145,10 +146,11 @@ def html(
         "number": words.number,
         "share": words.share,
         "symbols": symbols,
+        "powers": powers,
         "criteria": criteria_of,
         "finite": finite,
     }
-    environment.globals |= {"interval": words.interval, "replicates_words": words.replicates_words}
+    environment.globals |= {"interval": words.interval, "replicates_words": words.replicates_words, "chain": chain}
     template = environment.from_string(files("expreg.report").joinpath("report.html.jinja").read_text("utf-8"))
     return template.render(
         summary=summary,
@@ -157,12 +159,19 @@ def html(
         findings=words.findings(summary),
         warnings=words.warnings(cells, summary),
         claims=words.by_claim(summary),
+        places=_places(shown, summary),
         statuses=_statuses(summary),
         figures=shown,
         config_text=config_text,
         manifest=[row for row in facts if not _listed(row)],
         details=[row for row in facts if _listed(row)],
     )
+
+
+def _places(shown: list[Shown], summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return for each group the name of the figure of its thresholds, if the page has it."""
+    drawn = {figure.name for figure in shown if not figure.problem}
+    return {label: name for label, name in figure_of(summary).items() if name in drawn}
 
 
 def _printable(value: object) -> object:
@@ -177,6 +186,11 @@ def symbols(text: object) -> Markup:
     safe = str(escape(_printable(str(text))))
     safe = re.sub(r"\b([nme])\^(-?\d+(?:\.\d+)?)", r"\1<sup>\2</sup>", safe)
     return Markup(re.sub(r"\blambda\b", "λ", re.sub(r"\bdelta\b", "δ", safe)).replace("&gt;=", "≥"))
+
+
+def powers(text: object) -> Markup:
+    """Return plain text as HTML with powers of ten raised."""
+    return Markup(re.sub(r"\b10\^(-?\d+)", r"10<sup>\1</sup>", str(symbols(text))))
 
 
 def _statuses(summary: Mapping[str, Any]) -> list[tuple[str, int, str]]:

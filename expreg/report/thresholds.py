@@ -35,7 +35,7 @@ def thresholds(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, 
     """Draw m*(n, delta) over n per group and criterion, with fits, and slopes of claim and bound (C.15)."""
     del cells, curves
     level = level_of(summary)
-    groups = [g for g in records(summary, "groups") if any(_drawable(c, level) for c in criteria_of(g))]
+    groups = _drawable_groups(summary)
     confidence = finite((summary.get("settings") or {}).get("confidence"))
     intervals = "intervals" if confidence is None else f"{confidence:.0%} intervals"
     caption = (
@@ -50,6 +50,17 @@ def thresholds(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, 
     caption += left_out(groups, drawn)
     title = "Width thresholds over the number of data"
     return [Figure(name, title, caption, _thresholds_figure(chunk, level)) for name, chunk in drawn]
+
+
+def figure_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return for each group, by label, the name of the figure that shows its thresholds."""
+    drawn = pages("thresholds", _drawable_groups(summary))
+    return {str(group.get("label", "")): name for name, chunk in drawn for group in chunk}
+
+
+def _drawable_groups(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    level = level_of(summary)
+    return [g for g in records(summary, "groups") if any(_drawable(c, level) for c in criteria_of(g))]
 
 
 def level_of(summary: Mapping[str, Any]) -> float | None:

@@ -69,20 +69,23 @@ def claim_words(verdict: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def by_claim(summary: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """Return (claim, meaning of the measured number, verdicts), claims in their first order."""
+    """Return (claim, meaning of the measured number, verdicts), claims in their first order.
+
+    Verdicts that the chain of the proof already shows are left out.
+    """
+    shown = {(row.get("criterion"), row.get("group")) for row in records(summary, "chain")}
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for verdict in records(summary, "verdicts"):
+        if verdict.get("claim") == "width" and (verdict.get("criterion"), verdict.get("group")) in shown:
+            continue
         found.setdefault(claim_words(verdict), []).append(verdict)
     return [(*words, verdicts) for words, verdicts in found.items()]
 
 
-def verdict_table(summary: Mapping[str, Any]) -> str:
-    """Return the verdicts as a plain-text table of at most 100 columns, reasons wrapped under their rows."""
-    claims = by_claim(summary)
-    if not claims:
-        return "No verdicts: nothing was measured that a claim speaks of."
-    lines = [line for claim in claims for line in ["", *_claim_lines(*claim)]]
-    return "\n".join(lines[1:])
+def claim_table(summary: Mapping[str, Any]) -> list[str]:
+    """Return the verdicts beside the chain as lines of at most 100 columns, reasons wrapped under their rows."""
+    lines = [line for claim in by_claim(summary) for line in ["", *_claim_lines(*claim)]]
+    return lines[1:]
 
 
 def _claim_lines(claim: str, measured: str, verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -33,6 +33,8 @@ def test_the_table_of_verdicts_fits_a_terminal_and_tells_every_verdict(run):
     lines = table.splitlines()
     assert max(map(len, lines)) <= 100
     for verdict in summary["verdicts"]:
+        if verdict["claim"] == "width":
+            continue  # the chain shows them
         [row] = [
             line
             for line in lines
@@ -47,12 +49,7 @@ def test_the_table_of_verdicts_fits_a_terminal_and_tells_every_verdict(run):
 def test_columns_of_a_claim_are_aligned(run):
     _, _, summary = run
     lines = verdict_table(summary).split("\n\n")[0].splitlines()
-    starts = {
-        line.index(word)
-        for line in lines
-        for word in ("consistent", "not resolvable")
-        if line.endswith(("consistent", "not resolvable at these n")) and word in line
-    }
+    starts = {line.rindex(word) for line in lines for word in ("consistent", "verdict", "open") if line.endswith(word)}
     assert len(starts) == 1
 
 

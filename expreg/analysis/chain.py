@@ -1,0 +1,146 @@
+"""The chain of the proof, link by link: claimed and measured exponents side by side, and how loose the bound is.
+
+One row per criterion and regime, from the records of the summary. Rows are never combined: each criterion has a
+threshold of its own, and none of them is "the" threshold.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+Record = dict[str, Any]
+
+# In the order of the proof; the certificate is the same chain, followed with the numbers of one network.
+LINKS = {
+    "initial concentration": ("E1", "E1s", "E1m"),
+    "certificate": ("Ecert",),
+    "lazy movement": ("E2", "movement"),
+    "kernel": ("E3",),
+    "linear rate": ("E4",),
+    "convergence": ("E5",),
+}
+
+
+def table(groups: Sequence[Record], verdicts: Sequence[Record]) -> list[Record]:
+    """Return one row per link, criterion and group, in the order of the proof; criteria not measured have none.
+
+    `factor_log10` is log10 of the bound's width (C.14, our constants) over the measured one at the largest n with a
+    threshold inside the grid; if there is none, `factor_is` says "at least" or "at most" instead of "equal".
+    `exponent_gap` is the claimed exponent minus the measured one after the log factor. `regimes` says what differs
+    between the groups beyond their intervals, null where there is one group.
+    """
+    judged = {(v["criterion"], v["group"]): v for v in verdicts if v["claim"] == "width"}
+    rows = []
+    for link, names in LINKS.items():
+        for name in names:
+            found = [(group, c) for group in groups for c in group["criteria"] if c["criterion"] == name]
+            shared = {"link": link, "regimes": regimes([criterion for _, criterion in found])}
+            rows += [_row(group["label"], c, judged[name, group["label"]]) | shared for group, c in found]
+    return rows
+
+
+def _row(label: str, criterion: Record, verdict: Record) -> Record:
+    exponent = criterion["exponent"]
+    claimed, corrected = criterion["claim_exponent"], exponent["corrected"]["value"]
+    local = [bound["alpha_eff"] for bound in criterion["bound_exponent"] if bound["alpha_eff"] is not None]
+    known = exponent["usable"] and corrected is not None
+    return {
+        "criterion": criterion["criterion"],
+        "title": criterion["title"],
+        "group": label,
+        "claimed": claimed,
+        "bound_low": min(local, default=None),
+        "bound_high": max(local, default=None),
+        **{kind: {key: exponent[kind][key] for key in ("value", "low", "high")} for kind in ("raw", "corrected")},
+        "usable": exponent["usable"],
+        "exponent_gap": claimed - corrected if known else None,
+        **_factor(criterion),
+        **{key: verdict[key] for key in ("replicates", "censored_share", "verdict", "reason")},
+        "figure": "thresholds",
+    }
+
+
+def _factor(criterion: Record) -> Record:
+    """Return the bound's width over the measured one as a power of ten, at the largest n inside the grid if any is."""
+    asked = {bound["n"]: bound["width"] for bound in criterion["bound_exponent"]}
+    found = []
+    for threshold in criterion["thresholds"]:
+        n, limit = threshold["n"], _LIMITS.get(threshold["beyond"])
+        width = threshold["interpolated"] if limit is None else threshold[limit[0]]
+        if width is not None and math.isfinite(width) and asked.get(n) is not None and math.isfinite(asked[n]):
+            found.append((limit is None, n, width, limit[1] if limit else "equal"))
+    if not found:
+        return {"at_n": None, "width": None, "factor_log10": None, "factor_is": None}
+    _, n, width, relation = max(found)
+    return {"at_n": n, "width": width, "factor_log10": math.log10(asked[n] / width), "factor_is": relation}
+
+
+# Of a threshold beyond the grid: the width that is known, and what the factor over it is.
+_LIMITS = {"above": ("widest", "at most"), "below": ("narrowest", "at least")}
+
+
+def regimes(criteria: Sequence[Record]) -> str | None:
+    """Say whether exponents or widths of one criterion differ between regimes: if two intervals are disjoint.
+
+    Widths are compared at the largest n that both regimes have.
+    """
+    if len(criteria) < 2:
+        return None
+    pairs = list(combinations(criteria, 2))
+    usable = [_interval(c["exponent"]["corrected"]) if c["exponent"]["usable"] else None for c in criteria]
+    found = [
+        name
+        for name, differ in (
+            ("exponents", any(_disjoint(*pair) for pair in combinations(usable, 2))),
+            ("widths", any(_widths_differ(*pair) for pair in pairs)),
+        )
+        if differ
+    ]
+    return f"{' and '.join(found)} differ" if found else "no difference shown"
+
+
+def _widths_differ(one: Record, other: Record) -> bool:
+    first, second = ({t["n"]: _interval(t, "interpolated_") for t in c["thresholds"]} for c in (one, other))
+    shared = [n for n in first.keys() & second.keys() if first[n] and second[n]]
+    return bool(shared) and _disjoint(first[max(shared)], second[max(shared)])
+
+
+def _interval(record: Mapping[str, Any], prefix: str = "") -> tuple[float, float] | None:
+    low, high = record[f"{prefix}low"], record[f"{prefix}high"]
+    known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
+    return (low, high) if known else None
+
+
+def _disjoint(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
+    return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])
+
+
+def sentences(rows: Sequence[Record]) -> list[str]:
+    """Return where the proof is loosest and tightest, by the exponent and by the width, as far as it is known."""
+    return [*_by_exponent(rows), *_by_width(rows)]
+
+
+def _by_exponent(rows: Sequence[Record]) -> Iterator[str]:
+    known = sorted((row for row in rows if row["exponent_gap"] is not None), key=lambda row: row["corrected"]["value"])
+    if known:
+        lowest, highest = known[0], known[-1]
+        yield (
+            f"After the log factor the exponents of n reach from {lowest['corrected']['value']:.2f} ({_place(lowest)})"
+            f" to {highest['corrected']['value']:.2f} ({_place(highest)}), where {lowest['claimed']:g} is claimed."
+        )
+
+
+def _by_width(rows: Sequence[Record]) -> Iterator[str]:
+    known = sorted((row for row in rows if row["factor_is"] == "equal"), key=lambda row: -row["factor_log10"])
+    if known:
+        loosest, tightest = known[0], known[-1]
+        yield (
+            f"The bound asks for 10^{loosest['factor_log10']:.0f} times the measured width at the loosest"
+            f" ({_place(loosest)}, n = {loosest['at_n']}) and 10^{tightest['factor_log10']:.0f} times at the tightest"
+            f" ({_place(tightest)}, n = {tightest['at_n']}); its constants are ours."
+        )
+
+
+def _place(row: Record) -> str:
+    return f"{row['criterion']}, {row['group']}"

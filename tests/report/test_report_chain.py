@@ -1,0 +1,64 @@
+"""The table of the chain, on a terminal and on the page: every number of the summary, nothing claimed that is not."""
+
+import copy
+
+import pytest
+from report import synthetic
+from report.synthetic import HOSTILE
+
+from expreg.report import chain, verdict_table
+
+
+@pytest.fixture(scope="module")
+def summary():
+    return synthetic.run(n=(8, 16, 32), m=synthetic.WIDTHS[::3], replicates=40, resamples=20)[2]
+
+
+def test_every_row_is_told_with_its_numbers(summary):
+    lines = chain.text(summary)
+    assert lines[1].split("  ")[-1] == "verdict"
+    for row in summary["chain"]:
+        [line] = [
+            line
+            for line in lines
+            if line.startswith(f"  {row['group']}  ")
+            and chain.exponent(row, "raw") in line
+            and chain.factor(row) in line
+        ]
+        assert chain.exponent(row, "corrected") in line
+        assert f"10^{row['factor_log10']:.0f}" in line
+        assert f"{row['replicates']}" in line.split()
+    text = " ".join(" ".join(lines).split())
+    assert chain.CAUTION in text
+    assert all(sentence in text for sentence in summary["chain_summary"])
+
+
+def test_an_exponent_that_is_not_usable_is_a_dash_with_its_reason(summary):
+    changed = copy.deepcopy(summary)
+    row = changed["chain"][0]
+    row |= {
+        "usable": False,
+        "exponent_gap": None,
+        "verdict": "not resolvable at these n",
+        "reason": "n spans too little.",
+    }
+    assert (chain.exponent(row, "raw"), chain.gap(row)) == ("–", "–")
+    assert "      n spans too little." in chain.text(changed)
+
+
+@pytest.mark.parametrize(("relation", "shown"), [("equal", "10^19"), ("at least", "≥10^19"), ("at most", "≤10^19")])
+def test_a_factor_that_the_grid_only_limits_says_so(relation, shown):
+    assert chain.factor({"factor_log10": 19.2, "factor_is": relation}) == shown
+    assert chain.factor({"factor_log10": None}) == "–"
+
+
+def test_no_chain_leaves_the_claims_alone_and_long_regimes_are_cut(summary):
+    claims = [verdict for verdict in summary["verdicts"] if verdict["claim"] == "width"]
+    assert chain.text({"verdicts": claims}) == []
+    assert "The width needed grows" in verdict_table({"verdicts": claims})
+    long = copy.deepcopy(summary)
+    for row in long["chain"]:
+        row |= {"group": HOSTILE[4] * 40, "verdict": HOSTILE[3], "reason": HOSTILE[1] * 20}
+    lines = verdict_table(long).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert all(c.isprintable() for line in lines for c in line)
