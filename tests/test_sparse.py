@@ -9,6 +9,7 @@ from scipy import sparse as scipy_sparse
 
 from expreg import sparse
 from expreg.errors import InputError
+from expreg.sparse import matrix
 
 N, D = 37, 11
 
@@ -51,27 +52,66 @@ def test_every_format_is_read_exactly(route):
     np.testing.assert_array_equal(sparse.to_scipy(found).toarray(), dense())
 
 
-@pytest.mark.parametrize("place", ["host", "device", "jit", "dense"])
-def test_products_agree_with_bcoo(place):
-    A, rng = dense(), np.random.default_rng(1)
-    x, y, w = rng.normal(size=D), rng.normal(size=N), rng.normal(size=N)
+def wide() -> np.ndarray:
+    """Rows of 1 to 3 entries: their Gram matrix is scattered entry by entry."""
+    rng = np.random.default_rng(4)
+    A = np.zeros((300, 100))
+    for row in A:
+        row[rng.choice(100, size=rng.integers(1, 4), replace=False)] = rng.normal()
+    return A
+
+
+def ragged() -> np.ndarray:
+    """One row of 60 entries, longer than a piece, among rows of two."""
+    rng = np.random.default_rng(5)
+    A = rng.normal(size=(50, 64)) * (rng.random((50, 64)) < 0.03)
+    A[7, :60] = rng.normal(size=60)
+    return A
+
+
+MATRICES = {"small": dense, "wide": wide, "ragged": ragged}
+
+
+@pytest.mark.parametrize("kind", MATRICES)
+@pytest.mark.parametrize("place", ["host", "device", "dense"])
+def test_products_agree_with_bcoo(place, kind, monkeypatch):
+    monkeypatch.setattr(matrix, "_BLOCK", 2**11)  # several blocks, the last one overlapping
+    A, rng = MATRICES[kind](), np.random.default_rng(1)
+    x, y, w = rng.normal(size=A.shape[1]), rng.normal(size=A.shape[0]), rng.normal(size=A.shape[0])
     oracle = BCOO.fromdense(A)
-    matrix = {"host": sparse.from_dense(A), "dense": jnp.asarray(A)}.get(place, on_device(sparse.from_dense(A)))
-    call = jax.jit if place == "jit" else lambda f: f
+    M = {"host": sparse.from_dense(A), "dense": jnp.asarray(A)}.get(place, on_device(sparse.from_dense(A)))
+    call = (lambda f: f) if place == "host" else jax.jit
     x, y, w = (v if place == "host" else jnp.asarray(v) for v in (x, y, w))
-    np.testing.assert_allclose(call(sparse.matvec)(matrix, x), oracle @ x, rtol=1e-13, atol=1e-14)
-    np.testing.assert_allclose(call(sparse.rmatvec)(matrix, y), oracle.T @ y, rtol=1e-13, atol=1e-14)
-    np.testing.assert_allclose(call(sparse.gram)(matrix, w), A.T @ np.diag(w) @ A, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(call(sparse.row_norms)(matrix), np.linalg.norm(A, axis=1), rtol=1e-13)
-    np.testing.assert_allclose(sparse.to_dense(sparse.scale_rows(matrix, w)), np.diag(w) @ A, rtol=1e-14)
+    np.testing.assert_allclose(call(sparse.matvec)(M, x), oracle @ x, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(call(sparse.rmatvec)(M, y), oracle.T @ y, rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(jax.jit(sparse.gram)(M, w), A.T @ np.diag(w) @ A, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(jax.jit(sparse.row_norms)(M), np.linalg.norm(A, axis=1), rtol=1e-13)
+    np.testing.assert_allclose(sparse.to_dense(sparse.scale_rows(M, w)), np.diag(w) @ A, rtol=1e-14)
+    some = np.array([7, 0, 7, 5])
+    np.testing.assert_array_equal(jax.jit(sparse.take_rows)(M, some), A[some])
+
+
+def test_pieces_are_cut_where_rows_are_long():
+    by_row = {kind: sparse.from_dense(make()).by_row for kind, make in MATRICES.items()}
+    assert by_row["wide"].aligned
+    assert by_row["wide"].values.shape == (3, 300)
+    assert not by_row["ragged"].aligned
+    assert by_row["ragged"].values.size < 64 * 50 / 4  # not padded to the longest row
+
+
+def test_a_matrix_without_entries_is_zero():
+    A = on_device(sparse.from_dense(np.zeros((4, 3))))
+    np.testing.assert_array_equal(sparse.matvec(A, jnp.ones(3)), np.zeros(4))
+    np.testing.assert_array_equal(sparse.rmatvec(A, jnp.ones(4)), np.zeros(3))
+    np.testing.assert_array_equal(sparse.gram(A, jnp.ones(4)), np.zeros((3, 3)))
 
 
 def test_blocks_of_threads_give_what_one_thread_gives(monkeypatch):
     A, rng = sparse.from_dense(dense()), np.random.default_rng(2)
     x, y = rng.normal(size=D), rng.normal(size=N)
     one = sparse.matvec(A, x), sparse.rmatvec(A, y)
-    monkeypatch.setattr(sparse, "_MANY", 0)
-    monkeypatch.setattr(sparse, "_cores", lambda: 3)
+    monkeypatch.setattr(matrix, "_MANY", 0)
+    monkeypatch.setattr(matrix, "_cores", lambda: 3)
     np.testing.assert_array_equal(sparse.matvec(A, x), one[0])
     np.testing.assert_allclose(sparse.rmatvec(A, y), one[1], rtol=1e-13)
 

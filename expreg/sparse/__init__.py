@@ -1,0 +1,35 @@
+"""Sparse matrices as a pytree, and the products that solvers and sketches need of any matrix."""
+
+from expreg.sparse.convert import from_any, from_bcoo, from_dense, from_entries, from_scipy
+from expreg.sparse.matrix import (
+    Matrix,
+    Sparse,
+    gram,
+    matvec,
+    nnz,
+    rmatvec,
+    row_norms,
+    scale_rows,
+    take_rows,
+    to_dense,
+    to_scipy,
+)
+
+__all__ = [
+    "Matrix",
+    "Sparse",
+    "from_any",
+    "from_bcoo",
+    "from_dense",
+    "from_entries",
+    "from_scipy",
+    "gram",
+    "matvec",
+    "nnz",
+    "rmatvec",
+    "row_norms",
+    "scale_rows",
+    "take_rows",
+    "to_dense",
+    "to_scipy",
+]

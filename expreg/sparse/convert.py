@@ -1,0 +1,151 @@
+"""Make a `Sparse` from what people have; every index and every value is checked once, on the host."""
+
+from typing import Any
+
+import numpy as np
+
+from expreg.errors import InputError, Problem
+from expreg.sparse.matrix import Sparse, cut
+from expreg.types import Array
+
+_LARGE = 2**31  # what an index of 32 bits cannot hold
+
+
+def from_any(matrix: Any, *, name: str = "A") -> Sparse | Array:
+    """Return a Sparse for anything sparse (scipy.sparse, BCOO, Sparse), and any other array unchanged."""
+    if isinstance(matrix, Sparse):
+        return matrix
+    if hasattr(matrix, "tocoo") and hasattr(matrix, "format"):
+        return from_scipy(matrix, name=name)
+    if type(matrix).__name__ == "BCOO":
+        return from_bcoo(matrix, name=name)
+    return matrix
+
+
+def from_entries(data: Any, rows: Any, columns: Any, shape: tuple[int, int], *, name: str = "A") -> Sparse:
+    """Return the matrix with the entries `data[k]` at (`rows[k]`, `columns[k]`), on the host.
+
+    The entries must be sorted by row, then by column, each position at most once. Raises InputError naming the
+    first entry that is out of range, out of order, repeated or not finite.
+    """
+    values = _real(np.asarray(data), name)
+    i, j = (_indices(index, what, name) for index, what in ((rows, "row"), (columns, "column")))
+    if not values.shape == i.shape == j.shape or values.ndim != 1:
+        shapes = f"data {values.shape}, rows {i.shape}, columns {j.shape}"
+        raise _refused(name, f"got {shapes}, expected three arrays of one length")
+    for index, limit, what in ((i, shape[0], "row"), (j, shape[1], "column")):
+        _within(index, limit, what, name)
+    flat = i.astype(np.int64) * shape[1] + j
+    step = np.diff(flat)
+    if (step <= 0).any():
+        at = int(np.argmax(step <= 0)) + 1
+        what = "repeats the one before" if step[at - 1] == 0 else "comes after a later one"
+        rule = "expected entries sorted by row, then by column, each position once"
+        raise _refused(name, f"entry {at} at ({i[at]}, {j[at]}) {what}; {rule}")
+    _finite(values, i, j, name)
+    return _assemble(values, i, j, (int(shape[0]), int(shape[1])))
+
+
+def from_scipy(matrix: Any, *, name: str = "A") -> Sparse:
+    """Return any scipy.sparse matrix or array as a Sparse on the host.
+
+    Rows with unsorted columns are sorted; a position that stands there twice is refused, not summed. Raises
+    InputError, also for indices that are out of range or pointers that decrease.
+    """
+    if matrix.format not in ("csr", "csc", "bsr"):
+        entries = matrix.tocoo()
+        return _sorted(entries.data, entries.coords[0], entries.coords[1], matrix.shape, name)
+    compressed = matrix if matrix.format != "bsr" else matrix.tocsr()
+    major, pointers = compressed.shape[compressed.format == "csc"], compressed.indptr
+    counts = np.diff(pointers)
+    if pointers.shape != (major + 1,) or pointers[0] != 0 or (counts < 0).any():
+        at = int(np.argmax(counts < 0)) if (counts < 0).any() else 0
+        raise _refused(name, f"index pointer {at} is {pointers[at]}, expected {major + 1} that start at 0 and grow")
+    if pointers[-1] != len(compressed.data) or len(compressed.data) != len(compressed.indices):
+        held = f"{len(compressed.data)} values and {len(compressed.indices)} indices"
+        raise _refused(name, f"got {held}, the last index pointer is {pointers[-1]}; expected the same number")
+    owners = np.repeat(np.arange(major), counts)
+    rows, columns = (owners, compressed.indices) if compressed.format == "csr" else (compressed.indices, owners)
+    return _sorted(compressed.data, rows, columns, matrix.shape, name)
+
+
+def from_bcoo(matrix: Any, *, name: str = "A") -> Sparse:
+    """Return a jax.experimental.sparse.BCOO of two sparse dimensions as a Sparse on the host; raises InputError."""
+    if matrix.n_batch or matrix.n_dense or matrix.ndim != 2:
+        raise _refused(name, f"got a BCOO of shape {matrix.shape} with batch or dense dimensions, expected (n, d)")
+    rows, columns = np.asarray(matrix.indices).T
+    return _sorted(np.asarray(matrix.data), rows, columns, matrix.shape, name)
+
+
+def from_dense(array: Any, *, name: str = "A") -> Sparse:
+    """Return the non-zero entries of a dense array (n, d) as a Sparse on the host; raises InputError."""
+    dense = np.asarray(array)
+    if dense.ndim != 2:
+        raise InputError(Problem("E-SHAPE", f"got shape {dense.shape}, expected (n, d)", key=name))
+    rows, columns = np.nonzero(dense)
+    return from_entries(dense[rows, columns], rows, columns, dense.shape, name=name)
+
+
+def _sorted(data: Any, rows: Any, columns: Any, shape: tuple[int, int], name: str) -> Sparse:
+    """Make a matrix of entries in any order: formats without an order of their own come through here."""
+    i, j = _indices(rows, "row", name), _indices(columns, "column", name)
+    for index, limit, what in ((i, shape[0], "row"), (j, shape[1], "column")):
+        _within(index, limit, what, name)
+    flat = i.astype(np.int64) * shape[1] + j
+    if (np.diff(flat) > 0).all():
+        return from_entries(data, i, j, shape, name=name)
+    order = np.argsort(flat, kind="stable")
+    return from_entries(np.asarray(data)[order], i[order], j[order], shape, name=name)
+
+
+def _indices(index: Any, what: str, name: str) -> np.ndarray:
+    found = np.asarray(index)
+    if found.dtype.kind not in "iu":
+        raise _refused(name, f"{what} indices are {found.dtype}, expected integers")
+    return found
+
+
+def _within(index: np.ndarray, limit: int, what: str, name: str) -> None:
+    if limit >= _LARGE or len(index) >= _LARGE:
+        raise _refused(name, f"got {len(index)} entries over {limit} {what}s, expected fewer than 2^31 of each")
+    bad = (index < 0) | (index >= limit)
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise _refused(name, f"{what} index {index[at]} at entry {at}, expected 0..{limit - 1}")
+
+
+def _real(values: np.ndarray, name: str) -> np.ndarray:
+    if values.dtype.kind not in "biuf":
+        raise InputError(Problem("E-DTYPE", f"got {values.dtype}, expected real", key=name))
+    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
+
+
+def _finite(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, name: str) -> None:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        at, count = int(np.argmax(bad)), int(bad.sum())
+        message = f"got {values[at]}, expected finite ({count} such value{'s' * (count > 1)})"
+        raise InputError(Problem("E-DATA", message, key=f"{name}[{rows[at]},{columns[at]}]"))
+
+
+def _assemble(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> Sparse:
+    """Return the matrix of checked, sorted entries."""
+    from scipy import sparse  # slow to import: only at the edge
+
+    i, j = rows.astype(np.int32), columns.astype(np.int32)
+    starts = np.searchsorted(i, np.arange(shape[0] + 1)).astype(np.int32)
+    transposed = sparse.csr_array((values, j, starts), shape=shape).tocsc()
+    return Sparse(
+        data=values,
+        columns=j,
+        rows=i,
+        starts=starts,
+        by_row=cut(values, j, starts),
+        by_column=cut(transposed.data, transposed.indices, transposed.indptr),
+        shape=shape,
+        longest=int(np.diff(starts).max(initial=1)),
+    )
+
+
+def _refused(name: str, message: str) -> InputError:
+    return InputError(Problem("E-SPARSE", message, key=name))
