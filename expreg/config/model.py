@@ -14,12 +14,13 @@ from pydantic import AfterValidator, Field, PrivateAttr, WithJsonSchema, field_v
 from expreg.config.fields import Block, Choice, Number, Rule, Text, fault, got, show
 from expreg.config.grid import COMBINATIONS, GENERATORS
 from expreg.config.grid import Block as Grid
-from expreg.config.problems import Gaussian, InContextProblem, RegressionProblem, Solver
+from expreg.config.problems import DrawnContext, Gaussian, InContextProblem, RegressionProblem, Solver
 from expreg.config.reader import Mark
 from expreg.config.rules import check_data, check_in_context, check_network, check_problem, check_solver, check_training
 from expreg.config.schema import Analysis, Data, Execution, Network, Sphere, Training
 
 EVENTS = ("E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert")
+EVENTS_AT_START = ("E1", "E1s", "E1m", "Ecert")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 _RULE = "allowed A-Z a-z 0-9 . _ - (1..64), first a letter or digit"
 
@@ -82,6 +83,7 @@ def _none(value: list[Any]) -> list[str]:
 
 
 Events = Annotated[list[Annotated[str, Choice(EVENTS)]], AfterValidator(_in_order)]
+EventsAtStart = Annotated[list[Annotated[str, Choice(EVENTS_AT_START)]], AfterValidator(_in_order)]
 NoEvents = Annotated[list[Any], AfterValidator(_none)]
 
 
@@ -156,6 +158,17 @@ class TrainingConfig(Config):
     measure: Events = Field(default_factory=lambda: list(EVENTS), description="events to record (C.27)")
 
 
+class ConcentrationConfig(Config):
+    """The experiment that measures networks at their start, without training them."""
+
+    blocks: ClassVar = {"data": check_data, "network": check_network}
+    sizes: ClassVar = {"n": ("data", "n"), "d": ("data", "d"), "m": ("network", "m")}
+
+    data: Data = Field(default_factory=Sphere, description="samples and labels")
+    network: Network = Field(default_factory=Network, description="the network that is measured")
+    measure: EventsAtStart = Field(default_factory=lambda: list(EVENTS_AT_START), description="events to record (C.27)")
+
+
 class RegressionConfig(Config):
     """The experiment that solves regression problems."""
 
@@ -172,12 +185,13 @@ class InContextConfig(Config):
     blocks: ClassVar = {"problem": check_in_context}
     sizes: ClassVar = {"n": ("problem", "n"), "d": ("problem", "d")}
 
-    problem: InContextProblem = Field(default_factory=InContextProblem, description="A, b, x and what moves")
+    problem: InContextProblem = Field(default_factory=DrawnContext, description="A, b, x and what moves")
 
 
 EXPERIMENTS: Mapping[str, type[Config]] = {
     "threshold": TrainingConfig,
     "convergence": TrainingConfig,
+    "concentration": ConcentrationConfig,
     "regression": RegressionConfig,
     "in_context": InContextConfig,
 }

@@ -11,12 +11,15 @@ LOSSES = ("exponential", "softmax", "rescaled", "projective")
 EXPONENTIALS = ("exp", "cosh", "sinh")
 SOLVERS = ("auto", "newton", "gauss_newton", "gd", "lbfgs", "pcg")
 SKETCHES = ("leverage", "countsketch", "gaussian", "uniform")
-ATTENTION_TOKENS = 125
+ATTENTION_TOKENS = 276
 ATTENTION_FEATURES = 32
+# The bundled heads as (layer, head).
+HEADS = ((0, 0), (0, 2), (0, 5), (2, 2), (2, 8), (2, 11), (5, 5), (5, 8))
 MAX_ROWS = 2**30
 
 Rows = Annotated[int | str, Number(integer=True, least=1, most=MAX_ROWS)]
-Index = Annotated[int | str, Number(integer=True, least=0, most=2**16)]
+Index = Annotated[int | str, Number(integer=True, least=0, most=11)]
+Token = Annotated[int | str, Number(integer=True, least=0, most=ATTENTION_TOKENS - 1)]
 FilePath = Annotated[str, Text(least=1, most=1024)]
 
 
@@ -59,9 +62,9 @@ class Attention(_Problem):
     """A: scaled keys of an attention head of a language model, b: the attention row of one of its queries."""
 
     kind: Literal["attention"] = "attention"
-    layer: Index = Field(default=0, description="layer of the head")
+    layer: Index = Field(default=0, description="layer of the head, one of the eight that are bundled")
     head: Index = Field(default=0, description="head in its layer")
-    token: Index = Field(default=0, description="position of the query")
+    token: Token = Field(default=0, description="position of the query")
 
 
 class MatrixFile(_Problem):
@@ -92,8 +95,53 @@ class Solver(Block):
     curve: Curve = Field(default_factory=Curve, description="at which steps the curve is stored")
 
 
-class InContextProblem(Block):
-    """The rescaled softmax problem whose weights or data move (G.1)."""
+MOVES = ("gd", "newton", "data")
+MAX_SIZES = 10_000
 
-    n: Rows = Field(default="n", description="number of rows of A")
+Context = Annotated[int | str, Number(integer=True, least=2, most=MAX_ROWS)]
+
+
+class _Task(Block):
+    activation: Annotated[str, Choice(EXPONENTIALS)] = Field(default="exp", description="u = phi(A x), entrywise")
+    loss: Annotated[str, Choice(("rescaled", "softmax"))] = Field(
+        default="rescaled", description="the loss on which a step of gd or newton descends"
+    )
+    noise: NotNegative = Field(default=0.1, description="standard deviation of log b around the planted target")
+    move: Annotated[str, Choice(MOVES)] = Field(
+        default="gd", description="what moves: x by gradient descent, x by Newton, or A by a normal matrix"
+    )
+    largest: Positive = Field(
+        default=1.0,
+        description="largest size of the move: times the safe step of gd, the full step of newton, ||A|| for data",
+    )
+    smallest: Annotated[float | str, Number(above=0, most=1)] = Field(
+        default=1e-3, description="smallest size of the move, as a share of the largest"
+    )
+    sizes: Annotated[int | str, Number(integer=True, least=2, most=MAX_SIZES)] = Field(
+        default=16, description="sizes of the move between the two, geometric; all are measured and stored"
+    )
+    tokens: Annotated[int | str, Number(integer=True, least=0, most=2**16)] = Field(
+        default=0, description="tokens by which the context grows, one at a time; the curve is then over tokens"
+    )
+
+
+class DrawnContext(_Task):
+    """Normal keys with ||A|| = ||x|| = radius, and the target of another x of that norm."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    n: Context = Field(default="n", description="number of rows of A, the length of the context")
     d: Natural = Field(default="d", description="number of columns of A")
+    radius: Positive = Field(default=1.0, description="the norm of A and of x")
+
+
+class HeadContext(_Task):
+    """The first n keys of an attention head of a language model and one of its queries."""
+
+    kind: Literal["attention"] = "attention"
+    n: Context = Field(default="n", description="length of the context at the start")
+    layer: Index = Field(default=0, description="layer of the head, one of the eight that are bundled")
+    head: Index = Field(default=0, description="head in its layer")
+    token: Token = Field(default=0, description="position of the query")
+
+
+InContextProblem = Annotated[Block, OneOf("kind", (DrawnContext, HeadContext))]

@@ -225,7 +225,7 @@ def _complete(resolver: Resolver, block: str, found: Template) -> Template:
     """Put in the dimensions that follow from the data, and for files the checksum of their content."""
     values = found.values
     if values.get("kind") in SHAPES:
-        return found._replace(values={**values, **SHAPES[values["kind"]]})
+        return found._replace(values={**SHAPES[values["kind"]], **values})
     if values.get("kind") != "file":
         return found
     options = {key: value for key, value in values.items() if key != "path"}

@@ -3,8 +3,13 @@
 A value that is still an expression satisfies every rule; the rule is asked again for each cell.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from expreg.data.heads import HEADS
+
+from expreg.config.problems import HEADS
 
 Path = tuple[str | int, ...]
 Found = Iterator[tuple[Path, str, str]]
@@ -13,6 +18,8 @@ Values = Mapping[str, Any]
 EPSILON = {"f32": 2.0**-23, "f64": 2.0**-52}
 SMALLEST = {"f32": 2.0**-126, "f64": 2.0**-1022}  # of the normal numbers: accelerators flush the others to 0
 LARGEST = {"f32": 2.0**128 * (1 - 2.0**-24), "f64": float("inf")}
+LARGEST_EXPONENT = {"f32": 88.72, "f64": 709.78}  # z with a finite e^z (E.34)
+HEAD_TOKENS = 276
 FLOAT = {"f32": "float32", "f64": "float64"}
 SKETCHED = ("auto", "newton", "gauss_newton", "pcg")  # solvers that can take a sketch
 # How many images of 0, 1, ..., 9 scikit-learn bundles.
@@ -88,13 +95,41 @@ def check_problem(problem: Values, precision: str) -> Found:
     if problem["start"] == "zero" and problem["activation"] in ("cosh", "sinh"):
         why = {"cosh": "x = 0 is stationary for cosh (E.39)", "sinh": "x = 0 solves the problem of sinh (E.38)"}
         yield ("problem", "start"), "E-RANGE", f"got 'zero', but {why[problem['activation']]}; use random"
+    at = problem.get("layer"), problem.get("head")
+    if problem["kind"] == "attention" and None not in map(_number, at) and at not in HEADS:
+        known = ", ".join(map(str, HEADS))
+        yield ("problem", "head"), "E-ENUM", f"got layer {at[0]}, head {at[1]}; bundled are {known}"
     if problem["start"] == "near" and problem["kind"] == "file":
         yield ("problem", "start"), "E-RANGE", "got 'near', but a file has no planted x; use random or zero"
 
 
 def check_in_context(problem: Values, precision: str) -> Found:
-    """Yield what is wrong within `problem` of in_context: floats out of range."""
+    """Yield what is wrong within `problem` of in_context: exponentials that overflow, sinh, heads that are not there."""
     yield from _check_range_of_floats(problem, ("problem",), precision)
+    radius, largest = _number(problem.get("radius")), math.sqrt(LARGEST_EXPONENT[precision] / 2)
+    if radius and radius > largest:
+        advice = "; use precision f64" if precision == "f32" else ""
+        message = f"got R = {radius:g}: e^(2 R^2) overflows {FLOAT[precision]}, expected at most {largest:.4g}{advice}"
+        yield ("problem", "radius"), "E-RANGE", message
+    if problem["activation"] == "sinh" and problem["loss"] == "softmax":
+        yield ("problem", "loss"), "E-RANGE", "got 'softmax', but with sinh it has no safe step (E.45); use rescaled"
+    tokens, n = _number(problem["tokens"]), _number(problem["n"])
+    if problem["activation"] == "sinh" and tokens:
+        yield ("problem", "tokens"), "E-RANGE", f"got {tokens}, but alpha of sinh cancels in a part of a context; use 0"
+    if problem["kind"] == "attention":
+        yield from _check_head(problem, n, tokens)
+
+
+def _check_head(problem: Values, n: Any, tokens: Any) -> Found:
+    layer, head, token = (_number(problem[key]) for key in ("layer", "head", "token"))
+    if None not in (layer, head) and (layer, head) not in HEADS:
+        known = ", ".join(f"{one}/{other}" for one, other in HEADS)
+        yield ("problem", "head"), "E-RANGE", f"got layer {layer}, head {head}, expected one of {known}"
+    if token is not None and token >= HEAD_TOKENS:
+        yield ("problem", "token"), "E-RANGE", f"got {token}, the text has {HEAD_TOKENS} tokens"
+    if n and tokens is not None and n + tokens > HEAD_TOKENS:
+        message = f"got {tokens} more than n = {n}, the text has {HEAD_TOKENS} tokens"
+        yield ("problem", "tokens"), "E-RANGE", message
 
 
 def check_solver(solver: Values, precision: str) -> Found:

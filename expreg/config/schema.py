@@ -329,6 +329,10 @@ class Analysis(Block):
     resamples: Annotated[int, Number(integer=True, least=1, most=10**6, expression=False)] = Field(
         default=1000, description="bootstrap resamples"
     )
+    half_width: Annotated[float, Number(above=0, most=10, expression=False)] = Field(
+        default=0.1,
+        description="wanted half-width of the interval of an exponent; plan says how many replicates it needs",
+    )
 
 
 class Execution(Block):

@@ -86,8 +86,8 @@ def complaints(source: Any, overrides: Any = ()) -> list[str]:
         ),
         (
             TEXT.replace("threshold", "treshold"),
-            "error[E-ENUM] {f}:1:13: experiment: got 'treshold', expected threshold, convergence, regression or in_context; "
-            "did you mean threshold?",
+            "error[E-ENUM] {f}:1:13: experiment: got 'treshold', expected threshold, convergence, "
+            "concentration, regression or in_context; did you mean threshold?",
         ),
         (
             TEXT.replace("quick", "../../etc/x"),
