@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from expreg import ntk
+from expreg import initial
 from expreg.activation import ACTIVATIONS
+from expreg.initial import norm
 from expreg.network import neurons
 from expreg.types import Program, Status
 
@@ -71,6 +72,7 @@ class Signature(NamedTuple):
     hyperparameters: tuple[str, ...]  # their values are traced
     schedule: tuple[str, tuple[tuple[str, float], ...]] | None
     kernel_path: bool  # whether lambda_min(H(t)) is followed
+    reach: bool  # whether the radii of the proof and the certificate are measured at the start
     measure_every: int
     curve_points: int
     curve_spacing: str  # logarithmic | regular
@@ -92,6 +94,7 @@ class Inputs(NamedTuple):
     tolerance: Any  # absolute, on ||r||
     divergence: Any  # a residual this many times max(||r(0)||, ||y||) counts as diverged
     lambda_cts: Any
+    gram_norm: Any  # ||X||^2, spectral
     hyperparameters: tuple[Any, ...]  # in the order of the signature's names
 
 
@@ -108,47 +111,21 @@ class State(NamedTuple):
     eta: jax.Array
     eta_scaled: jax.Array
     budget: jax.Array
-    initial: dict[str, jax.Array]  # spectrum and errors of H(0)
+    initial: dict[str, jax.Array]  # spectrum and errors of H(0), radii, certificate
+    radii: jax.Array | None  # (p,) R_r of (C.22)
     theta: jax.Array  # (k, branches, p)
     optimizer: Any
     step: jax.Array
     status: jax.Array
     residual_norm: jax.Array
     movement: jax.Array
+    refined_movement: jax.Array | None  # max over t and r of ||w_r(t) - w_r(0)|| / R_r
     lambda_min: jax.Array
+    rate_margin: jax.Array  # min over t >= 1 of the bound of E4 over ||r_t||
     first_violation: dict[str, jax.Array]
     curve_step: jax.Array  # (P,) int32 increasing
     curve: jax.Array
     curve_length: jax.Array
-
-
-def norm(v: jax.Array) -> jax.Array:
-    """Return the Euclidean norm of a vector; scaled, so that no square overflows or vanishes."""
-    largest = jnp.max(jnp.abs(v))
-    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return unit * jnp.sqrt(jnp.sum((v / unit) ** 2))
-
-
-def _extremes(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the extreme eigenvalues of each matrix; in float64, which the small ones of H need (H.7)."""
-    low, high = ntk.extreme_eigenvalues(matrices.astype(jnp.float64))
-    return low.astype(matrices.dtype), high.astype(matrices.dtype)
-
-
-def _initial_kernel(X: jax.Array, derivative: jax.Array, weight: jax.Array, activation: str) -> dict:
-    """Return the spectrum of H(0) and its distance from H^cts; `weight` masks and normalises the neurons."""
-    gram = X.astype(jnp.float64) @ X.astype(jnp.float64).T
-    squares = jnp.diag(gram)
-    empirical = gram * ((derivative * weight) @ derivative.T)
-    error = empirical - gram * ACTIVATIONS[activation].expectation(gram, squares[:, None], squares[None, :])
-    low, high = _extremes(jnp.stack([empirical, error]))
-    found = {
-        "lambda_0": low[0],
-        "lambda_max_0": high[0],
-        "frobenius_error": norm(error.ravel()),
-        "spectral_error": jnp.maximum(jnp.abs(low[1]), jnp.abs(high[1])),
-    }
-    return {name: value.astype(X.dtype) for name, value in found.items()}
 
 
 def _budget(inputs: Inputs, eta_scaled: jax.Array, initial_norm: jax.Array) -> jax.Array:
@@ -188,6 +165,21 @@ def _transformation(signature: Signature, eta: jax.Array, values: tuple[Any, ...
     return OPTIMIZERS[signature.optimizer].make(step_size, **hyperparameters)
 
 
+def _measure_start(
+    signature: Signature, inputs: Inputs, z0: jax.Array, count: jax.Array, residual: jax.Array
+) -> tuple[dict[str, jax.Array], jax.Array | None]:
+    """Return what is known of the start (scalars), and the radii R_r of (C.22) if they are asked for."""
+    _, *scalars = start = initial.kernel(inputs.X, z0, count, signature.activation)
+    found = dict(zip(start._fields[1:], scalars, strict=True))
+    radii = None
+    if signature.reach:
+        constants = {"lambda_cts": inputs.lambda_cts, "gram_norm": inputs.gram_norm, "scale": inputs.scale}
+        reach = initial.reach(inputs.X, z0, count, residual, start, activation=signature.activation, **constants)
+        found |= reach._asdict()
+        radii = found.pop("radii").astype(z0.dtype)
+    return {name: value if value.dtype == bool else value.astype(z0.dtype) for name, value in found.items()}, radii
+
+
 def _init(signature: Signature, inputs: Inputs) -> State:
     X, dtype = inputs.X, jnp.dtype(signature.dtype)
     activation = ACTIVATIONS[signature.activation]
@@ -196,12 +188,12 @@ def _init(signature: Signature, inputs: Inputs) -> State:
     z0 = X @ weights.astype(dtype)
     masked = jnp.where(live, signs, 0).astype(dtype)
     branches = jnp.stack([masked, -masked][: signature.branches])
-    per_neuron = live.astype(dtype) * signature.branches / inputs.m.astype(dtype)
-    initial = _initial_kernel(X, activation.derivative(z0), per_neuron, signature.activation)
     residual = inputs.scale * (activation.value(z0) @ branches.sum(0)) - inputs.y
-    used = jnp.where(inputs.use_curvature > 0, initial["lambda_max_0"], 0)  # 0 times a nan would be one
+    found, radii = _measure_start(signature, inputs, z0, live * signature.branches, residual)
+    used = jnp.where(inputs.use_curvature > 0, found["lambda_max_0"], 0)  # 0 times a nan would be one
     curvature = jnp.maximum(inputs.curvature_floor, used)
-    eta_scaled = (inputs.step_factor / curvature).astype(dtype)
+    # a curvature out of range would make a step of 0: a run that never ends
+    eta_scaled = jnp.where(jnp.isfinite(curvature), inputs.step_factor / curvature, jnp.nan).astype(dtype)
     eta = eta_scaled / (inputs.scale**2 * inputs.m.astype(dtype))
     budget = _budget(inputs, eta_scaled, norm(residual))
     gram, in_weights = X @ X.T, signature.form == "weight"
@@ -218,15 +210,22 @@ def _init(signature: Signature, inputs: Inputs) -> State:
         eta=eta,
         eta_scaled=eta_scaled,
         budget=budget,
-        initial=initial,
+        initial=found,
+        radii=radii,
         theta=theta,
         optimizer=_transformation(signature, eta, inputs.hyperparameters).init(theta),
         step=jnp.int32(0),
         status=jnp.int32(Status.running),
         residual_norm=norm(residual),
         movement=jnp.zeros((), dtype),
-        lambda_min=initial["lambda_0"],
-        first_violation={"E3": _first(NEVER, 0, _kernel_lost(inputs, initial["lambda_0"])), "E4": jnp.int32(NEVER)},
+        refined_movement=None if radii is None else jnp.zeros((), dtype),
+        lambda_min=found["lambda_0"],
+        rate_margin=jnp.full((), jnp.inf, dtype),
+        first_violation={
+            "E2": jnp.int32(NEVER),
+            "E3": _first(NEVER, 0, _kernel_lost(inputs, found["lambda_0"])),
+            "E4": jnp.int32(NEVER),
+        },
         curve_step=_curve_steps(signature.curve_points, signature.curve_spacing, budget),
         curve=jnp.full(signature.curve_points, jnp.nan, dtype),
         curve_length=jnp.int32(0),
@@ -244,15 +243,14 @@ def _kernel_lost(inputs: Inputs, lambda_min: jax.Array) -> jax.Array:
     return ~(lambda_min >= inputs.lambda_cts / 2 * (1 - slack))
 
 
-def _rate_lost(state: State, size: jax.Array) -> jax.Array:
-    """Return whether ||r_t||^2 > (1 - m eta kappa^2 lambda/2)^t ||r_0||^2, the violation of E4 (C.27).
+def _rate_margin(state: State, size: jax.Array) -> jax.Array:
+    """Return log((1 - m eta kappa^2 lambda/2)^t ||r_0||^2 / ||r_t||^2): below 0 E4 is violated (C.27).
 
     Where the step is so large that the factor is not positive, the rate asks for r_1 = 0.
     """
-    slack = EVENT_TOLERANCE[str(size.dtype)]
     decrease = jnp.clip(state.eta_scaled * state.inputs.lambda_cts / 2, 0, 1)
     fall = jnp.where(state.step > 0, state.step * jnp.log1p(-decrease), 0)
-    return ~(2 * jnp.log(size) <= fall + 2 * jnp.log(norm(state.initial_residual)) + slack)
+    return fall + 2 * jnp.log(norm(state.initial_residual)) - 2 * jnp.log(size)
 
 
 def _evaluate(signature: Signature, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -300,13 +298,15 @@ def _step(signature: Signature, state: State) -> State:
     updates, moved = optimizer.update(gradient, state.optimizer, weights)
     keep = partial(jax.tree.map, lambda new, old: jnp.where(goes_on, new, old))  # a bad update never lands
     curve, curve_length = _record_curve(state, size)
-    violation = _first(state.first_violation["E4"], state.step, _rate_lost(state, size))
+    margin = _rate_margin(state, size)
+    violation = _first(state.first_violation["E4"], state.step, ~(margin >= -EVENT_TOLERANCE[str(size.dtype)]))
     return state._replace(
         theta=keep(state.theta + updates, state.theta),
         optimizer=keep(moved, state.optimizer),
         step=state.step + goes_on.astype(jnp.int32),
         status=status,
         residual_norm=size,
+        rate_margin=jnp.where(state.step > 0, jnp.minimum(state.rate_margin, margin), state.rate_margin),
         first_violation=state.first_violation | {"E4": violation},
         curve=curve,
         curve_length=curve_length,
@@ -317,18 +317,34 @@ def _measure(signature: Signature, state: State) -> State:
     """Measure the movement max_r ||w_r - w_r(0)|| and, if asked, lambda_min(H(t))."""
     _, dl, derivative = _evaluate(signature, state)
     inner = state.theta * dl if signature.form == "gram" else state.theta**2
-    movement = jnp.sqrt(jnp.max(jnp.sum(inner, axis=0), initial=0.0))
-    movement = jnp.where(jnp.isnan(movement), jnp.inf, movement)  # weights out of range left every radius
-    state = state._replace(movement=jnp.maximum(state.movement, movement))
+    moved = jnp.sqrt(jnp.sum(inner, axis=0))
+    moved = jnp.where(jnp.isnan(moved), jnp.inf, jnp.where(state.signs == 0, 0, moved))  # out of range: far away
+    state = _measure_movement(state, moved)
     if not signature.kernel_path:
         return state
     live = (jnp.abs(state.signs) * derivative).reshape(signature.n, -1)
     kernel = state.gram * (live @ live.T) / state.inputs.m.astype(live.dtype)
-    low, _ = _extremes(kernel[None])
+    low, _ = initial.extremes(kernel[None])
     violation = _first(state.first_violation["E3"], state.step, _kernel_lost(state.inputs, low[0]))
     return state._replace(
         lambda_min=jnp.minimum(state.lambda_min, low[0]),
         first_violation=state.first_violation | {"E3": violation},
+    )
+
+
+def _measure_movement(state: State, moved: jax.Array) -> State:
+    """Compare the movement of each neuron, (branches, p), with the radii of the proof (E2)."""
+    movement = jnp.maximum(state.movement, jnp.max(moved, initial=0.0))
+    state = state._replace(movement=movement)
+    if state.radii is None:
+        return state
+    refined = jnp.asarray(state.refined_movement)
+    share = jnp.where(state.signs == 0, 0, moved / state.radii)
+    allowed = state.initial["radius"] * (1 + EVENT_TOLERANCE[str(movement.dtype)])
+    violation = _first(state.first_violation["E2"], state.step, ~(movement <= allowed))
+    return state._replace(
+        refined_movement=jnp.maximum(refined, jnp.max(share)),
+        first_violation=state.first_violation | {"E2": violation},
     )
 
 
@@ -348,7 +364,9 @@ def _advance(signature: Signature, state: State) -> State:
 
 
 def _record(state: State) -> dict[str, jax.Array]:
+    refined = {} if state.refined_movement is None else {"refined_movement": state.refined_movement}
     return {
+        **refined,
         **state.initial,
         "steps": state.step,
         "status": state.status,
@@ -359,6 +377,7 @@ def _record(state: State) -> dict[str, jax.Array]:
         "residual_final": state.residual_norm,
         "max_movement": state.movement,
         "lambda_min_path": state.lambda_min,
+        "rate_margin": state.rate_margin,
         "curve_step": state.curve_step,
         "curve": state.curve,
         "curve_length": state.curve_length,

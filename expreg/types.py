@@ -41,6 +41,8 @@ class Status(IntEnum):
     max_steps = 2
     diverged = 3
     nonfinite = 4
+    collapsed = 5
+    trivial = 6
 
 
 FAILED = ("oom", "timeout", "error")

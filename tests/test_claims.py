@@ -13,7 +13,7 @@ from expreg.experiment import training
 from expreg.sweep.engine import Engine
 
 EXPERIMENT = training.experiment("convergence")
-EVENTS = ["E0", "E1", "E1s", "E1m", "E3", "E4", "E5"]
+EVENTS = ["E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert"]
 
 
 def cell(

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 
-from expreg.experiment import training
+from expreg.experiment import concentration, training
 from expreg.types import Experiment
 
-EXPERIMENTS: Mapping[str, Experiment] = {name: training.experiment(name) for name in ("threshold", "convergence")}
+EXPERIMENTS: Mapping[str, Experiment] = {
+    **{name: training.experiment(name) for name in ("threshold", "convergence")},
+    "concentration": concentration.EXPERIMENT,
+}

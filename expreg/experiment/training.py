@@ -2,68 +2,16 @@
 
 import json
 from functools import lru_cache
-from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from expreg import data, descent, ntk, theory
-from expreg.network import initialise
+from expreg import certificate, descent, ntk, theory
+from expreg.experiment import events
+from expreg.experiment.start import BRANCHES, PRECISIONS, Problem, bucket, identity, inputs, problem
 from expreg.types import Array, Cost, Experiment, Row, Settings, Status
 
-PRECISIONS: dict[str, type[np.float32] | type[np.float64]] = {"f32": np.float32, "f64": np.float64}
-BRANCHES = {"coupled": 2, "iid": 1}
-SMALLEST_PROGRAM = 8192
-"""Elements n x m below which a wider bucket costs less than compiling another program."""
 THEORY_DELTA = 0.1
 """The failure probability inside the weight bound of the step rule `theory` (C.1)."""
-RESOLUTION = {"f32": 1e-4, "f64": 1e-12}
-"""Where lambda is a smaller share of lambda_max(H^cts), rounding hides how lambda_min(H) compares to it (H.7)."""
-
-
-class Problem(NamedTuple):
-    """The data of one replicate and the spectrum of its H^cts; shared by all widths."""
-
-    X: np.ndarray  # (n, d) float64
-    y: np.ndarray  # (n,) float64
-    key: np.ndarray  # (2,) uint32, of the neuron stream
-    modes: ntk.Modes  # of H^cts
-
-    @property
-    def eigenvalues(self) -> np.ndarray:
-        """Return the eigenvalues of H^cts, ascending."""
-        return self.modes.values
-
-
-@jax.jit
-def _keys(seed: Array, replicate: Array, n: Array, d: Array) -> Array:
-    """Return independent key data for points, labels and neurons (A.14)."""
-    key = jax.random.key(seed)
-    for part in (replicate, n, d):
-        key = jax.random.fold_in(key, part)
-    return jax.random.key_data(jax.random.split(key, 3))
-
-
-@lru_cache(maxsize=512)
-def _problem(data_text: str, activation: str, seed: int, replicate: int) -> Problem:
-    settings = json.loads(data_text)
-    points, labels, neurons = np.asarray(_keys(seed, replicate, settings["n"], settings["d"]))
-    X, y = data.make(settings, jax.random.wrap_key_data(points), jax.random.wrap_key_data(labels))
-    return Problem(X, y, neurons, ntk.modes(ntk.infinite(X, activation=activation)))
-
-
-def problem(settings: Settings) -> Problem:
-    """Return the data set of a cell; cells that differ in anything but the data share it."""
-    text = json.dumps(settings["data"], sort_keys=True)
-    host = jax.local_devices(backend="cpu")[0]
-    # the whole context is part of JAX's trace cache: set here, data compiles once for every caller
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(host):
-        return _problem(text, settings["network"]["activation"], settings["seed"], settings["replicate"])
-
-
-def _bucket(m: int, n: int) -> int:
-    """Return the padded width of a cell's program: the next power of two, small ones merged."""
-    return max(1 << (m - 1).bit_length(), SMALLEST_PROGRAM >> (n - 1).bit_length())
 
 
 def _static_schedule(settings: Settings) -> tuple[str, tuple[tuple[str, float], ...]] | None:
@@ -88,7 +36,7 @@ def signature(settings: Settings) -> descent.Signature:
         form="gram" if linear and n <= 2 * d else "weight",
         n=n,
         d=d,
-        neurons=_bucket(network["m"], n) // branches,
+        neurons=bucket(network["m"], n) // branches,
         branches=branches,
         activation=network["activation"],
         dtype=np.dtype(PRECISIONS[settings["precision"]]).name,
@@ -96,6 +44,7 @@ def signature(settings: Settings) -> descent.Signature:
         hyperparameters=tuple(_hyperparameters(settings)),
         schedule=_static_schedule(settings),
         kernel_path="E3" in settings["measure"],
+        reach=bool({"E2", "Ecert"} & set(settings["measure"])) and network["activation"] in certificate.COVERED,
         measure_every=training["measure_every"],
         curve_points=training["curve"]["points"],
         curve_spacing=training["curve"]["spacing"],
@@ -148,65 +97,14 @@ def prepare(settings: Settings) -> descent.Inputs:
         tolerance=real(_tolerance(settings, found.y)),
         divergence=real(training["divergence"]),
         lambda_cts=real(found.eigenvalues[0]),
+        gram_norm=real(found.gram_norm),
         hyperparameters=tuple(real(value) for value in _hyperparameters(settings).values()),
     )
 
 
-def inputs(settings: Settings) -> dict[str, Array]:
-    """Return the arrays that the cell starts from: X (n, d), y (n,), W (d, m), a (m,)."""
-    found, network = problem(settings), settings["network"]
-    real = PRECISIONS[settings["precision"]]
-    W, a = initialise(
-        jax.random.wrap_key_data(jax.numpy.asarray(found.key)),
-        network["m"],
-        settings["data"]["d"],
-        init=network["init"],
-    )
-    arrays = {"X": found.X, "y": found.y, "W": W, "a": a}
-    return {name: np.asarray(value).astype(real) for name, value in arrays.items()}
-
-
-def _is_plain(settings: Settings) -> bool:
-    """Return whether training is gradient descent with one step size, of which the theory speaks."""
-    training = settings["training"]
-    return bool(training["optimizer"]["name"] == "sgd" and training["step_size"]["schedule"] is None)
-
-
-def _unknown(settings: Settings, eigenvalues: np.ndarray) -> set[str]:
-    """Return the events that mean nothing in this cell: decided by rounding, or about another algorithm."""
-    resolved = eigenvalues[0] > RESOLUTION[settings["precision"]] * eigenvalues[-1]
-    return (set() if resolved else {"E1m", "E3"}) | (set() if _is_plain(settings) else {"E0", "E4"})
-
-
-def _events(settings: Settings, record: dict[str, Array], status: Status, eigenvalues: np.ndarray) -> Row:
-    """Return the measured events of (C.27), each with its first violation step; None where one means nothing.
-
-    E5: training stops when ||r_t|| <= eps for the first time, so the budget T of a run that succeeds is that t.
-    """
-    kind = np.finfo(PRECISIONS[settings["precision"]])
-    slack, lam = descent.EVENT_TOLERANCE[kind.dtype.name], float(eigenvalues[0])
-    at_start = {
-        # at 2 the error neither grows nor falls; which side of it a rounded product lies on means nothing
-        "E0": float(record["eta_scaled"]) * float(record["lambda_max_0"]) < 2 * (1 - 4 * float(kind.eps)),
-        "E1": record["frobenius_error"] <= lam / 4 * (1 + slack),
-        "E1s": record["spectral_error"] <= lam / 4 * (1 + slack),
-        "E1m": record["lambda_0"] >= 3 * lam / 4 * (1 - slack),
-    }
-    first = {event: None if holds else 0 for event, holds in at_start.items()}
-    for event in ("E3", "E4"):
-        step = int(record[f"{event}_step"])
-        first[event] = None if step == descent.NEVER else step
-    first["E5"] = None if status is Status.converged else int(record["steps"])
-    unknown, row = _unknown(settings, eigenvalues), Row()
-    for event in settings["measure"]:
-        verdict = (None, None) if event in unknown else (first[event] is None, first[event])
-        row[event], row[f"{event}_step"] = verdict
-    return row
-
-
 def _linearised(settings: Settings, record: dict[str, Array], steps: np.ndarray) -> tuple[Array, int | None]:
     """Return the infinite-width prediction of the curve (B.21) and of the steps to tolerance (B.26)."""
-    if not _is_plain(settings):
+    if not events.is_plain(settings):
         return None, None
     found = problem(settings)
     residual, eta_scaled = record["initial_residual"].astype(np.float64), float(record["eta_scaled"])
@@ -214,6 +112,14 @@ def _linearised(settings: Settings, record: dict[str, Array], steps: np.ndarray)
         return None, None
     needed = ntk.steps_to_tolerance(found.modes, residual, eta_scaled, _tolerance(settings, found.y))
     return ntk.predict(found.modes, residual, eta_scaled, steps), int(needed) if np.isfinite(needed) else None
+
+
+def _events(settings: Settings, record: dict[str, Array], found: Problem) -> Row:
+    """Return the columns of the measured events."""
+    precision, at_start = settings["precision"], events.margins_at_start(record, found)
+    margins = at_start | events.margins_on_the_way(record, found, _tolerance(settings, found.y))
+    first = events.violations_at_start(record, margins, precision)
+    return events.columns(settings, found, margins, first | events.violations_on_the_way(record, margins, precision))
 
 
 def _curve(record: dict[str, Array]) -> tuple[np.ndarray, np.ndarray]:
@@ -227,7 +133,7 @@ def _curve(record: dict[str, Array]) -> tuple[np.ndarray, np.ndarray]:
 
 def row(settings: Settings, record: dict[str, Array]) -> Row:
     """Return the columns of a finished cell with its curve as lists."""
-    found, network, training = problem(settings), settings["network"], settings["training"]
+    found, training = problem(settings), settings["training"]
     status = Status(int(record["status"]))
     steps, residuals = _curve(record)
     predicted, predicted_steps = _linearised(settings, record, steps)
@@ -236,27 +142,18 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
     return {
         "status": status.name,
         "status_detail": _detail(status, record),
-        "n": settings["data"]["n"],
-        "d": settings["data"]["d"],
-        "m": network["m"],
-        "activation": network["activation"],
-        "init": network["init"],
-        "scale": float(network["scale"]),
-        "data": settings["data"]["kind"],
-        "labels": settings["data"]["labels"]["kind"],
+        **identity(settings, found),
         "optimizer": training["optimizer"]["name"],
         "step_rule": training["step_size"]["rule"],
         "steps": int(record["steps"]),
         "max_steps": int(record["max_steps"]),
         "steps_linearised": predicted_steps,
         "tolerance": _tolerance(settings, found.y),
-        "lambda_cts": float(found.eigenvalues[0]),
-        "lambda_max_cts": float(found.eigenvalues[-1]),
-        "label_norm": float(np.linalg.norm(found.y)),
         "residual_initial": float(np.linalg.norm(record["initial_residual"].astype(np.float64))),
         **{name: float(record[name]) for name in measured},
         "lambda_min_path": float(record["lambda_min_path"]) if "E3" in settings["measure"] else None,
-        **_events(settings, record, status, found.eigenvalues),
+        **events.reach(record, found),
+        **_events(settings, record, found),
         "curve_step": steps,
         "curve_residual": residuals,
         "curve_linearised": predicted,

@@ -27,6 +27,7 @@ _WHOLE = "seed replicate steps attempt n d m max_steps rows columns nnz"
 _REAL = (
     "seconds scale eta eta_scaled lambda_cts lambda_max_cts lambda_0 lambda_max_0 label_norm "
     "residual_initial residual_final frobenius_error spectral_error max_movement lambda_min_path "
+    "radius radius_frobenius refined_movement movement_linearised eta_certified gram_norm frobenius_expected "
     "tolerance loss_value alpha gradient_norm softmax_residual projective_loss max_logit move shift "
     "shift_first_order bound_tight bound_rows bound_softmax bound_radius"
 )
@@ -39,7 +40,7 @@ BASE = tuple(_BASE.split())
 TYPES: dict[str, str] = {
     **dict.fromkeys(_TEXT.split(), "string"),
     **dict.fromkeys(_WHOLE.split() + [f"{event}_step" for event in _EVENTS], "int64"),
-    **dict.fromkeys(_REAL.split(), "float64"),
+    **dict.fromkeys(_REAL.split() + [f"{event}_margin" for event in _EVENTS], "float64"),
     **dict.fromkeys(_EVENTS, "bool"),
 }
 # What may differ between two executions of one cell: how it was run, not what came out.

@@ -1,0 +1,117 @@
+"""What is known of a network at its start: H(0), the radii of the proof, the certificate, the lazy movement.
+
+For one lane, unbatched, in float64 whatever the precision of the training: the smallest eigenvalues need it (H.7),
+and it is done once per run. `count` (p,) says how many of the m neurons each column stands for: 2 for a coupled
+pair, 0 for padding.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from expreg import certificate, ntk, theory
+from expreg.activation import ACTIVATIONS
+
+
+class Kernel(NamedTuple):
+    """H(0) and how it compares to H^cts."""
+
+    matrix: jax.Array  # (n, n)
+    lambda_0: jax.Array
+    lambda_max_0: jax.Array
+    frobenius_error: jax.Array
+    spectral_error: jax.Array
+
+
+class Reach(NamedTuple):
+    """How far neurons may move, how far they are expected to, and what is certified; nan where undefined."""
+
+    radius: jax.Array  # R of (C.9), for every neuron
+    largest: jax.Array  # max |<w_r(0), x_i>|, the B of (C.10)
+    certified: jax.Array  # Ecert: (C.22) and (C.23) hold
+    eta_certified: jax.Array  # (C.25), 0 where nothing is certified
+    certificate_margin: jax.Array
+    radii: jax.Array  # (p,) R_r of (C.22)
+    movement_linearised: jax.Array  # max_r of (B.24) at r_t = 0
+
+
+def norm(v: jax.Array) -> jax.Array:
+    """Return the Euclidean norm of a vector; scaled, so that no square overflows or vanishes."""
+    largest = jnp.max(jnp.abs(v))
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return unit * jnp.sqrt(jnp.sum((v / unit) ** 2))
+
+
+def extremes(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the extreme eigenvalues of each matrix; in float64, which the small ones of H need (H.7)."""
+    low, high = ntk.extreme_eigenvalues(matrices.astype(jnp.float64))
+    return low.astype(matrices.dtype), high.astype(matrices.dtype)
+
+
+def kernel(X: jax.Array, z0: jax.Array, count: jax.Array, activation: str) -> Kernel:
+    """Measure H(0) (B.1) and its distance from H^cts (B.3)-(B.6)."""
+    X, z0, count = (array.astype(jnp.float64) for array in (X, z0, count))
+    gram = X @ X.T
+    squares = jnp.diag(gram)
+    derivative = ACTIVATIONS[activation].derivative(z0)
+    H = gram * ((derivative * count) @ derivative.T) / jnp.sum(count)
+    error = H - gram * ACTIVATIONS[activation].expectation(gram, squares[:, None], squares[None, :])
+    low, high = extremes(jnp.stack([H, error]))
+    return Kernel(H, low[0], high[0], norm(error.ravel()), jnp.maximum(jnp.abs(low[1]), jnp.abs(high[1])))
+
+
+def reach(
+    X: jax.Array,
+    z0: jax.Array,
+    count: jax.Array,
+    residual: jax.Array,
+    start: Kernel,
+    *,
+    activation: str,
+    scale: Any,
+    lambda_cts: Any,
+    gram_norm: Any,
+) -> Reach:
+    """Measure the radii of the proof and the certificate at the start, for exp, cosh and sinh.
+
+    `residual` = f(0) - y, (n,); `lambda_cts` = lambda_min(H^cts); `gram_norm` = ||X||^2, spectral. Radii are of
+    ||w_r - w_r(0)||: those of (C.9), (C.22) for ||x_i|| <= 1, divided by max ||x_i||.
+    """
+    X, z0, count, residual = (array.astype(jnp.float64) for array in (X, z0, count, residual))
+    length = jnp.sqrt(jnp.max(jnp.sum(X**2, axis=1)))
+    envelope = jnp.exp(z0) if activation == "exp" else jnp.cosh(z0)
+    h_bar = jnp.max(envelope**2 @ count) / jnp.sum(count)
+    drop = theory.ROOT_DROP * jnp.sqrt(jnp.maximum(lambda_cts, 0) / (gram_norm * h_bar))
+    spectra = certificate.Spectra(start.lambda_0, start.lambda_max_0, gram_norm)
+    found = certificate.measure(X, z0, residual, count, activation=activation, scale=scale, spectra=spectra)
+    return Reach(
+        radius=jnp.log1p(drop) / length,
+        largest=jnp.max(jnp.where(count > 0, jnp.abs(z0), 0)),
+        certified=found.holds,
+        eta_certified=found.eta,
+        certificate_margin=jnp.minimum(found.movement_margin, found.kernel_margin),
+        radii=found.radius,
+        movement_linearised=_lazy(X, z0, count, residual, start, activation=activation, scale=scale),
+    )
+
+
+def _lazy(
+    X: jax.Array,
+    z0: jax.Array,
+    count: jax.Array,
+    residual: jax.Array,
+    start: Kernel,
+    *,
+    activation: str,
+    scale: Any,
+) -> jax.Array:
+    """Return max_r ||w_r - w_r(0)|| of linearised training to r_t = 0 (B.24); nan where H(0) is singular.
+
+    Conjugate gradients solve H(0) h = r_0: a second LAPACK routine beside the eigenvalues could block it.
+    """
+    solved, _ = jax.scipy.sparse.linalg.cg(start.matrix, residual, tol=1e-10, maxiter=4 * len(residual))
+    pulled = ACTIVATIONS[activation].derivative(z0) * solved[:, None]
+    squares = jnp.sum(pulled * ((X @ X.T) @ pulled), axis=0)
+    largest = jnp.sqrt(jnp.max(jnp.where(count > 0, squares, 0))) / (jnp.abs(scale) * jnp.sum(count))
+    return jnp.where(start.lambda_0 > 1e-10 * start.lambda_max_0, largest, jnp.nan)
