@@ -121,6 +121,7 @@ def plan(
 ) -> dict[str, Any]:
     """Return what a config would run, without writing anything: counts, programs, memory, flops, time.
 
+    For networks also `theory`, what the theorem asks for at each n, and `power`, what the replicates can resolve.
     The expected time comes from the speed of one small program on this machine. `cells` adds the list of cells.
     Raises InputError as `run` does.
     """
@@ -136,6 +137,12 @@ def plan(
         "axes": {axis: _distinct(axis, sweep) for axis in sweep.plan["axes"]},
         **estimate(sweep.experiment, [settings for settings, _ in sweep.cells.values()], _devices(checked)),
     }
+    settings = [settings for settings, _ in sweep.cells.values()]
+    if all("network" in one for one in settings):
+        from expreg.sweep import outlook
+
+        asked = checked.analysis.model_dump()
+        told |= {"theory": outlook.theory_table(settings, asked["delta"]), "power": outlook.resolution(settings, asked)}
     if cells:
         told["list"] = [{"cell": cell, "axes": dict(axes)} for cell, (_, axes) in sweep.cells.items()]
     return told

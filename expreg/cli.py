@@ -88,6 +88,10 @@ def _plan_text(told: Mapping[str, Any]) -> str:
         f"expected time   {duration(told['seconds'])} on {told['devices']} x {told['device_kind']}; "
         f"{duration(told['compile_seconds'])} of it compiling, if nothing is cached",
     ]
+    if "theory" in told:
+        from expreg.sweep import outlook
+
+        lines += outlook.lines(told)
     for listed in told.get("list", []):
         settings = " ".join(f"{name}={value}" for name, value in listed["axes"].items())
         lines.append(f"{listed['cell']}  {settings}".rstrip())

@@ -107,7 +107,9 @@ def prepare(cells: pd.DataFrame) -> pd.DataFrame:
     """
     # The order of the parts on disk is chance; the summary must not depend on it.
     found = cells.sort_values("cell") if "cell" in cells else cells
-    columns = {name: _numbers(found[name]) if name in found else np.nan for name in (*_NUMBERS, *EVENTS)}
+    columns: dict[str, Any] = {
+        name: _numbers(found[name]) if name in found else np.nan for name in (*_NUMBERS, *EVENTS)
+    }
     for name, default in _DEFAULTS.items():
         columns[name] = found[name].fillna(default) if name in found else default
     others = found.drop(columns=[name for name in columns if name in found])

@@ -30,7 +30,7 @@ def test_defaults_are_the_protocol() -> None:
     }
     assert config["network"] == {"m": "m", "activation": "exp", "init": "coupled", "scale": 1.0}
     assert config["measure"] == ["E0", "E1", "E1s", "E1m", "E3", "E4", "E5"]
-    assert config["analysis"] == {"delta": 0.1, "confidence": 0.95, "resamples": 1000}
+    assert config["analysis"] == {"delta": 0.1, "confidence": 0.95, "resamples": 1000, "half_width": 0.1}
     assert (config["seed"], config["precision"]) == (0, "f32")
 
 
