@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from expreg.data.heads import HEADS
-
 from expreg.config.problems import HEADS
 
 Path = tuple[str | int, ...]
@@ -104,7 +102,7 @@ def check_problem(problem: Values, precision: str) -> Found:
 
 
 def check_in_context(problem: Values, precision: str) -> Found:
-    """Yield what is wrong within `problem` of in_context: exponentials that overflow, sinh, heads that are not there."""
+    """Yield what is wrong within `problem` of in_context: exponentials that overflow, sinh, heads, tokens."""
     yield from _check_range_of_floats(problem, ("problem",), precision)
     radius, largest = _number(problem.get("radius")), math.sqrt(LARGEST_EXPONENT[precision] / 2)
     if radius and radius > largest:

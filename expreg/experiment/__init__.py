@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from expreg.experiment import concentration, training
+from expreg.experiment import concentration, in_context, training
 from expreg.types import Experiment
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     **{name: training.experiment(name) for name in ("threshold", "convergence")},
     "concentration": concentration.EXPERIMENT,
+    "in_context": in_context.EXPERIMENT,
 }

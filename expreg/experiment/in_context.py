@@ -4,15 +4,16 @@ One cell is one problem. It is over at once: `init` computes everything, and no 
 move is one instance, all of them vmapped; where the context grows, every token is one, one after the other.
 """
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from expreg import context, data, ntk, residual, shift
-from expreg.experiment.training import PRECISIONS
+from expreg.experiment.start import PRECISIONS
 from expreg.types import Array, Cost, Experiment, Program, Row, Settings, Status
 
 MOVES = ("gd", "newton", "data")
@@ -49,11 +50,16 @@ class Inputs(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A problem: A (n + tokens, d), of whose rows the first n are the context; b (n,), x (d,); dA (n, d) of norm 1."""
+    """A problem: A (n, d), b (n,), x (d,); the keys `grown` (n + tokens, d) by further rows, whose norm is `norm`.
+
+    `dA` (n, d) of spectral norm 1 is the direction in which the keys move.
+    """
 
     A: Array
     b: Array
     x: Array
+    grown: Array
+    norm: Array
     dA: Array
 
 
@@ -72,10 +78,10 @@ class Instance(NamedTuple):
 
 
 class Closeness(NamedTuple):
-    """How close moves of the attention distribution by a step of the query are to that by the new tokens.
+    """How close the moves of the attention distribution by steps of the query are to that by the new tokens.
 
-    One step per token (gd, newton) and one step for each token so far (path_gd, path_newton), each as the cosine
-    of the two moves and the ratio of their norms; `update` is the norm of the move by the token.
+    Of one token and one step, or of all tokens so far and a step for each (`path_`): the norm of the move by the
+    tokens, the cosine between it and that by gd or newton, and the ratio of their norms.
     """
 
     update: Array
@@ -83,19 +89,13 @@ class Closeness(NamedTuple):
     cosine_newton: Array
     size_gd: Array
     size_newton: Array
-    path_update: Array
-    path_cosine_gd: Array
-    path_cosine_newton: Array
-    path_size_gd: Array
-    path_size_newton: Array
 
 
 def signature(settings: Settings) -> Signature:
     """Return what is static in a cell."""
     problem = settings["problem"]
     dtype = np.dtype(PRECISIONS[settings["precision"]]).name
-    names = ("kind", "n", "d", "tokens", "sizes", "activation", "loss")
-    return Signature(*(problem[name] for name in names), dtype)
+    return Signature(**{name: problem[name] for name in Signature._fields[:-1]}, dtype=dtype)
 
 
 def program(static: Signature) -> Program:
@@ -135,45 +135,43 @@ def make_task(static: Signature, given: Inputs) -> Task:
     b is the distribution u / alpha at another x of the same norm (of exp for sinh, whose alpha may vanish), or that
     of the head itself, times exp(noise) and normalised (G.12).
     """
-    n, d, rows, real = static.n, static.d, static.n + static.tokens, jnp.dtype(static.dtype)
+    n, d, real = static.n, static.d, jnp.dtype(static.dtype)
     draws = jax.random.split(jax.random.wrap_key_data(given.key), 5)
     direction = jax.random.normal(draws[0], (n, d), real)
     noise = given.noise * jax.random.normal(draws[1], (n,), real)
     if static.kind == "attention":
-        A, x = given.keys, given.query
-        (norm,) = _norms(direction)
-        planted = x
+        grown, x, planted = given.keys, given.query, given.query
+        norm, unit = _norms(grown, direction)
     else:
-        A = jax.random.normal(draws[2], (rows, d), real)
-        scale, norm = _norms(A, direction)
-        A = A * (given.radius / scale)
+        grown = jax.random.normal(draws[2], (n + static.tokens, d), real)
+        scale, unit = _norms(grown, direction)
+        norm, grown = given.radius, grown * (given.radius / scale)
         x, planted = (given.radius * _unit(jax.random.normal(key, (d,), real)) for key in draws[3:])
-    f = residual.softmax(A[:n] @ planted, "cosh" if static.activation == "cosh" else "exp")
+    f = residual.softmax(grown[:n] @ planted, "cosh" if static.activation == "cosh" else "exp")
     b = f * jnp.exp(noise)
-    return Task(A, b / b.sum(), x, direction / norm)
+    return Task(grown[:n], b / b.sum(), x, grown, norm, direction / unit)
 
 
 def measure(static: Signature, given: Inputs) -> dict[str, Array]:
     """Return everything that the row of a cell is made from."""
     task = make_task(static, given)
-    A, z = task.A[: static.n], task.A[: static.n] @ task.x
-    (norm,) = _norms(task.A)
-    unit = jax.lax.switch(given.move, [partial(rule, static, task, A, z, norm) for rule in _UNITS])
-    factors = jnp.geomspace(given.smallest, given.largest, static.sizes, dtype=z.dtype)
-    instance = partial(_instance, static, task, A, z, norm, given.move == MOVES.index("data"), unit)
+    z = task.A @ task.x
+    unit = jax.lax.switch(given.move, [partial(rule, static, task, z) for rule in _UNITS])
+    instance = partial(_instance, static, task, z, given.move == MOVES.index("data"), unit)
     if static.tokens:
         last = instance(given.largest)
-        curves = _growth(static, task, norm)._asdict()
+        curves = _growth(static, task)
     else:
+        factors = jnp.geomspace(given.smallest, given.largest, static.sizes, dtype=z.dtype)
         moves = jax.vmap(instance)(factors)
-        curves = {**moves._asdict(), "factor": factors}
+        curves = moves._asdict()
         last = jax.tree.map(lambda values: values[-1], moves)
     return {
         **{f"curve_{name}": values for name, values in curves.items()},
         **last._asdict(),
         **residual.summary(z, task.b, static.activation),
-        **_identities(static, task, A, z, unit.dz * given.largest),
-        "norm": norm,
+        **_identities(static, task, z, unit.dz * given.largest),
+        "norm": task.norm,
         "alpha_share": shift.alpha_share(z, static.activation),
     }
 
@@ -186,15 +184,15 @@ class _Unit(NamedTuple):
     move: Array
 
 
-def _weight_unit(A: Array, dx: Array) -> _Unit:
+def _weight_unit(task: Task, dx: Array) -> _Unit:
     move = _norm(dx)
-    return _Unit(A @ dx, jnp.sqrt((A * A).sum(axis=1).max()) * move, move)
+    return _Unit(task.A @ dx, jnp.sqrt((task.A**2).sum(axis=1).max()) * move, move)
 
 
-def _gd_unit(static: Signature, task: Task, A: Array, z: Array, norm: Array) -> _Unit:
-    """Step 1 / (Lipschitz constant of the gradient), by (E.45); the common factor e^{2s} cancels."""
+def _gd_unit(static: Signature, task: Task, z: Array) -> _Unit:
+    """Take the step 1 / (Lipschitz constant of the gradient), by (E.45); the common factor e^{2s} cancels."""
     at = residual.terms(z, task.b, static.loss, static.activation)
-    return _weight_unit(A, -(at.v * at.c) @ A / (_curvature(static, task, z) * norm * norm))
+    return _weight_unit(task, -(at.v * at.c) @ task.A / (_curvature(static, task, z) * task.norm**2))
 
 
 def _curvature(static: Signature, task: Task, z: Array) -> Array:
@@ -208,42 +206,43 @@ def _curvature(static: Signature, task: Task, z: Array) -> Array:
     return jnp.exp(2 * (jnp.abs(z).max() - s)) * (square + rows)
 
 
-def _newton_unit(static: Signature, task: Task, A: Array, z: Array, norm: Array) -> _Unit:
-    """The full Gauss-Newton step (E.5)-(E.13), damped where its matrix is singular; free of e^{2s}."""
-    del norm
+def _newton_unit(static: Signature, task: Task, z: Array) -> _Unit:
+    """Take the full Gauss-Newton step (E.5)-(E.13), damped where its matrix is singular; free of e^{2s}."""
     at = residual.terms(z, task.b, static.loss, static.activation)
     other = task.b if static.loss == "rescaled" else at.u
-    J = at.v[:, None] * A - other[:, None] * (at.v @ A)[None, :]
+    J = at.v[:, None] * task.A - other[:, None] * (at.v @ task.A)[None, :]
     gram = J.T @ J
     mu = DAMPING[static.dtype] * jnp.trace(gram) / static.d
-    return _weight_unit(A, -jnp.linalg.solve(gram + mu * jnp.eye(static.d, dtype=A.dtype), at.r @ J))
+    return _weight_unit(task, -jnp.linalg.solve(gram + mu * jnp.eye(static.d, dtype=J.dtype), at.r @ J))
 
 
-def _data_unit(static: Signature, task: Task, A: Array, z: Array, norm: Array) -> _Unit:
-    """A normal dA with the spectral norm of A; x stays."""
-    del static, A, z
-    row = jnp.sqrt((task.dA * task.dA).sum(axis=1).max())
-    return _Unit(norm * (task.dA @ task.x), norm * row * _norm(task.x), norm)
+def _data_unit(static: Signature, task: Task, z: Array) -> _Unit:
+    """Move A by a normal matrix with its spectral norm; x stays."""
+    del static, z
+    row = jnp.sqrt((task.dA**2).sum(axis=1).max())
+    return _Unit(task.norm * (task.dA @ task.x), task.norm * row * _norm(task.x), task.norm)
 
 
 _UNITS = (_gd_unit, _newton_unit, _data_unit)
 
 
-def _instance(
-    static: Signature, task: Task, A: Array, z: Array, norm: Array, keys_move: Array, unit: _Unit, factor: Array
-) -> Instance:
+def _instance(static: Signature, task: Task, z: Array, keys_move: Array, unit: _Unit, factor: Array) -> Instance:
     """Return shift and bounds of the move of one size (G.2)-(G.11)."""
     dz, move, kind = factor * unit.dz, factor * unit.move, static.activation
-    size = _norm(task.x)
+    size, norm = _norm(task.x), task.norm
     radius = jnp.where(keys_move, jnp.maximum(norm + move, size), jnp.maximum(norm, size + move))
-    limit = shift.bounds(
-        z, dz, task.b, row_move=factor * unit.row_move, move=move, radius=radius, activation=kind
+    limit = shift.bounds(z, dz, task.b, row_move=factor * unit.row_move, move=move, radius=radius, activation=kind)
+    return Instance(
+        move=move,
+        shift=_norm(shift.rescaled(z, dz, task.b, kind)),
+        shift_first_order=_norm(shift.first_order(z, dz, task.b, kind)),
+        shift_softmax=_norm(shift.softmax(z, dz, kind)),
+        **{f"bound_{name}": value for name, value in limit._asdict().items()},
+        largest_change=jnp.abs(dz).max(),
     )
-    exact = shift.rescaled(z, dz, task.b, kind), shift.first_order(z, dz, task.b, kind), shift.softmax(z, dz, kind)
-    return Instance(move, *map(_norm, exact), *limit, jnp.abs(dz).max())
 
 
-def _identities(static: Signature, task: Task, A: Array, z: Array, dz: Array) -> dict[str, Array]:
+def _identities(static: Signature, task: Task, z: Array, dz: Array) -> dict[str, Array]:
     """Return how well the identity (G.3) and the equivalence (G.5) hold at the largest move, relative errors."""
     kind, b = static.activation, task.b
     db = shift.rescaled(z, dz, b, kind)
@@ -259,53 +258,44 @@ def _identities(static: Signature, task: Task, A: Array, z: Array, dz: Array) ->
     }
 
 
-class _Path(NamedTuple):
-    """The queries after one step for each token so far."""
+def _growth(static: Signature, task: Task) -> dict[str, Array]:
+    """Return the moves by one more token each, up to all of them, against steps of the query; curves (tokens,).
 
-    gd: Array
-    newton: Array
-
-
-def _growth(static: Signature, task: Task, norm: Array) -> Closeness:
-    """Return the moves by one more token each, up to all of them, against steps of the query; curves (tokens,)."""
-    A, x, kind = task.A, task.x, static.activation
-    z, places = A @ x, jnp.arange(len(task.A))
+    A step is asked to repeat the move: its target is the distribution after the token plus the move itself.
+    """
+    A, x, kind = task.grown, task.x, static.activation
+    z, places = A @ x, jnp.arange(len(task.grown))
     start = context.attention(z, places < static.n, kind).f
 
-    def step(query: Array, wanted: Array, present: Array) -> tuple[Array, Array]:
+    def gd(query: Array, target: Array, present: Array) -> Array:
         at = context.attention(A @ query, present, kind)
-        return (
-            context.descent_step(A, at, wanted(at.f), norm, kind),
-            context.newton_step(A, at, wanted(at.f), DAMPING[static.dtype]),
-        )
+        return query + context.descent_step(A, at, target - at.f, task.norm, kind)
 
-    def grow(path: _Path, count: Array) -> tuple[_Path, Closeness]:
+    def newton(query: Array, target: Array, present: Array) -> Array:
+        at = context.attention(A @ query, present, kind)
+        return query + context.newton_step(A, at, target - at.f, DAMPING[static.dtype])
+
+    def grow(path: tuple[Array, Array], count: Array) -> tuple[tuple[Array, Array], dict[str, Array]]:
         present = places < static.n + count
         before, after = (context.attention(z, places < static.n + k, kind).f for k in (count - 1, count))
         update, total = after - before, after - start
-        gd, newton = step(x, lambda f: update + 0 * f, present)
-        path = _Path(
-            path.gd + step(path.gd, lambda f: after + total - f, present)[0],
-            path.newton + step(path.newton, lambda f: after + total - f, present)[1],
-        )
-        single = [_compare(A, q, present, kind, after, update) for q in (x + gd, x + newton)]
-        whole = [_compare(A, q, present, kind, after, total) for q in path]
-        return path, Closeness(_norm(update), *zip_flat(single), _norm(total), *zip_flat(whole))
+        once = [step(x, after + update, present) for step in (gd, newton)]
+        path = gd(path[0], after + total, present), newton(path[1], after + total, present)
+        single = _close(A, once, present, kind, after, update)._asdict()
+        whole = _close(A, path, present, kind, after, total)._asdict()
+        return path, single | {f"path_{name}": value for name, value in whole.items()}
 
-    _, found = jax.lax.scan(grow, _Path(x, x), jnp.arange(1, static.tokens + 1))
-    return found
+    _, curves = jax.lax.scan(grow, (x, x), jnp.arange(1, static.tokens + 1))
+    return dict(curves)
 
 
-def zip_flat(pairs: list[tuple[Array, Array]]) -> list[Array]:
-    """Return (cosine, size) of gd and newton as cosine, cosine, size, size."""
-    return [*(cosine for cosine, _ in pairs), *(size for _, size in pairs)]
-
-
-def _compare(
-    A: Array, query: Array, present: Array, kind: str, reference: Array, wanted: Array
-) -> tuple[Array, Array]:
-    made = context.attention(A @ query, present, kind).f - reference
-    return context.cosine(made, wanted), _norm(made) / jnp.maximum(_norm(wanted), jnp.finfo(wanted.dtype).tiny)
+def _close(A: Array, queries: Sequence[Array], present: Array, kind: str, reference: Array, asked: Array) -> Closeness:
+    """Compare the moves that the queries of gd and newton make with the move `asked`."""
+    gd, newton = (context.attention(A @ query, present, kind).f - reference for query in queries)
+    size = _norm(asked)
+    known = jnp.maximum(size, jnp.finfo(asked.dtype).tiny)
+    angles = context.cosine(gd, asked), context.cosine(newton, asked)
+    return Closeness(size, *angles, _norm(gd) / known, _norm(newton) / known)
 
 
 def _norms(*matrices: Array) -> Array:
@@ -320,3 +310,60 @@ def _norm(values: Array) -> Array:
 
 def _unit(values: Array) -> Array:
     return values / _norm(values)
+
+
+def inputs(settings: Settings) -> dict[str, Array]:
+    """Return the arrays that the cell starts from: A (n, d), b (n,), x0 (d,), tokens (tokens, d)."""
+    static = signature(settings)
+    task = make_task(static, jax.tree.map(jnp.asarray, prepare(settings)))
+    arrays = {"A": task.A, "b": task.b, "x0": task.x, "tokens": task.grown[static.n :]}
+    return {name: np.asarray(value) for name, value in arrays.items()}
+
+
+def row(settings: Settings, record: dict[str, Array]) -> Row:
+    """Return the columns of a finished cell: the largest move, the identities, the closeness; and the curve."""
+    static, problem = signature(settings), settings["problem"]
+    numbers = {name: float(value) for name, value in record.items() if not name.startswith("curve_")}
+    curves = {name: value.astype(np.float64) for name, value in record.items() if name.startswith("curve_")}
+    status, detail = _status(static, numbers)
+    told = {"activation": static.activation, "loss": static.loss, "n": static.n, "d": static.d}
+    told |= {name: problem[name] for name in ("move", "layer", "head", "token") if name in problem}
+    told["moved"] = told.pop("move")
+    close = {name.removeprefix("curve_"): _middle(value) for name, value in curves.items()} if static.tokens else {}
+    return {
+        "status": status,
+        "status_detail": detail,
+        "problem": static.kind,
+        **told,
+        **{f"{name}_median" if name == "update" else name: value for name, value in close.items()},
+        **{name: value if np.isfinite(value) else None for name, value in numbers.items()},
+        "curve_step": np.arange(1, (static.tokens or static.sizes) + 1),
+        **curves,
+    }
+
+
+def _middle(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else None
+
+
+def _status(static: Signature, numbers: dict[str, float]) -> tuple[str, str]:
+    """Return status and detail; a bound that overflows is no failure, a shift that is not finite is."""
+    share = numbers["alpha_share"]
+    if static.activation == "sinh" and share < shift.SMALLEST_ALPHA:
+        return "collapsed", f"alpha = <u, 1> is {share:.2g} of <|u|, 1>: the shift divides by it"
+    if not np.isfinite([numbers["shift"], numbers["shift_softmax"]]).all():
+        return Status.nonfinite.name, f"max |dz| = {numbers['largest_change']:.3g}: the moved exponentials overflow"
+    return Status.converged.name, ""
+
+
+def cost(settings: Settings) -> Cost:
+    """Return one step with the flops of drawing, products and elementwise work, and the bytes of a lane."""
+    static = signature(settings)
+    rows, size = static.n + static.tokens, np.dtype(static.dtype).itemsize
+    moves = static.tokens * (4 * static.d**2 + 10 * static.d + TOKEN_FLOPS) if static.tokens else 0
+    flops = rows * (6 * static.d**2 + 100 * static.d + moves + MOVE_FLOPS * (1 if static.tokens else static.sizes))
+    return Cost(1.0, float(flops), float(size * (3 * rows * static.d + 8 * static.n * max(static.sizes, 1))))
+
+
+EXPERIMENT = Experiment("in_context", signature, program, prepare, row, inputs, cost)
