@@ -87,6 +87,7 @@ class Experiment(NamedTuple):
     - `row(settings, record)`: the columns of a finished cell.
     - `inputs(settings)`: the very arrays that the cell starts from, for the user.
     - `cost(settings)`: the estimate by which `plan` and the progress display weigh cells.
+    - `probe`: a small cell of a known number of steps, by which the speed of a machine is told.
     """
 
     name: str
@@ -96,3 +97,4 @@ class Experiment(NamedTuple):
     row: Callable[[Settings, dict[str, Array]], Row]
     inputs: Callable[[Settings], dict[str, Array]]
     cost: Callable[[Settings], Cost]
+    probe: Settings | None = None

@@ -1,79 +1,105 @@
 """Regression problems drawn on the host: a matrix A, a target b = u(A x) of a planted x, and a start.
 
-Everything is NumPy in float64 and a function of the generator alone; A is dense, or a list of its entries.
-Imports no JAX.
+Everything is NumPy in float64 and a function of the generator alone; A is dense, zeros included. Imports no JAX.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from expreg import residual
+from expreg.data import heads
 
-CHUNK = 1 << 22
-"""Random numbers drawn at a time where the places of entries are chosen."""
+Options = Mapping[str, Any]
+STREAM = 0x5EED
+"""Keeps the random numbers of these problems apart from others of the same seed."""
 
 
-class Entries(NamedTuple):
-    """A matrix by rows with the same number of entries in each: values and ascending columns, both (n, k)."""
+class Problem(NamedTuple):
+    """A regression problem, float64: A (n, d), b (n,), the start (d,), and the planted x (d,) if it is a minimiser."""
 
-    values: np.ndarray
-    columns: np.ndarray
-    d: int
+    A: np.ndarray
+    b: np.ndarray
+    x0: np.ndarray
+    planted: np.ndarray | None
 
-    def product(self, x: np.ndarray) -> np.ndarray:
-        """Return A x, shape (n,)."""
-        return np.asarray((self.values * x[self.columns]).sum(axis=1))
+
+def make(options: Options, seed: int, replicate: int) -> Problem:
+    """Return the problem that the block `problem` of a config describes, a function of it and of the two numbers."""
+    return KINDS[options["kind"]](options, seed, replicate)
+
+
+def key(seed: int, replicate: int) -> np.ndarray:
+    """Return the data of the key that sketches draw from, (2,) uint32."""
+    return _stream(seed, replicate, 4).integers(0, 2**32, 2, dtype=np.uint32)
+
+
+def _stream(*parts: int) -> np.random.Generator:
+    return np.random.default_rng([STREAM, *parts])
+
+
+def _drawn(options: Options, seed: int, replicate: int) -> Problem:
+    """Return a problem with a drawn matrix; matrix, planted x, noise and start have random numbers of their own."""
+    n, d = options["n"], options["d"]
+    shape, planting, noising, starting = (_stream(seed, replicate, part, n, d) for part in range(4))
+    wanted = {name: options[name] for name in ("density", "condition", "coherence")}
+    A, scales = matrix(shape, n, d, **wanted)
+    x = direction(planting, A, scales, options["scale"])
+    named = {name: options[name] for name in ("loss", "activation", "noise")}
+    b = target(noising, A @ x, **named)
+    exact = options["noise"] == 0.0 and options["weight"] == 0.0
+    return Problem(A, b, _start(options, starting, A, scales, x), x if exact else None)
+
+
+def _attention(options: Options, seed: int, replicate: int) -> Problem:
+    """Return the problem of one attention row: the keys of a head, and the row of one of its queries."""
+    head = heads.attention(options["layer"], options["head"])
+    A, x = head.keys, head.queries[options["token"]]
+    rng = _stream(seed, replicate, 3)
+    b = target(rng, A @ x, loss=options["loss"], activation=options["activation"])
+    scales = np.linalg.norm(A, axis=0) / np.sqrt(len(A))
+    return Problem(A, b, _start(options, rng, A, scales, x), x if options["weight"] == 0.0 else None)
+
+
+KINDS: Mapping[str, Callable[[Options, int, int], Problem]] = {"gaussian": _drawn, "attention": _attention}
+
+
+def _start(options: Options, rng: np.random.Generator, A: np.ndarray, scales: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return x0: 0, a small normal x, or one at a relative distance from the planted x."""
+    if options["start"] == "zero":
+        return np.zeros(len(scales))
+    if options["start"] == "random":
+        return direction(rng, A, scales, options["distance"])
+    z = A @ x
+    return np.asarray(x + direction(rng, A, scales, options["distance"] * float(np.sqrt(z @ z / len(z)))))
 
 
 def matrix(
     rng: np.random.Generator, n: int, d: int, *, density: float = 1.0, condition: float = 1.0, coherence: float = 0.0
-) -> tuple[Entries, np.ndarray]:
-    """Return a normal matrix (n, d) by its entries, and the scales of its columns, (d,).
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a normal matrix (n, d) and the scales of its columns, (d,).
 
-    A row has round(density d) entries, at least one, in places that are equally likely. The scales fall
-    geometrically from 1 to 1 / condition. Of the first round(coherence d) columns, column j is zero but in
-    row j, whose leverage is then 1 (F.2): uniform sampling misses it.
+    A row has round(density d) entries that are not 0, at least one, in places that are equally likely. The
+    scales fall geometrically from 1 to 1 / condition. Of the first round(coherence d) columns, column j is zero
+    but in row j, whose leverage is then 1 (F.2): uniform sampling misses it.
     """
+    A = rng.standard_normal((n, d))
     k = max(1, round(density * d))
-    columns = _places(rng, n, d, k)
-    values = rng.standard_normal((n, k))
+    if k < d:
+        order = rng.random((n, d)).argsort(axis=1)
+        np.put_along_axis(A, order[:, k:], 0.0, axis=1)
     lone = min(round(coherence * d), n)
-    if lone:
-        values[columns < lone] = 0.0
-        rows = np.arange(lone)
-        at = np.where((columns[:lone] == rows[:, None]).any(1), (columns[:lone] == rows[:, None]).argmax(1), 0)
-        columns[rows, at], values[rows, at] = rows, 1.0 + np.abs(rng.standard_normal(lone))
-        order = columns[:lone].argsort(axis=1, kind="stable")
-        columns[:lone] = np.take_along_axis(columns[:lone], order, 1)
-        values[:lone] = np.take_along_axis(values[:lone], order, 1)
+    A[:, :lone] = 0.0
+    A[np.arange(lone), np.arange(lone)] = 1.0 + np.abs(rng.standard_normal(lone))
     scales = condition ** (-np.arange(d) / max(d - 1, 1))
-    return Entries(values * scales[columns], columns, d), scales
+    return A * scales, scales
 
 
-def _places(rng: np.random.Generator, n: int, d: int, k: int) -> np.ndarray:
-    """Return k different columns for each of n rows, ascending."""
-    if k == d:
-        return np.tile(np.arange(d), (n, 1))
-    step = max(CHUNK // d, 1)
-    parts = [
-        np.sort(np.argpartition(rng.random((min(step, n - first), d)), k - 1, axis=1)[:, :k], axis=1)
-        for first in range(0, n, step)
-    ]
-    return np.concatenate(parts)
-
-
-def dense(A: Entries) -> np.ndarray:
-    """Return the matrix as an array (n, d)."""
-    found = np.zeros((len(A.values), A.d))
-    np.put_along_axis(found, A.columns, A.values, axis=1)
-    return found
-
-
-def direction(rng: np.random.Generator, A: Any, scales: np.ndarray, size: float) -> np.ndarray:
+def direction(rng: np.random.Generator, A: np.ndarray, scales: np.ndarray, size: float) -> np.ndarray:
     """Return a normal x (d,), larger where the columns of A are smaller, with root mean square `size` of A x."""
     x = rng.standard_normal(len(scales)) / scales
-    z = A.product(x)
+    z = A @ x
     return np.asarray(x * (size / np.sqrt(z @ z / len(z))))
 
 

@@ -41,19 +41,20 @@ PROBE: Settings = {
 
 def measured_speed(experiment: Experiment) -> float:
     """Return the flops per second that one lane reaches in the probe run."""
+    probe = experiment.probe or PROBE
     with numerics():
-        program = experiment.build(experiment.signature(PROBE))
+        program = experiment.build(experiment.signature(probe))
 
         def whole(inputs: Any) -> Any:
             state = jax.lax.while_loop(program.running, program.advance, program.init(inputs))
             return program.record(state)["steps"]
 
-        inputs = jax.device_put(experiment.prepare(PROBE), mesh(1).devices.flat[0])
+        inputs = jax.device_put(experiment.prepare(probe), mesh(1).devices.flat[0])
         compiled = jax.jit(whole).lower(inputs).compile()
         steps = int(compiled(inputs))  # once to warm up
         began = time.perf_counter()
         compiled(inputs).block_until_ready()
-        return steps * experiment.cost(PROBE).flops_per_step / (time.perf_counter() - began)
+        return steps * experiment.cost(probe).flops_per_step / (time.perf_counter() - began)
 
 
 def too_large(experiment: Experiment, cells: Iterable[Settings], devices: int | None = None) -> list[Problem]:
@@ -61,16 +62,23 @@ def too_large(experiment: Experiment, cells: Iterable[Settings], devices: int | 
     used = mesh(devices)
     device, host = used.devices.flat[0], float(host_memory())
     room = memory(device) / (used.size if device.platform == "cpu" else 1)  # cores share the memory of their machine
-    sizes = [(one["network"]["m"], one["data"]["n"], one) for one in _examples(experiment, cells).values()]
-    # bounds come first: to compute the cost of a cell is to compute the spectrum of its data
-    needs = [(f"cell n={n}", SPECTRUM_BYTES * n**2, host, "") for _, n, _ in sizes]
-    needs += [(f"cell m={m} n={n}", LEAST_BYTES * n * m, room, " per device") for m, n, _ in sizes]
+    examples = list(_examples(experiment, cells).values())
+    # bounds come first: to compute the cost of a network's cell is to compute the spectrum of its data
+    sizes = [(one["network"]["m"], one["data"]["n"]) for one in examples if "network" in one]
+    needs = [(f"cell n={n}", SPECTRUM_BYTES * n**2, host, "") for _, n in sizes]
+    needs += [(f"cell m={m} n={n}", LEAST_BYTES * n * m, room, " per device") for m, n in sizes]
     if all(needed <= have for _, needed, have, _ in needs):
-        needs = [(f"cell m={m} n={n}", experiment.cost(one).bytes, room, " per device") for m, n, one in sizes]
+        needs = [(_name(one), experiment.cost(one).bytes, room, " per device") for one in examples]
     lines = [
         f"{cell}: needs {_gib(needed)}, have {_gib(have)}{unit}" for cell, needed, have, unit in needs if needed > have
     ]
     return [Problem("E-MEM", line) for line in dict.fromkeys(lines)]
+
+
+def _name(settings: Settings) -> str:
+    if "network" in settings:
+        return f"cell m={settings['network']['m']} n={settings['data']['n']}"
+    return f"cell n={settings['problem']['n']} d={settings['problem']['d']}"
 
 
 def _gib(size: float) -> str:
