@@ -4,6 +4,7 @@ from expreg.sparse.convert import from_any, from_bcoo, from_dense, from_entries,
 from expreg.sparse.matrix import (
     Matrix,
     Sparse,
+    block,
     gram,
     matvec,
     nnz,
@@ -18,6 +19,7 @@ from expreg.sparse.matrix import (
 __all__ = [
     "Matrix",
     "Sparse",
+    "block",
     "from_any",
     "from_bcoo",
     "from_dense",

@@ -118,12 +118,12 @@ def gram(A: Matrix, weights: Array) -> Array:
     add = _add_outer if scattered else _add_product
     dtype = jnp.result_type(A.dtype, weights.dtype)
 
-    def block(i: Array, total: Array) -> Array:
+    def fold(i: Array, total: Array) -> Array:
         first = jnp.minimum(i * size, n - size)  # the last block overlaps the one before: its weights there are 0
         index = first + jnp.arange(size)
-        return add(total, A, first, jnp.where(index >= i * size, _slice(weights, first, size), 0))
+        return add(total, A, first, jnp.where(index >= i * size, block(weights, first, size), 0))
 
-    return jax.lax.fori_loop(0, -(-n // size), block, jnp.zeros((d, d), dtype))
+    return jax.lax.fori_loop(0, -(-n // size), fold, jnp.zeros((d, d), dtype))
 
 
 def row_norms(A: Matrix) -> Array:
@@ -178,7 +178,7 @@ def _sums(pieces: Pieces, vector: Array, count: int) -> Array:
 
 def _add_product(total: Array, A: Matrix, first: Array, weights: Array) -> Array:
     size = weights.shape[0]
-    rows = take_rows(A, first + jnp.arange(size)) if isinstance(A, Sparse) else _slice(A, first, size)
+    rows = take_rows(A, first + jnp.arange(size)) if isinstance(A, Sparse) else block(A, first, size)
     return total + (rows * weights[:, None]).T @ rows
 
 
@@ -198,7 +198,8 @@ def _padded(A: Sparse, index: Array) -> tuple[Array, Array]:
     return jnp.where(inside, A.data[at], 0), jnp.where(inside, A.columns[at], 0)
 
 
-def _slice(array: Array, first: Array, size: int) -> Array:
+def block(array: Array, first: Array, size: int) -> Array:
+    """Return the rows `first` to `first + size` of a dense array."""
     return jax.lax.dynamic_slice_in_dim(array, first, size)
 
 

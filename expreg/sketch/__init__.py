@@ -1,0 +1,26 @@
+"""Random compressions of the rows of a matrix: oblivious sketches, leverage scores, row sampling, distortion."""
+
+from expreg.sketch.accuracy import distortion, oversampling, sample_size
+from expreg.sketch.jacobian import Jacobian, of_residual, of_weights, sample, sketch
+from expreg.sketch.oblivious import OBLIVIOUS, countsketch, gaussian, osnap, srht, uniform
+from expreg.sketch.scores import leverage, leverage_of, sketched_leverage
+
+__all__ = [
+    "OBLIVIOUS",
+    "Jacobian",
+    "countsketch",
+    "distortion",
+    "gaussian",
+    "leverage",
+    "leverage_of",
+    "of_residual",
+    "of_weights",
+    "osnap",
+    "oversampling",
+    "sample",
+    "sample_size",
+    "sketch",
+    "sketched_leverage",
+    "srht",
+    "uniform",
+]
