@@ -12,4 +12,6 @@ def shrunk(path):
         "sweep.product.replicate.count=3",
         "training.max_steps.at_most=300",
         "analysis.resamples=50",
+        "analysis.delta=0.5",  # of which three replicates have an upper limit, at this confidence
+        "analysis.confidence=0.8",
     ]

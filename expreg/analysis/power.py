@@ -91,13 +91,13 @@ def _steps(n: Floats, widths: Widths) -> Floats:
     return np.array([np.median(np.diff(np.log(grid))) for grid in own])
 
 
-def least_replicates(delta: float, confidence: float) -> int:
-    """Return how many replicates give the (1 - delta)-quantile a finite upper limit (D.4), two-sided.
+def least_replicates(delta: float, confidence: float, sides: int = 2) -> int:
+    """Return how many replicates give the (1 - delta)-quantile a finite upper limit (D.4).
 
-    S >= log(g / 2) / log(1 - delta), g = 1 - confidence: 36 at delta = 0.1 and 95 %; g instead of g / 2, that is
-    29, would serve a limit on one side only.
+    S >= log(g / sides) / log(1 - delta), g = 1 - confidence: 36 at delta = 0.1 and 95 % for an interval, 29 for a
+    limit on one side only.
     """
-    return math.ceil(math.log((1.0 - confidence) / 2.0) / math.log(1.0 - delta) - _ROUNDING)
+    return math.ceil(math.log((1.0 - confidence) / sides) / math.log(1.0 - delta) - _ROUNDING)
 
 
 def expected_half_width(of: Variance, replicates: float, confidence: float) -> float:

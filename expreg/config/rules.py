@@ -18,6 +18,7 @@ SMALLEST = {"f32": 2.0**-126, "f64": 2.0**-1022}  # of the normal numbers: accel
 LARGEST = {"f32": 2.0**128 * (1 - 2.0**-24), "f64": float("inf")}
 LARGEST_EXPONENT = {"f32": 88.72, "f64": 709.78}  # z with a finite e^z (E.34)
 HEAD_TOKENS = 276
+LARGEST_TOLERANCE = 0.1  # of ||F - y||, not divided by ||y||
 FLOAT = {"f32": "float32", "f64": "float64"}
 SKETCHED = ("auto", "newton", "gauss_newton", "pcg")  # solvers that can take a sketch
 # How many images of 0, 1, ..., 9 scikit-learn bundles.
@@ -63,6 +64,12 @@ def check_training(training: Values, precision: str) -> Found:
     tolerance, bound = _number(training["tolerance"]), 32 * EPSILON[precision]
     if tolerance is not None and tolerance < bound:
         yield ("training", "tolerance"), "E-RANGE", _below(tolerance, bound, precision)
+    if tolerance is not None and tolerance > LARGEST_TOLERANCE and training["relative"] is False:
+        message = (
+            f"got {tolerance:g}, expected a number > 0 and <= {LARGEST_TOLERANCE:g}: the theorem speaks of no larger"
+            " eps; or set relative: true"
+        )
+        yield ("training", "tolerance"), "E-RANGE", message
     yield from _check_step_size(training["step_size"])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from expreg import theory
 from expreg.analysis import power
+from expreg.experiment.start import problem
 from expreg.types import Settings
 
 MOST_N = 8
@@ -115,8 +116,6 @@ def _thinned(values: Sequence[int]) -> set[int]:
 
 
 def _row(settings: Settings, delta: float) -> dict[str, Any]:
-    from expreg.experiment.start import problem
-
     found = problem(settings)
     n, d, network = settings["data"]["n"], settings["data"]["d"], settings["network"]
     lam, label_norm = float(found.eigenvalues[0]), float(np.linalg.norm(found.y))
@@ -161,6 +160,22 @@ def replicates(cells: Iterable[Settings]) -> int:
         (*(id(value) for key, value in one.items() if isinstance(value, Mapping)), one["precision"]) for one in cells
     )
     return min(counts.values(), default=0)
+
+
+def too_few(cells: Iterable[Settings], analysis: Mapping[str, Any]) -> str | None:
+    """Return what is wrong if fewer replicates are planned than the quantile at 1 - delta needs (D.4), else None.
+
+    Refused is what has no upper limit at all, 29 replicates at delta = 0.1 and 95 %; an interval needs 36.
+    """
+    delta, confidence, planned = analysis["delta"], analysis["confidence"], replicates(cells)
+    least = power.least_replicates(delta, confidence, sides=1)
+    if planned >= least:
+        return None
+    return (
+        f"the {1 - delta:.4g} quantile needs {least} replicates for an upper limit at {100 * confidence:.4g} % (D.4),"
+        f" {power.least_replicates(delta, confidence)} for an interval; the sweep has {planned}. Raise replicate.count,"
+        " lower analysis.confidence, or leave analysis.delta out"
+    )
 
 
 def resolution(cells: Sequence[Settings], analysis: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -42,8 +42,8 @@ def test_overrides_are_read_like_the_file(override: str, path: tuple[str, ...], 
 def test_overrides_may_be_a_mapping_and_later_ones_win() -> None:
     config = load(SMALL, {"sweep.product.n": [2, 4], "training.tolerance": 0.1})
     assert config.source.given["sweep"]["product"]["n"] == [2, 4]
-    twice = load(SMALL, ["training.tolerance=0.1", "training.tolerance=0.2"])
-    assert twice.training.tolerance == 0.2
+    twice = load(SMALL, ["training.tolerance=0.1", "training.tolerance=0.02"])
+    assert twice.training.tolerance == 0.02
 
 
 def test_list_elements_are_reached_by_index() -> None:
@@ -99,7 +99,7 @@ def test_extends_merges_deeply_and_errors_name_the_file(tmp_path: Path) -> None:
         ("base.yaml", 7, "training.step_size.factor"),
         ("f.yaml", 3, "training.tolerance"),
     ]
-    config = load(child, ["training.tolerance=1", "training.step_size.factor=2"])
+    config = load(child, ["training.tolerance=0.1", "training.step_size.factor=2"])
     assert (config.name, config.measure) == ("child", ["E0", "E5"])
     assert config.source.given["sweep"]["product"]["n"] == [4]
     assert config.source.given["sweep"]["product"]["replicate"] == {"count": 3}

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from expreg import theory
+from expreg import api, theory
 from expreg.config.load import load
 from expreg.config.plan import cells
+from expreg.errors import InputError
 from expreg.sweep import outlook
 
 BASE = {
@@ -99,6 +100,36 @@ def test_power_counts_the_replicates_of_the_sweep():
     assert outlook.resolution(settings(**{"sweep.product.m": 16}), analysis) is None
     assert outlook.replicates(settings(**{"sweep.product.when": "replicate < n - 3"})) == 1
     assert outlook.replicates(settings(**{"sweep.product.seed": [0, 1]})) == 6
+
+
+@pytest.mark.parametrize(
+    ("delta", "confidence", "count", "needed"),
+    [(0.1, 0.95, 28, "29"), (0.1, 0.95, 29, None), (0.01, 0.95, 298, "299"), (0.5, 0.95, 4, "5"), (0.5, 0.8, 3, None)],
+)
+def test_a_quantile_of_too_few_replicates_is_refused_with_the_number_needed(delta, confidence, count, needed):
+    cells = settings(**{"sweep.product": {"n": [4], "m": [16], "replicate": {"count": count}}})
+    said = outlook.too_few(cells, {"delta": delta, "confidence": confidence})
+    assert (said is None) == (needed is None)
+    assert needed is None or f"quantile needs {needed} replicates" in said
+
+
+def test_only_a_delta_that_the_config_names_asks_for_a_quantile():
+    api.plan(BASE)
+    with pytest.raises(InputError, match=r"E-RANGE. analysis.delta: the 0.9 quantile needs 29 .* the sweep has 3"):
+        api.plan(BASE, {"analysis.delta": 0.1})
+    api.plan(BASE, {"analysis.delta": 0.5, "analysis.confidence": 0.8})
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "relative", "fine"), [(0.1, False, True), (0.11, False, False), (0.5, True, True)]
+)
+def test_an_absolute_tolerance_that_the_theorem_does_not_speak_of_is_refused(tolerance, relative, fine):
+    asked = {"training.tolerance": tolerance, "training.relative": relative}
+    if fine:
+        assert settings(**asked)
+        return
+    with pytest.raises(InputError, match="<= 0.1: the theorem speaks of no larger eps"):
+        settings(**asked)
 
 
 def test_the_lines_fit_a_terminal():
