@@ -10,7 +10,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from expreg import theory
-from expreg.analysis import chain, exponents, groups, rates, success, thresholds, verdicts
+from expreg.analysis import (
+    chain,
+    concentration,
+    exponents,
+    groups,
+    margins,
+    rates,
+    regression,
+    success,
+    thresholds,
+    verdicts,
+)
 from expreg.analysis import models as modelling
 
 Floats = NDArray[np.float64]
@@ -30,6 +41,8 @@ ESTIMATORS = {
     "covariates": "interval-censored lognormal regression of the thresholds after the log factor, sandwich errors "
     "over replicates (D.16); the radius of `movement` is itself proportional to lambda / n",
 }
+# Experiments with an analysis of their own: (cells, curves, axes, delta, confidence) -> groups, tables, verdicts, note.
+OWN: Mapping[str, Callable[..., Record]] = {"regression": regression.summarise}
 NOTE = "Each criterion has a threshold of its own; none of them is the threshold of the network."
 
 
@@ -58,6 +71,11 @@ def summarise(
     if not (0.0 < delta < 1.0 and 0.0 < confidence < 1.0 and resamples >= 1):
         raise ValueError(f"delta {delta}, confidence {confidence}: in (0, 1); resamples {resamples}: at least 1")
     settings = {"delta": delta, "confidence": confidence, "resamples": resamples, "seed": seed, "models": models}
+    common = {"name": name, "experiment": experiment, "counts": _counts(cells)}
+    if experiment in OWN:
+        told = OWN[experiment](cells, curves, axes, delta=delta, confidence=confidence)
+        own: Record = _plain({**common, "settings": {"delta": delta, "confidence": confidence}, **told})
+        return own
     prepared = groups.prepare(cells)
     fitted = rates.per_cell(prepared, curves)
     split = groups.split(prepared, axes)
@@ -65,9 +83,7 @@ def summarise(
     judged = [verdict for _, found in described for verdict in found]
     links = chain.table([group for group, _ in described], judged)
     result = {
-        "name": name,
-        "experiment": experiment,
-        "counts": _counts(cells),
+        **common,
         "settings": settings | {"estimators": ESTIMATORS},
         "note": NOTE,
         "chain": links,
@@ -105,6 +121,11 @@ def _group(group: groups.Group, fitted: pd.DataFrame, settings: Record) -> tuple
         "spectrum": spectrum,
         "criteria": criteria,
         "rates": decay,
+        "lambda_exponent": _lambda_exponent(spectrum),
+        "concentration": {
+            "ratios": [record for n, at in points for record in concentration.describe(n, rows.iloc[at])],
+            "expected_exponent": concentration.expected_exponent(rows),
+        },
     }
     judged = _verdicts(record, rows, bounds, settings)
     return record, [{"claim": v["claim"], "group": group.label} | v for v in judged]
@@ -122,6 +143,14 @@ def _spectrum(n: int, rows: pd.DataFrame) -> Record:
         "lambda_high": high,
         "lambda_max_cts": np.median(largest) if len(largest) else None,
     }
+
+
+def _lambda_exponent(spectrum: list[Record]) -> float | None:
+    """Return the exponent of n in the median lambda, None where it is unknown or not positive."""
+    values = [(record["n"], record["lambda_cts"]) for record in spectrum if record["lambda_cts"] is not None]
+    if any(not value > 0 for _, value in values):
+        return None
+    return concentration.slope(np.array([n for n, _ in values], float), np.log([value for _, value in values]))
 
 
 def _bound(n: int, smallest: float | None, delta: float) -> Record:
@@ -169,6 +198,13 @@ def _criterion(
         "thresholds": table,
         "exponent": exponents.fit(located, delta, confidence, needed),
     }
+    if criterion.name in groups.EVENTS:
+        at_n = {threshold["n"]: threshold["interpolated"] for threshold in table}
+        record["margins"] = [
+            found
+            for n, at in groups.at_each_n(rows)
+            for found in margins.describe(n, rows.iloc[at], criterion.name, at_n[n])
+        ]
     if settings["models"]:
         record["models"] = modelling.describe(tables, samples, delta, confidence, needed)
     return record
@@ -199,6 +235,8 @@ def _verdicts(record: Record, rows: pd.DataFrame, bounds: list[Record], settings
     speeds = _widest(record["rates"], lambda found: found["speed"]["value"] is not None)
     steps = _widest(record["rates"], lambda found: found["steps"]["value"] is not None)
     judged += [verdicts.rate(speeds, bounds), verdicts.steps(steps)]
+    expected = record["concentration"]["expected_exponent"]
+    judged += [verdicts.concentration(c, expected) for c in record["criteria"] if c["criterion"] == "E1"]
     return [verdict for verdict in judged if verdict is not None]
 
 

@@ -160,13 +160,14 @@ def measure(static: Signature, given: Inputs) -> dict[str, Array]:
     instance = partial(_instance, static, task, z, given.move == MOVES.index("data"), unit)
     if static.tokens:
         last = instance(given.largest)
-        curves = _growth(static, task)
+        curves = _growth(static, task, given.largest)
     else:
         factors = jnp.geomspace(given.smallest, given.largest, static.sizes, dtype=z.dtype)
         moves = jax.vmap(instance)(factors)
         curves = moves._asdict()
         last = jax.tree.map(lambda values: values[-1], moves)
     return {
+        "steps": jnp.int32(1),
         **{f"curve_{name}": values for name, values in curves.items()},
         **last._asdict(),
         **residual.summary(z, task.b, static.activation),
@@ -258,10 +259,11 @@ def _identities(static: Signature, task: Task, z: Array, dz: Array) -> dict[str,
     }
 
 
-def _growth(static: Signature, task: Task) -> dict[str, Array]:
+def _growth(static: Signature, task: Task, factor: Array) -> dict[str, Array]:
     """Return the moves by one more token each, up to all of them, against steps of the query; curves (tokens,).
 
     A step is asked to repeat the move: its target is the distribution after the token plus the move itself.
+    `factor` multiplies the safe step of gd.
     """
     A, x, kind = task.grown, task.x, static.activation
     z, places = A @ x, jnp.arange(len(task.grown))
@@ -269,7 +271,7 @@ def _growth(static: Signature, task: Task) -> dict[str, Array]:
 
     def gd(query: Array, target: Array, present: Array) -> Array:
         at = context.attention(A @ query, present, kind)
-        return query + context.descent_step(A, at, target - at.f, task.norm, kind)
+        return query + factor * context.descent_step(A, at, target - at.f, task.norm, kind)
 
     def newton(query: Array, target: Array, present: Array) -> Array:
         at = context.attention(A @ query, present, kind)
@@ -323,7 +325,7 @@ def inputs(settings: Settings) -> dict[str, Array]:
 def row(settings: Settings, record: dict[str, Array]) -> Row:
     """Return the columns of a finished cell: the largest move, the identities, the closeness; and the curve."""
     static, problem = signature(settings), settings["problem"]
-    numbers = {name: float(value) for name, value in record.items() if not name.startswith("curve_")}
+    numbers = {name: float(value) for name, value in record.items() if not name.startswith(("curve_", "steps"))}
     curves = {name: value.astype(np.float64) for name, value in record.items() if name.startswith("curve_")}
     status, detail = _status(static, numbers)
     told = {"activation": static.activation, "loss": static.loss, "n": static.n, "d": static.d}
@@ -366,4 +368,16 @@ def cost(settings: Settings) -> Cost:
     return Cost(1.0, float(flops), float(size * (3 * rows * static.d + 8 * static.n * max(static.sizes, 1))))
 
 
-EXPERIMENT = Experiment("in_context", signature, program, prepare, row, inputs, cost)
+PROBE: Settings = {
+    "experiment": "in_context",
+    "seed": 0,
+    "replicate": 0,
+    "precision": "f64",
+    "problem": {
+        **{"kind": "gaussian", "n": 1024, "d": 16, "radius": 1.0, "noise": 0.1, "activation": "exp"},
+        **{"loss": "rescaled", "move": "gd", "largest": 1.0, "smallest": 1e-3, "sizes": 16, "tokens": 0},
+    },
+}
+"""The cell by which `plan` measures the speed of this machine."""
+
+EXPERIMENT = Experiment("in_context", signature, program, prepare, row, inputs, cost, PROBE)

@@ -8,13 +8,16 @@ from typing import Any
 import pandas as pd
 
 from expreg.errors import printable
+from expreg.report import regression
 from expreg.report.curves import convergence, rates
 from expreg.report.phase import phase, success
 from expreg.report.spectrum import spectrum
 from expreg.report.style import Figure, style
 from expreg.report.thresholds import thresholds
 
-# In the order of the report. Each takes (cells, curves, summary), and returns none where there is no data.
+# Figures of the experiments that have their own; each takes (cells, curves, summary).
+OWN = {"regression": {"suboptimality": regression.steps, "passes": regression.passes}}
+# Those of the others, in the order of the report; each returns none where there is no data.
 BUILDERS = {
     "thresholds": thresholds,
     "lambda": spectrum,
@@ -34,7 +37,7 @@ _FORMATS: dict[str, dict[str, Any]] = {
 def figures(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
     """Draw every figure that the data allow; one that fails is returned without drawing, with its reason."""
     drawn: list[Figure] = []
-    for name, build in BUILDERS.items():
+    for name, build in OWN.get(str(summary.get("experiment")), BUILDERS).items():
         try:
             with style():
                 drawn += build(cells, curves, summary)

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from expreg.errors import StorageError
 from expreg.report import chain, words
-from expreg.report.drawing import BUILDERS, figures, reason, render
+from expreg.report.drawing import BUILDERS, OWN, figures, reason, render
 from expreg.report.style import Figure, criteria_of, finite
 from expreg.report.thresholds import figure_of
 
@@ -89,7 +89,8 @@ def _rendered(figure: Figure) -> tuple[Shown, dict[str, bytes]]:
 def _remove_stale(folder: Path, kept: set[str]) -> None:
     """Remove figures that only an earlier report had: they would be taken for current."""
     for path in sorted(folder.iterdir()):
-        ours = re.fullmatch(rf"({'|'.join(BUILDERS)})(-\d)?\.(svg|pdf|png)", path.name)
+        names = "|".join([*BUILDERS, *(name for own in OWN.values() for name in own)])
+        ours = re.fullmatch(rf"({names})(-\d)?\.(svg|pdf|png)", path.name)
         if ours and path.name not in kept:
             path.unlink()
 

@@ -19,6 +19,11 @@ _SET_UP = ("precision", "device", "expreg_version", "jax_version")
 
 # claim -> what is claimed, and what the measured number is. Unknown claims speak for themselves.
 CLAIMS = {
+    "quadratic": ("Exact Newton steps converge quadratically near the optimum", "order of convergence"),
+    "contraction": (
+        "A step with a sketched Hessian shrinks the distance by eps/(1-eps), with probability at least {}",
+        "share of steps near the optimum",
+    ),
     "width": ("The width needed grows at most like n^{} log(n/delta)", "exponent of n after the log factor"),
     "probability": ("Gradient descent converges with probability at least {}", "share at the widest m"),
     "linear rate": (
