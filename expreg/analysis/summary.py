@@ -42,7 +42,10 @@ ESTIMATORS = {
     "over replicates (D.16); the radius of `movement` is itself proportional to lambda / n",
 }
 # Experiments with an analysis of their own: (cells, curves, axes, delta, confidence) -> groups, tables, verdicts, note.
-OWN: Mapping[str, Callable[..., Record]] = {"regression": regression.summarise}
+OWN: Mapping[str, Callable[..., Record]] = {
+    "regression": regression.summarise,
+    "in_context": in_context.summarise,
+}
 NOTE = "Each criterion has a threshold of its own; none of them is the threshold of the network."
 
 

@@ -15,6 +15,8 @@ UNRESOLVED = "not resolvable at these n"
 
 # Beyond this factor between its largest and its smallest value over n, lambda(n) shapes the fitted exponent.
 LAMBDA_FACTOR = 3.0
+# A threshold grows like the expected error if its exponent lies within this of the expected one.
+CLOSE = 0.25
 # Measured and predicted steps to tolerance agree if their ratio lies within this factor.
 STEPS_FACTOR = 1.1
 
@@ -71,6 +73,34 @@ def _width_verdict(criterion: Record, spectrum: Sequence[Record]) -> tuple[str, 
         UNRESOLVED,
         f"{found} lies in [{low:.2f}, {high:.2f}], neither below {claimed:g} nor above {limits}.",
     )
+
+
+def concentration(criterion: Record, expected: float | None) -> Record | None:
+    """Judge "the width that E1 needs grows with n as the expected Frobenius error says" (B.11, B.12, C.2).
+
+    By the raw exponent: at fixed delta the expected error has no log factor. `consistent` if the interval lies within
+    CLOSE of the `expected` exponent, `contradicts` if it lies outside; None if the expected one is unknown.
+    """
+    if expected is None:
+        return None
+    exponent = criterion["exponent"]
+    numbers = exponent["raw"]
+    if not exponent["usable"]:
+        verdict, reason = UNRESOLVED, f"no usable exponent: {exponent['why_not']}."
+    else:
+        verdict, reason = _growth(exponent["used"], numbers["low"], numbers["high"], expected)
+    replicates = min((record["replicates"] for record in criterion["thresholds"]), default=0)
+    return _record("concentration", "E1", round(expected, 2), _numbers(numbers), replicates, verdict, reason)
+
+
+def _growth(used: Sequence[int], low: float, high: float, expected: float) -> tuple[str, str]:
+    linear = ", linear in n and not quadratic" if low > 0.5 and high < 1.5 else ""
+    found = f"over n = {used[0]}..{used[-1]} the raw exponent lies in [{low:.2f}, {high:.2f}]{linear}"
+    if expected - CLOSE <= low and high <= expected + CLOSE:
+        return CONSISTENT, f"{found}; the expected error gives {expected:.2f} (within {CLOSE:g})."
+    if high < expected - CLOSE or low > expected + CLOSE:
+        return CONTRADICTS, f"{found}, not within {CLOSE:g} of the {expected:.2f} that the expected error gives."
+    return UNRESOLVED, f"{found}, which does not separate it from the {expected:.2f} that the expected error gives."
 
 
 def lambda_factor(spectrum: Sequence[Record], used: Sequence[int]) -> float | None:

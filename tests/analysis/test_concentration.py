@@ -1,0 +1,127 @@
+"""The Frobenius error over its expectation, the growth that the expectation alone gives, and margins of events."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from expreg.analysis import concentration, groups, margins, verdicts
+
+
+def orthonormal(replicates: int = 60, scale: float = 1.0, seed: int = 0) -> pd.DataFrame:
+    """Return rows with the error of orthonormal points: a diagonal of lognormal means (B.13, B.14)."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for n in (4, 8, 16):
+        for m in (64, 256):
+            for replicate in range(replicates):
+                diagonal = np.exp(2 * rng.normal(size=(n, m)) * scale).mean(axis=1)
+                mean = math.exp(2 * scale**2)
+                variance = (math.exp(8 * scale**2) - math.exp(4 * scale**2)) * n / m
+                rows.append(
+                    {
+                        "n": n,
+                        "m": m,
+                        "replicate": replicate,
+                        "lambda_cts": mean,
+                        "frobenius_error": np.linalg.norm(diagonal - mean),
+                        "frobenius_expected": math.sqrt(variance),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def test_the_ratio_is_told_by_quantiles_and_heavy_tails_pull_its_median_below_one() -> None:
+    rows = orthonormal()
+    light, heavy = orthonormal(scale=0.2), rows
+    for table, low, high in ((light, 0.7, 1.1), (heavy, 0.1, 0.7)):
+        at = table[table["n"] == 8]
+        found = concentration.describe(8, at)
+        assert [record["m"] for record in found] == [64, 256]
+        for record in found:
+            ratio = (at["frobenius_error"] / at["frobenius_expected"])[at["m"] == record["m"]]
+            assert record["ratio"] == pytest.approx(np.median(ratio))
+            assert record["low"] == pytest.approx(np.quantile(ratio, 0.05))
+            assert low < record["ratio"] < high
+    assert concentration.describe(8, rows.assign(frobenius_expected=np.nan)) == []
+
+
+@pytest.mark.parametrize("power", [0.0, -1.2])
+def test_the_expected_exponent_is_that_of_the_variance_over_lambda_squared(power: float) -> None:
+    rows = orthonormal(2)
+    changed = rows.assign(lambda_cts=rows["lambda_cts"] * rows["n"] ** power)
+    assert concentration.expected_exponent(changed) == pytest.approx(1.0 - 2 * power)
+    assert concentration.expected_exponent(rows[rows["n"] == 4]) is None
+    assert concentration.expected_exponent(rows.assign(lambda_cts=np.nan)) is None
+
+
+def criterion(low: float, high: float, why_not: str | None = None) -> dict[str, Any]:
+    exponent = {"raw": {"value": (low + high) / 2, "low": low, "high": high}, "used": [4, 8, 16]}
+    return {"exponent": exponent | {"usable": why_not is None, "why_not": why_not}, "thresholds": [{"replicates": 60}]}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected", "verdict"),
+    [
+        (0.9, 1.2, 1.0, "consistent"),
+        (0.7, 1.2, 1.0, "not resolvable at these n"),
+        (1.26, 1.6, 1.0, "contradicts"),
+        (0.9, 1.2, 1.6, "contradicts"),
+        (1.4, 1.8, 1.6, "consistent"),
+    ],
+)
+def test_growth_is_judged_by_the_whole_interval(low: float, high: float, expected: float, verdict: str) -> None:
+    found = verdicts.concentration(criterion(low, high), expected)
+    assert found is not None
+    assert (found["verdict"], found["claimed"], found["low"]) == (verdict, expected, low)
+    assert ("linear in n and not quadratic" in found["reason"]) == (high < 1.5)
+
+
+def test_without_an_expectation_or_an_exponent_nothing_is_claimed() -> None:
+    assert verdicts.concentration(criterion(0.9, 1.1), None) is None
+    found = verdicts.concentration(criterion(0.9, 1.1, "too few n"), 1.0)
+    assert found is not None
+    assert found["verdict"] == "not resolvable at these n"
+    assert "too few n" in found["reason"]
+
+
+# --- margins
+
+
+def events(**columns: Any) -> pd.DataFrame:
+    fixed = {"n": 4, "m": [8, 8, 16, 16, 32, 32], "status": "converged", "E3": [0, 0, 0, 1, 1, 1]}
+    numbers = {"E3_margin": [0.1, 0.3, 0.9, 1.1, 2.0, np.inf], "E3_step": [4, 8, 16, None, None, None]}
+    return groups.prepare(pd.DataFrame(fixed | numbers | columns))
+
+
+def test_margins_are_told_at_both_ends_and_at_the_threshold() -> None:
+    found = margins.describe(4, events(), "E3", 9.5)
+    assert [(record["m"], record["at"]) for record in found] == [(8, "narrowest"), (16, "threshold"), (32, "widest")]
+    assert [record["margin"] for record in found] == pytest.approx([0.2, 1.0, 2.0])
+    assert [(record["violated"], record["trials"], record["first_step"]) for record in found] == [
+        (2, 2, 6.0), (1, 2, 16.0), (0, 2, None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("threshold", "places"),
+    [
+        (None, ["narrowest", "widest"]),
+        (math.nan, ["narrowest", "widest"]),
+        (40.0, ["narrowest", "widest"]),
+        (8.0, ["threshold", "widest"]),
+        (30.0, ["narrowest", "threshold"]),
+    ],
+)
+def test_a_width_is_told_once(threshold: float | None, places: list[str]) -> None:
+    assert [record["at"] for record in margins.describe(4, events(), "E3", threshold)] == places
+
+
+def test_failed_and_unmeasured_cells_have_no_margin() -> None:
+    assert margins.describe(4, events(E3=[None] * 6), "E3", None) == []
+    failed = events(status=["oom", "oom", *["converged"] * 4])
+    assert [record["m"] for record in margins.describe(4, failed, "E3", None)] == [16, 32]
+    [one] = margins.describe(4, events(E3_margin=None, m=8), "E3", None)
+    assert (one["margin"], one["violated"]) == (None, 3)
