@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from expreg.data.files import data_shape, read_file, sha256
+from expreg.data.files import data_shape, read_arrays, read_file, sha256
 from expreg.data.heads import HEADS, Attention, attention, attention_row
+from expreg.data.matrices import read_problem, read_vector
 from expreg.data.validate import check_settings, validate
 from expreg.errors import InputError, Problem
 
@@ -29,6 +30,9 @@ __all__ = [
     "data_shape",
     "default_labels",
     "make",
+    "read_arrays",
+    "read_problem",
+    "read_vector",
     "sha256",
     "validate",
 ]

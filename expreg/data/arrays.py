@@ -1,10 +1,11 @@
 """Read .npy and .npz files: header first, sizes checked before memory is taken, and never a pickle."""
 
+import io
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from lzma import LZMAError
 from tokenize import TokenError
 from typing import IO, Any
@@ -16,6 +17,7 @@ from expreg.errors import InputError, Problem
 
 MAX_BYTES = 2**30  # of one array, once in memory
 MAX_RATIO = 400  # of expansion in an .npz; deflate reaches 1030, data that anyone measured does not
+_TEXT = 1000  # bytes of an .npy that holds one word
 _SMALL = 2**24  # bytes below which the expansion does not matter
 # RuntimeError stands for encrypted members and for unknown compressions
 _ZIP_ERRORS = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, LZMAError, RuntimeError, EOFError, OSError)
@@ -32,13 +34,37 @@ def read_npy(source: IO[bytes], options: Mapping[str, Any], file: str) -> tuple[
 def read_npz(source: IO[bytes], options: Mapping[str, Any], file: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the arrays `X` and, when the file has it, `y` of an .npz file, float64."""
     del options
+    arrays = read_named(source, ("X",), file, optional=("y",))
+    return arrays["X"], arrays.get("y")
+
+
+def read_named(
+    source: IO[bytes], names: Sequence[str], file: str, *, optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Return the named arrays of an .npz file, float64; those that are `optional` where the file has them."""
     arrays = {}
     with _archive(source, file) as archive:
-        for name in ("X", "y"):
-            if name == "X" or f"{name}.npy" in archive.namelist():
-                with _member(archive, name, file) as (stream, size):
-                    arrays[name] = _exact(_read(stream, size, name, file), name, file)
-    return arrays["X"], arrays.get("y")
+        held = archive.namelist()
+        for name in (*names, *(name for name in optional if f"{name}.npy" in held)):
+            with _member(archive, name, file) as (stream, size):
+                arrays[name] = _exact(_read(stream, size, name, file), name, file)
+    return arrays
+
+
+def names_npz(source: IO[bytes], file: str) -> list[str]:
+    """Return the names of the arrays in an .npz file."""
+    with _archive(source, file) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def read_text(source: IO[bytes], name: str, file: str) -> str:
+    """Return the one short text that an .npz file holds under this name."""
+    with _archive(source, file) as archive, _member(archive, name, file) as (stream, size), suppress(ValueError):
+        if size < _TEXT:
+            value = npy.read_array(io.BytesIO(stream.read()), allow_pickle=False)
+            if value.dtype.kind in "SU" and value.ndim == 0:
+                return str(value.astype(str).item())
+    raise InputError(Problem("E-DATA", f"{name} is not a short text", file=file))
 
 
 def shape_npy(source: IO[bytes], options: Mapping[str, Any], file: str) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from io import BufferedReader
@@ -39,13 +39,13 @@ def data_shape(path: str | Path, options: Mapping[str, Any] | None = None) -> tu
     `options` are those of `read_file`. Raises InputError.
     """
     file = str(path)
-    with _open_local(file) as source:
+    with open_local(file) as source:
         return _points(_format(file).shape(source, options or {}, file), file)
 
 
 def sha256(path: str | Path) -> str:
     """Return the hexadecimal SHA-256 of the bytes of a local file; raises InputError if it cannot be read."""
-    with _open_local(str(path)) as source:
+    with open_local(str(path)) as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
 
@@ -69,7 +69,7 @@ def read_file(options: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None
 def _read_file(
     file: str, digest: str, features: tuple[str, ...] | None, target: str | None, normalise: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    with _open_local(file) as source:
+    with open_local(file) as source:
         found = hashlib.file_digest(source, "sha256").hexdigest()
         if found != digest:
             message = f"the file has changed: sha256 is {found[:12]}..., the plan has {digest[:12]}..."
@@ -84,6 +84,13 @@ def _read_file(
         if array is not None:
             array.setflags(write=False)
     return X, y
+
+
+def read_arrays(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the named arrays of an .npz file, float64; raises InputError if one is missing or not real."""
+    file = str(path)
+    with open_local(file) as source:
+        return arrays.read_named(source, names, file)
 
 
 def _points(shape: tuple[int, ...], file: str) -> tuple[int, int]:
@@ -102,7 +109,7 @@ def _format(file: str) -> Format:
 
 
 @contextmanager
-def _open_local(file: str) -> Iterator[BufferedReader]:
+def open_local(file: str) -> Iterator[BufferedReader]:
     """Open a regular local file of bounded size; addresses, devices and pipes are refused, not waited for."""
     if "://" in file or file.lower().startswith("file:") or "\0" in file:
         raise _refused(file, "must be a local file, given by its path")

@@ -1,7 +1,7 @@
 """Read points and labels from the named columns of .csv and .parquet files.
 
 Options: `features`, the list of columns that make up a point (default: all but the target); `target`, the
-column of the labels (default: `y` when there is one). Columns that are neither are not looked at.
+column of the labels (default: `y` when there is one; False: no column is). Columns that are neither are not looked at.
 """
 
 import csv
@@ -139,7 +139,8 @@ def _choose(header: list[str], options: Mapping[str, Any], file: str) -> tuple[l
         if header.count(name) > 1
     ]
     asked = options.get("target")
-    target = [asked] if asked else [DEFAULT_TARGET] if DEFAULT_TARGET in header else []
+    default = [DEFAULT_TARGET] if DEFAULT_TARGET in header and asked is not False else []
+    target = [asked] if asked else default
     features = options.get("features") or [name for name in header if name not in target]
     for key, names in (("data.target", target), ("data.features", features)):
         problems += [_unknown(name, header, key, file) for name in names if name not in header]
