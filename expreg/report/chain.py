@@ -7,7 +7,7 @@ from typing import Any
 
 from expreg.errors import printable
 from expreg.report.style import finite, records
-from expreg.report.words import TABLE_WIDTH, claim_table, number, share
+from expreg.report.words import TABLE_WIDTH, claim_table, number
 
 CAUTION = (
     'No single cell of this table is "the" threshold: every criterion has one of its own, and each belongs to its data,'
@@ -21,7 +21,7 @@ HEADINGS = {
     "linear rate": "Linear rate",
     "convergence": "Convergence",
 }
-_COLUMNS = ("regime", "raw exponent", "after log factor", "runs", "cens.", "looser by", "verdict")
+_COLUMNS = ("regime", "raw exponent", "after log factor", "runs", "cens.", "factor", "verdict")
 _SHORT = {"not resolvable at these n": "open"}
 _MARKS = {"equal": "", "at least": "≥", "at most": "≤"}
 _INDENT = 2
@@ -46,6 +46,12 @@ def factor(row: Mapping[str, Any]) -> str:
     """Return how many times the bound's width exceeds the measured one, as a power of ten."""
     value = finite(row.get("factor_log10"))
     return "–" if value is None else f"{_MARKS.get(str(row.get('factor_is')), '')}10^{value:.0f}"
+
+
+def percent(value: object) -> str:
+    """Return a share in whole per cent."""
+    known = finite(value)
+    return "–" if known is None else "<1 %" if 0 < known < 0.01 else f"{100 * known:.0f} %"
 
 
 def bound(row: Mapping[str, Any]) -> str:
@@ -102,11 +108,11 @@ def _criterion_lines(pairs: Sequence[tuple[dict[str, Any], list[str]]], widths: 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     verdict = str(row.get("verdict"))
     return [
-        printable(str(row.get("group"))),
-        exponent(row, "raw"),
-        exponent(row, "corrected"),
+        printable(str(row.get("group")).replace(" = ", "=")),
+        exponent(row, "raw").replace(", ", ","),
+        exponent(row, "corrected").replace(", ", ","),
         number(row.get("replicates")),
-        share(row.get("censored_share")) if finite(row.get("censored_share")) != 0 else "0 %",
+        percent(row.get("censored_share")),
         factor(row),
         printable(_SHORT.get(verdict, verdict))[:14],
     ]
@@ -124,6 +130,6 @@ def _wrapped(sentence: str, indent: int = 0) -> list[str]:
 
 def _legend() -> str:
     return (
-        "Looser by: the bound's width (C.14, constants ours) over the measured one at the largest n. Open: not"
+        "Factor: the bound's width (C.14, constants ours) over the measured one at the largest n. Open: not"
         " resolvable at these n."
     )

@@ -84,6 +84,8 @@ def test_movement_is_compared_with_each_radius_that_a_row_has() -> None:
     rows = frame(refined_movement=moved, status=["converged"] * 3 + ["diverged"])
     np.testing.assert_array_equal(groups.judge(rows, CRITERIA["movement_refined"]), [1, 0, np.nan, 0])
     assert groups.judge(frame(max_movement=moved), CRITERIA["movement_frobenius"]) is None
+    rows = frame(refined_movement=[None, None, 0.9, 0.9], radius=[0.1, None, 0.1, None])
+    np.testing.assert_array_equal(groups.judge(rows, CRITERIA["movement_refined"]), [0, np.nan, 1, 1])
 
 
 def test_the_linearised_movement_is_judged_by_the_radius_of_the_measured_one() -> None:
