@@ -1,6 +1,7 @@
 """The Python interface: run a config, load what a run left, look at it."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from expreg.config import grid
 from expreg.config import load as loading
 from expreg.config import plan as planning
+from expreg.config.model import Fault
 from expreg.errors import InputError, Problem
 from expreg.types import FAILED, Experiment, Settings
 
@@ -148,6 +150,63 @@ def plan(
     return told
 
 
+def certificates(
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Overrides = (),
+    *,
+    eps: float = 0.05,
+    refined: bool = True,
+) -> list[dict[str, Any]]:
+    """Return the certificate of every cell of a config before any training (C.20)-(C.26), one dict each.
+
+    Beside the summary of the certificate: `cell`, `axes`, and `steps` after which ||F - y|| <= eps is sure, null
+    where nothing is. In float64 on the host, a cell at a time: `experiment: concentration` with `measure: [Ecert]`
+    does the same for thousands of cells on the device. Raises InputError as `run` does, and for experiments
+    without a network.
+    """
+    checked = load_config(config, overrides)
+    if "network" not in type(checked).blocks:
+        message = f"got {checked.experiment}, which trains no network; a certificate is about one"
+        raise InputError(Problem("E-ENUM", message, key="experiment"))
+    sweep = _sweep(checked)
+    return [
+        {"cell": cell, "axes": dict(axes)} | _certified(sweep.experiment.inputs(settings), settings, eps, refined)
+        for cell, (settings, axes) in sweep.cells.items()
+    ]
+
+
+def _certified(arrays: Mapping[str, Any], settings: Settings, eps: float, refined: bool) -> dict[str, Any]:
+    from expreg.certificate import certify
+
+    network = settings["network"]
+    found = certify(**arrays, activation=network["activation"], scale=network["scale"], refined=refined)
+    return _with_steps(found, eps)
+
+
+def certificate_of_file(
+    path: str | os.PathLike[str],
+    *,
+    activation: str = "exp",
+    scale: float = 1.0,
+    eps: float = 0.05,
+    refined: bool = True,
+) -> dict[str, Any]:
+    """Return the certificate of the arrays X (n, d), y (n,), W (d, m), a (m,) of an .npz file, as `certificates` does.
+
+    Raises InputError if an array is missing or does not fit the others.
+    """
+    from expreg import data
+    from expreg.certificate import certify
+
+    arrays = data.read_arrays(os.fspath(path), ("X", "y", "W", "a"))
+    return _with_steps(certify(**arrays, activation=activation, scale=scale, refined=refined), eps)
+
+
+def _with_steps(found: Any, eps: float) -> dict[str, Any]:
+    steps = found.steps(eps) if found.holds else math.inf
+    return {**found.summary(), "eps": eps, "steps": int(steps) if math.isfinite(steps) else None}
+
+
 def load(directory: str | os.PathLike[str]) -> Run:
     """Return the run in a directory; raise InputError if there is none."""
     from expreg.sweep import table
@@ -216,6 +275,7 @@ def _sweep(config: Any) -> _Sweep:
     from expreg.sweep.estimate import too_large
 
     _refuse(too_large(experiment, [settings for settings, _ in cells.values()], _devices(config)))
+    _refuse(_quantile_problems(config, [settings for settings, _ in cells.values()]))
     return _Sweep({**plan, "ids": list(cells)}, cells, experiment)
 
 
@@ -238,6 +298,17 @@ def _data_problems(cells: Sequence[Settings]) -> list[Problem]:
         if settings.get("data", {}).get("kind") == "file"
     }
     return [problem for (_, name), options in asked.items() for problem in data.check_file(options, activation=name)]
+
+
+def _quantile_problems(config: Any, cells: Sequence[Settings]) -> list[Problem]:
+    """Return what is wrong if the config asks for a quantile, by its own `delta`, of too few replicates."""
+    asked = (config.source.given.get("analysis") or {}).get("delta")
+    if asked is None or not all("network" in settings for settings in cells):
+        return []
+    from expreg.sweep.outlook import too_few
+
+    wrong = too_few(cells, config.analysis.model_dump())
+    return [loading.problem(config.source, Fault(("analysis", "delta"), "E-RANGE", wrong))] if wrong else []
 
 
 def _refuse(problems: list[Problem]) -> None:

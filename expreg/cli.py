@@ -103,6 +103,45 @@ def _values(values: list[Any]) -> str:
     return ", ".join(shown if len(shown) <= 12 else [*shown[:8], "...", shown[-1]]) + f"  ({len(values)})"
 
 
+@app.command(short_help="Certify that gradient descent must converge.")
+def certify(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file.", show_default=False)] = None,
+    overrides: Overrides = None,
+    arrays: Annotated[
+        Path | None, typer.Option(help="Your own network in place of a config: an .npz file with X, y, W, a.")
+    ] = None,
+    activation: Annotated[str, typer.Option(help="Of your own network: exp, cosh or sinh.")] = "exp",
+    scale: Annotated[float, typer.Option(help="Output scale of your own network.")] = 1.0,
+    eps: Annotated[float, typer.Option(help="Residual at which steps are counted.")] = 0.05,
+    basic: Annotated[bool, typer.Option("--basic", help="One radius for all neurons: simpler, asks for more.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether gradient descent must converge from a start, before any training (C.20)-(C.26).
+
+    For every cell of a config, or for your own arrays: X (n, d), y (n,), W (d, m) and the signs a (m,). Prints the
+    step size that is certified, the rate, the radius, the steps to eps, or which condition fails by what factor.
+    """
+    from expreg import api
+    from expreg.errors import Problem
+
+    if not eps > 0:
+        raise InputError(Problem("E-RANGE", f"got {eps:g}, expected > 0", key="--eps"))
+    if (config is None) == (arrays is None):
+        raise InputError(Problem("E-USAGE", "expected either a config or --arrays FILE.npz", key="CONFIG"))
+    options = {"eps": eps, "refined": not basic}
+    found = (
+        [api.certificate_of_file(arrays, activation=activation, scale=scale, **options)]
+        if arrays
+        else api.certificates(config or "", overrides or (), **options)
+    )
+    if as_json:
+        _say(_json(found[0] if arrays else found))
+        return
+    from expreg.report.certified import certificates_text
+
+    _say(certificates_text(found))
+
+
 @app.command(short_help="Say what is done in a run directory.")
 def status(run: RunDirectory, as_json: AsJson = False) -> None:
     """Say what is done in a run directory, also while the run goes on."""

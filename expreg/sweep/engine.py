@@ -80,7 +80,8 @@ def compile_program(
     program = experiment.build(signature)
     inputs = experiment.prepare(example)
     state = jax.eval_shape(program.init, inputs)
-    lanes = lanes or lanes_that_fit(_bytes(state), devices, cells)
+    # what a lane holds, or what filling it takes where that is more
+    lanes = lanes or lanes_that_fit(max(_bytes(state), experiment.cost(example).bytes), devices, cells)
     batch = None if devices.devices.flat[0].platform == "cpu" else lanes // devices.size
     spread = PartitionSpec(AXIS)
     body = jax.shard_map(

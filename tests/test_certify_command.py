@@ -1,0 +1,108 @@
+"""`expreg certify`: what it prints for configs and for the user's own arrays, and what it refuses."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from starts import start
+
+import expreg
+from expreg import api, cli
+
+CONFIG = {
+    "experiment": "concentration",
+    "name": "test",
+    "data": {"kind": "orthonormal", "n": 4},
+    "sweep": {"product": {"m": [16, 4096], "replicate": {"count": 3}}},
+}
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process, in an empty directory; return exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test.yaml").write_text(json.dumps(CONFIG))
+    X, y, W, a = start(0, m=4096)
+    np.savez(tmp_path / "net.npz", X=X, y=y, W=W, a=a)
+
+    def called(*words):
+        monkeypatch.setattr(sys, "argv", ["expreg", "certify", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        output = capsys.readouterr()
+        return int(end.value.code or 0), output.out, output.err
+
+    return called
+
+
+def test_every_cell_of_a_config_has_its_certificate(call):
+    code, out, _ = call("test.yaml", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {(one["axes"]["m"], one["holds"]) for one in found} == {(16, False), (4096, True)}
+    assert [one["steps"] is None for one in found] == [not one["holds"] for one in found]
+    run_inputs = api._experiment(api.load_config(CONFIG)).inputs
+    settings = next(s for c, (s, _) in api._sweep(api.load_config(CONFIG)).cells.items() if c == found[-1]["cell"])
+    certificate = expreg.certify(**run_inputs(settings))
+    assert found[-1]["eta"] == pytest.approx(certificate.eta)
+    assert found[-1]["steps"] == certificate.steps(0.05)
+
+
+def test_the_table_counts_certified_replicates(call):
+    code, out, _ = call("test.yaml")
+    lines = out.splitlines()
+    assert code == 0
+    assert "0 of 3" in lines[1] and lines[1].startswith("m=16")
+    assert "3 of 3" in lines[2] and lines[2].startswith("m=4096")
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_users_own_network_in_full(call):
+    code, out, _ = call("--arrays", "net.npz", "--eps", "0.01")
+    assert code == 0
+    assert out.startswith("refined certificate, (C.22)-(C.25): holds")
+    found = json.loads(call("--arrays", "net.npz", "--eps", "0.01", "--json")[1])
+    assert f"{found['steps']} until ||r|| <= 0.01" in out
+    assert found["rate"] ** found["steps"] * found["residual"] ** 2 <= 0.01**2
+    assert found["rate"] ** (found["steps"] - 1) * found["residual"] ** 2 > 0.01**2
+
+
+def test_the_basic_certificate_asks_for_more(call):
+    refined = json.loads(call("--arrays", "net.npz", "--json")[1])
+    code, out, _ = call("--arrays", "net.npz", "--basic")
+    basic = json.loads(call("--arrays", "net.npz", "--basic", "--json")[1])
+    assert code == 0
+    assert out.startswith("basic certificate")
+    assert basic["eta"] < refined["eta"]
+    assert not basic["refined"]
+
+
+def test_a_narrow_network_hears_which_condition_fails_and_by_what_factor(call):
+    code, out, _ = call("test.yaml", "sweep.product.m=16", "sweep.product.replicate.count=1")
+    assert code == 0
+    assert "does not hold" in out
+    assert "fails by a factor" in out
+    assert "proves nothing about the training" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "expected either a config or --arrays"),
+        (("test.yaml", "--arrays", "net.npz"), "expected either a config or --arrays"),
+        (("test.yaml", "--eps", "0"), "--eps: got 0, expected > 0"),
+        (("--arrays", "gone.npz"), "'gone.npz' cannot be opened"),
+        (("--arrays", "no_a.npz"), "no array a; the file holds"),
+        (("--arrays", "net.npz", "--activation", "relu"), "activation: got 'relu', expected one of exp, cosh, sinh"),
+        (("test.yaml", "experiment=regression"), "regression"),
+    ],
+)
+def test_bad_input_ends_with_code_2_and_one_line(call, tmp_path, words, said):
+    X, y, W, _ = start(0)
+    np.savez(tmp_path / "no_a.npz", X=X, y=y, W=W)
+    code, out, err = call(*words)
+    assert code == 2
+    assert out == ""
+    assert said in err
+    assert all(line.startswith("error[E-") for line in err.splitlines())
