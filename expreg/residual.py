@@ -47,6 +47,14 @@ class Curvature(NamedTuple):
     S: Array
 
 
+class Jacobian(NamedTuple):
+    """The matrix diag(v) - L (Q M)^T with L (n, r), M (k, r) and the Q (n, k) of the curvature, r <= 2 (F.11)."""
+
+    v: Array
+    L: Array
+    M: Array
+
+
 def stable(z: Array, activation: str) -> tuple[Array, Array, Array]:
     """Return (u, v, s): phi(z) = e^s u and phi'(z) = e^s v with |u|, |v| <= 1 (E.30)-(E.32).
 
@@ -136,6 +144,23 @@ def scaled_curvature(at: Terms, loss: str, *, exact: bool = True) -> Curvature:
     own = -2 * _corner(0 * twice, xp, 1) if exact else -_corner(twice, xp, 1)
     S = xp.concatenate([xp.concatenate([corner, zero], axis=1), xp.concatenate([zero, own], axis=1)])
     return Curvature(diagonal, xp.stack([v, v * at.b, v * u, v * c], axis=1), S)
+
+
+def jacobian(at: Terms, loss: str) -> Jacobian:
+    """Return dr/dz as diagonal minus low rank; its product with A needs A^T Q of the Gauss-Newton matrix only.
+
+    Rows of (dr/dz) A are v_i a_i - L_i (Q M)^T A: row sampling and sketches of it cost what they cost for A (F.11).
+    """
+    xp = at.u.__array_namespace__()
+    if loss == "exponential":
+        return Jacobian(at.v, at.u[:, None][:, :0], xp.zeros((0, 0), dtype=at.u.dtype))
+    first = xp.asarray([[1.0], [0.0]], dtype=at.u.dtype)
+    if loss != "projective":
+        return Jacobian(at.v, (at.b if loss == "rescaled" else at.u)[:, None], first)
+    one, total = xp.ones_like(at.u[0]), xp.sum(at.u)
+    zero = 0 * one
+    mix = xp.stack([xp.stack([one, zero]), xp.stack([zero, zero]), xp.stack([-total, one]), xp.stack([zero, zero])])
+    return Jacobian(at.v, xp.stack([at.b, at.u], axis=1), mix)
 
 
 def _corner(first: Array, xp: Any, other: int = -1) -> Array:

@@ -1,0 +1,75 @@
+"""Gradient descent and L-BFGS of optax, as steps on the same state."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from expreg import residual
+from expreg.solver.state import Objective, State, evaluate, judged, scaled_value
+from expreg.types import Array
+
+LINESEARCH_STEPS = 30
+
+
+def optimizer(name: str, step_size: float | None) -> optax.GradientTransformationExtraArgs:
+    """Return `lbfgs`, or `gd` with a backtracking line search, or with a fixed step size, which may diverge."""
+    if name == "lbfgs":
+        search = optax.scale_by_zoom_linesearch(max_linesearch_steps=LINESEARCH_STEPS, initial_guess_strategy="one")
+        return optax.lbfgs(linesearch=search)
+    if step_size is not None:
+        return optax.with_extra_args_support(optax.sgd(step_size))
+    search = optax.scale_by_backtracking_linesearch(LINESEARCH_STEPS, increase_factor=2.0, max_learning_rate=1e30)
+    return optax.chain(optax.sgd(1.0), search)
+
+
+def step(kind: Objective, chosen: Any, max_steps: int, state: State) -> State:
+    """Return the state after one update of the optimizer; all of it divided by e^{log_scale} of x0."""
+    problem, point = state.problem, state.point
+    inner, log_scale = state.memory
+    factor = jnp.exp(point.at.log_scale - log_scale)
+    value, gradient = factor * point.objective, factor * point.gradient
+
+    def objective(x: Array) -> Array:
+        return scaled_value(kind, problem, kind.ops.matvec(problem.A, x), log_scale)[1]
+
+    updates, inner = chosen.update(gradient, inner, point.x, value=value, grad=gradient, value_fn=objective)
+    x = optax.apply_updates(point.x, updates)
+    there = evaluate(kind, problem, x, kind.ops.matvec(problem.A, x))
+    moved = state._replace(
+        point=there, memory=(inner, log_scale), step=state.step + 1, passes=state.passes + 2 + _tried(inner)
+    )
+    return judged(kind, moved, max_steps)
+
+
+def ready(chosen: Any, fixed: bool, kind: Objective, state: State) -> State:
+    """Return the state with a fresh optimizer.
+
+    Unless the step size is fixed, the objective is divided by its curvature along the gradient, so that the first
+    length a line search tries, 1, is the minimiser of the quadratic model.
+    """
+    scale = 0 * state.point.at.log_scale if fixed else state.point.at.log_scale + jnp.log(_bend(kind, state))
+    return state._replace(memory=(chosen.init(state.x), scale))
+
+
+def _bend(kind: Objective, state: State) -> Array:
+    """Return g^T H g / g^T g with the Gauss-Newton H and the regulariser, divided by e^{log_scale}; 1 at g = 0."""
+    problem, point, g = state.problem, state.point, state.point.gradient
+    curve = residual.scaled_curvature(point.at, kind.loss, exact=False)
+    t = kind.ops.matvec(problem.A, g)
+    low = t @ curve.Q
+    ridge = jnp.exp(-point.at.log_scale) * problem.weights**2
+    bend = t @ ((curve.diagonal + ridge) * t) + low @ curve.S @ low
+    good = bend > 0
+    return jnp.where(good, bend, 1) / jnp.where(good, g @ g, 1)
+
+
+def _tried(inner: Any) -> Array:
+    """Return the passes of the line search: two per point it looked at."""
+    infos = [
+        leaf.info.num_linesearch_steps
+        for leaf in jax.tree.leaves(inner, is_leaf=lambda node: hasattr(node, "info"))
+        if hasattr(leaf, "info")
+    ]
+    return 2 * sum(infos, jnp.asarray(0))

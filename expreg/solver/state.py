@@ -1,0 +1,208 @@
+"""What a solver holds between two steps, and the objective that all of them share.
+
+The objective is loss(A x) + 1/2 ||diag(w) A x||^2 (E.3). All of it is kept divided by e^{log_scale} of the
+loss (E.33), so that logits of several hundred neither overflow nor vanish.
+"""
+
+from collections.abc import Callable
+from math import log
+from typing import Any, NamedTuple
+
+from expreg import residual
+from expreg.residual import Terms
+from expreg.types import Array, Status, Tree
+
+
+class Backend(NamedTuple):
+    """The operations by which one step function serves NumPy on the host and traced JAX.
+
+    - `xp`: the array namespace.
+    - `matvec(A, x)`: A x; `rmatvec(A, Y)`: A^T Y for Y of shape (n,) or (n, k).
+    - `gram(A, w)`: A^T diag(w) A for weights of any sign.
+    - `product(A, D, p)`: (A^T (D o A p), A p), in one pass over A where that is possible.
+    - `factor(H)`: (Cholesky factor, whether H is positive definite); `backsolve(L, r)`: (L L^T)^{-1} r.
+    - `sketched(A, v, L, key)`: (S diag(v) A, S L) for the sketch S of the method.
+    - `while_loop(condition, body, state)`, `cond(predicate, yes, no, operand)`: control flow, as in jax.lax.
+    """
+
+    xp: Any
+    matvec: Callable[[Any, Array], Array]
+    rmatvec: Callable[[Any, Array], Array]
+    gram: Callable[[Any, Array], Array]
+    product: Callable[[Any, Array, Array], tuple[Array, Array]]
+    factor: Callable[[Array], tuple[Array, Array]]
+    backsolve: Callable[[Array, Array], Array]
+    while_loop: Callable[[Callable, Callable, Tree], Tree]
+    cond: Callable[[Array, Callable, Callable, Tree], Tree]
+
+
+class Problem(NamedTuple):
+    """What stays fixed: A (n, d), b (n,), weights w (n,), the tolerance, column norms (d,), a random key."""
+
+    A: Any
+    b: Array
+    weights: Array
+    tol: Array
+    norms: Array
+    key: Any
+
+
+class Point(NamedTuple):
+    """Everything known at one x; `objective` and `gradient` are divided by e^{at.log_scale}.
+
+    - `z` (n,): A x. `at`: the terms of the loss.
+    - `gradient` (d,), `low` (d, k): A^T (v o c + e^{-log_scale} w^2 o z) and A^T Q of the curvature (E.4).
+    - `size`: what `objective` would be without cancellation between u and its target.
+    - `relative`: the largest |gradient_j| / (||a_j|| || |v| o (|u| + |u - r|) ||), which tol is compared with.
+    """
+
+    x: Array
+    z: Array
+    at: Terms
+    objective: Array
+    size: Array
+    gradient: Array
+    low: Array
+    relative: Array
+
+
+class State(NamedTuple):
+    """Where a solver is; `loss` and `gradient_norm` are those of the objective itself, unscaled.
+
+    `decrement` is 1/2 g^T H^{-1} g, how much the quadratic model expected to gain at the last step (F.14),
+    `damping` the multiple of the identity added to a scaled H (F.13), `passes` how often A was read,
+    `memory` whatever else the method carries.
+    """
+
+    problem: Problem
+    point: Point
+    x: Array
+    loss: Array
+    gradient_norm: Array
+    relative: Array
+    decrement: Array
+    damping: Array
+    step: Array
+    status: Array
+    passes: Array
+    start: Array
+    memory: Tree
+
+
+class Method(NamedTuple):
+    """One solver: `init(A, b, x0, weights, key, tol)` -> State, `step(state)` -> State, `running(state)` -> bool.
+
+    Pure and unbatched: vmap over b, x0, weights or data at will. A is a dense array or a `sparse.Sparse`.
+    """
+
+    init: Callable[..., State]
+    step: Callable[[State], State]
+    running: Callable[[State], Array]
+
+
+class Objective(NamedTuple):
+    """The functions of one (loss, activation) pair on one backend."""
+
+    loss: str
+    activation: str
+    exact: bool
+    ops: Backend
+
+
+def scaled_value(
+    kind: Objective, problem: Problem, z: Array, log_scale: Array | None = None
+) -> tuple[Terms, Array, Array]:
+    """Return the terms at z, the objective divided by e^{log_scale}, and its size without cancellation.
+
+    By default the scale is the one of z itself.
+    """
+    xp = kind.ops.xp
+    at = residual.terms(z, problem.b, kind.loss, kind.activation)
+    shift = at.log_scale if log_scale is None else log_scale
+    wz = problem.weights * z
+    regulariser = xp.exp(-shift) * (wz @ wz) / 2
+    factor = xp.exp(at.log_scale - shift)
+    target = at.u - at.r
+    value = factor * (at.r @ at.r) / 2 + regulariser
+    return at, value, factor * (at.u @ at.u + target @ target) / 2 + regulariser
+
+
+def evaluate(kind: Objective, problem: Problem, x: Array, z: Array) -> Point:
+    """Return everything known at x, given z = A x; reads A once."""
+    xp = kind.ops.xp
+    at, objective, size = scaled_value(kind, problem, z)
+    outer = xp.exp(-at.log_scale) * problem.weights**2 * z
+    Q = residual.scaled_curvature(at, kind.loss, exact=kind.exact).Q
+    both = kind.ops.rmatvec(problem.A, xp.concatenate([(at.v * at.c + outer)[:, None], Q], axis=1))
+    parts = xp.abs(at.v) * (xp.abs(at.u) + xp.abs(at.u - at.r)) + xp.abs(outer)
+    scale = problem.norms * xp.sqrt(parts @ parts)
+    relative = xp.max(xp.abs(both[:, 0]) / xp.where(scale > 0, scale, xp.ones_like(scale)))
+    return Point(x, z, at, objective, size, both[:, 0], both[:, 1:], relative)
+
+
+def first_state(kind: Objective, problem: Problem, x0: Array, memory: Tree) -> State:
+    """Return the state at x0."""
+    xp = kind.ops.xp
+    point = evaluate(kind, problem, x0, kind.ops.matvec(problem.A, x0))
+    zero = xp.zeros_like(point.objective)
+    count = xp.asarray(0)
+    start = point.at.log_scale + xp.log(point.objective)
+    status = xp.asarray(int(Status.running))
+    state = State(problem, point, x0, zero, zero, zero, zero + xp.inf, zero, count, status, count + 2, start, memory)
+    return judged(kind, state, max_steps=1)
+
+
+def judged(kind: Objective, state: State, max_steps: int) -> State:
+    """Return the state with its reported numbers and its status read off its point."""
+    xp, point = kind.ops.xp, state.point
+    factor = xp.exp(point.at.log_scale)
+    norm = factor * xp.sqrt(point.gradient @ point.gradient)
+    return state._replace(
+        x=point.x,
+        loss=factor * point.objective,
+        gradient_norm=norm,
+        relative=point.relative,
+        status=_status(kind, state, max_steps),
+    )
+
+
+COLLAPSED = 1e-6
+"""A rescaled problem has collapsed where alpha < 1e-6 n although the softmax residual is not small (E.37)."""
+TRIVIAL = 1e-8
+"""A sinh problem is at its trivial solution where max |z| is below this (E.38)."""
+DIVERGED = 1e10
+"""A run has diverged where its objective is this many times that of its start."""
+
+
+def _status(kind: Objective, state: State, max_steps: int) -> Array:
+    xp, point = kind.ops.xp, state.point
+    at = point.at
+    finite = xp.isfinite(point.objective) & xp.all(xp.isfinite(point.gradient)) & xp.all(xp.isfinite(point.x))
+    log_objective = at.log_scale + xp.log(point.objective)
+    found = xp.asarray(int(Status.running))
+    choices = [
+        (state.step >= max_steps, Status.max_steps),
+        (log_objective > state.start + log(DIVERGED), Status.diverged),
+        (point.relative <= state.problem.tol, Status.converged),
+        (_collapsed(kind, at), Status.collapsed),
+        (_trivial(kind, point.z), Status.trivial),
+        (~finite, Status.nonfinite),
+    ]
+    for holds, status in choices:
+        found = xp.where(holds, int(status), found)
+    return found
+
+
+def _collapsed(kind: Objective, at: Terms) -> Array:
+    xp = kind.ops.xp
+    if kind.loss != "rescaled" or kind.activation != "exp":
+        return xp.asarray(False)
+    alpha = xp.sum(at.u)
+    small = at.log_scale / 2 + xp.log(alpha) < log(COLLAPSED * at.u.shape[0])
+    misfit = at.r / alpha
+    return small & (misfit @ misfit > COLLAPSED**2 * (at.b @ at.b))
+
+
+def _trivial(kind: Objective, z: Array) -> Array:
+    xp = kind.ops.xp
+    return xp.max(xp.abs(z)) < TRIVIAL if kind.activation == "sinh" else xp.asarray(False)
