@@ -46,7 +46,7 @@ def descent_step(A: Array, at: Attention, wanted: Array, norm: Array, activation
 
 
 def newton_step(A: Array, at: Attention, wanted: Array, damping: float) -> Array:
-    """Return dx (d,) of one Gauss-Newton step that is asked to move f by `wanted` (n,) (E.5)-(E.13).
+    """Return dx (d,) of one full Gauss-Newton step that is asked to move f by `wanted` (n,) (E.5)-(E.13).
 
     It minimises ||J A dx - wanted||^2 + mu ||dx||^2 with mu = `damping` times the mean eigenvalue of (J A)^T J A.
     """

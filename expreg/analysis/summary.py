@@ -15,6 +15,7 @@ from expreg.analysis import (
     concentration,
     exponents,
     groups,
+    in_context,
     margins,
     rates,
     regression,

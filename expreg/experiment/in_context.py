@@ -4,7 +4,7 @@ One cell is one problem. It is over at once: `init` computes everything, and no 
 move is one instance, all of them vmapped; where the context grows, every token is one, one after the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from expreg.types import Array, Cost, Experiment, Program, Row, Settings, Status
 MOVES = ("gd", "newton", "data")
 DAMPING = {"float32": 1e-5, "float64": 1e-9}
 """Of Newton's matrix, as a share of its mean eigenvalue: it is singular where n < d."""
+HALVINGS = 7
 MOVE_FLOPS, TOKEN_FLOPS = 200, 250
 """What the elementwise work of one size of a move, and of one token, costs per row of A."""
 
@@ -275,7 +276,8 @@ def _growth(static: Signature, task: Task, factor: Array) -> dict[str, Array]:
 
     def newton(query: Array, target: Array, present: Array) -> Array:
         at = context.attention(A @ query, present, kind)
-        return query + context.newton_step(A, at, target - at.f, DAMPING[static.dtype])
+        dx = context.newton_step(A, at, target - at.f, DAMPING[static.dtype])
+        return _line_search(query, dx, lambda x: context.attention(A @ x, present, kind).f - target)
 
     def grow(path: tuple[Array, Array], count: Array) -> tuple[tuple[Array, Array], dict[str, Array]]:
         present = places < static.n + count
@@ -338,7 +340,7 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         "problem": static.kind,
         **told,
         **{f"{name}_median" if name == "update" else name: value for name, value in close.items()},
-        **{name: value if np.isfinite(value) else None for name, value in numbers.items()},
+        **{name: None if np.isnan(value) else value for name, value in numbers.items()},
         "curve_step": np.arange(1, (static.tokens or static.sizes) + 1),
         **curves,
     }
@@ -374,8 +376,18 @@ PROBE: Settings = {
     "replicate": 0,
     "precision": "f64",
     "problem": {
-        **{"kind": "gaussian", "n": 1024, "d": 16, "radius": 1.0, "noise": 0.1, "activation": "exp"},
-        **{"loss": "rescaled", "move": "gd", "largest": 1.0, "smallest": 1e-3, "sizes": 16, "tokens": 0},
+        "kind": "gaussian",
+        "n": 1024,
+        "d": 16,
+        "radius": 1.0,
+        "noise": 0.1,
+        "activation": "exp",
+        "loss": "rescaled",
+        "move": "gd",
+        "largest": 1.0,
+        "smallest": 1e-3,
+        "sizes": 16,
+        "tokens": 0,
     },
 }
 """The cell by which `plan` measures the speed of this machine."""

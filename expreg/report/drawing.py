@@ -2,23 +2,40 @@
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from expreg.errors import printable
-from expreg.report import regression
+from expreg.report import concentration, in_context, regression
 from expreg.report.curves import convergence, rates
 from expreg.report.phase import phase, success
 from expreg.report.spectrum import spectrum
 from expreg.report.style import Figure, style
 from expreg.report.thresholds import thresholds
 
+Builder = Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, Any]], list[Figure]]
 # Figures of the experiments that have their own; each takes (cells, curves, summary).
-OWN = {"regression": {"suboptimality": regression.steps, "passes": regression.passes}}
+OWN: dict[str, dict[str, Builder]] = {
+    "concentration": {
+        "concentration": concentration.errors,
+        "concentration-threshold": concentration.widths,
+        "thresholds": thresholds,
+        "lambda": spectrum,
+        "phase": phase,
+        "success": success,
+    },
+    "regression": {"suboptimality": regression.steps, "passes": regression.passes},
+    "in_context": {
+        "shift": in_context.shift,
+        "ratios": in_context.ratios,
+        "heads": in_context.heads,
+        "paths": in_context.paths,
+    },
+}
 # Those of the others, in the order of the report; each returns none where there is no data.
-BUILDERS = {
+BUILDERS: dict[str, Builder] = {
     "thresholds": thresholds,
     "lambda": spectrum,
     "phase": phase,

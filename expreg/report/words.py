@@ -17,6 +17,9 @@ _MOST_GROUPS = 4
 # Columns that must have one value per run: rows from different machines or versions are not one experiment.
 _SET_UP = ("precision", "device", "expreg_version", "jax_version")
 
+# Beyond this factor over n, lambda shapes the exponents: the verdicts draw the same line.
+LAMBDA_FACTOR = 3.0
+
 # claim -> what is claimed, and what the measured number is. Unknown claims speak for themselves.
 CLAIMS = {
     "quadratic": ("Exact Newton steps converge quadratically near the optimum", "order of convergence"),
@@ -34,10 +37,17 @@ CLAIMS = {
         "The smallest eigenvalue stays at least lambda/2, with probability at least {}",
         "share at the widest m",
     ),
+    "concentration": (
+        "The width for ||H(0) - H_cts||_F <= lambda/4 grows like n^{} at fixed delta, as its expected value says",
+        "exponent of n, raw",
+    ),
     "rate of convergence": (
         "The residual falls at least as fast as the theory says",
         "speed over the theory's",
     ),
+    "shift bound": ("The shift of the target stays below its bound", "shift / bound, 5 to 95 %"),
+    "proportional": ("The shift is proportional to a small move", "slope of log shift in log move"),
+    "shift identity": ("A move is the old problem with a shifted target", "largest relative error"),
     "steps to tolerance": ("Steps to tolerance are those of infinite width", "measured over predicted steps"),
 }
 
@@ -228,7 +238,34 @@ def warnings(cells: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"{censored} of {len(rows)} thresholds lie beyond the grid of widths or lack replicates.")
     if loose:
         lines.append(f"The grid of widths does not bracket {loose} of {len(rows)} thresholds.")
-    return lines + _mixed(cells, summary)
+    return lines + _spectra(summary) + _mixed(cells, summary)
+
+
+def _spectra(summary: Mapping[str, Any]) -> list[str]:
+    """Return one line per group whose lambda vanishes, or changes so much with n that exponents mix it in."""
+    lines = []
+    for group in records(summary, "groups"):
+        spectrum, label = records(group, "spectrum"), group.get("label", "")
+        values = {row["n"]: low for row in spectrum if (low := finite(row.get("lambda_cts"))) is not None}
+        zero = [row["n"] for row in spectrum if _vanishes(row)]
+        if zero:
+            lines.append(
+                f"{label}: lambda is 0 up to rounding at n = {', '.join(map(str, zero))}: the data hold equal points,"
+                " or points too close to tell apart. The theorem says nothing there."
+            )
+        elif values and max(values.values()) > LAMBDA_FACTOR * min(values.values()):
+            exponent = finite(group.get("lambda_exponent"))
+            law = "" if exponent is None else f", like n^{exponent:.2f}"
+            lines.append(
+                f"{label}: lambda changes from {number(values[min(values)])} at n = {min(values)} to"
+                f" {number(values[max(values)])} at n = {max(values)}{law}; exponents of n mix lambda(n) in."
+            )
+    return lines
+
+
+def _vanishes(row: Mapping[str, Any]) -> bool:
+    smallest, largest = finite(row.get("lambda_cts")), finite(row.get("lambda_max_cts"))
+    return smallest is not None and largest is not None and smallest <= 1e-12 * largest
 
 
 def _mixed(cells: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]:

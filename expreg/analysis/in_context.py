@@ -1,0 +1,356 @@
+"""The shift of the target against its bounds, and steps of a query against new tokens: tables and verdicts.
+
+An instance is one move of one problem: every point of a cell's curve, or the cell itself where the curve is over
+tokens. Ratios are measured / bound, so a bound holds where they are at most one.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+Record = dict[str, Any]
+
+BOUNDS = {
+    "tight": ("shift", "bound_tight", "(G.6), sinh (G.11)"),
+    "rows": ("shift", "bound_rows", "(G.7), (G.8)"),
+    "softmax": ("shift_softmax", "bound_softmax", "(G.9)"),
+    "radius": ("shift", "bound_radius", "(G.10)"),
+}
+"""Name of a bound: what it bounds, its column, its formula."""
+ROUNDING = {"f32": 1e-3, "f64": 1e-9}
+"""Relative excess over a bound that rounding explains."""
+SMALL = 1e-2
+"""Moves with max |dz| up to this are small: there the shift is proportional to the move."""
+SLOPE = 0.02
+"""How far from 1 the slope of small moves may be."""
+EXACT = {
+    "G.3": ("identity_error", {"f32": 1e-5, "f64": 1e-12}),
+    "G.5": ("equivalence_error", {"f32": 1e-3, "f64": 1e-9}),
+}
+MOVED = {"gd": "x by gradient descent", "newton": "x by Newton", "data": "A by a normal matrix"}
+CLOSE = ("cosine_gd", "cosine_newton", "size_gd", "size_newton")
+GROUPED = ("problem", "moved", "activation", "loss", "precision")
+QUANTILES = (0.05, 0.5, 0.95)
+SPREAD = ("median", "low", "high")
+NOTE = (
+    "A ratio is measured / bound: a bound holds where it is at most 1, and is loose where it is far below. The radius "
+    "form knows nothing but n, b and a norm R; the others know the logits or the rows."
+)
+
+
+def summarise(
+    cells: pd.DataFrame, curves: pd.DataFrame, axes: Sequence[str], *, delta: float, confidence: float
+) -> Record:
+    """Return counts, groups with their ratios and slopes, tables, verdicts and note of a run of `in_context`.
+
+    `cells`, `curves`: as the store gives them; `axes`: names of the swept columns. `confidence`: level of the
+    intervals of slopes, which assume nothing about their distribution; `delta` is not used. Cells that collapsed or
+    left the range of numbers are counted and left out.
+    """
+    del axes, delta
+    usable = cells[cells["status"] == "converged"]
+    points = instances(usable, curves)
+    split = _split(usable)
+    labels = _labels([key for key, _ in split])
+    groups = [
+        _group(key, label, part, points[points["cell"].isin(part["cell"])], curves, confidence)
+        for label, (key, part) in zip(labels, split, strict=True)
+    ]
+    statuses = cells["status"].value_counts().sort_index().to_dict()
+    return {
+        "counts": {"cells": len(cells), "by_status": statuses, "instances": len(points)},
+        "groups": groups,
+        "tables": _tables(groups),
+        "verdicts": [verdict for group in groups for verdict in _verdicts(group)],
+        "note": NOTE,
+    }
+
+
+def instances(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per moved problem, with the columns of its cell."""
+    fixed = [c for c in (*GROUPED, "n", "d", "norm", "replicate") if c in cells]
+    fixed += [c for c in map(str, cells.columns) if c.startswith("problem.")]
+    numbers = ["move", "shift", "shift_first_order", "shift_softmax", "largest_change"]
+    numbers += [column for _, column, _ in BOUNDS.values()]
+    known = [c for c in numbers if c in curves]
+    along = curves.dropna(subset=["shift"]) if "shift" in curves else curves.iloc[:0]
+    points = cells[["cell", *fixed]].merge(along[["cell", *known]], on="cell")
+    alone = cells[~cells["cell"].isin(points["cell"])]
+    parts = [points, alone[["cell", *fixed, *(c for c in numbers if c in alone)]]]
+    found = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    return found[found["move"] > 0].reset_index(drop=True)
+
+
+def ratios(points: pd.DataFrame, bound: str) -> np.ndarray:
+    """Return measured / bound of every instance that has this bound; 0 where the bound overflows to infinity."""
+    measured, column, _ = BOUNDS[bound]
+    shift = points[measured].to_numpy(float)
+    limit = points[column].to_numpy(float)
+    known = ~np.isnan(limit)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(shift[known] == 0, 0.0, shift[known] / limit[known])
+
+
+def _split(cells: pd.DataFrame) -> list[tuple[Record, pd.DataFrame]]:
+    columns = [column for column in GROUPED if column in cells]
+    split = [
+        (dict(zip(columns, key, strict=True)), part) for key, part in cells.groupby(columns, sort=False, dropna=False)
+    ]
+    return sorted(split, key=lambda found: list(MOVED).index(found[0]["moved"]))
+
+
+def _group(
+    key: Record, label: str, cells: pd.DataFrame, points: pd.DataFrame, curves: pd.DataFrame, confidence: float
+) -> Record:
+    tolerance = ROUNDING[str(key.get("precision", "f64"))]
+    ratio_tables = [{"over": "all", "value": None, **found} for found in _ratios(points, tolerance)]
+    for over, column in (("R", "norm"), ("n", "n"), ("d", "d")):
+        levels = points[column].round(9)
+        if 1 < levels.nunique() <= 24:
+            ratio_tables += [
+                {"over": over, "value": value, **found}
+                for value, part in points.groupby(levels)
+                for found in _ratios(part, tolerance)
+            ]
+    return {
+        "group": key,
+        "label": label,
+        "cells": len(cells),
+        "ratios": ratio_tables,
+        "slope": _slope(points, confidence),
+        "first_order": _first_order(points),
+        "errors": {label: _largest(cells, column) for label, (column, _) in EXACT.items()},
+        "closeness": _closeness(cells, curves),
+    }
+
+
+def _labels(keys: Sequence[Record]) -> list[str]:
+    """Return a short name per group: what moves, the activation, and whatever else differs between groups."""
+    varying = [name for name in GROUPED if len({str(key.get(name)) for key in keys}) > 1]
+    names = ["moved", "activation", *(name for name in varying if name not in ("moved", "activation"))]
+    return [", ".join(str(MOVED.get(key[name], key[name])) for name in names) for key in keys]
+
+
+def _ratios(points: pd.DataFrame, tolerance: float) -> list[Record]:
+    """Return count, violations and quantiles of measured / bound, a record per bound that the instances have."""
+    found = []
+    for bound in BOUNDS:
+        values = ratios(points, bound)
+        if len(values):
+            low, middle, high = np.quantile(values, QUANTILES)
+            found.append(
+                {
+                    "bound": bound,
+                    "instances": len(values),
+                    "violations": int((values > 1 + tolerance).sum()),
+                    "median": middle,
+                    "low": low,
+                    "high": high,
+                    "largest": values.max(),
+                }
+            )
+    return found
+
+
+def _slope(points: pd.DataFrame, confidence: float) -> Record:
+    """Return the slope of log ||db|| in log ||move|| over the small moves of each cell: median and its interval."""
+    small = points[(points["largest_change"] <= SMALL) & (points["shift"] > 0)]
+    x, y = np.log(small["move"]), np.log(small["shift"])
+    centred = pd.DataFrame({"cell": small["cell"], "x": x, "y": y})
+    means = centred.groupby("cell")[["x", "y"]].transform("mean")
+    dx, dy = x - means["x"], y - means["y"]
+    sums = pd.DataFrame({"cell": small["cell"], "xx": dx * dx, "xy": dx * dy}).groupby("cell").sum()
+    slopes = np.sort((sums["xy"] / sums["xx"])[sums["xx"] > 0.1].to_numpy())
+    if not len(slopes):
+        return {"value": None, "low": None, "high": None, "least": None, "largest": None, "cells": 0}
+    low, high = _median_interval(slopes, confidence)
+    return {
+        "value": float(np.median(slopes)),
+        "low": low,
+        "high": high,
+        "least": slopes[0],
+        "largest": slopes[-1],
+        "cells": len(slopes),
+    }
+
+
+def _median_interval(values: np.ndarray, confidence: float) -> tuple[float | None, float | None]:
+    """Return order statistics that enclose the median with the given confidence (D.3), None if too few."""
+    from scipy.stats import binom
+
+    rank = int(binom.ppf((1 - confidence) / 2, len(values), 0.5))
+    return (values[rank - 1], values[len(values) - rank]) if rank >= 1 else (None, None)
+
+
+def _first_order(points: pd.DataFrame) -> Record:
+    """Return the relative distance of the first-order shift (G.4) from the exact one: median, by size of the move."""
+    shown = points[points["shift"] > 0]
+    wrong = (shown["shift_first_order"] / shown["shift"] - 1).abs()
+    small = shown["largest_change"] <= SMALL
+    middle = [float(part.median()) if len(part) else None for part in (wrong[small], wrong[~small])]
+    return dict(zip(("small", "large"), middle, strict=True))
+
+
+def _largest(cells: pd.DataFrame, column: str) -> float | None:
+    known = cells[column].dropna() if column in cells else cells.iloc[:, 0][:0]
+    return float(known.max()) if len(known) else None
+
+
+# --- steps of the query against new tokens --------------------------------------------------------
+
+
+def _closeness(cells: pd.DataFrame, curves: pd.DataFrame) -> list[Record]:
+    """Return quartiles of the closeness by head, or by each swept setting, and after the last token."""
+    if "cosine_gd" not in cells or cells["cosine_gd"].isna().all():
+        return []
+    last = curves[curves["cell"].isin(cells["cell"])].sort_values("step").groupby("cell").last()
+    paths = [f"path_{name}" for name in CLOSE]
+    joined = cells.drop(columns=[c for c in paths if c in cells]).merge(last[paths], on="cell")
+    records = []
+    for over, columns in _regimes(cells).items():
+        for key, part in joined.groupby(columns):
+            values = key if isinstance(key, tuple) else (key,)
+            records.append(
+                {"over": over, **dict(zip(columns, values, strict=True)), "cells": len(part)}
+                | {name: list(part[name].quantile([0.25, 0.5, 0.75])) for name in (*CLOSE, *paths)}
+            )
+    return records
+
+
+def _regimes(cells: pd.DataFrame) -> dict[str, list[str]]:
+    if "head" in cells and cells["head"].notna().any():
+        return {"head": ["layer", "head"]}
+    swept = {"n": "n", "d": "d", "R": "problem.radius", "size": "problem.largest"}
+    return {name: [column] for name, column in swept.items() if column in cells and cells[column].nunique() > 1}
+
+
+# --- what a reader sees ---------------------------------------------------------------------------
+
+
+def _tables(groups: Sequence[Record]) -> list[Record]:
+    rows = [
+        [group["label"], _bound(r["bound"]), *(r[name] for name in ("instances", "violations", *SPREAD, "largest"))]
+        for group in groups
+        for r in group["ratios"]
+        if r["over"] == "all"
+    ]
+    columns = ["moved", "bound", "instances", "violations", "median", "5 %", "95 %", "largest"]
+    note = "Quantiles of ||db|| / bound over all instances; a violation is more than rounding."
+    found = [{"title": "Measured / bound", "note": note, "columns": columns, "rows": rows}]
+    return [*found, *(table for over in ("R", "n", "d") for table in _by(over, groups)), *_closeness_tables(groups)]
+
+
+def _by(over: str, groups: Sequence[Record]) -> list[Record]:
+    """Return the table of quantiles per regime, one column per bound; none where there is one regime only."""
+    rows = []
+    for group in groups:
+        known = [r for r in group["ratios"] if r["over"] == over]
+        for value in dict.fromkeys(r["value"] for r in known):
+            told = {r["bound"]: r for r in known if r["value"] == value}
+            count = max(r["instances"] for r in told.values())
+            rows.append([group["label"], value, count, *(_words(told.get(bound)) for bound in BOUNDS)])
+    if not rows:
+        return []
+    columns = ["moved", over, "instances", *map(_bound, BOUNDS)]
+    note = "Median and, in brackets, 5 % and 95 % quantile."
+    return [{"title": f"Measured / bound by {over}", "note": note, "columns": columns, "rows": rows}]
+
+
+def _words(record: Record | None) -> str | None:
+    return None if record is None else "{median:.2g} [{low:.2g}, {high:.2g}]".format(**record)
+
+
+def _closeness_tables(groups: Sequence[Record]) -> list[Record]:
+    records = [(group, r) for group in groups for r in group["closeness"]]
+    found = []
+    for over in dict.fromkeys(r["over"] for _, r in records):
+        keys = ["layer", "head"] if over == "head" else [over]
+        own = [(g, r) for g, r in records if r["over"] == over]
+        columns = ["moved", *keys, "cells", "cos gd", "cos Newton", "size gd", "size Newton"]
+        columns += ["all: cos gd", "all: cos Newton", "all: size gd", "all: size Newton"]
+        names = (*CLOSE, *(f"path_{name}" for name in CLOSE))
+        rows = [[g["label"], *_keys(r, over), r["cells"], *(r[name][1] for name in names)] for g, r in own]
+        note = (
+            "Medians. One token against one step of the query: cosine of the two moves of the attention distribution, "
+            "and the norm of the step's over that of the token's; all: all tokens against one step for each."
+        )
+        found.append({"title": f"Steps and tokens by {over}", "note": note, "columns": columns, "rows": rows})
+    return found
+
+
+def _keys(record: Record, over: str) -> list[Any]:
+    known = {"over", "cells", *CLOSE, *(f"path_{name}" for name in CLOSE)}
+    values = [value for key, value in record.items() if key not in known]
+    return [int(value) for value in values] if over == "head" else values
+
+
+def _bound(name: str) -> str:
+    return f"{name} {BOUNDS[name][2]}"
+
+
+def _verdicts(group: Record) -> list[Record]:
+    precision = str(group["group"].get("precision", "f64"))
+    found = [
+        _verdict(group, "shift bound", r["bound"], 1.0, r["median"], r["low"], r["high"], _bound_words(r))
+        for r in group["ratios"]
+        if r["over"] == "all"
+    ]
+    slope = group["slope"]
+    if slope["value"] is not None:
+        found.append(_slope_verdict(group, slope))
+    for label, (_, limits) in EXACT.items():
+        error = group["errors"][label]
+        if error is not None:
+            holds = error <= limits[precision]
+            reason = f"the largest relative error of {group['cells']} cells is {error:.2g}; rounding allows "
+            words = ("consistent" if holds else "contradicts", f"{reason}{limits[precision]:g}.")
+            found.append(_verdict(group, "shift identity", label, limits[precision], error, None, None, words))
+    return found
+
+
+def _bound_words(record: Record) -> tuple[str, str]:
+    count = f"{record['violations']} of {record['instances']} instances"
+    if record["violations"]:
+        return "contradicts", f"{count} violate it; the largest ratio is {record['largest']:.6g}."
+    return "consistent", f"{count} violate it; the largest ratio is {record['largest']:.3g}."
+
+
+def _slope_verdict(group: Record, slope: Record) -> Record:
+    every = f"all {slope['cells']} cells lie in [{slope['least']:.4f}, {slope['largest']:.4f}]"
+    low, high = slope["low"], slope["high"]
+    words = ("not resolvable at these n", f"too few cells for an interval; {every}.")
+    if low is not None and high is not None:
+        inside = low >= 1 - SLOPE and high <= 1 + SLOPE
+        outside = high < 1 - SLOPE or low > 1 + SLOPE
+        verdict = "consistent" if inside else "contradicts" if outside else "not resolvable at these n"
+        words = (verdict, f"over moves with max |dz| <= {SMALL:g} the median is 1 within {SLOPE:g}; {every}.")
+        if not inside:
+            words = (verdict, f"over moves with max |dz| <= {SMALL:g} the median is not 1 within {SLOPE:g}; {every}.")
+    return _verdict(group, "proportional", "slope", 1.0, slope["value"], low, high, words)
+
+
+def _verdict(
+    group: Record,
+    claim: str,
+    criterion: str,
+    claimed: float,
+    measured: float,
+    low: float | None,
+    high: float | None,
+    words: tuple[str, str],
+) -> Record:
+    return {
+        "claim": claim,
+        "group": group["label"],
+        "criterion": criterion,
+        "claimed": claimed,
+        "measured": measured,
+        "low": low,
+        "high": high,
+        "replicates": None,
+        "censored_share": None,
+        "verdict": words[0],
+        "reason": words[1],
+    }
