@@ -293,6 +293,13 @@ def _growth(static: Signature, task: Task, factor: Array) -> dict[str, Array]:
     return dict(curves)
 
 
+def _line_search(x: Array, dx: Array, residual_at: Callable[[Array], Array]) -> Array:
+    """Return x + t dx for the t of 1, 1/2, ..., 1/128 with the least residual: full steps diverge from afar (F.13)."""
+    queries = x + dx / 2.0 ** jnp.arange(HALVINGS + 1, dtype=x.dtype)[:, None]
+    errors = jax.vmap(lambda query: (residual_at(query) ** 2).sum())(queries)
+    return queries[jnp.argmin(jnp.where(jnp.isfinite(errors), errors, jnp.inf))]
+
+
 def _close(A: Array, queries: Sequence[Array], present: Array, kind: str, reference: Array, asked: Array) -> Closeness:
     """Compare the moves that the queries of gd and newton make with the move `asked`."""
     gd, newton = (context.attention(A @ query, present, kind).f - reference for query in queries)
