@@ -72,13 +72,34 @@ def slice_of_lanes(
     return jax.lax.map(run, jax.lax.cond(fresh.any(), refill, lambda: state), batch_size=batch)
 
 
+def without_empty(program: Program, inputs: Tree) -> Program:
+    """Return the program with states that hold no empty arrays: JAX lays those out as it likes."""
+    shapes, structure = jax.tree.flatten(jax.eval_shape(program.init, inputs))
+    if all(shape.size for shape in shapes):
+        return program
+
+    def pack(state: Tree) -> list[jax.Array]:
+        return [leaf for leaf in jax.tree.leaves(state) if leaf.size]
+
+    def unpack(held: list[jax.Array]) -> Tree:
+        rest = iter(held)
+        return structure.unflatten([next(rest) if s.size else jnp.zeros(s.shape, s.dtype) for s in shapes])
+
+    return Program(
+        init=lambda start: pack(program.init(start)),
+        advance=lambda held: pack(program.advance(unpack(held))),
+        running=lambda held: program.running(unpack(held)),
+        record=lambda held: program.record(unpack(held)),
+    )
+
+
 def compile_program(
     experiment: Experiment, signature: Hashable, example: Settings, lanes: int | None, devices: Mesh, cells: int
 ) -> Compiled:
     """Compile the program of one signature for a fixed number of lanes, the same on every device."""
     began = time.monotonic()
-    program = experiment.build(signature)
     inputs = experiment.prepare(example)
+    program = without_empty(experiment.build(signature), inputs)
     state = jax.eval_shape(program.init, inputs)
     # what a lane holds, or what filling it takes where that is more
     lanes = lanes or lanes_that_fit(max(_bytes(state), experiment.cost(example).bytes), devices, cells)
