@@ -134,9 +134,8 @@ def _gram(part: Any, weights: Array) -> Array:
     return found
 
 
-def sampled_gram(A: Rows, index: Array, v: Array, L: Array, C: Array) -> Array:
-    """Return B^T B, (d, d), for the rows B = diag(v) A[index] - L C^T; v, L belong to these rows (F.11)."""
-    chosen = rows(A.whole[index])
+def sampled_gram(chosen: Rows, v: Array, L: Array, C: Array) -> Array:
+    """Return B^T B, (d, d), for B = diag(v) A - L C^T of some chosen rows of A (F.11); L (rows, r), C (d, r)."""
     both = gram(chosen, v * v)
     if L.shape[1] == 0:
         return both
@@ -147,15 +146,19 @@ def sampled_gram(A: Rows, index: Array, v: Array, L: Array, C: Array) -> Array:
 def row_squares(A: Any) -> Array:
     """Return the squared 2-norms of the rows, (n,), of a dense or csr array."""
     if _is_csr(A):
-        return np.add.reduceat(np.append(A.data**2, 0.0), A.indptr[:-1]) * (np.diff(A.indptr) > 0)
+        return _squared(A) @ np.ones(A.shape[1], A.dtype)
     return np.concatenate(_map(lambda part, _: np.einsum("ij,ij->i", part, part), rows(A)))
 
 
 def column_norms(A: Any) -> Array:
     """Return the 2-norms of the columns, (d,), of a dense or csr array."""
     if _is_csr(A):
-        return np.sqrt(np.bincount(A.indices, A.data.astype(float) ** 2, A.shape[1])).astype(A.dtype)
+        return np.sqrt(_squared(A).T @ np.ones(A.shape[0], A.dtype))
     return np.sqrt(_total(_map(lambda part, _: np.einsum("ij,ij->j", part, part), rows(A))))
+
+
+def _squared(A: Any) -> Any:
+    return sparse.csr_array((A.data * A.data, A.indices, A.indptr), shape=A.shape)
 
 
 def factor(H: Array) -> tuple[Array, Array]:
