@@ -128,11 +128,10 @@ def certify(
         raise InputError(Problem("E-RANGE", f"got {eps:g}, expected > 0", key="--eps"))
     if (config is None) == (arrays is None):
         raise InputError(Problem("E-USAGE", "expected either a config or --arrays FILE.npz", key="CONFIG"))
-    options = {"eps": eps, "refined": not basic}
     found = (
-        [api.certificate_of_file(arrays, activation=activation, scale=scale, **options)]
+        [api.certificate_of_file(arrays, activation=activation, scale=scale, eps=eps, refined=not basic)]
         if arrays
-        else api.certificates(config or "", overrides or (), **options)
+        else api.certificates(config or "", overrides or (), eps=eps, refined=not basic)
     )
     if as_json:
         _say(_json(found[0] if arrays else found))

@@ -2,16 +2,31 @@
 
 import yaml
 
+from expreg.config import load
+
 
 def shrunk(path):
-    """Return overrides for the config at `path`: its first two n, widths up to 256, three replicates, few steps."""
+    """Return overrides for the config at `path`: two n, few widths or steps, few replicates, small statistics."""
+    experiment = load.load(path).experiment
     product = yaml.safe_load(path.read_text())["sweep"]["product"]
+    return ["analysis.resamples=50", *KINDS[experiment](product, path)]
+
+
+def _network(product, path):
+    budget = yaml.safe_load(path.read_text()).get("training", {}).get("max_steps", {})
+    # of three replicates the median has an upper limit, at this confidence (D.4)
     return [
         f"sweep.product.n={','.join(map(str, product['n'][:2]))}",
         f"sweep.product.m.geometric=[{max(8, product['m']['geometric'][0])}, 256, 3]",
         "sweep.product.replicate.count=3",
-        "training.max_steps.at_most=300",
-        "analysis.resamples=50",
-        "analysis.delta=0.5",  # of which three replicates have an upper limit, at this confidence
+        "analysis.delta=0.5",
         "analysis.confidence=0.8",
+        *(["training.max_steps=300"] if isinstance(budget, int) else ["training.max_steps.at_most=300"]),
     ]
+
+
+def _start(product, path):
+    return [change for change in _network(product, path) if not change.startswith("training")]
+
+
+KINDS = {"threshold": _network, "convergence": _network, "concentration": _start}

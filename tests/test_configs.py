@@ -6,7 +6,6 @@ import runpy
 from pathlib import Path
 
 import pytest
-import yaml
 from shrink import shrunk
 
 import expreg
@@ -17,21 +16,25 @@ from expreg.experiment import EXPERIMENTS
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
+RUN = [path for path in CONFIGS if not path.stem.endswith("_gpu")]  # those are the same configs with larger grids
+TRAINED = [path for path in RUN if load.load(path).experiment in ("threshold", "convergence")]
+DRAWN = ("threshold", "concentration")
+"""Those whose report is drawn here; the figures are tested in tests/report."""
 
 
 def name(path):
     return path.stem
 
 
-def test_there_are_configs_and_each_has_a_script():
-    assert {"quickstart", "threshold", "convergence"} <= set(map(name, CONFIGS))
-    assert set(map(name, SCRIPTS)) == set(map(name, CONFIGS))
+def test_every_script_has_its_config_and_the_main_ones_a_script():
+    assert set(map(name, SCRIPTS)) <= set(map(name, CONFIGS))
+    assert {"quickstart", "threshold", "convergence", "concentration", "lazy"} <= set(map(name, SCRIPTS))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_a_config_says_what_it_is_for(path):
     header = path.read_text().split("\n\n", 1)[0]
-    assert re.match(r"# .+\?\n#\n", header)  # the question that it answers
+    assert re.match(r"# (?:.+\n# )*.+\?\n#\n", header)  # the question that it answers
     for part in ("command", "time", "claim", "expected"):
         assert re.search(rf"^#   {part}  ", header, re.MULTILINE), part
     assert f"expreg run configs/{path.name}" in header
@@ -42,33 +45,48 @@ def test_a_config_in_full_is_a_plan_of_a_few_programs(path):
     config = load.load(path)
     cells = [settings for settings, _ in plan.cells(config)]
     assert config.name == path.stem
-    assert 100 < len(cells) < 50_000
-    assert len({EXPERIMENTS[config.experiment].signature(settings) for settings in cells}) <= 40
+    assert 100 < len(cells) < 200_000
+    assert len({EXPERIMENTS[config.experiment].signature(settings) for settings in cells}) <= 130
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name)
-def test_a_config_runs_to_its_report(path, tmp_path):
+def without_report(patch, path):
+    """Leave out the figures of most configs: they take longer than the cells."""
+    if path.stem not in DRAWN:
+        patch.setattr("expreg.report.write", lambda *arguments: None)
+
+
+@pytest.mark.parametrize("path", RUN, ids=name)
+def test_a_config_runs_to_its_report(path, tmp_path, monkeypatch):
+    without_report(monkeypatch, path)
     run = expreg.run(path, shrunk(path), out=tmp_path / "run")
-    regimes = len(yaml.safe_load(path.read_text())["sweep"].get("concat", [None]))
-    assert set(run.cells["n"]) == set(yaml.safe_load(path.read_text())["sweep"]["product"]["n"][:2])
-    assert set(run.cells["replicate"]) == {0, 1, 2}
-    assert len(run.summary["groups"]) == regimes
-    assert len(run.cells) <= regimes * 2 * 3 * 3
-    statuses = run.cells["status"].value_counts()
-    assert set(statuses.index) <= {"converged", "max_steps", "diverged"}
-    assert statuses["converged"] > 0.3 * len(run.cells)
-    widest = run.cells[run.cells["m"] == run.cells["m"].max()]
-    assert widest["E5"].mean() >= 0.5
-    assert (run.cells["residual_final"] <= run.cells["tolerance"]).eq(run.cells["E5"].astype(bool)).all()
-    assert run.cells[["lambda_cts", "max_movement"]].apply(lambda column: column.map(math.isfinite)).all(axis=None)
+    cells = run.cells
+    assert len(cells) == expreg.api.plan(path, shrunk(path))["cells"] >= 9
+    assert set(cells["status"]) <= {"converged", "max_steps", "diverged", "collapsed", "trivial"}
+    assert (cells["status"] == "converged").mean() > 0.3
+    assert len(run.summary["groups"]) >= 1
     table = report.verdict_table(run.summary)
-    assert "consistent" in table or "not resolvable" in table
     assert "contradicts" not in table
-    page = (run.directory / "report.html").read_text()
-    assert page.count("<img") + page.count("<svg") >= 3
-    assert {"convergence.png", "thresholds.svg", "lambda.pdf"} <= {
-        p.name for p in (run.directory / "figures").iterdir()
-    }
+    assert any(verdict in table for verdict in ("consistent", "open", "not resolvable"))
+    if path in TRAINED:
+        check_training(cells)
+    if path.stem in DRAWN:
+        page = (run.directory / "report.html").read_text()
+        assert page.count("<img") + page.count("<svg") >= 3
+        drawn = {file.name for file in (run.directory / "figures").iterdir()}
+        assert {"thresholds.svg", "lambda.pdf"} <= drawn
+
+
+def check_training(cells):
+    """What every run of networks must leave, whatever it was for."""
+    numbers = cells[["lambda_cts", "max_movement"]][cells["status"] != "diverged"]
+    assert numbers.apply(lambda column: column.map(math.isfinite)).all(axis=None)
+    assert (cells["residual_final"] <= cells["tolerance"]).eq(cells["E5"].astype(bool)).all()
+    if "training.step_size.factor" not in cells:
+        assert cells[cells["m"] == cells["m"].max()]["E5"].mean() >= 0.5
+    if "Ecert" in cells and "E2" in cells:  # the certificate's promise, for those that kept its step size
+        covered = cells[cells["Ecert"].astype(bool) & (cells["eta"] <= cells["eta_certified"])]
+        assert covered["E2"].all()
+        assert (covered["refined_movement"] <= 1 + 1e-3).all()
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name)

@@ -120,14 +120,20 @@ def describe(samples: Sequence[laws.Sample], delta: float, confidence: float) ->
 
 
 def _theory(found: laws.Law, confidence: float) -> dict[str, Any]:
-    return _record(found, confidence) | {"constant": np.exp(found.parameters[0, 0])}
+    return _record(found, confidence) | {"constant": _exp(found.parameters[0, 0])}
 
 
 def _lognormal(found: laws.Law, confidence: float) -> dict[str, Any]:
     return _record(found, confidence) | {
-        "constant": np.exp(found.parameters[0, 0]),
+        "constant": _exp(found.parameters[0, 0]),
         "spread": found.parameters[0, 2],
     }
+
+
+def _exp(value: float) -> float:
+    """Return e^value; infinite, which a summary leaves out, where almost all thresholds are beyond the grid."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(value))
 
 
 def _record(found: laws.Law, confidence: float) -> dict[str, Any]:

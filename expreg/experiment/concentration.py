@@ -48,7 +48,7 @@ def signature(settings: Settings) -> Signature:
     return Signature(
         n=n,
         d=settings["data"]["d"],
-        neurons=bucket(network["m"], n) // branches,
+        neurons=bucket(network["m"], n, base=4) // branches,  # a program takes longer to compile than to run
         branches=branches,
         activation=network["activation"],
         dtype=np.dtype(PRECISIONS[settings["precision"]]).name,

@@ -136,20 +136,20 @@ def make_task(static: Signature, given: Inputs) -> Task:
     b is the distribution u / alpha at another x of the same norm (of exp for sinh, whose alpha may vanish), or that
     of the head itself, times exp(noise) and normalised (G.12).
     """
-    n, d, real = static.n, static.d, jnp.dtype(static.dtype)
-    draws = jax.random.split(jax.random.wrap_key_data(given.key), 5)
-    direction = jax.random.normal(draws[0], (n, d), real)
-    noise = given.noise * jax.random.normal(draws[1], (n,), real)
+    n, d, rows = static.n, static.d, static.n + static.tokens
+    # one draw for all: each compiles to a program of its own size
+    draws = jax.random.normal(jax.random.wrap_key_data(given.key), (2 * d + n + (rows + n) * d,), static.dtype)
+    x, planted, noise, direction, grown = jnp.split(draws, np.cumsum([d, d, n, n * d]))
+    direction = direction.reshape(n, d)
     if static.kind == "attention":
         grown, x, planted = given.keys, given.query, given.query
         norm, unit = _norms(grown, direction)
     else:
-        grown = jax.random.normal(draws[2], (n + static.tokens, d), real)
-        scale, unit = _norms(grown, direction)
+        scale, unit = _norms(grown := grown.reshape(rows, d), direction)
         norm, grown = given.radius, grown * (given.radius / scale)
-        x, planted = (given.radius * _unit(jax.random.normal(key, (d,), real)) for key in draws[3:])
+        x, planted = given.radius * _unit(x), given.radius * _unit(planted)
     f = residual.softmax(grown[:n] @ planted, "cosh" if static.activation == "cosh" else "exp")
-    b = f * jnp.exp(noise)
+    b = f * jnp.exp(given.noise * noise)
     return Task(grown[:n], b / b.sum(), x, grown, norm, direction / unit)
 
 

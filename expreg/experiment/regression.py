@@ -145,6 +145,7 @@ def program(static: Signature) -> Program:
         sketch_size=static.sketch_size,
         max_steps=NO_LIMIT,
     )
+    signs = _signs(static.activation)
 
     def running(state: State) -> Array:
         return state.active & method.running(state.inner) & (state.inner.step < state.inputs.max_steps)
@@ -154,24 +155,29 @@ def program(static: Signature) -> Program:
         inner = method.init(given.A, given.b, given.x0, given.weights, key, given.tolerance)
         empty = {name: jnp.full(static.points, jnp.nan, given.b.dtype) for name in CURVES}
         kept = given._replace(A=None, b=None, x0=None, weights=None)  # the solver's own state has them
-        return _noted(State(jnp.asarray(True), kept, inner, empty, jnp.int32(0)))
+        return _noted(signs, State(jnp.asarray(True), kept, inner, empty, jnp.int32(0)))
 
     def advance(state: State) -> State:
-        return _noted(state._replace(inner=method.step(state.inner)))
+        return _noted(signs, state._replace(inner=method.step(state.inner)))
 
     return Program(init, advance, running, partial(_record, static.activation))
 
 
 NO_LIMIT = 2**30
 """The budget of the solver itself: that of a cell is kept by its lane, so that it can be swept."""
-CURVES = ("residual", "loss", "passes", "error")
+CURVES = ("residual", "loss", "passes", "damping", "error")
 
 
-def _noted(state: State) -> State:
+def _signs(activation: str) -> tuple[int, ...]:
+    """Return the signs s for which s x is planted when x is: cosh is even (E.39)."""
+    return (1, -1) if activation == "cosh" else (1,)
+
+
+def _noted(signs: tuple[int, ...], state: State) -> State:
     """Store the point of the curve if the step is one that is stored."""
     due = state.inner.step == state.inputs.curve_step[jnp.minimum(state.curve_length, len(state.inputs.curve_step) - 1)]
     due &= state.curve_length < len(state.inputs.curve_step)
-    now = _point(state)
+    now = _point(signs, state)
     curve = {
         name: jnp.where(due, values.at[state.curve_length].set(now[name], mode="drop"), values)
         for name, values in state.curve.items()
@@ -179,19 +185,25 @@ def _noted(state: State) -> State:
     return state._replace(curve=curve, curve_length=state.curve_length + due)
 
 
-def _point(state: State) -> dict[str, Array]:
+def _point(signs: tuple[int, ...], state: State) -> dict[str, Array]:
     """Return what the curve holds of a step: relative gradient, loss, passes, and the distance to the planted x."""
     inner, given = state.inner, state.inputs
-    t = inner.problem.A @ (inner.x - given.goal)
-    low = t @ given.metric.Q
-    square = t @ (given.metric.diagonal * t) + low @ given.metric.S @ low
+    goal = inner.problem.A @ given.goal
+    errors = [inner.point.z - sign * goal for sign in signs]
+    square = jnp.min(jnp.stack([_squared(given.metric, t) for t in errors]))
     found = {
         "residual": inner.relative,
         "loss": inner.loss,
         "passes": inner.passes,
+        "damping": inner.damping,
         "error": jnp.sqrt(jnp.maximum(square, 0)),
     }
     return {name: jnp.asarray(value, inner.x.dtype) for name, value in found.items()}
+
+
+def _squared(metric: residual.Curvature, t: Array) -> Array:
+    low = t @ metric.Q
+    return t @ (metric.diagonal * t) + low @ metric.S @ low
 
 
 def _record(activation: str, state: State) -> dict[str, Array]:
@@ -209,7 +221,7 @@ def _record(activation: str, state: State) -> dict[str, Array]:
         "curve_length": state.curve_length,
         "curve_step": given.curve_step,
         **{f"curve_{name}": values for name, values in state.curve.items()},
-        **{f"last_{name}": value for name, value in _point(state).items()},
+        **{f"last_{name}": value for name, value in _point(_signs(activation), state).items()},
     }
 
 
@@ -228,11 +240,26 @@ def _curve(record: dict[str, Array]) -> dict[str, np.ndarray]:
     return found
 
 
+PROBLEM = (
+    "density",
+    "condition",
+    "coherence",
+    "noise",
+    "scale",
+    "weight",
+    "start",
+    "distance",
+    "layer",
+    "head",
+    "token",
+)
+"""Keys of `problem` that are columns under their own names."""
+
+
 def row(settings: Settings, record: dict[str, Array]) -> Row:
     """Return the columns of a finished cell with its curve as lists."""
     found, chosen, given = problem(settings), settings["solver"], settings["problem"]
     status = Status(int(record["status"])) or Status.max_steps  # running: its lane ended at the budget
-    swept = ("density", "condition", "coherence", "noise", "layer", "head", "token")
     measured = ("gradient_norm", "softmax_residual", "projective_loss", "alpha", "max_logit", "loss_rescaled")
     return {
         "status": status.name,
@@ -250,21 +277,20 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         "max_steps": chosen["max_steps"],
         "passes": int(record["passes"]),
         "tolerance": _tolerance(settings),
-        "weight": float(given["weight"]),
-        **{name: given.get(name) for name in swept},
+        **{name: given.get(name) for name in PROBLEM},
         "loss_value": float(record["last_loss"]),
         "residual_final": float(record["last_residual"]),
         **{name: float(record[name]) for name in measured},
-        **_errors(found.planted, record),
+        **_errors(found.planted, _signs(given["activation"]), record),
         **_curve(record),
     }
 
 
-def _errors(planted: np.ndarray | None, record: dict[str, Array]) -> Row:
+def _errors(planted: np.ndarray | None, signs: tuple[int, ...], record: dict[str, Array]) -> Row:
     """Return the distance to the planted x in the norm of its Hessian, and relative to its size."""
     if planted is None:
         return {"error_final": None, "x_error": None}
-    distance = np.linalg.norm(record["x"] - planted) / np.linalg.norm(planted)
+    distance = min(np.linalg.norm(record["x"] - sign * planted) for sign in signs) / np.linalg.norm(planted)
     return {"error_final": float(record["last_error"]), "x_error": float(distance)}
 
 

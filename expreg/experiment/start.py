@@ -69,9 +69,11 @@ def problem(settings: Settings) -> Problem:
         return _problem(text, settings["network"]["activation"], settings["seed"], settings["replicate"])
 
 
-def bucket(m: int, n: int) -> int:
-    """Return the padded width of a cell's program: the next power of two, small ones merged."""
-    return max(1 << (m - 1).bit_length(), SMALLEST_PROGRAM >> (n - 1).bit_length())
+def bucket(m: int, n: int, *, base: int = 2) -> int:
+    """Return the padded width of a cell's program: the next power of the base, small ones merged."""
+    power = max(m - 1, SMALLEST_PROGRAM // (1 << (n - 1).bit_length()) - 1).bit_length()
+    each = (base - 1).bit_length()
+    return int(1 << each * -(-power // each))
 
 
 def inputs(settings: Settings) -> dict[str, Array]:
