@@ -20,8 +20,11 @@ Record = dict[str, Any]
 
 SHAPE = ("loss", "activation", "rows", "columns")
 METHOD = ("solver", "sketch", "sketch_size")
-# Axes that name a column of SHAPE or METHOD, or that are averaged over.
-_INNER = {"n", "d", "replicate", "seed", *(f"problem.{name}" for name in ("n", "d", "loss", "activation"))}
+# Told of a group or a method where the run has several.
+_PROBLEM = "data density condition coherence noise scale weight start distance layer head precision"
+PROBLEM = tuple(_PROBLEM.split())
+LIMITS = ("tolerance", "max_steps")
+REPEATS = ("token", "seed", "replicate")
 CONSISTENT, CONTRADICTS, UNRESOLVED = "consistent", "contradicts", "not resolvable at these n"
 ORDER = 1.8
 """The least order of convergence that counts as quadratic: an estimate from three steps is a little below 2."""
@@ -32,23 +35,20 @@ FLOOR = {"f32": 1e-5, "f64": 1e-12}
 NOTE = (
     "Suboptimality is loss minus least loss, relative to its start; the least loss is 0 where b is planted without "
     "noise, else the smallest that any solver reached on that problem. Order and contraction are those of the "
-    "distance to the planted x in the norm of its Hessian, measured where no rounding is left in it."
+    "distance to the planted x in the norm of its Hessian, at undamped steps and above rounding."
 )
 
 
 def summarise(
-    cells: pd.DataFrame, curves: pd.DataFrame, axes: Sequence[str], *, delta: float, confidence: float
+    cells: pd.DataFrame, curves: pd.DataFrame, _axes: Sequence[str], *, delta: float, confidence: float
 ) -> Record:
     """Return groups, tables, verdicts and note of a run of `regression`.
 
-    `cells`, `curves`: as the store gives them; `axes`: names of the swept columns. `delta`: the failure
-    probability at which sample sizes promise their distortion; `confidence`: level of the intervals.
+    `cells`, `curves`: as the store gives them. `delta`: the failure probability at which sample sizes promise
+    their distortion; `confidence`: level of the intervals.
     """
     kept = cells[~cells["status"].isin(FAILED)] if "status" in cells else cells
-    outer = [axis for axis in axes if axis in kept and axis not in _INNER and not axis.startswith("solver.")]
-    settings = [
-        axis for axis in axes if axis in kept and axis.startswith("solver.") and axis[7:] not in ("name", *METHOD)
-    ]
+    outer, settings = _varying(kept, PROBLEM), _varying(kept, LIMITS)
     traces = _traces(kept, curves, [*SHAPE, *outer])
     groups = [_group(key, rows, outer, settings, traces, delta) for key, rows in _split(kept, [*SHAPE, *outer])]
     return {
@@ -57,6 +57,10 @@ def summarise(
         "verdicts": list(_verdicts(groups, delta, confidence)),
         "note": NOTE,
     }
+
+
+def _varying(rows: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    return [name for name in names if name in rows and rows[name].nunique(dropna=False) > 1]
 
 
 def _split(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -88,7 +92,7 @@ def _traces(cells: pd.DataFrame, curves: pd.DataFrame, problem: Sequence[str]) -
 def _least(cells: pd.DataFrame, problem: Sequence[str]) -> dict[str, float]:
     """Return by cell the least loss of its problem: 0 where it is planted exactly, else the smallest found."""
     found: dict[str, float] = {}
-    for _, rows in _split(cells, [*problem, "seed", "replicate"]):
+    for _, rows in _split(cells, [*problem, *REPEATS]):
         losses = rows["loss_value"].to_numpy(float)
         planted = rows["error_final"].notna().any()
         value = 0.0 if planted else float(np.nanmin(losses, initial=math.inf))
@@ -109,7 +113,7 @@ def _group(
 ) -> Record:
     values = dict(zip([*SHAPE, *outer], key, strict=True))
     label = f"{values['loss']}, {values['activation']}, n = {values['rows']}, d = {values['columns']}"
-    label += "".join(f", {name.removeprefix('problem.')} = {values[name]}" for name in outer)
+    label += "".join(f", {name} = {_shown(values[name])}" for name in outer)
     methods = [_method(one, part, settings, traces, delta) for one, part in _split(rows, [*METHOD, *settings])]
     return {"group": values, "label": label, "methods": methods}
 
@@ -124,7 +128,7 @@ def _method(
     values = dict(zip([*METHOD, *settings], key, strict=True))
     size = None if pd.isna(values["sketch_size"]) else int(values["sketch_size"])
     sketched = "" if values["sketch"] == "none" else f", {values['sketch']}{'' if size is None else f' {size}'}"
-    label = f"{values['solver']}{sketched}" + "".join(f", {name[7:]} = {values[name]}" for name in settings)
+    label = f"{values['solver']}{sketched}" + "".join(f", {name} = {_shown(values[name])}" for name in settings)
     own = [traces[cell] for cell in rows["cell"] if cell in traces]
     done = rows[rows["status"] == "converged"]
     near = [_near(traces[cell], _floor(rows)) for cell in done["cell"] if cell in traces]
@@ -142,6 +146,10 @@ def _method(
         "promised": _promise(values["sketch"], size, int(rows["columns"].iloc[0]), delta),
         "curve": _curve(own),
     }
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _quartiles(values: pd.Series) -> Record:
@@ -189,19 +197,18 @@ def _along(steps: NDArray[Any], trace: pd.DataFrame, name: str) -> Floats:
 
 
 def _near(trace: pd.DataFrame, floor: float) -> Floats:
-    """Return the distances at consecutive steps near the optimum, down to the rounding."""
+    """Return the distances at consecutive undamped steps near the optimum, down to the rounding."""
     if "error" not in trace or not np.isfinite(trace["error"].to_numpy(float)[:1]).all():
         return np.empty(0)
     steps, errors = trace["step"].to_numpy(), trace["error"].to_numpy(float)
     late = (errors <= LATE * errors[0]) & (errors > floor * errors[0]) & np.isfinite(errors)
+    late &= trace["damping"].to_numpy(float) == 0
     if not late.any():
         return np.empty(0)
     first = int(np.argmax(late))
     stop = first + 1
     while stop < len(steps) and steps[stop] == steps[stop - 1] + 1 and late[stop]:
         stop += 1
-    # one step from farther out may start the sequence: an order needs three distances
-    first -= int(first > 0 and steps[first] == steps[first - 1] + 1)
     return errors[first:stop]
 
 
@@ -214,8 +221,8 @@ def _order(distances: Floats) -> float | None:
 
 
 def _contractions(distances: Floats) -> Floats:
-    """Return the factors by which steps near the optimum shrink the distance; the first may start farther out."""
-    return np.asarray(distances[2:] / distances[1:-1])
+    """Return the factors by which steps near the optimum shrink the distance."""
+    return np.asarray(distances[1:] / distances[:-1])
 
 
 def _promise(sketch: str, size: int | None, d: int, delta: float) -> float | None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
 from expreg.report.style import Figure, canvas, entitle, left_out, look, outer_labels, pages, plain, records
 
@@ -14,8 +15,8 @@ LOWEST = 1e-18
 """Below this share of its start a suboptimality is rounding."""
 _CAPTION = (
     "Loss minus least loss, relative to its start, on logarithmic scales: median over replicates, with the band of"
-    " the middle half. A run that ended keeps its last value; a line ends where fewer than half of its runs are going on,"
-    f" or below {LOWEST:g}."
+    " the middle half. A run that ended keeps its last value; a line ends where fewer than half of its runs are going"
+    f" on, or below {LOWEST:g}."
 )
 
 
@@ -57,6 +58,8 @@ def _panel(axes: Axes, group: Mapping[str, Any], key: str, labels: list[str]) ->
         axes.set_xscale("symlog", linthresh=1)
     else:
         axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     for method in records(group, "methods"):
         curve = method.get("curve")
         if curve is None:
