@@ -219,6 +219,60 @@ def compare(
     _say(f"\nstatistics\n{statistics.to_string(na_rep='-')}")
 
 
+@app.command(short_help="Solve a regression problem of your own.")
+def solve(
+    matrix: Annotated[
+        Path, typer.Argument(metavar="A", help="(n, d): .npy .npz .csv .parquet .mtx .svm", show_default=False)
+    ],
+    target: Annotated[
+        Path | None, typer.Argument(metavar="[B]", help="(n,); or labels beside A.", show_default=False)
+    ] = None,
+    loss: Annotated[str, typer.Option(help="exponential, softmax, rescaled or projective.")] = "rescaled",
+    activation: Annotated[str, typer.Option(help="exp, cosh or sinh.")] = "exp",
+    solver: Annotated[str, typer.Option(help="auto, newton, gauss_newton, pcg, lbfgs or gd.")] = "auto",
+    sketch: Annotated[str | None, typer.Option(help="leverage, countsketch, gaussian or uniform.")] = None,
+    tol: Annotated[float, typer.Option(help="On the gradient, relative to the terms that cancel in it.")] = 1e-10,
+    weights: Annotated[str | None, typer.Option(help="Regulariser 1/2 ||diag(w) A x||^2: a number or a file.")] = None,
+    start: Annotated[Path | None, typer.Option(help="A file with the x (d,) to start from.")] = None,
+    seed: Annotated[int, typer.Option(help="For everything random.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write x to this file: .npy, .npz or .csv.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Minimise a regression loss of phi(A x) against b over x, for A and b in files.
+
+    Prints how it ended, the loss, alpha, the softmax residual, the projective loss, max |z|, steps and x. Ends with
+    exit code 0 also where it did not converge: the status says so; 2 if the input is wrong.
+
+    expreg solve A.npy b.npy --loss softmax --out x.npy
+    """
+    from expreg import commands
+
+    options = {"loss": loss, "activation": activation, "solver": solver, "sketch": sketch, "tol": tol, "key": seed}
+    found = commands.solve_files(
+        matrix, target, weights=weights, start=start, out=out, complain=_complain, options=options
+    )
+    _say(commands.solution_json(found) if as_json else commands.solution_text(found))
+
+
+@app.command(short_help="Time expreg side by side with its peers.")
+def bench(
+    suite: Annotated[str, typer.Argument(metavar="[SUITE]", help="regression or scaling.")] = "regression",
+    quick: Annotated[bool, typer.Option("--quick", help="Small problems of the same kinds: a minute.")] = False,
+    limit: Annotated[float | None, typer.Option(help="Seconds per solver and problem.  [default: 60]")] = None,
+    only: Annotated[str | None, typer.Option(help="Problems with this in their name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time expreg.solve side by side with SciPy and optimistix, to the same accuracy, in one run.
+
+    regression: twelve problems, verified by a judge that belongs to no solver. scaling: seconds per step against
+    the number of non-zeros. Progress goes to standard error.
+    """
+    from expreg import commands
+
+    found, text = commands.bench(suite, quick=quick, limit=limit, only=only, say=_complain)
+    _say(commands.document(found) if as_json else text)
+
+
 @app.command(short_help="Show versions, devices and settings; try one program.")
 def doctor(as_json: AsJson = False) -> None:
     """Show versions, devices, precision and compile cache, and try one program."""

@@ -1,0 +1,237 @@
+"""Run every solver on every problem to the same accuracy, and say how long each took."""
+
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import sparse as scipy_sparse
+
+from expreg import sparse
+from expreg.benchmark.judge import REQUIRED, Judge
+from expreg.benchmark.peers import PEERS, Peer, missing, objective
+from expreg.benchmark.problems import CASES, Case
+
+OWN = "expreg"
+REPEATS = 3
+LIMIT = 60.0
+"""Seconds that one solver may spend on one problem, after a few steps that compile what it needs."""
+WARM = 2
+"""Steps of a peer before anything is timed."""
+QUICK_LIMIT = 2.0
+
+Solve = Callable[..., Any]
+"""`expreg.solve`, handed over by the caller."""
+
+
+class Outcome(NamedTuple):
+    """One solver on one problem: `seconds` is the median of `repeats` runs, None if it did not get there.
+
+    `first_seconds`: a run before those, of two steps for a peer, with all compilation in it. `accuracy`: the judge's
+    number (`Judge`) at the end. `steps`: iterates looked at. `note`: why there are no seconds.
+    """
+
+    solver: str
+    seconds: float | None
+    first_seconds: float
+    accuracy: float | None
+    steps: int
+    repeats: int
+    note: str
+
+
+class _Stop(Exception):
+    """Ends a peer's loop from inside."""
+
+
+class _Watch:
+    """The judge at a peer's elbow: stops it when it is accurate enough or out of time; its own time is not counted."""
+
+    def __init__(self, judge: Judge, limit: float, steps: int | None = None) -> None:
+        self.judge, self.limit, self.most = judge, limit, steps
+        self.began, self.judging, self.steps, self.accuracy = time.perf_counter(), 0.0, 0, math.inf
+        self.stopped = False
+
+    def __call__(self, x: np.ndarray) -> None:
+        entered = time.perf_counter()
+        self.accuracy = self.judge(x)
+        self.steps += 1
+        self.judging += time.perf_counter() - entered
+        self.stopped = self.accuracy <= REQUIRED or self.seconds() > self.limit or self.steps == self.most
+        if self.stopped:
+            raise _Stop
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began - self.judging
+
+
+class _Run(NamedTuple):
+    seconds: float
+    accuracy: float
+    steps: int
+    note: str = ""
+
+
+def run(
+    solve: Solve,
+    names: Sequence[str] = tuple(CASES),
+    *,
+    quick: bool = False,
+    limit: float | None = None,
+    peers: Sequence[str] = tuple(PEERS),
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Return one document with the outcomes on the named problems, and what they amount to; `say` gets each line.
+
+    Everyone works in float64 on the same machine in one run, one after the other, to the accuracy `REQUIRED` of the
+    judge. Peers start at x = 0; `solve` is called as `solve(A, b, loss=, activation=, solver="auto")` and finds its
+    own start, within its time. Needs at most about 6 GiB.
+    """
+    seconds = (QUICK_LIMIT if quick else LIMIT) if limit is None else limit
+    found = []
+    with jax.enable_x64(True):
+        for name in names:
+            case = CASES[name](quick)
+            outcomes = []
+            for outcome in _outcomes(case, solve, peers, seconds):
+                outcomes.append(outcome)
+                say(_line(name, outcome))
+            found.append(_told(case, outcomes))
+    return {"accuracy": REQUIRED, "limit_seconds": seconds, "quick": quick, "problems": found, **_overall(found)}
+
+
+def _outcomes(case: Case, solve: Solve, peers: Sequence[str], limit: float) -> Iterator[Outcome]:
+    judges = [Judge(case.A, b, case.loss, case.activation) for b in case.targets]
+    yield _measured(OWN, partial(_own, case, solve, judges), partial(_own, case, solve, judges))
+    stored: Any = sparse.from_any(case.A)
+    A = jax.tree.map(jnp.asarray, stored)
+    problems = [objective(A, b, case.loss, case.activation, case.x0) for b in case.targets]
+    for name in peers:
+        peer = PEERS[name]
+        reason = missing(peer, case.A.shape)
+        if reason:
+            yield Outcome(name, None, 0.0, None, 0, 0, reason)
+        else:
+            warm = partial(_peer, peer, case, problems[:1], judges, math.inf, WARM)
+            yield _measured(name, warm, partial(_peer, peer, case, problems, judges, limit))
+
+
+def _own(case: Case, solve: Solve, judges: list[Judge]) -> _Run:
+    began = time.perf_counter()
+    answers = [solve(case.A, b, loss=case.loss, activation=case.activation, solver="auto") for b in case.targets]
+    elapsed = time.perf_counter() - began
+    accuracy = [judge(np.asarray(answer.x)) for judge, answer in zip(judges, answers, strict=True)]
+    worst = int(np.argmax(accuracy))
+    steps = sum(int(answer.steps) for answer in answers)
+    return _Run(elapsed, accuracy[worst], steps, f"target {worst}: {answers[worst].message}")
+
+
+def _peer(
+    peer: Peer, case: Case, problems: list[Any], judges: list[Judge], limit: float, steps: int | None = None
+) -> _Run:
+    runs = []
+    for problem, judge in zip(problems, judges, strict=False):
+        watch = _Watch(judge, limit / len(problems), steps)
+        with suppress(_Stop), np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of peers about the rules of their own that are switched off
+            peer.run(problem, case.x0, watch)
+        why = f"out of time after {watch.limit:.3g} s" if watch.stopped else "stopped by itself"
+        runs.append(_Run(watch.seconds(), watch.accuracy, watch.steps, why))
+        if watch.accuracy > REQUIRED:
+            break  # the others would not change that
+    worst = max(runs, key=lambda run: run.accuracy)
+    return _Run(sum(run.seconds for run in runs), worst.accuracy, sum(run.steps for run in runs), worst.note)
+
+
+def _measured(name: str, warm: Callable[[], _Run], once: Callable[[], _Run]) -> Outcome:
+    """Warm up, then run until the median stands, or once if that was not accurate enough."""
+    began = time.perf_counter()
+    try:
+        warm()
+        first = time.perf_counter() - began
+        runs = [once()]
+        while runs[-1].accuracy <= REQUIRED and len(runs) < REPEATS:
+            runs.append(once())
+    except Exception as failure:  # a solver that breaks on a problem has not solved it: that is its result
+        return Outcome(
+            name, None, time.perf_counter() - began, None, 0, 0, f"{type(failure).__name__}: {failure}"[:200]
+        )
+    last = runs[-1]
+    if last.accuracy > REQUIRED:
+        note = f"{last.note}; accuracy {last.accuracy:.1e}, expected {REQUIRED:.0e}"
+        return Outcome(name, None, first, last.accuracy, last.steps, len(runs), note)
+    seconds = statistics.median(run.seconds for run in runs)
+    return Outcome(name, seconds, first, last.accuracy, last.steps, len(runs), "")
+
+
+# --- what it amounts to -----------------------------------------------------------------------------
+
+
+def _told(case: Case, outcomes: list[Outcome]) -> dict[str, Any]:
+    own = outcomes[0].seconds
+    rivals = {o.solver: o.seconds for o in outcomes[1:] if o.seconds is not None}
+    best = min(rivals, key=lambda name: rivals[name]) if rivals else None
+    return {
+        "problem": case.name,
+        "loss": case.loss,
+        "activation": case.activation,
+        "rows": case.A.shape[0],
+        "columns": case.A.shape[1],
+        "nnz": case.nnz,
+        "sparse": bool(scipy_sparse.issparse(case.A)),
+        "targets": len(case.targets),
+        "outcomes": [outcome._asdict() for outcome in outcomes],
+        "best_peer": best,
+        "times_faster": rivals[best] / own if best and own else None,
+    }
+
+
+def _overall(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return on how many problems we are first, and the geometric mean of the ratios to the best peer of each.
+
+    Where no peer got there we are first without a ratio; where we did not get there we are not first, and the
+    geometric mean says of how many problems it is one.
+    """
+    ratios = [told["times_faster"] for told in found if told["times_faster"]]
+    alone = [told for told in found if told["best_peer"] is None and told["outcomes"][0]["seconds"] is not None]
+    mean = math.exp(statistics.fmean(math.log(ratio) for ratio in ratios)) if ratios else None
+    first = sum(ratio > 1 for ratio in ratios) + len(alone)
+    return {"first_on": first, "of": len(found), "geometric_mean": mean, "mean_over": len(ratios)}
+
+
+def _line(name: str, outcome: Outcome) -> str:
+    result = outcome.note if outcome.seconds is None else f"{outcome.seconds:.4g} s in {outcome.steps} steps"
+    return f"{name:38s} {outcome.solver:16s} {result}"
+
+
+def text(document: dict[str, Any]) -> str:
+    """Return the table that people read: seconds per solver and problem, notes below."""
+    solvers = [outcome["solver"] for outcome in document["problems"][0]["outcomes"]]
+    lines = [" ".join(["problem".ljust(38), *(name.rjust(15) for name in solvers), "faster".rjust(8)])]
+    notes: dict[str, None] = {}
+    for told in document["problems"]:
+        seconds = [_cell(outcome["seconds"]) for outcome in told["outcomes"]]
+        ratio = f"{told['times_faster']:.2f}x" if told["times_faster"] else "-"
+        lines.append(" ".join([told["problem"].ljust(38), *(cell.rjust(15) for cell in seconds), ratio.rjust(8)]))
+        notes |= dict.fromkeys(f"{told['problem']}: {o['solver']}: {o['note']}" for o in told["outcomes"] if o["note"])
+    first = max(o["first_seconds"] for t in document["problems"] for o in t["outcomes"])
+    mean = document["geometric_mean"]
+    lines += [
+        "",
+        f"seconds, median of {REPEATS}, to accuracy {document['accuracy']:.0e}; warm-up with "
+        f"compilation, not counted, took up to {first:.1f} s",
+        f"expreg first on {document['first_on']} of {document['of']}"
+        + (f"; geometric mean {mean:.2f}x over the best peer of {document['mean_over']} problems" if mean else ""),
+    ]
+    return "\n".join([*lines, "", *notes] if notes else lines)
+
+
+def _cell(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.4g}"

@@ -1,0 +1,132 @@
+"""What `expreg solve` and `expreg bench` do with files and text; the work itself is `expreg.solve` and the suites."""
+
+import io
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from expreg.data import read_problem, read_vector
+from expreg.errors import InputError, Problem
+from expreg.sweep import disk
+
+SHOWN = 12
+"""Entries of x that a terminal shows; --out and --json have all of them."""
+OUTPUTS = (".npy", ".npz", ".csv")
+SUITES = ("regression", "scaling")
+
+
+def solve_files(
+    matrix: Path,
+    target: Path | None,
+    *,
+    weights: str | None = None,
+    start: Path | None = None,
+    out: Path | None = None,
+    complain: Callable[[str], None],
+    options: Mapping[str, Any],
+) -> Any:
+    """Return the Solution for A and b in files, and write x where asked; warnings go to `complain`, one line each.
+
+    `weights` is a number or a file with w (n,); `options` are those of `expreg.solve`. Raises InputError for what is
+    wrong with files or arrays, before anything is computed also for `out`.
+    """
+    from expreg.solver import solve
+
+    if out is not None and out.suffix.lower() not in OUTPUTS:
+        message = f"got a {out.suffix or 'nameless'} file, expected one of {' '.join(OUTPUTS)}"
+        raise InputError(Problem("E-ENUM", message, file=str(out), key="--out"))
+    A, b = read_problem(matrix, target)
+    w = None if weights is None else _weights(weights)
+    x0 = None if start is None else read_vector(start)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        found = solve(A, b, weights=w, x0=x0, **options)
+    for warning in caught:
+        complain(f"warning: {warning.message}")
+    if out is not None:
+        disk.replace(out, vector_bytes(out, np.asarray(found.x)))
+    return found
+
+
+def _weights(text: str) -> float | np.ndarray:
+    try:
+        value = float(text)
+    except ValueError:
+        return read_vector(text)
+    if not 0 <= value < math.inf:
+        raise InputError(Problem("E-RANGE", f"got {text}, expected a finite number >= 0, or a file", key="--weights"))
+    return value
+
+
+def vector_bytes(path: Path, x: np.ndarray) -> bytes:
+    """Return the file that holds x (d,): .npy; .npz with the array `x`; .csv with the column `x`."""
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return ("x\n" + "".join(f"{value!r}\n" for value in x.tolist())).encode()
+    buffer = io.BytesIO()
+    if suffix == ".npy":
+        np.save(buffer, x, allow_pickle=False)
+    else:
+        np.savez(buffer, x=x)
+    return buffer.getvalue()
+
+
+_LINES = ("loss", "alpha", "softmax_residual", "projective_loss", "max_logit", "gradient_norm", "decrement", "steps")
+
+
+def solution_text(found: Any) -> str:
+    """Return the lines that people read: how it ended, what is always reported, and x."""
+    words = {"max_logit": "max |z|"}
+    lines = [f"{found.status}: {found.message}", ""]
+    lines += [f"{words.get(name, name.replace('_', ' ')):18s}{getattr(found, name):.10g}" for name in _LINES]
+    shown = " ".join(f"{value:.6g}" for value in found.x[:SHOWN])
+    more = f" ... ({len(found.x)} numbers; --out FILE writes them)" if len(found.x) > SHOWN else ""
+    return "\n".join([*lines, f"{'x':18s}{shown}{more}"])
+
+
+def solution_json(found: Any) -> str:
+    """Return one JSON document with every field; numbers that JSON cannot hold are null."""
+    return document({**found._asdict(), "x": np.asarray(found.x).tolist()})
+
+
+def document(value: Any) -> str:
+    """Return a JSON document; numbers that JSON cannot hold are null."""
+    return json.dumps(_plain(value), indent=1, allow_nan=False, default=str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def bench(
+    suite: str, *, quick: bool, limit: float | None, only: str | None, say: Callable[[str], None]
+) -> tuple[dict[str, Any], str]:
+    """Run a suite of the benchmark; return its document and its table. Progress goes to `say`. Raises InputError."""
+    from expreg.benchmark import scaling
+    from expreg.benchmark import suite as regression
+    from expreg.benchmark.problems import CASES
+    from expreg.solver import solve
+
+    if suite not in SUITES:
+        message = f"got {suite!r}, expected one of {', '.join(SUITES)}"
+        raise InputError(Problem("E-ENUM", message, key="SUITE"))
+    if suite == "scaling":
+        found = scaling.run(solve, quick=quick, say=say)
+        return found, scaling.text(found)
+    names = [name for name in CASES if only is None or only in name]
+    if not names:
+        message = f"got {only!r}, expected part of the name of a problem: {'; '.join(CASES)}"
+        raise InputError(Problem("E-ENUM", message, key="--only"))
+    found = regression.run(solve, names, quick=quick, limit=limit, say=say)
+    return found, regression.text(found)

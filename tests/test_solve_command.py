@@ -1,0 +1,119 @@
+"""`expreg solve` on files: what it prints is what `expreg.solve` found; bad input is one line each and exit code 2."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from scipy import io, sparse
+
+import expreg
+from expreg import cli
+
+RNG = np.random.default_rng(0)
+A = RNG.normal(size=(60, 3)) * (RNG.random((60, 3)) < 0.8)
+X = np.array([0.5, -0.3, 0.2])
+B = np.exp(A @ X) * np.exp(0.1 * RNG.normal(size=60))
+B /= B.sum()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    np.save(tmp_path / "A.npy", A)
+    np.save(tmp_path / "b.npy", B)
+    io.mmwrite(tmp_path / "A.mtx", sparse.coo_array(A))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def expreg_command(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["expreg", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    told = capsys.readouterr()
+    return int(end.value.code or 0), told.out, told.err
+
+
+@pytest.mark.parametrize("matrix", ["A.npy", "A.mtx"])
+def test_the_document_is_the_solution(matrix, place, monkeypatch, capsys):
+    code, out, _ = expreg_command(monkeypatch, capsys, "solve", matrix, "b.npy", "--loss", "softmax", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert told["status"] == "converged"
+    expected = expreg.solve(A, B, loss="softmax")
+    np.testing.assert_allclose(told["x"], expected.x, rtol=1e-7)
+    f = np.exp(A @ told["x"]) / np.exp(A @ told["x"]).sum()
+    assert told["softmax_residual"] == pytest.approx(np.linalg.norm(f - B), rel=1e-9)
+    assert told["alpha"] == pytest.approx(np.exp(A @ told["x"]).sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+def test_x_is_written_and_can_be_a_start(suffix, place, monkeypatch, capsys):
+    code, out, _ = expreg_command(
+        monkeypatch, capsys, "solve", "A.npy", "b.npy", "--out", f"x{suffix}", "--loss=softmax"
+    )
+    assert code == 0
+    for words in ("converged: ", "alpha ", "softmax residual ", "projective loss ", "max |z| ", "steps ", "x "):
+        assert words in out
+    np.testing.assert_array_equal(expreg.data.read_vector(f"x{suffix}"), expreg.solve(A, B, loss="softmax").x)
+    _, again, _ = expreg_command(
+        monkeypatch, capsys, "solve", "A.npy", "b.npy", "--start", f"x{suffix}", "--loss=softmax", "--json"
+    )
+    assert json.loads(again)["steps"] == 0
+
+
+def test_weights_are_a_number_or_a_file(place, monkeypatch, capsys):
+    np.save("w.npy", np.full(60, 0.01))
+    told = [
+        json.loads(expreg_command(monkeypatch, capsys, "solve", "A.npy", "b.npy", "--weights", w, "--json")[1])
+        for w in ("0.01", "w.npy", "0")
+    ]
+    np.testing.assert_allclose(told[0]["x"], told[1]["x"], rtol=1e-12)
+    assert np.abs(np.array(told[0]["x"]) - told[2]["x"]).max() > 1e-8
+
+
+def test_numbers_that_json_lacks_are_null(place, monkeypatch, capsys):
+    np.save("b0.npy", np.exp(A @ X) / np.exp(A @ X).sum())  # an exact fit from the start: no step, no decrement
+    _, out, _ = expreg_command(monkeypatch, capsys, "solve", "A.npy", "b0.npy", "--json")
+    assert json.loads(out, parse_constant=pytest.fail)["status"] == "converged"
+
+
+def test_warnings_are_lines_and_not_an_end(place, monkeypatch, capsys):
+    np.save("b2.npy", 2 * B)
+    code, _, err = expreg_command(monkeypatch, capsys, "solve", "A.npy", "b2.npy")
+    assert code == 0
+    assert err.startswith("warning: ")
+    assert "E.17" in err
+
+
+BAD = {
+    "--loss=soft": "error[E-ENUM] loss: got 'soft'",
+    "--tol=1e-30": "error[E-RANGE] tol: got 1e-30",
+    "--weights=-1": "error[E-RANGE] --weights: got -1, expected a finite number >= 0",
+    "--out=x.txt": "error[E-ENUM] x.txt: --out: got a .txt file, expected one of .npy .npz .csv",
+    "--start=b.npy": "error[E-SHAPE]",
+    "--weights=none.npy": "cannot be opened",
+}
+
+
+@pytest.mark.parametrize("option", BAD)
+def test_bad_options_are_named(option, place, monkeypatch, capsys):
+    code, out, err = expreg_command(monkeypatch, capsys, "solve", "A.npy", "b.npy", option)
+    assert (code, out) == (2, "")
+    assert BAD[option] in err
+    assert err.count("\n") == 1
+
+
+def test_bad_entries_are_named(place, monkeypatch, capsys):
+    broken = A.copy()
+    broken[4, 1] = np.nan
+    np.save("A.npy", broken)
+    code, _, err = expreg_command(monkeypatch, capsys, "solve", "A.npy", "b.npy")
+    assert code == 2
+    assert "A[4,1]: got nan, expected finite" in err
+
+
+def test_a_place_that_cannot_be_written_is_a_storage_problem(place, monkeypatch, capsys):
+    code, _, err = expreg_command(monkeypatch, capsys, "solve", "A.npy", "b.npy", "--out", "nowhere/x.npy")
+    assert code == 4
+    assert "nowhere" in err
