@@ -60,8 +60,9 @@ def describe(n: int, widths: Floats, success: Floats, delta: float, confidence: 
     """Return the order-statistic threshold m*(n, delta) at one n with everything that limits it.
 
     A value that cannot be told is null and `flags` says why: "below" the narrowest width (m* is at most
-    it), "above" the widest, or "too few replicates". Widths that no replicate has a result at are left out
-    of the grid, replicates that lack one of the others out of the thresholds ("incomplete").
+    it), "above" the widest, or "too few replicates". `median` is that of m*_last, `median_first` of m*_first. Widths
+    that no replicate has a result at are left out of the grid, replicates that lack one of the others out of the
+    thresholds ("incomplete").
     """
     measured = ~np.isnan(success).all(axis=0)
     widths, success = widths[measured], success[:, measured]
@@ -71,6 +72,7 @@ def describe(n: int, widths: Floats, success: Floats, delta: float, confidence: 
     ranks = quantile_ranks(count, 1.0 - delta, confidence)._asdict()
     ranks["median"] = quantile_ranks(count, 0.5, confidence).quantile
     values = {name: _statistic(np.sort(last), widths, rank) for name, rank in ranks.items()}
+    values["median_first"] = _statistic(np.sort(first), widths, ranks["median"])
     return {
         "n": n,
         "replicates": count,

@@ -14,7 +14,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from expreg.errors import StorageError
-from expreg.report import chain, words
+from expreg.report import chain, models, words
 from expreg.report.drawing import BUILDERS, OWN, figures, reason, render
 from expreg.report.style import Figure, criteria_of, finite
 from expreg.report.thresholds import figure_of
@@ -30,6 +30,8 @@ STATUS_WORDS = {
     "timeout": "failed: out of time",
     "error": "failed",
 }
+# Where nothing is trained, a status means something else.
+_OWN_STATUS_WORDS = {"concentration": {"converged": "measured; nothing is trained"}}
 _SVG_DISPLAY = "width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;max-width"
 _SCALE = 1.75  # CSS pixels per point: figures drawn for a page of 6.75 inches, shown on a screen
 
@@ -151,13 +153,17 @@ def html(
         "criteria": criteria_of,
         "finite": finite,
     }
-    environment.globals |= {"interval": words.interval, "replicates_words": words.replicates_words, "chain": chain}
+    environment.globals |= {
+        "interval": words.interval,
+        "replicates_words": words.replicates_words,
+        "chain": chain,
+        "models": models,
+    }
     template = environment.from_string(files("expreg.report").joinpath("report.html.jinja").read_text("utf-8"))
     return template.render(
         summary=summary,
         asked=words.asked(summary),
         tally=words.tally(summary),
-        findings=words.findings(summary),
         warnings=words.warnings(cells, summary),
         claims=words.by_claim(summary),
         places=_places(shown, summary),
@@ -196,7 +202,8 @@ def powers(text: object) -> Markup:
 
 def _statuses(summary: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     counts = (summary.get("counts") or {}).get("by_status") or {}
-    return [(status, count, STATUS_WORDS.get(status, "")) for status, count in counts.items()]
+    meaning = STATUS_WORDS | _OWN_STATUS_WORDS.get(str(summary.get("experiment")), {})
+    return [(status, count, meaning.get(status, "")) for status, count in counts.items()]
 
 
 def _listed(row: tuple[str, str]) -> bool:

@@ -43,8 +43,9 @@ def thresholds(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, 
         f" success curve, with {intervals}; criteria are set slightly apart. Lines: power laws fitted to the"
         " filled markers, with their exponents, not corrected for the log factor, in the legend. Open"
         " markers take no part in the fit; arrows: the grid shows only that the threshold, or the end of its"
-        " interval, lies there or beyond. Grey: the claimed slope and the local slope of the bound itself at these"
-        " n; their heights mean nothing. An upper bound is not contradicted by a smaller slope."
+        " interval, lies there or beyond; criteria of which it shows no threshold at all are not drawn. Grey: the"
+        " claimed slope and the local slope of the bound itself at these n; their heights mean nothing. An upper"
+        " bound is not contradicted by a smaller slope."
     )
     drawn = pages("thresholds", groups)
     caption += left_out(groups, drawn)
@@ -60,7 +61,7 @@ def figure_of(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def _drawable_groups(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     level = level_of(summary)
-    return [g for g in records(summary, "groups") if any(_drawable(c, level) for c in criteria_of(g))]
+    return [group for group in records(summary, "groups") if _drawn(group, level)]
 
 
 def level_of(summary: Mapping[str, Any]) -> float | None:
@@ -126,7 +127,9 @@ def _estimator(criterion: Mapping[str, Any]) -> str:
 
 
 def _drawable(criterion: Mapping[str, Any], level: float | None) -> bool:
-    return bool(points_of(criterion, level, _estimator(criterion)))
+    """Tell whether the grid shows a threshold of the criterion at any n: arrows alone would only take room."""
+    points = points_of(criterion, level, _estimator(criterion))
+    return any(point.state in ("fitted", "open") for point in points)
 
 
 def draw_points(axis: Axes, points: list[Point], style: Mapping[str, Any], shift: float = 1.0) -> None:
@@ -160,18 +163,27 @@ def _arrow(axis: Axes, foot: tuple[float, float], length: float, colour: str, ef
 
 
 def _thresholds_figure(groups: list[dict[str, Any]], level: float | None) -> Canvas:
-    rows = max(len(criteria_of(group)) for group in groups)
+    rows = max(len(_drawn(group, level)) for group in groups)
     columns = 2 if len(groups) == 1 else 1
     figure, axes = canvas(len(groups), 3.1 + 0.17 * rows / columns)
+    everything = [p for group in groups for c in _drawn(group, level) for p in points_of(c, level, _estimator(c))]
+    heights = [m for p in everything for m in (p.m, p.low, p.high) if 0 < m < math.inf]
+    limits = (min(heights) / 3, max(heights) * 3)
     for axis, group in zip(axes, groups, strict=True):
-        _draw_group(axis, group, level, columns)
+        _draw_group(axis, group, level, columns, limits)
         entitle(axis, len(groups), str(group.get("label", "")))
     outer_labels(axes, "number of data $n$", r"width threshold $m^*(n,\delta)$")
     return figure
 
 
-def _draw_group(axis: Axes, group: Mapping[str, Any], level: float | None, columns: int) -> None:
-    criteria = [c for c in criteria_of(group) if _drawable(c, level)]
+def _drawn(group: Mapping[str, Any], level: float | None) -> list[dict[str, Any]]:
+    return [criterion for criterion in criteria_of(group) if _drawable(criterion, level)]
+
+
+def _draw_group(
+    axis: Axes, group: Mapping[str, Any], level: float | None, columns: int, limits: tuple[float, float]
+) -> None:
+    criteria = _drawn(group, level)
     handles, everything = [], []
     for rank, criterion in enumerate(criteria):
         style = criterion_look(str(criterion.get("criterion", "")))
@@ -182,8 +194,6 @@ def _draw_group(axis: Axes, group: Mapping[str, Any], level: float | None, colum
         handles.append(Line2D([], [], **{**style, "linestyle": style["linestyle"] if fitted else "none"}, label=label))
         everything += points
     n = sorted({point.n for point in everything})
-    heights = [m for p in everything for m in (p.m, p.low, p.high) if 0 < m < math.inf]
-    limits = (min(heights) / 3, max(heights) * 3)
     log_ticks(axis, "y", 2.0 ** np.arange(math.floor(math.log2(limits[0])), math.ceil(math.log2(limits[1])) + 1))
     log_ticks(axis, "x", n)
     axis.set(xlim=(n[0] / 1.35, n[-1] * 1.35), ylim=limits)

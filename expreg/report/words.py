@@ -1,6 +1,5 @@
-"""The numbers of a summary in words: formats, findings, warnings, the verdicts for a terminal."""
+"""The numbers of a summary in words: formats, claims, warnings, the verdicts for a terminal."""
 
-import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -38,8 +37,8 @@ CLAIMS = {
         "share at the widest m",
     ),
     "concentration": (
-        "The width for ||H(0) - H_cts||_F <= lambda/4 grows like n^{} at fixed delta, as its expected value says",
-        "exponent of n, raw",
+        "The width for ||H(0) - H_cts||_F <= lambda/4 grows with n as the expected error says, at fixed delta",
+        "exponent of n, no log factor taken out",
     ),
     "rate of convergence": (
         "The residual falls at least as fast as the theory says",
@@ -173,53 +172,6 @@ def tally(summary: Mapping[str, Any]) -> str:
     verdicts = [str(verdict.get("verdict")) for verdict in records(summary, "verdicts")]
     told = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
     return f"Of {len(verdicts)} verdicts: {', '.join(told)}." if verdicts else ""
-
-
-def findings(summary: Mapping[str, Any]) -> list[str]:
-    """Return what was found for the most telling criterion and for the one with the steepest threshold.
-
-    One criterion alone would mislead: each has an exponent of its own.
-    """
-    groups = records(summary, "groups")
-    leading = next((c for group in groups for c in criteria_of(group)), None)
-    others = [c for group in groups for c in criteria_of(group) if leading and c["criterion"] != leading["criterion"]]
-    steepest = max(others, key=lambda c: _exponent(c, "raw")[0] or -math.inf, default=None)
-    return [_finding(str(c.get("criterion")), groups) for c in (leading, steepest) if c is not None]
-
-
-def _exponent(criterion: Mapping[str, Any], kind: str) -> tuple[float | None, str]:
-    """Return the exponent and its interval in words, None where it should not be read."""
-    exponent = criterion.get("exponent") or {}
-    fit = exponent.get(kind) or {}
-    value = finite(fit.get("value")) if exponent.get("usable", True) else None
-    return value, interval(fit.get("low"), fit.get("high"))
-
-
-def _finding(name: str, groups: list[dict[str, Any]]) -> str:
-    """Return what was found for one criterion on each group, at most four."""
-    parts, title = [], ""
-    for group in groups[:_MOST_GROUPS]:
-        criterion = next((c for c in criteria_of(group) if c.get("criterion") == name), None)
-        if criterion is not None:
-            title = str(criterion.get("title", ""))
-            parts.append(f"{group.get('label', '')}: {_threshold_words(criterion)}")
-    return f"{name} ({title}). {'; '.join(parts)}."
-
-
-def _threshold_words(criterion: Mapping[str, Any]) -> str:
-    known = [row for row in records(criterion, "thresholds") if finite(row.get("quantile")) is not None]
-    if known:
-        last = max(known, key=lambda row: row["n"])
-        limits = interval(last.get("low"), last.get("high"))
-        width = f"m* = {number(last['quantile'])} {limits}".rstrip() + f" at n = {last['n']}"
-    else:
-        width = "the grid shows no threshold"
-    raw, limits = _exponent(criterion, "raw")
-    if raw is None:
-        return f"{width}, no exponent"
-    corrected, corrected_limits = _exponent(criterion, "corrected")
-    after = "" if corrected is None else f" ({number(corrected)} {corrected_limits} after the log factor)"
-    return f"{width}, growing with exponent {number(raw)} {limits}".rstrip() + after
 
 
 def warnings(cells: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,118 @@
+"""Tables of models, margins and covariates, and the figures of concentration, from summaries as they are made."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from report import synthetic
+
+from expreg.analysis import summarise
+from expreg.report import concentration, models, page
+from expreg.report.drawing import figures
+
+
+@pytest.fixture(scope="module")
+def summary():
+    return synthetic.run(n=(8, 16, 32), m=synthetic.WIDTHS[::3], replicates=40, resamples=20)[2]
+
+
+def test_models_are_told_with_intervals_the_choice_by_aic_and_separation(summary):
+    for group in summary["groups"]:
+        table, _ = models.group_tables(group)
+        rows = {row[0]: row for row in table["rows"]}
+        assert set(rows) == {criterion["criterion"] for criterion in group["criteria"]}
+        for criterion in group["criteria"]:
+            row, found = rows[criterion["criterion"]], criterion["models"]["censored"]
+            if "theory" in found:
+                law = found["theory"]["corrected"]
+                assert row[3] == f"{law['value']:.2f} [{law['low']:.2f}, {law['high']:.2f}]"
+                assert row[5].startswith(found["best"]["law"])
+            else:
+                assert (row[3], row[6]) == ("–", found["why_not"])
+    record = {"criterion": "E3", "models": {"psychometric": {"separated": True, "usable": False, "why_not": "a line"}}}
+    [separated] = models.group_tables({"criteria": [record]})[0]["rows"]
+    assert separated[6] == "separated: Firth's penalty instead of maximum likelihood"
+
+
+def test_margins_are_told_where_something_was_measured():
+    told = {"n": 4, "m": 8, "at": "widest", "margin": 1.5, "low": 1.1, "high": 2.0, "violated": 0, "trials": 9}
+    empty = {**told, "margin": None, "low": None, "high": None}
+    group = {"criteria": [{"criterion": "E2", "margins": [told, empty, {**empty, "violated": 3, "first_step": 7.0}]}]}
+    [table] = models.group_tables(group)
+    assert table["rows"] == [
+        ["E2", 4, 8, "widest", 1.5, "[1.1, 2]", 0, 9, None],
+        ["E2", 4, 8, "widest", None, "", 3, 9, 7.0],
+    ]
+
+
+def test_covariates_are_told_with_what_is_left_out_and_why(summary):
+    [table] = models.run_tables(summary)
+    names = [(row[0], row[1]) for row in table["rows"]]
+    for record in summary["covariates"]:
+        for kind in ("coefficients", "left_out"):
+            assert all((record["criterion"], found["name"]) in names for found in record[kind] if record["usable"])
+    assert models.run_tables({}) == []
+
+
+def test_the_page_shows_every_table(summary):
+    text = page.html([], pd.DataFrame(), summary, {}, "")
+    for title in ("Exponents by models", "Dependence on the data"):
+        assert f"<summary>{title}</summary>" in text
+    assert "first success, median" in text
+
+
+# --- concentration
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Cells and summary of a concentration run whose error is lognormal around its expectation, E1 linear in n."""
+    rng, rows = np.random.default_rng(1), []
+    for n in (4, 8, 16):
+        for replicate in range(40):
+            spread = 0.8 * np.exp(0.15 * rng.normal())
+            for m in np.unique(np.geomspace(64, 16384, 33).round()):
+                expected = np.sqrt(1000 * n / m)
+                error = expected * spread
+                row = {
+                    "n": n,
+                    "d": n,
+                    "m": int(m),
+                    "replicate": replicate,
+                    "status": "converged",
+                    "data": "orthonormal",
+                }
+                row |= {"lambda_cts": 7.4, "lambda_max_cts": 7.4, "E1": error <= 7.4 / 4, "cell": f"{len(rows):x}"}
+                rows.append(row | {"frobenius_error": error, "frobenius_expected": expected})
+    cells = pd.DataFrame(rows)
+    settings = {"name": "c", "experiment": "concentration", "axes": ["n", "m"], "delta": 0.5, "resamples": 100}
+    return cells, summarise(cells, pd.DataFrame(), **settings)
+
+
+def test_the_growth_of_the_frobenius_width_has_a_verdict_with_an_interval(measured):
+    _, found = measured
+    [verdict] = [v for v in found["verdicts"] if v["claim"] == "concentration"]
+    assert (verdict["verdict"], verdict["claimed"]) == ("consistent", 1.0)
+    assert verdict["low"] < 1.0 < verdict["high"]
+    assert "linear in n and not quadratic" in verdict["reason"]
+    assert found["groups"][0]["lambda_exponent"] == pytest.approx(0.0)
+
+
+def test_concentration_has_figures_of_its_own(measured):
+    cells, found = measured
+    drawn = {figure.name: figure for figure in figures(cells, pd.DataFrame(), found)}
+    assert not [figure.problem for figure in drawn.values() if figure.problem]
+    assert {"concentration", "concentration-threshold", "thresholds"} <= set(drawn)
+    [axis] = drawn["concentration"].figure.axes
+    n8 = [r for r in found["groups"][0]["concentration"]["ratios"] if r["n"] == 8]
+    line = next(line for line in axis.lines if len(line.get_ydata()) == len(n8) and line.get_linestyle() != "None")
+    assert np.max(line.get_ydata()) < 1.3
+    labels = [text.get_text() for text in drawn["concentration-threshold"].figure.legends[0].get_texts()]
+    assert labels[0].startswith("orthonormal  1.")
+    assert labels[1:] == ["slope 1", "slope 2"]
+    assert concentration.errors(cells, pd.DataFrame(), {}) == concentration.widths(cells, pd.DataFrame(), {}) == []
+
+
+def test_nothing_is_said_to_have_been_trained(measured):
+    text = page.html([], measured[0], measured[1], {}, "")
+    assert "nothing is trained" in text
+    assert "reached the tolerance" not in text
