@@ -24,16 +24,16 @@ def main(overrides: Sequence[str] = ()) -> Path:
     """Run the config, print shares of converged runs and of catapults, return the path of the figure."""
     run = expreg.run(CONFIG, overrides, out="runs/step_size-changed" if overrides else None, fresh=bool(overrides))
     cells = run.cells
-    cells["catapult"] = cells["E5"].astype(bool) & ~cells["E4"].astype(bool)
+    cells["E5 without E4"] = cells["E5"].astype(bool) & ~cells["E4"].astype(bool)
     factors = sorted(cells[FACTOR].unique())
     figure, axes = plt.subplots(1, len(factors), figsize=(4 * len(factors), 3.5), sharey=True, squeeze=False)
     print("share of runs that converge, and that converge without keeping the rate of the proof (E5 but not E4)")
     for axis, factor in zip(axes[0], factors, strict=True):
         rows = cells[cells[FACTOR] == factor]
-        found = rows.groupby("m")[["E5", "catapult"]].mean()
+        found = rows.groupby("m")[["E5", "E5 without E4"]].mean()
         for m, (share, thrown) in found.iloc[:: max(len(found) // 3, 1)].iterrows():
             print(f"  {factor / 2:.1f} of the limit, m = {m:5d}: {share:.2f}, {thrown:.2f}")
-        for name, look in (("E5", "-"), ("catapult", ":")):
+        for name, look in (("E5", "-"), ("E5 without E4", ":")):
             for colour, (n, own) in enumerate(rows.groupby("n")):
                 share = own.groupby("m")[name].mean()
                 axis.plot(share.index, share, look, color=f"C{colour}", label=f"{name}, n = {n}")

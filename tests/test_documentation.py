@@ -74,6 +74,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     X = np.random.default_rng(0).normal(size=(6, 3))
     rows = [f"{a},{b},{c},{(-1) ** i}" for i, (a, b, c) in enumerate(X)]
     (tmp_path / "mine.csv").write_text("\n".join(["a,b,c,y", *rows]))
+    W, a = np.tile(np.random.default_rng(1).normal(size=(3, 64)), 2), np.repeat([1.0, -1.0], 64)
+    np.savez(tmp_path / "net.npz", X=X[:2], y=np.array([0.1, -0.1]), W=W, a=a)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
