@@ -41,6 +41,9 @@ def check_data(data: Values, precision: str) -> Found:
             yield ("data", "coherence"), "E-RANGE", message
     if kind == "near_duplicate" and n and n % 2:
         yield ("data", "n"), "E-RANGE", f"got {n}, near_duplicate data come in pairs: expected an even number"
+    if kind == "sphere" and d == 1 and n and n > 2 and not data["allow_duplicates"]:
+        message = f"got 1: of n = {n} points on a line of length 1 some are equal, so lambda is 0; expected d >= 2"
+        yield ("data", "d"), "E-RANGE", f"{message}, or set allow_duplicates: true to study it"
     if kind == "near_duplicate" and d == 1:
         yield ("data", "d"), "E-RANGE", "got 1, an angle needs d >= 2"
     if kind == "digits" and n and n > (available := sum(DIGITS_AVAILABLE[c] for c in data["classes"])):

@@ -76,7 +76,7 @@ def test_settings_and_axes_of_a_cell() -> None:
             "divergence": 1e4,
             "curve": {"points": 48, "spacing": "logarithmic"},
         },
-        "measure": ["E0", "E1", "E1s", "E1m", "E3", "E4", "E5"],
+        "measure": ["E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert"],
     }
     assert axes == {"n": 8, "m": 8, "replicate": 0}
     assert json.loads(json.dumps(setting)) == setting
@@ -178,7 +178,7 @@ def test_cells_given_twice_are_there_once() -> None:
         lambda t: t.replace("[8, 16]", "[8.0, 16]"),
         lambda t: t.replace("d: n", "d: ' n '"),
         lambda t: t.replace("data: {kind: sphere, d: n}\n", ""),
-        lambda t: t + "precision: f32\nseed: 0\nmeasure: [E5, E4, E3, E1m, E1s, E1, E0]\n",
+        lambda t: t + "precision: f32\nseed: 0\nmeasure: [Ecert, E5, E4, E3, E2, E1m, E1s, E1, E0]\n",
         lambda t: t + "execution: {lanes: 3}\nanalysis: {delta: 0.2}\ndescription: other words\n",
         lambda t: t.replace("\n", "\r\n"),
         lambda t: "\ufeff" + t,
@@ -222,7 +222,7 @@ def test_adding_a_value_to_an_axis_keeps_all_other_ids(n: list[int], half_m: lis
     [
         ("training.tolerance=0.01", "training.tolerance 0.001 -> 0.01"),
         ("data.kind=orthonormal", "data.kind sphere -> orthonormal"),
-        ("measure=[E0]", 'measure ["E0","E1","E1s","E1m","E3","E4","E5"] -> ["E0"]'),
+        ("measure=[E0]", 'measure ["E0","E1","E1s","E1m","E2","E3","E4","E5","Ecert"] -> ["E0"]'),
         ("training.optimizer={name: adam}", "training.optimizer.b1 absent -> 0.9"),
         ("training.max_steps=7", 'training.max_steps {"at_most":1000000,"flow_time":2.0} -> 7'),
         ("data.d=2*n", "data.d n -> 2*n"),

@@ -132,6 +132,14 @@ def test_an_absolute_tolerance_that_the_theorem_does_not_speak_of_is_refused(tol
         settings(**asked)
 
 
+def test_points_that_must_coincide_are_refused_unless_duplicates_are_allowed():
+    line = {"data.kind": "sphere", "data.d": 1}
+    with pytest.raises(InputError, match="some are equal, so lambda is 0; expected d >= 2, or set allow_duplicates"):
+        settings(**line)
+    assert settings(**line, **{"data.allow_duplicates": True})
+    assert settings(**line, **{"sweep.product.n": [2]})
+
+
 def test_the_lines_fit_a_terminal():
     many = settings(**{"data.kind": "sphere", "data.d": 3, "sweep.product.n": [4, 64]})
     told = {"theory": outlook.theory_table(many, 0.1)}
