@@ -91,6 +91,8 @@ def run(kind: Objective, plan: Plan, max_steps: int, state: State, seen: Callabl
 
 def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> Array:
     """Return a start: for many rows the solution on a subset, itself found so, else the best linear guess."""
+    if kind.loss == "rescaled" and kind.activation == "sinh":
+        return _fitted(kind, problem, rng)
     n, d = problem.A.shape
     size = max(PER_COLUMN * d, n // GROWTH, LEAST_ROWS)
     if d > MANY_COLUMNS:
@@ -103,6 +105,15 @@ def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> 
     plan = choose("auto", part.A.whole, rng)
     end = run(kind, plan, 30, first_state(kind, part, x, np.zeros_like(x[0])), lambda _: None)
     return end.x if np.isfinite(end.x).all() else _small(d, problem, rng)
+
+
+def _fitted(kind: Objective, problem: Problem, rng: np.random.Generator) -> Array:
+    """Return the minimiser of the projective loss: from a start without a fit, the rescaled loss of sinh falls to 0."""
+    fit = kind._replace(loss="projective")
+    x = first_guess(fit, problem, rng)
+    begin = first_state(fit, problem._replace(tol=problem.tol + ROUGH), x, np.zeros_like(x[0]))
+    end = run(fit, choose("auto", problem.A.whole, rng), 30, begin, lambda _: None)
+    return end.x if np.isfinite(end.x).all() else x
 
 
 def _small(d: int, problem: Problem, rng: np.random.Generator) -> Array:

@@ -69,9 +69,10 @@ def solve(
             matrix of sketched rows (F.12); pcg is preconditioned with it.
         weights: w, a number or (n,).
         x0: (d,) the start; by default the linear problem A x = phi^-1(c b), for many rows the solution on a subset.
-        tol: stop when max_j |g_j| / (||a_j|| || |v| o (|u| + |t|) ||) <= tol, g the gradient and t the target (b,
-            alpha b): the gradient relative to the terms that cancel in it. It does not change with the scale of A's
-            columns, of b or of the loss. Rounding is 1e-15, in float32 1e-6; float32 takes 4e-6 for the default.
+        tol: stop when max_j |g_j| / (||a_j|| n^-1/2 sum_i |v_i| (|u_i| + |t_i|)) <= tol, g the gradient and t the
+            target (b, alpha b): the gradient relative to the terms that cancel in it. It does not change with the
+            units of A's columns, of b or of the loss. Rounding is about 1e-15 max(1, max |z|), in float32 1e-7 times
+            that; float32 takes 4e-6 for the default.
         key: an integer or a JAX key for everything random; 0 by default.
         max_steps: 200 by default, 20000 for gd and lbfgs.
         sketch_size: rows of the sketch; by default 16 d for gaussian, 40 d else.
@@ -113,8 +114,8 @@ def _seed(key: Any) -> int:
         return int(key)
     import jax
 
-    plain = key if np.issubdtype(getattr(key, "dtype", None), np.integer) else jax.random.key_data(key)
-    return int(np.asarray(plain).ravel()[-1])
+    plain = isinstance(getattr(key, "dtype", None), np.dtype)  # else a typed key
+    return int(np.asarray(key if plain else jax.random.key_data(key)).ravel()[-1])
 
 
 def _on_host(kind: Objective, checked: Checked, solver: str, key: Any, max_steps: int, history: _History) -> State:

@@ -65,7 +65,7 @@ def direction(preconditioner: Preconditioner, most: int, kind: Objective, state:
 def _goal(kind: Objective, state: State) -> Array:
     xp = kind.ops.xp
     fall = state.relative / state.memory
-    least = 0.3 * state.problem.tol / state.relative
+    least = 0.1 * state.problem.tol / state.relative
     return xp.clip(xp.maximum(fall * fall, least), 0.0, LOOSEST)
 
 
