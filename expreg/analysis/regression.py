@@ -28,9 +28,11 @@ REPEATS = ("token", "seed", "replicate")
 CONSISTENT, CONTRADICTS, UNRESOLVED = "consistent", "contradicts", "not resolvable at these n"
 ORDER = 1.8
 """The least order of convergence that counts as quadratic: an estimate from three steps is a little below 2."""
+BETA = 0.5
+"""What sampling by sketched leverage scores keeps of the exact ones, beta of (F.3), (F.6)."""
 LATE = 0.1
 """Steps count as near the optimum where the distance has fallen to this share of its start."""
-FLOOR = {"f32": 1e-5, "f64": 1e-12}
+FLOOR = {"f32": 1e-4, "f64": 1e-10}
 """Distances below this share of the start are rounding."""
 NOTE = (
     "Suboptimality is loss minus least loss, relative to its start; the least loss is 0 where b is planted without "
@@ -230,7 +232,7 @@ def _promise(sketch: str, size: int | None, d: int, delta: float) -> float | Non
     if size is None:
         return None
     if sketch == "leverage":
-        eps = math.sqrt(3 * d * math.log(2 * d / delta) / size)
+        eps = math.sqrt(3 * d * math.log(2 * d / delta) / (BETA * size))
     elif sketch == "gaussian":
         one = (math.sqrt(d) + math.sqrt(2 * math.log(2 / delta))) / math.sqrt(size)
         eps = 2 * one + one * one
@@ -271,7 +273,8 @@ def _speeds(groups: Sequence[Record], outer: Sequence[str]) -> Iterator[Record]:
     rows = []
     for group in groups:
         for method in group["methods"]:
-            orders, factors = method["orders"], method["contractions"]
+            orders = method["orders"] if _is_exact(method) else []
+            factors = method["contractions"]
             if orders or factors:
                 worst = max(factors) if factors else None
                 found = [_spread(_quartiles(pd.Series(values, dtype=float))) for values in (orders, factors)]
@@ -284,6 +287,11 @@ def _speeds(groups: Sequence[Record], outer: Sequence[str]) -> Iterator[Record]:
             "planted x has fallen to a tenth. Promised: eps/(1-eps) of (F.10), eps by (F.4) or (F.6) at delta."
         )
         yield {"title": "Near the optimum", "note": note, "columns": columns, "rows": rows}
+
+
+def _is_exact(method: Record) -> bool:
+    """Return whether the steps solve with the whole Hessian, so that they have an order."""
+    return method["sketch"] == "none" and method["solver"] in ("newton", "gauss_newton", "auto")
 
 
 def _spread(found: Record) -> str:
@@ -300,9 +308,10 @@ def _verdicts(groups: Sequence[Record], delta: float, confidence: float) -> Iter
         for method in group["methods"]:
             pooled.setdefault((where, method["label"]), []).append(method)
     for (where, label), methods in pooled.items():
-        who = {"group": where, "criterion": label}
+        first = methods[0]["sketch"] if methods[0]["sketch"] != "none" else methods[0]["solver"]
+        who = {"group": f"{where}: {label}", "criterion": first}
         orders = [order for method in methods for order in method["orders"]]
-        if methods[0]["sketch"] == "none" and methods[0]["solver"] == "newton" and orders:
+        if _is_exact(methods[0]) and orders:
             yield {"claim": "quadratic", **who, **_quadratic(orders)}
         promised = [method for method in methods if method["promised"] is not None and method["contractions"]]
         if promised:

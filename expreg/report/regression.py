@@ -7,9 +7,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FormatStrFormatter, NullFormatter
+from matplotlib.ticker import FormatStrFormatter
 
-from expreg.report.style import Figure, canvas, entitle, left_out, look, outer_labels, pages, plain, records
+from expreg.report.style import (
+    Figure,
+    canvas,
+    decimal_ticks,
+    entitle,
+    left_out,
+    look,
+    outer_labels,
+    pages,
+    plain,
+    records,
+)
 
 LOWEST = 1e-18
 """Below this share of its start a suboptimality is rounding."""
@@ -32,6 +43,7 @@ def passes(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, An
 
 def _figures(summary: Mapping[str, Any], name: str, title: str, key: str, label: str) -> list[Figure]:
     panels = [group for group in records(summary, "groups") if any(m.get("curve") for m in records(group, "methods"))]
+    panels = [group for group in panels if len(records(group, "methods")) > 1] or panels
     drawn = pages(name, panels)
     labels = list(dict.fromkeys(m["label"] for group in panels for m in records(group, "methods")))
     figures = []
@@ -56,10 +68,10 @@ def _panel(axes: Axes, group: Mapping[str, Any], key: str, labels: list[str]) ->
     axes.set_yscale("log")
     if key == "step":
         axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     else:
-        axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+        ends = [curve["passes"][i] for m in records(group, "methods") if (curve := m.get("curve")) for i in (0, -1)]
+        decimal_ticks(axes, "x", 0.9 * min(ends), 1.1 * max(ends))
     for method in records(group, "methods"):
         curve = method.get("curve")
         if curve is None:
