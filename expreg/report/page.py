@@ -150,6 +150,7 @@ def html(
         "share": words.share,
         "symbols": symbols,
         "powers": powers,
+        "numeric_columns": _numeric_columns,
         "criteria": criteria_of,
         "finite": finite,
     }
@@ -193,6 +194,11 @@ def symbols(text: object) -> Markup:
     safe = str(escape(_printable(str(text))))
     safe = re.sub(r"\b([nme])\^(-?\d+(?:\.\d+)?)", r"\1<sup>\2</sup>", safe)
     return Markup(re.sub(r"\blambda\b", "λ", re.sub(r"\bdelta\b", "δ", safe)).replace("&gt;=", "≥"))
+
+
+def _numeric_columns(table: Mapping[str, Any]) -> set[int]:
+    """Return the columns of a table that hold a number: they are aligned on the right, where it is unknown too."""
+    return {i for row in table["rows"] for i, value in enumerate(row) if finite(value) is not None}
 
 
 def powers(text: object) -> Markup:
