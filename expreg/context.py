@@ -51,10 +51,10 @@ def newton_step(A: Array, at: Attention, wanted: Array, damping: float) -> Array
     It minimises ||J A dx - wanted||^2 + mu ||dx||^2 with mu = `damping` times the mean eigenvalue of (J A)^T J A.
     """
     xp = A.__array_namespace__()
+    d = A.shape[1]
     JA = at.w[:, None] * A - at.f[:, None] * (at.w @ A)[None, :]
     gram = JA.T @ JA
-    d = A.shape[1]
-    mu = damping * xp.linalg.trace(gram) / d
+    mu = damping * xp.linalg.trace(gram) / d + xp.finfo(A.dtype).tiny  # one-hot attention has no slope at all
     return xp.linalg.solve(gram + mu * xp.eye(d, dtype=A.dtype), (wanted @ JA)[:, None])[:, 0]
 
 

@@ -30,6 +30,7 @@ EXACT = {
     "G.5": ("equivalence_error", {"f32": 1e-3, "f64": 1e-9}),
 }
 MOVED = {"gd": "x by gradient descent", "newton": "x by Newton", "data": "A by a normal matrix"}
+MOST_LEVELS = 40
 CLOSE = ("cosine_gd", "cosine_newton", "size_gd", "size_newton")
 GROUPED = ("problem", "moved", "activation", "loss", "precision")
 QUANTILES = (0.05, 0.5, 0.95)
@@ -70,7 +71,7 @@ def summarise(
 
 def instances(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Return one row per moved problem, with the columns of its cell."""
-    fixed = [c for c in (*GROUPED, "n", "d", "norm", "replicate") if c in cells]
+    fixed = [c for c in (*GROUPED, "n", "d", "norm", "layer", "head") if c in cells]
     fixed += [c for c in map(str, cells.columns) if c.startswith("problem.")]
     numbers = ["move", "shift", "shift_first_order", "shift_softmax", "largest_change"]
     numbers += [column for _, column, _ in BOUNDS.values()]
@@ -106,9 +107,8 @@ def _group(
 ) -> Record:
     tolerance = ROUNDING[str(key.get("precision", "f64"))]
     ratio_tables = [{"over": "all", "value": None, **found} for found in _ratios(points, tolerance)]
-    for over, column in (("R", "norm"), ("n", "n"), ("d", "d")):
-        levels = points[column].round(9)
-        if 1 < levels.nunique() <= 24:
+    for over, levels in _levels(points).items():
+        if 1 < levels.nunique() <= MOST_LEVELS:
             ratio_tables += [
                 {"over": over, "value": value, **found}
                 for value, part in points.groupby(levels)
@@ -124,6 +124,17 @@ def _group(
         "errors": {label: _largest(cells, column) for label, (column, _) in EXACT.items()},
         "closeness": _closeness(cells, curves),
     }
+
+
+def _levels(points: pd.DataFrame) -> dict[str, "pd.Series"]:
+    """Return the regimes by which ratios are told: R, n, d where they are chosen, heads where those are."""
+    found = {name: points[name] for name in ("n", "d")}
+    if "problem.radius" in points:
+        return {"R": points["problem.radius"], **found}
+    if "head" in points and points["head"].notna().any():
+        heads = points[["layer", "head"]].fillna(-1).astype(int).astype(str)
+        return {"head": heads["layer"] + "/" + heads["head"], **found}
+    return found
 
 
 def _labels(keys: Sequence[Record]) -> list[str]:
@@ -203,11 +214,13 @@ def _largest(cells: pd.DataFrame, column: str) -> float | None:
 
 def _closeness(cells: pd.DataFrame, curves: pd.DataFrame) -> list[Record]:
     """Return quartiles of the closeness by head, or by each swept setting, and after the last token."""
-    if "cosine_gd" not in cells or cells["cosine_gd"].isna().all():
+    cells = cells.dropna(subset=["cosine_gd"]) if "cosine_gd" in cells else cells.iloc[:0]
+    if cells.empty:
         return []
-    last = curves[curves["cell"].isin(cells["cell"])].sort_values("step").groupby("cell").last()
+    own = curves[curves["cell"].isin(cells["cell"])]
+    last = own.loc[own.groupby("cell")["step"].idxmax()]
     paths = [f"path_{name}" for name in CLOSE]
-    joined = cells.drop(columns=[c for c in paths if c in cells]).merge(last[paths], on="cell")
+    joined = cells.drop(columns=[c for c in paths if c in cells]).merge(last[["cell", *paths]], on="cell")
     records = []
     for over, columns in _regimes(cells).items():
         for key, part in joined.groupby(columns):
@@ -239,7 +252,11 @@ def _tables(groups: Sequence[Record]) -> list[Record]:
     columns = ["moved", "bound", "instances", "violations", "median", "5 %", "95 %", "largest"]
     note = "Quantiles of ||db|| / bound over all instances; a violation is more than rounding."
     found = [{"title": "Measured / bound", "note": note, "columns": columns, "rows": rows}]
-    return [*found, *(table for over in ("R", "n", "d") for table in _by(over, groups)), *_closeness_tables(groups)]
+    return [
+        *found,
+        *(table for over in ("R", "head", "n", "d") for table in _by(over, groups)),
+        *_closeness_tables(groups),
+    ]
 
 
 def _by(over: str, groups: Sequence[Record]) -> list[Record]:

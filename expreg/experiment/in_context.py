@@ -263,30 +263,30 @@ def _identities(static: Signature, task: Task, z: Array, dz: Array) -> dict[str,
 def _growth(static: Signature, task: Task, factor: Array) -> dict[str, Array]:
     """Return the moves by one more token each, up to all of them, against steps of the query; curves (tokens,).
 
-    A step is asked to repeat the move: its target is the distribution after the token plus the move itself.
-    `factor` multiplies the safe step of gd.
+    A step is asked to repeat the move that its token made: its target is the distribution plus that move. `factor`
+    multiplies the safe step of gd.
     """
     A, x, kind = task.grown, task.x, static.activation
     z, places = A @ x, jnp.arange(len(task.grown))
     start = context.attention(z, places < static.n, kind).f
 
-    def gd(query: Array, target: Array, present: Array) -> Array:
+    def gd(query: Array, asked: Array, present: Array) -> Array:
         at = context.attention(A @ query, present, kind)
-        return query + factor * context.descent_step(A, at, target - at.f, task.norm, kind)
+        return query + factor * context.descent_step(A, at, asked, task.norm, kind)
 
-    def newton(query: Array, target: Array, present: Array) -> Array:
+    def newton(query: Array, asked: Array, present: Array) -> Array:
         at = context.attention(A @ query, present, kind)
-        dx = context.newton_step(A, at, target - at.f, DAMPING[static.dtype])
-        return _line_search(query, dx, lambda x: context.attention(A @ x, present, kind).f - target)
+        dx = context.newton_step(A, at, asked, DAMPING[static.dtype])
+        return _line_search(query, dx, lambda x: context.attention(A @ x, present, kind).f - at.f - asked)
 
     def grow(path: tuple[Array, Array], count: Array) -> tuple[tuple[Array, Array], dict[str, Array]]:
         present = places < static.n + count
         before, after = (context.attention(z, places < static.n + k, kind).f for k in (count - 1, count))
-        update, total = after - before, after - start
-        once = [step(x, after + update, present) for step in (gd, newton)]
-        path = gd(path[0], after + total, present), newton(path[1], after + total, present)
+        update = after - before
+        once = gd(x, update, present), newton(x, update, present)
+        path = gd(path[0], update, present), newton(path[1], update, present)
         single = _close(A, once, present, kind, after, update)._asdict()
-        whole = _close(A, path, present, kind, after, total)._asdict()
+        whole = _close(A, path, present, kind, after, after - start)._asdict()
         return path, single | {f"path_{name}": value for name, value in whole.items()}
 
     _, curves = jax.lax.scan(grow, (x, x), jnp.arange(1, static.tokens + 1))
@@ -294,8 +294,9 @@ def _growth(static: Signature, task: Task, factor: Array) -> dict[str, Array]:
 
 
 def _line_search(x: Array, dx: Array, residual_at: Callable[[Array], Array]) -> Array:
-    """Return x + t dx for the t of 1, 1/2, ..., 1/128 with the least residual: full steps diverge from afar (F.13)."""
-    queries = x + dx / 2.0 ** jnp.arange(HALVINGS + 1, dtype=x.dtype)[:, None]
+    """Return x + t dx for the t of 1, 1/2, ..., 1/128 and 0 with the least residual: full steps may diverge (F.13)."""
+    lengths = jnp.append(2.0 ** -jnp.arange(HALVINGS + 1, dtype=x.dtype), 0)
+    queries = x + jnp.where(jnp.isfinite(dx), dx, 0) * lengths[:, None]
     errors = jax.vmap(lambda query: (residual_at(query) ** 2).sum())(queries)
     return queries[jnp.argmin(jnp.where(jnp.isfinite(errors), errors, jnp.inf))]
 
