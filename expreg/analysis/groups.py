@@ -155,9 +155,13 @@ def _group(key: dict[str, Any], rows: pd.DataFrame) -> Group:
 
 
 def _short(name: str, others: Iterable[str]) -> str:
-    """Return the last part of a dotted name where that is clear."""
-    last = name.rsplit(".", 1)[-1]
-    return last if sum(other.rsplit(".", 1)[-1] == last for other in others) == 1 else name
+    """Return the last part of a dotted name that says something, where that is clear: `data.labels.kind` is labels."""
+    last = _last(name)
+    return last if sum(_last(other) == last for other in others) == 1 else name
+
+
+def _last(name: str) -> str:
+    return name.removesuffix(".kind").removesuffix(".name").rsplit(".", 1)[-1]
 
 
 def _text(value: object) -> str:
