@@ -69,8 +69,10 @@ def _attention(name: str, layer: int, head: int, count: int) -> Callable[[bool],
     def make(quick: bool) -> Case:
         keys, queries, _ = attention(layer, head)
         step = len(queries) // (2 if quick else count)
-        targets = [attention_row(keys, query) for query in queries[step // 2 :: step]]
-        return Case(name, "softmax", "exp", keys, targets, np.zeros(keys.shape[1]))
+        rng = np.random.default_rng([layer, head])
+        exact = [attention_row(keys, query) for query in queries[step // 2 :: step]]
+        noisy = [row * np.exp(NOISE * rng.standard_normal(len(row))) for row in exact]
+        return Case(name, "softmax", "exp", keys, [row / row.sum() for row in noisy], np.zeros(keys.shape[1]))
 
     return make
 
