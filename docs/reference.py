@@ -7,11 +7,11 @@ from typing import Any
 
 from expreg import types
 from expreg.api import json_schema
+from expreg.config import problems
 from expreg.config import schema as blocks
 from expreg.config.fields import Block
-from expreg.config.model import Config
+from expreg.config.model import EXPERIMENTS, Config
 
-NOT_YET = ("problem", "solver")  # keys of experiments that this version does not have
 ELSEWHERE = {"sweep": "[The sweep language](configuration.md#the-sweep-language)"}
 
 Schema = Mapping[str, Any]
@@ -21,7 +21,8 @@ def keys() -> str:
     """Return every key of a config with its values, default and meaning: a section per mapping."""
     whole = json_schema()
     sections = ["## Top level\n\n" + _table(_rows(whole, Config, "", whole))]
-    pending = [(f"{name}", found) for name, found in whole["properties"].items() if name not in NOT_YET]
+    pending = [(f"{name}", found) for name, found in whole["properties"].items()]
+    pending += [(f"{name}:{case}", found) for name in whole["properties"] for case, found in _cases(name, whole)]
     while pending:
         path, found = pending.pop(0)
         branches, rest = _branches(found, whole), []
@@ -37,6 +38,14 @@ def keys() -> str:
     return "\n\n".join(sections)
 
 
+def _cases(key: str, whole: Schema) -> Iterator[tuple[str, Schema]]:
+    """Yield (experiments, form) of a key that differs between experiments."""
+    for case in whole["allOf"]:
+        form = case["then"]["properties"].get(key)
+        if form:
+            yield " ".join(case["if"]["properties"]["experiment"]["enum"]), form
+
+
 def notation() -> str:
     """Return the notation table of expreg/types.py as Markdown."""
     lines = [line for line in (types.__doc__ or "").splitlines() if line.startswith("|")]
@@ -45,7 +54,8 @@ def notation() -> str:
 
 def _section(path: str, branches: list[Schema], whole: Schema) -> str:
     """Return heading, choices and table of the mapping at `path`, which may have several forms."""
-    lines = [f"(key-{path.replace('.', '-').replace('_', '-')})=\n## `{path}`\n"]
+    name, _, case = path.partition(":")
+    lines = [f"({_anchor(path)})=\n## `{name}`{f' of {case}' if case else ''}\n"]
     selector = _selector(branches[0])
     if selector:
         what = [f"- `{_name(branch, selector)}`: {_prose(branch['description'])}" for branch in branches]
@@ -65,19 +75,29 @@ def _section(path: str, branches: list[Schema], whole: Schema) -> str:
     return "\n".join(lines) + (_table(list(merged)) if merged else "")
 
 
+def _anchor(path: str) -> str:
+    return "key-" + re.sub(r"[._: ]", "-", path)
+
+
 def _rows(mapping: Schema, model: type[Block], path: str, whole: Schema) -> Iterator[tuple[str, ...]]:
     """Yield (key, values, default, meaning) of every key of a mapping but the one that selects its form."""
     for key, found in mapping["properties"].items():
         full = f"{path}.{key}" if path else key
-        if key == _selector(mapping) or full in NOT_YET:
+        if key == _selector(mapping):
             continue
         default = "**required**" if key in mapping.get("required", ()) else _default(model, key)
-        values = ELSEWHERE.get(full) or _values(found, full, whole)
+        cases = [] if path else [(f"{full}:{case}", form) for case, form in _cases(key, whole)]
+        told = [
+            f"{_values(form, where, whole)} ({where.partition(':')[2].replace(' ', ', ')})" for where, form in cases
+        ]
+        values = ELSEWHERE.get(full) or "; ".join(told) or _values(found, full, whole)
+        found = cases[0][1] if cases else found
         yield f"`{key}`", values, default, _prose(found.get("description", ""))
 
 
 def _default(model: type[Block], key: str) -> str:
-    value = model.model_fields[key].get_default(call_default_factory=True)
+    owner = next(one for one in (EXPERIMENTS.values() if model is Config else [model]) if key in one.model_fields)
+    value = owner.model_fields[key].get_default(call_default_factory=True)
     if isinstance(value, Block):
         selector = next((name for name in ("kind", "name") if name in type(value).model_fields), None)
         changed = value.model_dump(exclude={selector} if selector else set(), exclude_defaults=True)
@@ -91,7 +111,7 @@ def _default(model: type[Block], key: str) -> str:
 def _values(found: Schema, path: str, whole: Schema) -> str:
     """Return in words what may stand under a key."""
     if _branches(found, whole):
-        link = f"[mapping](#key-{path.replace('.', '-').replace('_', '-')})"
+        link = f"[mapping](#{_anchor(path)})"
         others = [option for option in found.get("anyOf", ()) if not _branches(option, whole)]
         words = [_values(option, path, whole) for option in others]
         return " or ".join([*dict.fromkeys(words), link])
@@ -102,7 +122,7 @@ def _values(found: Schema, path: str, whole: Schema) -> str:
     if found.get("type") in ("integer", "number"):
         return _number(found)
     if found.get("type") == "array":
-        return "list of " + _values(found["items"], path, whole)
+        return "list of " + _values(found["items"], path, whole) if found["items"] else "`[]`"
     if "expression" in found.get("description", ""):
         return "expression"
     return {"boolean": "`true`, `false`", "string": "text", "null": "`null`"}[found["type"]]
@@ -129,7 +149,7 @@ def _branches(found: Schema, whole: Schema) -> list[Schema]:
 
 
 def _model(branch: Schema) -> type[Block]:
-    found: type[Block] = getattr(blocks, branch["title"])
+    found: type[Block] = getattr(blocks, branch["title"], None) or getattr(problems, branch["title"])
     return found
 
 

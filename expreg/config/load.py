@@ -79,29 +79,35 @@ def config_text(config: Config) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a config, for editors: all keys, and those that each experiment does not have."""
+    """Return the JSON Schema of a config, for editors: every key, and by experiment what differs between them."""
     schemas = {model: model.model_json_schema() for model in dict.fromkeys(EXPERIMENTS.values())}
-    whole: dict[str, Any] = {"$defs": {}, "properties": {}, "allOf": []}
+    forms: dict[str, list[Any]] = {}
     for schema in schemas.values():
-        whole = {
-            **schema,
-            "$defs": whole["$defs"] | schema["$defs"],
-            "properties": whole["properties"] | schema["properties"],
-        }
-    blocks = dict.fromkeys(block for model in schemas for block in model.blocks)
-    own = ("measure", *blocks)
-    whole["properties"] = {
-        key: {"description": value["description"]} if key in own else value
-        for key, value in whole["properties"].items()
-    }
-    whole["properties"]["experiment"]["enum"] = list(EXPERIMENTS)
+        for key, form in schema["properties"].items():
+            forms.setdefault(key, []).append(form)
+    shared = {key for key, found in forms.items() if all(form == found[0] for form in found)}
+    properties = {key: found[0] if key in shared else {"description": "by experiment"} for key, found in forms.items()}
+    properties["experiment"] = {**properties["experiment"], "enum": list(EXPERIMENTS)}
+    cases = []
     for model, schema in schemas.items():
+        own = {
+            key: schema["properties"].get(key, False)
+            for key in forms
+            if key not in schema["properties"].keys() & shared
+        }
         names = [name for name, other in EXPERIMENTS.items() if other is model]
-        found = {key: schema["properties"].get(key, False) for key in own}
-        whole.setdefault("allOf", []).append(
-            {"if": {"properties": {"experiment": {"enum": names}}}, "then": {"properties": found}}
-        )
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "title": "expreg config"}
+        cases.append({"if": {"properties": {"experiment": {"enum": names}}}, "then": {"properties": own}})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "expreg config",
+        "description": (Config.__doc__ or "").strip(),
+        "type": "object",
+        "required": ["experiment", "name"],
+        "additionalProperties": False,
+        "properties": properties,
+        "allOf": cases,
+        "$defs": {name: definition for schema in schemas.values() for name, definition in schema["$defs"].items()},
+    }
 
 
 def problem(source: Source, found: Fault) -> Problem:

@@ -153,7 +153,7 @@ class TrainingConfig(Config):
     sizes: ClassVar = {"n": ("data", "n"), "d": ("data", "d"), "m": ("network", "m")}
 
     data: Data = Field(default_factory=Sphere, description="samples and labels")
-    network: Network = Field(default_factory=Network, description="the trained network")
+    network: Network = Field(default_factory=Network, description="the network")
     training: Training = Field(default_factory=Training, description="optimizer, step size and stopping rules")
     measure: Events = Field(default_factory=lambda: list(EVENTS), description="events to record (C.27)")
 
@@ -165,7 +165,7 @@ class ConcentrationConfig(Config):
     sizes: ClassVar = {"n": ("data", "n"), "d": ("data", "d"), "m": ("network", "m")}
 
     data: Data = Field(default_factory=Sphere, description="samples and labels")
-    network: Network = Field(default_factory=Network, description="the network that is measured")
+    network: Network = Field(default_factory=Network, description="the network")
     measure: EventsAtStart = Field(default_factory=lambda: list(EVENTS_AT_START), description="events to record (C.27)")
 
 
