@@ -116,9 +116,33 @@ def _disjoint(one: tuple[float, float] | None, other: tuple[float, float] | None
     return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])
 
 
-def sentences(rows: Sequence[Record]) -> list[str]:
-    """Return where the proof is loosest and tightest, by the exponent and by the width, as far as it is known."""
-    return [*_by_exponent(rows), *_by_width(rows)]
+def sentences(rows: Sequence[Record], groups: Sequence[Record] = ()) -> list[str]:
+    """Return where the proof is loosest and tightest, by the exponent and by the width, as far as it is known.
+
+    With `groups` also how well the linearised network predicts the widths for movement.
+    """
+    return [*_by_exponent(rows), *_by_width(rows), *_surrogate(groups)]
+
+
+def _surrogate(groups: Sequence[Record]) -> Iterator[str]:
+    """Yield the largest deviation of thresholds of the linearised movement from those of the measured one (B.24)."""
+    deviations = []
+    for group in groups:
+        criteria = {criterion["criterion"]: criterion for criterion in group["criteria"]}
+        if "movement" in criteria and "movement_linearised" in criteria:
+            inside = [_inside(criteria[name]) for name in ("movement", "movement_linearised")]
+            deviations += [abs(math.log(inside[1][n] / inside[0][n])) for n in inside[0].keys() & inside[1].keys()]
+    if deviations:
+        worst, count = 100 * math.expm1(max(deviations)), len(deviations)
+        yield (
+            f"The linearised network (B.24), which is not trained, gives the widths for movement within {worst:.2g} %"
+            f" ({count} threshold{'s' if count > 1 else ''} off the success curves)."
+        )
+
+
+def _inside(criterion: Record) -> dict[int, float]:
+    """Return the thresholds of a criterion that lie inside the grid, by n."""
+    return {t["n"]: t["interpolated"] for t in criterion["thresholds"] if t["beyond"] is None and t["interpolated"]}
 
 
 def _by_exponent(rows: Sequence[Record]) -> Iterator[str]:

@@ -91,7 +91,7 @@ def summarise(
         "settings": settings | {"estimators": ESTIMATORS},
         "note": NOTE,
         "chain": links,
-        "chain_summary": chain.sentences(links),
+        "chain_summary": chain.sentences(links, [group for group, _ in described]),
         "groups": [group for group, _ in described],
         "covariates": modelling.regressions(split, delta, confidence) if models else [],
         "verdicts": judged,

@@ -50,8 +50,13 @@ def theory_table(cells: Iterable[Settings], delta: float) -> dict[str, Any]:
     lambda is not positive, is null.
     """
     first: dict[str, Settings] = {}
+    seen = set()
     for settings in cells:
-        first.setdefault(_regime(settings) + _size(settings), settings)
+        network = settings["network"]
+        known = (id(settings["data"]), network["activation"], network["init"], network["scale"])
+        if known not in seen:  # equal blocks are one object: the text is made once for each, not for each cell
+            seen.add(known)
+            first.setdefault(_regime(settings) + _size(settings), settings)
     regimes: dict[str, list[Settings]] = defaultdict(list)
     for settings in first.values():
         regimes[_regime(settings)].append(settings)

@@ -108,3 +108,14 @@ def test_the_sentences_name_the_extremes() -> None:
     factors = {row["criterion"]: row["factor_log10"] for row in found}
     assert f"10^{factors['E5']:.0f} times the measured width at the loosest (E5, a, n = 32)" in by_width
     assert f"10^{factors['movement']:.0f} times at the tightest (movement, a, n = 32)" in by_width
+
+
+def test_the_linearised_movement_is_compared_where_both_thresholds_are_inside() -> None:
+    one, other = criterion("movement", 1.4), criterion("movement_linearised", 1.4)
+    for threshold, factor in zip(other["thresholds"], (1.01, 0.95, 3.0), strict=True):
+        threshold["interpolated"] *= factor
+    other["thresholds"][-1]["beyond"] = "above"
+    groups = [{"label": "a", "criteria": [one, other]}, {"label": "b", "criteria": [one]}]
+    [said] = chain.sentences([], groups)
+    assert "within 5.3 % (2 thresholds" in said
+    assert chain.sentences([], groups[1:]) == []
