@@ -1,0 +1,239 @@
+"""The experiment `in_context`: its rows against (G.2)-(G.11) by hand, its curves, its statuses, its bad input."""
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+import expreg
+from expreg import data, report, shift
+from expreg.analysis import in_context as analysis
+from expreg.errors import InputError
+from expreg.experiment import in_context
+
+SMALL = {
+    "experiment": "in_context",
+    "name": "small",
+    "precision": "f64",
+    "problem": {"sizes": 9, "noise": 0.2},
+    "sweep": {
+        "product": {
+            "n": [12],
+            "d": [3],
+            "problem.radius": [0.7, 1.6],
+            "problem.move": ["gd", "newton", "data"],
+            "replicate": {"count": 8},
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A run of 48 cells of one program, with its report."""
+    return expreg.run(SMALL, out=tmp_path_factory.mktemp("runs") / "small")
+
+
+def test_a_row_is_what_the_checked_entrance_measures(small):
+    cells = small.cells
+    for kind in ("gd", "newton"):
+        row = cells[cells["moved"] == kind].iloc[0]
+        given = small.inputs(row["cell"])
+        A, b, x = given["A"], given["b"], given["x0"]
+        assert np.linalg.norm(A, 2) == pytest.approx(row["problem.radius"], rel=1e-12)
+        assert np.linalg.norm(x) == pytest.approx(row["problem.radius"], rel=1e-12)
+        assert b.sum() == pytest.approx(1, abs=1e-14)
+        found = shift.measure(A, b, x, dx=step_by_hand(kind, A, b, x))
+        for name, value in found._asdict().items():
+            if name != "target_shift":
+                assert row[name] == pytest.approx(value, rel=1e-6), (kind, name)
+
+
+def step_by_hand(kind, A, b, x):
+    """Return the full step on 1/2 ||u - <u,1> b||^2, by matrices."""
+    n = len(b)
+    u, P = np.exp(A @ x), np.eye(n) - np.outer(b, np.ones(n))
+    J = P @ np.diag(u) @ A
+    slope = J.T @ (P @ u)
+    if kind == "newton":
+        return -np.linalg.lstsq(J, P @ u, rcond=1e-12)[0]
+    # (E.45) with the row sum bound of ||Gam||_inf, on the box |z_i| <= max |z|
+    largest, gam = np.exp(2 * np.abs(A @ x).max()), b @ b
+    lipschitz = largest * (n * gam + 1 + n * b.max() + b.sum() + n * gam) * np.linalg.norm(A, 2) ** 2
+    exact = largest * (np.linalg.norm(P, 2) ** 2 + np.abs(P.T @ P).sum(axis=1).max()) * np.linalg.norm(A, 2) ** 2
+    assert lipschitz >= exact * (1 - 1e-12)
+    return -slope / lipschitz
+
+
+def test_curves_hold_every_size_and_the_row_the_largest(small):
+    points = small.curves.merge(small.cells[["cell", "moved", "problem.radius"]], on="cell")
+    assert (points.groupby("cell").size() == 9).all()
+    first, last = (points[points["step"] == k].set_index("cell") for k in (1, 9))
+    np.testing.assert_allclose(first["move"] / last["move"], 1e-3, rtol=1e-12)
+    rows = small.cells.set_index("cell")
+    for name in ("move", "shift", "bound_rows", "bound_radius"):
+        np.testing.assert_allclose(last[name], rows.loc[last.index, name], rtol=1e-14)
+    moved = points[points["moved"] == "data"]
+    np.testing.assert_allclose(moved.groupby("cell")["move"].max(), moved.groupby("cell")["problem.radius"].first())
+
+
+def test_no_bound_is_violated_and_the_summary_says_so(small):
+    summary = small.summary
+    assert summary["counts"]["instances"] == 48 * 9
+    assert [group["group"]["moved"] for group in summary["groups"]] == ["gd", "newton", "data"]
+    assert {verdict["verdict"] for verdict in summary["verdicts"]} == {"consistent"}
+    table = report.verdict_table(summary)
+    assert "0 of 144 instances violate it" in table
+    for group in summary["groups"]:
+        whole = {r["bound"]: r for r in group["ratios"] if r["over"] == "all"}
+        assert whole["tight"]["median"] > whole["rows"]["median"] > whole["radius"]["median"]
+        assert group["slope"]["value"] == pytest.approx(1, abs=0.02)
+        assert group["errors"]["G.3"] < 1e-12
+        assert group["errors"]["G.5"] < 1e-9
+        assert group["first_order"]["small"] < 0.01
+
+
+def test_the_report_has_its_figures_and_tables(small):
+    drawn = {path.name for path in (small.directory / "figures").iterdir()}
+    assert {"shift.svg", "ratios.png"} <= drawn
+    assert "heads.svg" not in drawn
+    page = (small.directory / "report.html").read_text()
+    assert "Measured / bound by R" in page
+    assert page.count("<svg") == 2
+
+
+def test_a_wrong_bound_would_be_seen(small):
+    cells, curves = small.cells, small.curves.copy()
+    worst = curves["shift"].idxmax()
+    curves.loc[worst, "bound_tight"] = 0.99 * curves.loc[worst, "shift"]
+    found = analysis.summarise(cells, curves, (), delta=0.1, confidence=0.95)
+    wrong = [v for v in found["verdicts"] if v["verdict"] == "contradicts"]
+    assert [(v["claim"], v["criterion"]) for v in wrong] == [("shift bound", "tight")]
+    assert "1 of 144 instances violate it" in wrong[0]["reason"]
+
+
+def test_a_shift_that_is_not_proportional_would_be_seen(small):
+    curves = small.curves.copy()
+    curves["shift"] **= 1.1
+    found = analysis.summarise(small.cells, curves, (), delta=0.1, confidence=0.95)
+    slopes = [v for v in found["verdicts"] if v["claim"] == "proportional"]
+    assert {v["verdict"] for v in slopes} == {"contradicts"}
+    np.testing.assert_allclose([v["measured"] for v in slopes], 1.1, atol=0.01)
+
+
+def test_an_infinite_bound_holds_and_a_missing_one_is_not_counted():
+    points = pd.DataFrame({"shift": [1.0, 1.0, 0.0], "bound_tight": [np.inf, np.nan, 0.0]})
+    np.testing.assert_array_equal(analysis.ratios(points, "tight"), [0.0, 0.0])
+
+
+# --- growing contexts -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    config = {
+        **SMALL,
+        "name": "grown",
+        "problem": {"kind": "attention", "layer": 2, "tokens": 24, "loss": "softmax", "move": "newton"},
+        "sweep": {"product": {"n": [8], "problem.head": [2, 11], "problem.token": [40, 100, 200]}},
+    }
+    return expreg.run(config, out=tmp_path_factory.mktemp("runs") / "grown")
+
+
+def test_the_update_by_a_token_is_that_of_the_head(grown):
+    row = grown.cells.iloc[0]
+    head = data.attention(int(row["layer"]), int(row["head"]))
+    query = head.queries[int(row["token"])]
+    before, after = (data.attention_row(head.keys[:count], query) for count in (8 + 9, 8 + 10))
+    moved = after - np.append(before, 0)
+    curve = grown.curves[(grown.curves["cell"] == row["cell"]) & (grown.curves["step"] == 10)].iloc[0]
+    assert curve["update"] == pytest.approx(np.linalg.norm(moved), rel=1e-9)
+    whole = after - np.append(data.attention_row(head.keys[:8], query), np.zeros(10))
+    assert curve["path_update"] == pytest.approx(np.linalg.norm(whole), rel=1e-9)
+    A = head.keys[: 8 + 10]
+    J = np.diag(after) - np.outer(after, after)
+    dx = A.T @ J @ moved / (1.25 * np.linalg.norm(head.keys[: 8 + 24], 2) ** 2)
+    made = data.attention_row(A, query + dx) - after
+    assert curve["cosine_gd"] == pytest.approx(made @ moved / np.linalg.norm(made) / np.linalg.norm(moved), rel=1e-6)
+
+
+def test_newton_comes_closer_than_descent_and_no_step_is_an_answer(grown):
+    cells = grown.cells
+    assert (cells["cosine_newton"] > cells["cosine_gd"]).mean() > 0.8
+    curves = grown.curves
+    assert curves[["cosine_gd", "cosine_newton", "path_cosine_gd", "path_cosine_newton"]].abs().max().max() <= 1 + 1e-9
+    assert len(curves) == 6 * 24
+    np.testing.assert_allclose(cells["cosine_gd"], curves.groupby("cell")["cosine_gd"].median().loc[cells["cell"]])
+    heads = [r for group in grown.summary["groups"] for r in group["closeness"]]
+    assert [(r["layer"], r["head"], r["cells"]) for r in heads] == [(2, 2, 3), (2, 11, 3)]
+    assert {"heads.png", "paths.svg"} <= {path.name for path in (grown.directory / "figures").iterdir()}
+
+
+def settings_of(**problem):
+    """Return the resolved settings of one cell."""
+    plain = {**in_context.PROBE["problem"], "n": 6, "d": 2, "sizes": 3, **problem}
+    return {**in_context.PROBE, "problem": plain}
+
+
+def record_of(settings):
+    """Return what a plain call of the program leaves, without the engine."""
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        static = in_context.signature(settings)
+        return jax.device_get(jax.jit(in_context.program(static).init)(in_context.prepare(settings)))
+
+
+def test_a_lane_does_not_depend_on_the_way_it_is_run(small):
+    for replicate in (0, 7):
+        settings = settings_of(n=12, d=3, sizes=9, noise=0.2, radius=0.7, move="newton") | {"replicate": replicate}
+        told = in_context.row(settings, record_of(settings))
+        cells = small.cells
+        chosen = (cells["moved"] == "newton") & (cells["problem.radius"] == 0.7) & (cells["replicate"] == replicate)
+        for name in ("move", "shift", "bound_rows", "softmax_residual"):
+            assert told[name] == pytest.approx(cells[chosen][name].item(), rel=1e-9), name
+
+
+# --- other activations, bad input -----------------------------------------------------------------
+
+
+def test_sinh_has_no_softmax_bound_and_a_cancelled_alpha_is_told():
+    settings = settings_of(activation="sinh", move="data")
+    record = record_of(settings)
+    told = in_context.row(settings, record)
+    assert told["status"] == "converged"
+    assert told["bound_softmax"] is None
+    assert told["shift"] <= told["bound_tight"] * (1 + 1e-9)
+    cancelled = in_context.row(settings, {**record, "alpha_share": np.float64(1e-4)})
+    assert cancelled["status"] == "collapsed"
+    assert "alpha = <u, 1> is 0.0001 of <|u|, 1>" in cancelled["status_detail"]
+    overflown = in_context.row(settings, {**record, "shift": np.float64(np.inf)})
+    assert overflown["status"] == "nonfinite"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"n": 1}, r"problem\.n: got 1, expected an integer in 2\.\."),
+        ({"radius": 19.0}, r"problem\.radius: got R = 19: e\^\(2 R\^2\) overflows float64, expected at most 18\.84"),
+        ({"activation": "sinh", "loss": "softmax"}, r"problem\.loss: got 'softmax', but with sinh"),
+        ({"activation": "sinh", "tokens": 4}, r"problem\.tokens: got 4, but alpha of sinh cancels"),
+        ({"kind": "attention", "layer": 1, "head": 0}, r"problem\.head: got layer 1, head 0, expected one of 0/0"),
+        ({"kind": "attention", "token": 276}, r"problem\.token: got 276, expected an integer in 0\.\.275"),
+        ({"kind": "attention", "n": 270, "tokens": 7}, r"problem\.tokens: got 7 more than n = 270"),
+        ({"move": "adam"}, r"problem\.move: .*expected gd, newton or data"),
+        ({"smallest": 2.0}, r"problem\.smallest: got 2"),
+    ],
+)
+def test_bad_input_is_refused_by_name(changes, told, tmp_path):
+    sizes = {} if changes.get("kind") == "attention" else {"d": 3}
+    problem = {"n": 8, **sizes, **changes}
+    with pytest.raises(InputError, match=told):
+        expreg.run(
+            {"experiment": "in_context", "name": "bad", "precision": "f64", "problem": problem}, out=tmp_path / "x"
+        )
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_exponential_that_only_single_precision_cannot_hold_is_refused_there(tmp_path):
+    problem = {"n": 8, "d": 3, "radius": 7.0}
+    with pytest.raises(InputError, match=r"overflows float32, expected at most 6\.66.*; use precision f64"):
+        expreg.run({"experiment": "in_context", "name": "bad", "problem": problem}, out=tmp_path / "x")
