@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -297,7 +297,28 @@ def _data_problems(cells: Sequence[Settings]) -> list[Problem]:
         for settings in cells
         if settings.get("data", {}).get("kind") == "file"
     }
-    return [problem for (_, name), options in asked.items() for problem in data.check_file(options, activation=name)]
+    found = [problem for (_, name), options in asked.items() for problem in data.check_file(options, activation=name)]
+    own = {
+        json.dumps((settings["problem"], settings["solver"]), sort_keys=True): settings
+        for settings in cells
+        if "solver" in settings and settings["problem"]["kind"] == "file"
+    }
+    return found + [problem for settings in own.values() for problem in _file_problems(settings)]
+
+
+def _file_problems(settings: Settings) -> list[Problem]:
+    """Return what is wrong with the user's own A and b for this loss, activation and solver."""
+    from expreg import data
+    from expreg.solver.validate import check
+
+    given, chosen = settings["problem"], settings["solver"]
+    named = {key: given[key] for key in ("loss", "activation")} | {"sketch": chosen["sketch"]}
+    try:
+        A, b = data.read_problem(given["path"], given["target_path"])
+        check(A, b, **named, solver=chosen["name"], weights=given["weight"], x0=None, tol=1e-10)
+    except InputError as error:
+        return [replace(problem, file=problem.file or given["path"]) for problem in error.problems]
+    return []
 
 
 def _quantile_problems(config: Any, cells: Sequence[Settings]) -> list[Problem]:
@@ -319,6 +340,9 @@ def _refuse(problems: list[Problem]) -> None:
 def _data_shape(path: Any, options: Any) -> tuple[int, int]:
     from expreg import data
 
+    if "loss" in options:  # a problem of regression
+        n, d = data.read_problem(path, options["target_path"])[0].shape
+        return int(n), int(d)
     return data.data_shape(path, options)
 
 

@@ -10,6 +10,10 @@ import numpy as np
 
 from expreg import residual
 from expreg.data import heads
+from expreg.data.files import sha256
+from expreg.data.matrices import read_problem
+from expreg.errors import InputError
+from expreg.errors import Problem as Bad
 
 Options = Mapping[str, Any]
 STREAM = 0x5EED
@@ -62,7 +66,24 @@ def _attention(options: Options, seed: int, replicate: int) -> Problem:
     return Problem(A, b, _start(options, rng, A, scales, x), x if options["weight"] == 0.0 else None)
 
 
-KINDS: Mapping[str, Callable[[Options, int, int], Problem]] = {"gaussian": _drawn, "attention": _attention}
+def _given(options: Options, seed: int, replicate: int) -> Problem:
+    """Return the problem of the user's own files; raise InputError if they have changed since they were planned."""
+    paths = [options[key] for key in ("path", "target_path") if options[key] is not None]
+    for path, planned in zip(paths, options["sha256"].split("+"), strict=True):
+        if (found := sha256(path)) != planned:
+            message = f"the file has changed: sha256 is {found[:12]}..., the plan has {planned[:12]}..."
+            raise InputError(Bad("E-DATA", message, file=path))
+    A, b = read_problem(*paths)
+    A = A.toarray() if hasattr(A, "toarray") else A
+    scales = np.linalg.norm(A, axis=0) / np.sqrt(len(A))
+    return Problem(A, b, _start(options, _stream(seed, replicate, 3), A, scales, np.zeros(A.shape[1])), None)
+
+
+KINDS: Mapping[str, Callable[[Options, int, int], Problem]] = {
+    "gaussian": _drawn,
+    "attention": _attention,
+    "file": _given,
+}
 
 
 def _start(options: Options, rng: np.random.Generator, A: np.ndarray, scales: np.ndarray, x: np.ndarray) -> np.ndarray:
