@@ -29,4 +29,28 @@ def _start(product, path):
     return [change for change in _network(product, path) if not change.startswith("training")]
 
 
-KINDS = {"threshold": _network, "convergence": _network, "concentration": _start}
+def _moved(product, path):
+    changes = {"n": "16", "d": "4", "replicate.count": "2", "problem.token": "40,200"}
+    return [f"sweep.product.{axis}={value}" for axis, value in changes.items() if axis.split(".count")[0] in product]
+
+
+def _solved(product, path):
+    """Two programs of few cells: what differs between them is what differs in the config."""
+    sketched = "{solver.sketch: [leverage], solver.sketch_size: [128]}"
+    parts = {
+        "attention": "{problem.layer: [0], problem.head: [0]}",
+        "regression": "{problem.loss: [softmax, rescaled]}",
+        "sketch": f"{{solver.sketch: [null]}}, {sketched}",
+    }
+    small = [] if path.stem == "attention" else ["problem.n=96", "problem.d=4", "sweep.product.replicate.count=5"]
+    tokens = ["sweep.product.problem.token.range=[1, 275, 34]"] if path.stem == "attention" else []
+    return [f"sweep.concat=[{parts[path.stem]}]", "problem.start=near", *small, *tokens]
+
+
+KINDS = {
+    "regression": _solved,
+    "threshold": _network,
+    "convergence": _network,
+    "in_context": _moved,
+    "concentration": _start,
+}
