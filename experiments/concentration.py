@@ -42,12 +42,14 @@ def main(overrides: Sequence[str] = ()) -> Path:
             shown = "{value:.2f} [{low:.2f}, {high:.2f}]".format(**raw) if criterion["exponent"]["usable"] else "none"
             print(f"  {group['label']:38s} {EVENTS.get(criterion['criterion'], ''):20s} {shown}")
             known = [record for record in criterion["thresholds"] if record["interpolated"]]
-            if criterion["criterion"] == "E1":
+            if criterion["criterion"] == "E1" and known:
                 widths = [record["interpolated"] for record in known]
                 right.plot([record["n"] for record in known], widths, marker="o", label=f"{group['label']}: {shown}")
-    right.set(xscale="log", yscale="log", xlabel="number of points n", ylabel="median width for the Frobenius norm")
+    right.set(xlabel="number of points n", ylabel="median width for the Frobenius norm")
     left.legend(fontsize="small")
-    right.legend(fontsize="x-small")
+    if right.lines:
+        right.set(xscale="log", yscale="log")
+        right.legend(fontsize="x-small")
     figure.savefig(run.directory / "errors.png", dpi=150)
     return run.directory / "errors.png"
 

@@ -42,6 +42,9 @@ def main(overrides: Sequence[str] = ()) -> Path:
     for axis, event in zip(axes[0], events, strict=True):
         table = {delta: widths(cells, event, delta) for delta in deltas}
         points = np.array([(np.log(n), -np.log(delta), m) for delta in deltas for n, m in table[delta].items()])
+        if len(points) < 3:
+            print(f"  {event:4s} none: too few widths inside the grid, or too few replicates")
+            continue
         free = np.column_stack([np.ones(len(points)), points[:, :2]])
         tied = np.column_stack([np.ones(len(points)), points[:, :2].sum(axis=1)])
         (_, a, b), *rest = np.linalg.lstsq(free, points[:, 2])
