@@ -133,17 +133,17 @@ def scaled_curvature(at: Terms, loss: str, *, exact: bool = True) -> Curvature:
         return Curvature(diagonal, u[:, None][:, :0], xp.zeros((0, 0), dtype=u.dtype))
     if loss == "softmax":
         second = v * (u + c) if exact else v * u
-        return Curvature(diagonal, xp.stack([v, second], axis=1), _corner(u @ u, xp))
+        return Curvature(diagonal, xp.stack([v, second]).T, _corner(u @ u, xp))
     corner = _corner(at.b @ at.b, xp)
     if loss == "rescaled":
-        return Curvature(diagonal, xp.stack([v, v * at.b], axis=1), corner)
+        return Curvature(diagonal, xp.stack([v, v * at.b]).T, corner)
     twice = at.r @ at.r  # 2 L
     if exact:
         diagonal = diagonal - twice * (v * v)
     zero = xp.zeros_like(corner)
     own = -2 * _corner(0 * twice, xp, 1) if exact else -_corner(twice, xp, 1)
     S = xp.concatenate([xp.concatenate([corner, zero], axis=1), xp.concatenate([zero, own], axis=1)])
-    return Curvature(diagonal, xp.stack([v, v * at.b, v * u, v * c], axis=1), S)
+    return Curvature(diagonal, xp.stack([v, v * at.b, v * u, v * c]).T, S)
 
 
 def jacobian(at: Terms, loss: str) -> Jacobian:

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from expreg import residual
 from expreg.solver import host, newton, pcg, start
-from expreg.solver.newton import Directions
+from expreg.solver.newton import Direction, Directions
 from expreg.solver.state import Objective, Problem, State, first_state
 from expreg.types import Array, Status
 
@@ -28,6 +28,10 @@ PER_COLUMN = 48
 """Rows of the smallest subset and of the preconditioner, in units of d."""
 GROWTH = 16
 """Each subset has this many times the rows of the one before."""
+FAR = 0.02
+"""Above this relative gradient a preconditioner is made anew at every step."""
+AGAIN = 5.0
+"""What a second step with the same matrix gains less than a new matrix would, as a factor of safety."""
 ROUGH = 1e-4
 """The tolerance on a subset: its minimiser is off by more."""
 
@@ -46,35 +50,63 @@ def choose(name: str, A: Any, rng: np.random.Generator) -> Plan:
     n, d = A.shape
     dense = not sparse.issparse(A)
     if name in ("newton", "gauss_newton"):
-        return Plan(name, newton.exact, None, 0)
+        return Plan(name, _Newton(), None, 0)
     if name == "auto" and d <= MANY_COLUMNS and ((dense and d <= FEW_COLUMNS) or n <= PER_COLUMN * d):
-        return Plan("newton", newton.exact, None, 0)
+        return Plan("newton", _Newton(), None, 0)
     if d > MANY_COLUMNS:
         return Plan("pcg", partial(pcg.direction, pcg.diagonal, 4 * pcg.MOST), None, 0)
     most = max(12, d // 16) if dense and name == "auto" else pcg.MOST
-    precondition = partial(_sampled, host.row_squares(A), rng)
-    return Plan("pcg", partial(pcg.direction, precondition, most), newton.exact if dense else None, 2 * most)
+    return Plan("pcg", partial(pcg.direction, _Sampled(A, rng), most), _Newton() if dense else None, 2 * most)
 
 
-def _sampled(
-    squares: Array, rng: np.random.Generator, kind: Objective, state: State
-) -> tuple[Callable[[Array], Array], Array]:
-    """Return the preconditioner of rows sampled by v_i^2 ||a_i||^2, mixed half and half with uniform (F.5), (F.11)."""
-    problem, point = state.problem, state.point
-    n, d = problem.A.shape
-    size = int(np.clip(n // 8, min(n, 16 * d), PER_COLUMN * d))
-    v, L, M = residual.jacobian(point.at, kind.loss)
-    ridge = np.exp(-point.at.log_scale) * problem.weights**2
-    mass = (v * v + ridge) * squares
-    upper = np.cumsum(0.5 / n + 0.5 * mass / mass.sum())
-    index = np.sort(np.searchsorted(upper, rng.random(size) * upper[-1]))
-    index = np.minimum(index, n - 1)
-    scale = 1 / np.sqrt(size * (0.5 / n + 0.5 * mass[index] / mass.sum()))
-    chosen = host.rows(problem.A.whole[index])
-    H = host.sampled_gram(chosen, v[index] * scale, L[index] * scale[:, None], point.low @ M)
-    if ridge.any():
-        H = H + host.gram(chosen, ridge[index] * scale**2)
-    return pcg.by_matrix(kind, H, state)
+class _Newton:
+    """Newton directions; once the step ends below the tolerance even with the last matrix, that one is used again.
+
+    A step with a matrix from a point whose own step shrank the gradient by q shrinks it by a small multiple of q.
+    """
+
+    def __init__(self) -> None:
+        self.factor: newton.Factor | None = None
+
+    def __call__(self, kind: Objective, state: State) -> Direction:
+        if self.factor is not None and state.damping == self.factor.damping == 0:
+            shrink = AGAIN * state.relative / state.memory
+            if shrink * state.relative <= state.problem.tol:
+                return newton.along(kind, state, self.factor)
+        self.factor = newton.factor(kind, state)
+        return newton.along(kind, state, self.factor)
+
+
+class _Sampled:
+    """The preconditioner of rows sampled by v_i^2 ||a_i||^2, mixed half and half with uniform (F.5), (F.11).
+
+    Made again while the point is far from the end; near it the matrix hardly changes.
+    """
+
+    def __init__(self, A: Any, rng: np.random.Generator) -> None:
+        self.squares, self.rng = host.row_squares(A), rng
+        self.kept: tuple[Callable[[Array], Array], Array] | None = None
+
+    def __call__(self, kind: Objective, state: State) -> tuple[Callable[[Array], Array], Array]:
+        if self.kept is None or state.relative > FAR or state.damping != self.kept[1]:
+            self.kept = pcg.by_matrix(kind, self._matrix(kind, state), state)
+        return self.kept
+
+    def _matrix(self, kind: Objective, state: State) -> Array:
+        problem, point = state.problem, state.point
+        n, d = problem.A.shape
+        size = int(np.clip(n // 8, min(n, 16 * d), PER_COLUMN * d))
+        v, L, M = residual.jacobian(point.at, kind.loss)
+        ridge = np.exp(-point.at.log_scale) * problem.weights**2
+        mass = (v * v + ridge) * self.squares
+        density = 0.5 / n + 0.5 * mass / mass.sum()
+        upper = np.cumsum(density)
+        index = np.minimum(np.searchsorted(upper, np.sort(self.rng.random(size)) * upper[-1]), n - 1)
+        scale = 1 / np.sqrt(size * density[index])
+        chosen = host.rows(problem.A.whole[index])
+        low = host.rmatvec(problem.A, residual.scaled_curvature(point.at, kind.loss, exact=False).Q @ M)
+        H = host.sampled_gram(chosen, v[index] * scale, L[index] * scale[:, None], low)
+        return H + host.gram(chosen, ridge[index] * scale**2) if ridge.any() else H
 
 
 def run(kind: Objective, plan: Plan, max_steps: int, state: State, seen: Callable[[State], None]) -> State:

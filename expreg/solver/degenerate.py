@@ -27,7 +27,8 @@ def collapse(A: Any) -> Collapse:
 
     n, d = A.shape
     margins = np.ones((n, 1))
-    rows: Any = sparse.hstack([A, -sparse.csr_array(margins)]) if sparse.issparse(A) else np.hstack([A, -margins])
+    plain = not sparse.issparse(A)
+    rows: Any = np.hstack([A, -margins]) if plain else sparse.hstack([A, -sparse.csr_array(margins)])
     bounds = [(-1.0, 1.0)] * d + [(None, None)]
     found = optimize.linprog(np.append(np.zeros(d), -1.0), A_ub=-rows, b_ub=np.zeros(n), bounds=bounds, method="highs")
     if found.x is None:  # p = 0, t = 0 is feasible and t is bounded, so this is the solver's own failure

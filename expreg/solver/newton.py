@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from expreg import residual
 from expreg.solver.search import armijo
-from expreg.solver.state import Objective, Point, Problem, State, evaluate, judged
+from expreg.solver.state import Objective, State, evaluate, judged
 from expreg.types import Array
 
 SMALLEST_DAMPING = 1e-8
@@ -52,28 +52,36 @@ def step(kind: Objective, direction: Directions, max_steps: int, state: State) -
 
 def exact(kind: Objective, state: State) -> Direction:
     """Return the damped Newton direction of diag + low rank (E.4): one weighted Gram matrix and one factor."""
-    xp, ops, problem, point = kind.ops.xp, kind.ops, state.problem, state.point
+    return along(kind, state, factor(kind, state))
+
+
+def factor(kind: Objective, state: State) -> "Factor":
+    """Return the factor of the exact or Gauss-Newton matrix with the regulariser."""
+    ops, problem, point = kind.ops, state.problem, state.point
     curve = residual.scaled_curvature(point.at, kind.loss, exact=kind.exact)
-    weights = curve.diagonal + _outer_weights(kind, problem, point)
-    H = ops.gram(problem.A, weights) + point.low @ curve.S @ point.low.T
-    s, slope, damping = solve_damped(kind, H, point.gradient, problem.norms, state.damping)
-    return Direction(s, ops.matvec(problem.A, s), slope, damping, xp.asarray(2))
+    weights = curve.diagonal + ops.xp.exp(-point.at.log_scale) * problem.weights**2
+    low = ops.rmatvec(problem.A, curve.Q)
+    H = ops.gram(problem.A, weights) + low @ curve.S @ low.T
+    return damped_factor(kind, H, problem.norms, state.damping)
 
 
-def _outer_weights(kind: Objective, problem: Problem, point: Point) -> Array:
-    return kind.ops.xp.exp(-point.at.log_scale) * problem.weights**2
+def along(kind: Objective, state: State, found: "Factor") -> Direction:
+    """Return the direction -(H + damping)^{-1} g of a factored matrix."""
+    problem, point = state.problem, state.point
+    s = -found.solve(kind, point.gradient)
+    return Direction(s, kind.ops.matvec(problem.A, s), point.gradient @ s, found.damping, kind.ops.xp.asarray(3))
 
 
-def solve_damped(
-    kind: Objective, H: Array, gradient: Array, norms: Array, damping: Array
-) -> tuple[Array, Array, Array]:
-    """Return (s, g^T s, damping) with s = -(H + damping tau N^2)^{-1} g, N = diag(norms), tau the mean of N^-1 H N^-1.
+class Factor(NamedTuple):
+    """The Cholesky factor L of N^-1 H N^-1 + damping, N = diag(1 / inverse), and the damping it took (F.13)."""
 
-    Damping grows tenfold from 1e-8 until the matrix is positive definite and s points downhill (F.13).
-    """
-    factor, used, inverse = damped_factor(kind, H, norms, damping)
-    s = -inverse * kind.ops.backsolve(factor, inverse * gradient)
-    return s, gradient @ s, used
+    L: Array
+    damping: Array
+    inverse: Array
+
+    def solve(self, kind: Objective, r: Array) -> Array:
+        """Return (H + damping)^{-1} r."""
+        return self.inverse * kind.ops.backsolve(self.L, self.inverse * r)
 
 
 class _Damped(NamedTuple):
@@ -82,8 +90,11 @@ class _Damped(NamedTuple):
     damping: Array
 
 
-def damped_factor(kind: Objective, H: Array, norms: Array, damping: Array) -> tuple[Array, Array, Array]:
-    """Return (L, damping, 1 / norms): the Cholesky factor of the scaled, damped matrix, and the damping it took."""
+def damped_factor(kind: Objective, H: Array, norms: Array, damping: Array) -> Factor:
+    """Return the factor of H + damping tau N^2, N = diag(norms), tau the mean diagonal of N^-1 H N^-1.
+
+    Damping grows tenfold from 1e-8 until the matrix is positive definite (F.13).
+    """
     xp, ops = kind.ops.xp, kind.ops
     inverse = 1 / norms
     scaled = inverse[:, None] * H * inverse
@@ -100,4 +111,4 @@ def damped_factor(kind: Objective, H: Array, norms: Array, damping: Array) -> tu
     end = ops.while_loop(
         lambda trial: ~trial.good & (trial.damping < LARGEST_DAMPING) & xp.isfinite(tau), harder, attempt(damping)
     )
-    return end.factor, end.damping, inverse
+    return Factor(end.factor, end.damping, inverse)

@@ -1,6 +1,7 @@
 """Newton steps by conjugate gradients, preconditioned with a sketch of the Gauss-Newton matrix (F.15)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from expreg import residual
@@ -59,7 +60,7 @@ def direction(preconditioner: Preconditioner, most: int, kind: Objective, state:
         return _Iterate(s, As, r, y + (rho / at.rho) * at.p, rho, at.count + 1, going)
 
     end = kind.ops.while_loop(lambda at: at.going, body, begin)
-    return Direction(end.s, end.As, point.gradient @ end.s, damping, 2 * end.count)
+    return Direction(end.s, end.As, point.gradient @ end.s, damping, 2 * end.count + 1)
 
 
 def _goal(kind: Objective, state: State) -> Array:
@@ -73,20 +74,21 @@ def _hessian(kind: Objective, state: State, damping: Array) -> Callable[[Array],
     """Return p -> (H p, A p) for the exact or Gauss-Newton curvature with regulariser and damping (E.4)."""
     xp, problem, point = kind.ops.xp, state.problem, state.point
     curve = residual.scaled_curvature(point.at, kind.loss, exact=kind.exact)
+    low = kind.ops.rmatvec(problem.A, curve.Q)
     D = curve.diagonal + xp.exp(-point.at.log_scale) * problem.weights**2
     ridge = damping * problem.norms**2 * (xp.sum(xp.abs(D)) / D.shape[0])
 
     def multiply(p: Array) -> tuple[Array, Array]:
         product, Ap = kind.ops.product(problem.A, D, p)
-        return product + point.low @ (curve.S @ (point.low.T @ p)) + ridge * p, Ap
+        return product + low @ (curve.S @ (low.T @ p)) + ridge * p, Ap
 
     return multiply
 
 
 def by_matrix(kind: Objective, H: Array, state: State) -> tuple[Callable[[Array], Array], Array]:
     """Return (r -> (H + damping)^{-1} r, damping) by a Cholesky factor."""
-    factor, damping, inverse = damped_factor(kind, H, state.problem.norms, state.damping)
-    return lambda r: inverse * kind.ops.backsolve(factor, inverse * r), damping
+    factor = damped_factor(kind, H, state.problem.norms, state.damping)
+    return partial(factor.solve, kind), factor.damping
 
 
 def diagonal(_: Objective, state: State) -> tuple[Callable[[Array], Array], Array]:

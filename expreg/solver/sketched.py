@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from expreg import residual, sketch, sparse
 from expreg.sketch.oblivious import Apply
-from expreg.solver.newton import Direction, damped_factor
+from expreg.solver.newton import Direction, along, damped_factor
 from expreg.solver.state import Objective, State
+from expreg.solver.traced import rmatvec
 from expreg.types import Array
 
 SKETCHES = ("leverage", "countsketch", "gaussian", "uniform")
@@ -74,14 +75,12 @@ def _of_sketch(apply: Apply, loss: str, state: State) -> Array:
     v, L, M = residual.jacobian(point.at, loss)
     B = apply(problem.A, v)
     if L.shape[1]:
-        B = B - apply(L) @ (point.low @ M).T
+        Q = residual.scaled_curvature(point.at, loss, exact=False).Q
+        B = B - apply(L) @ rmatvec(problem.A, Q @ M).T
     outer = apply(problem.A, jnp.exp(-point.at.log_scale / 2) * problem.weights)
     return (B.T @ B + outer.T @ outer).astype(v.dtype)
 
 
 def direction(approximate: Hessian, kind: Objective, state: State) -> Direction:
     """Return the step of approximate Newton, x - H~^{-1} g (F.1): the exact gradient and a sketched matrix."""
-    problem, point = state.problem, state.point
-    factor, damping, inverse = damped_factor(kind, approximate(kind, state), problem.norms, state.damping)
-    s = -inverse * kind.ops.backsolve(factor, inverse * point.gradient)
-    return Direction(s, kind.ops.matvec(problem.A, s), point.gradient @ s, damping, jnp.asarray(3))
+    return along(kind, state, damped_factor(kind, approximate(kind, state), state.problem.norms, state.damping))

@@ -14,6 +14,8 @@ from expreg.types import Array
 SCALES = (0.1, 1.0, 10.0, 100.0, 1e4)
 """Candidates of c times max |b| for sinh."""
 ALTERNATIONS = 30
+MANY = 20_000
+"""Rows above which only the weights b^2, right for noise in b, are tried for exp."""
 
 
 def candidates(kind: Objective, problem: Problem) -> list[Array]:
@@ -26,7 +28,8 @@ def candidates(kind: Objective, problem: Problem) -> list[Array]:
         if positive.sum() <= d:
             return [zero]
         z = np.log(np.where(positive, b, 1.0))
-        return [*(_fit(problem, z, np.where(positive, b, 0) ** power, free) for power in (0, 2)), zero]
+        powers = (0, 2) if len(b) <= MANY else (2,)
+        return [*(_fit(problem, z, np.where(positive, b, 0) ** power, free) for power in powers), zero]
     top = np.abs(b).max()
     if kind.activation == "sinh":
         scales = [c / top for c in SCALES] if free and top > 0 else [1.0]

@@ -51,7 +51,7 @@ class Point(NamedTuple):
     """Everything known at one x; `objective` and `gradient` are divided by e^{at.log_scale}.
 
     - `z` (n,): A x. `at`: the terms of the loss.
-    - `gradient` (d,), `low` (d, k): A^T (v o c + e^{-log_scale} w^2 o z) and A^T Q of the curvature (E.4).
+    - `gradient` (d,): A^T (v o c + e^{-log_scale} w^2 o z) (E.4).
     - `size`: what `objective` would be without cancellation between u and its target.
     - `relative`: the largest |gradient_j| / (||a_j|| n^-1/2 sum_i |v_i| (|u_i| + |u_i - r_i|)), which tol is compared
       with: the denominator is the sum that makes the gradient, without cancellation, for entries of one size.
@@ -63,7 +63,6 @@ class Point(NamedTuple):
     objective: Array
     size: Array
     gradient: Array
-    low: Array
     relative: Array
 
 
@@ -133,12 +132,11 @@ def evaluate(kind: Objective, problem: Problem, x: Array, z: Array) -> Point:
     xp = kind.ops.xp
     at, objective, size = scaled_value(kind, problem, z)
     outer = xp.exp(-at.log_scale) * problem.weights**2 * z
-    Q = residual.scaled_curvature(at, kind.loss, exact=kind.exact).Q
-    both = kind.ops.rmatvec(problem.A, xp.concatenate([(at.v * at.c + outer)[:, None], Q], axis=1))
+    gradient = kind.ops.rmatvec(problem.A, at.v * at.c + outer)
     parts = xp.abs(at.v) * (xp.abs(at.u) + xp.abs(at.u - at.r)) + xp.abs(outer)
     scale = problem.norms * (xp.sum(parts) / z.shape[0] ** 0.5)
-    relative = xp.max(xp.abs(both[:, 0]) / xp.where(scale > 0, scale, xp.ones_like(scale)))
-    return Point(x, z, at, objective, size, both[:, 0], both[:, 1:], relative)
+    relative = xp.max(xp.abs(gradient) / xp.where(scale > 0, scale, xp.ones_like(scale)))
+    return Point(x, z, at, objective, size, gradient, relative)
 
 
 def first_state(kind: Objective, problem: Problem, x0: Array, memory: Tree) -> State:

@@ -16,6 +16,8 @@ def rmatvec(A: Matrix, Y: Array) -> Array:
         return sparse.rmatvec(A, Y)
     if not isinstance(A, Sparse):
         return A.T @ Y
+    if Y.shape[1] == 0:
+        return jnp.zeros((A.shape[1], 0), Y.dtype)
     return jax.vmap(lambda y: sparse.rmatvec(A, y), in_axes=1, out_axes=1)(Y)
 
 

@@ -70,9 +70,10 @@ def test_newton_converges_quadratically_near_a_planted_optimum(loss, activation)
 @pytest.mark.parametrize("name", ["newton", "gauss_newton", "pcg", "lbfgs", "gd"])
 def test_every_method_finds_the_same_minimum(name):
     A, b, x = planted(noise=0.1)
-    end = run({"loss": "softmax", "solver": name}, jnp.asarray(A), b, x + 0.1)
+    tol = 1e-8 if name == "gd" else 1e-10  # a search by values sees no decrease below the square of rounding
+    end = run({"loss": "softmax", "solver": name}, jnp.asarray(A), b, x + 0.1, tol=tol)
     assert status(end) == "converged"
-    assert end.relative <= 1e-10
+    assert end.relative <= tol
     gradient = jax.grad(lambda x: residual.loss_value(A @ x, b, "softmax", "exp"))(end.x)
     assert np.linalg.norm(gradient) == pytest.approx(float(end.gradient_norm), abs=1e-15)
     assert end.loss == pytest.approx(float(residual.loss_value(A @ np.asarray(end.x), b, "softmax", "exp")), rel=1e-10)
