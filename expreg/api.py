@@ -312,10 +312,11 @@ def _file_problems(settings: Settings) -> list[Problem]:
     from expreg.solver.validate import check
 
     given, chosen = settings["problem"], settings["solver"]
-    named = {key: given[key] for key in ("loss", "activation")} | {"sketch": chosen["sketch"]}
+    named = {key: given[key] for key in ("loss", "activation")} | {"solver": chosen["name"]}
+    sketch = None if chosen["sketch"] == "none" else chosen["sketch"]
     try:
         A, b = data.read_problem(given["path"], given["target_path"])
-        check(A, b, **named, solver=chosen["name"], weights=given["weight"], x0=None, tol=1e-10)
+        check(A, b, **named, sketch=sketch, weights=given["weight"], x0=None, tol=1e-10)
     except InputError as error:
         return [replace(problem, file=problem.file or given["path"]) for problem in error.problems]
     return []

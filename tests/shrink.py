@@ -40,7 +40,7 @@ def _solved(product, path):
     parts = {
         "attention": "{problem.layer: [0], problem.head: [0]}",
         "regression": "{problem.loss: [softmax, rescaled]}",
-        "sketch": f"{{solver.sketch: [null]}}, {sketched}",
+        "sketch": f"{{solver.sketch: [none]}}, {sketched}",
     }
     small = [] if path.stem == "attention" else ["problem.n=96", "problem.d=4", "sweep.product.replicate.count=5"]
     tokens = ["sweep.product.problem.token.range=[1, 275, 34]"] if path.stem == "attention" else []

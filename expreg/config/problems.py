@@ -10,7 +10,7 @@ from expreg.config.schema import Curve, Natural, NotNegative, Positive, Steps
 LOSSES = ("exponential", "softmax", "rescaled", "projective")
 EXPONENTIALS = ("exp", "cosh", "sinh")
 SOLVERS = ("auto", "newton", "gauss_newton", "gd", "lbfgs", "pcg")
-SKETCHES = ("leverage", "countsketch", "gaussian", "uniform")
+SKETCHES = ("none", "leverage", "countsketch", "gaussian", "uniform")
 ATTENTION_TOKENS = 276
 ATTENTION_FEATURES = 32
 # The bundled heads as (layer, head).
@@ -82,8 +82,8 @@ class Solver(Block):
     """How a regression problem is solved, and when the solver stops."""
 
     name: Annotated[str, Choice(SOLVERS)] = Field(default="auto", description="auto chooses by loss, size and sparsity")
-    sketch: Annotated[str, Choice(SKETCHES)] | None = Field(
-        default=None, description="null: exact Hessians; else how their rows are sampled or combined"
+    sketch: Annotated[str, Choice(SKETCHES)] = Field(
+        default="none", description="none: exact Hessians; else how their rows are sampled or combined"
     )
     sketch_size: Annotated[int | str, Number(integer=True, least=1, most=MAX_ROWS, words=("auto",))] = Field(
         default="auto", description="rows of the sketch; auto follows from d (F.6)"

@@ -146,15 +146,15 @@ def check_solver(solver: Values, precision: str) -> Found:
     tolerance, bound = _number(solver["tolerance"]), 32 * EPSILON[precision]
     if tolerance is not None and tolerance < bound:
         yield ("solver", "tolerance"), "E-RANGE", _below(tolerance, bound, precision)
-    if solver["sketch"] is not None and solver["name"] not in SKETCHED:
+    if solver["sketch"] != "none" and solver["name"] not in SKETCHED:
         expected = ", ".join(SKETCHED)
         yield (
             ("solver", "sketch"),
             "E-RANGE",
             f"got '{solver['sketch']}', but {solver['name']} has none; use {expected}",
         )
-    if solver["sketch"] is None and solver["sketch_size"] != "auto":
-        yield ("solver", "sketch_size"), "E-RANGE", f"got {solver['sketch_size']}, but solver.sketch is null"
+    if solver["sketch"] == "none" and solver["sketch_size"] != "auto":
+        yield ("solver", "sketch_size"), "E-RANGE", f"got {solver['sketch_size']}, but solver.sketch is none"
 
 
 def _below(tolerance: float, bound: float, precision: str) -> str:
