@@ -125,8 +125,36 @@ def split(cells: pd.DataFrame, axes: Sequence[str]) -> list[Group]:
     """Return the groups of prepared `cells`, alike in data kind and all axes but n, m, replicate and d(n)."""
     keys = ["data", *_outer_axes(cells, axes)]
     rows = cells.assign(_replicate=_replicate_codes(cells, keys))
-    groups = rows.groupby(keys, dropna=False, sort=True)
-    return [_group(dict(zip(keys, values, strict=True)), part) for values, part in groups]
+    parts = [
+        (dict(zip(keys, values, strict=True)), part) for values, part in rows.groupby(keys, dropna=False, sort=True)
+    ]
+    dimensions = _dimensions(parts)
+    return [_group(key, part, dimension) for (key, part), dimension in zip(parts, dimensions, strict=True)]
+
+
+def _dimensions(parts: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> list[dict[str, str]]:
+    """Return for each group what to show in place of axes that only served to set d, such as d = 2n; mostly nothing.
+
+    Such axes have names of the user's own, and they and the way in which d follows n determine each other.
+    """
+    names = {name for key, _ in parts for name in key if "." not in name} - {"data", "seed", "precision", "d"}
+    found = [_dimension(part) for _, part in parts]
+    values = [tuple(str(key.get(name)) for name in sorted(names)) for key, _ in parts]
+    pairs = set(zip(values, found, strict=True))
+    one_to_one = len(pairs) == len(set(values)) == len(set(found)) > 1
+    if not names or None in found or not one_to_one:
+        return [{} for _ in parts]
+    return [dict.fromkeys(names, f"d = {dimension}") for dimension in found]
+
+
+def _dimension(rows: pd.DataFrame) -> str | None:
+    """Return d as "n", "2n" or "8"; None where it is neither proportional to n nor constant, or n is one value."""
+    if rows["n"].nunique() < 2 or rows["d"].isna().any():
+        return None
+    ratio = (rows["d"] / rows["n"]).unique()
+    if len(ratio) == 1:
+        return "n" if ratio[0] == 1 else f"{ratio[0]:g}n"
+    return f"{rows['d'].iloc[0]:g}" if rows["d"].nunique() == 1 else None
 
 
 def _outer_axes(rows: pd.DataFrame, axes: Sequence[str]) -> list[str]:
@@ -146,12 +174,11 @@ def _replicate_codes(rows: pd.DataFrame, keys: list[str]) -> NDArray[np.int64]:
     return np.asarray(codes + len(values) * repeat, dtype=np.int64)
 
 
-def _group(key: dict[str, Any], rows: pd.DataFrame) -> Group:
+def _group(key: dict[str, Any], rows: pd.DataFrame, instead: dict[str, str]) -> Group:
     # An axis that does not apply to this kind of data has no value here. `data.kind` says what `data` says.
     shown = {name: value for name, value in key.items() if name not in ("data", "data.kind") and not pd.isna(value)}
-    return Group(
-        key, ", ".join([str(key["data"]), *(f"{_short(name, shown)} = {_text(shown[name])}" for name in shown)]), rows
-    )
+    told = [instead.get(name, f"{_short(name, shown)} = {_text(value)}") for name, value in shown.items()]
+    return Group(key, ", ".join([str(key["data"]), *dict.fromkeys(told)]), rows)
 
 
 def _short(name: str, others: Iterable[str]) -> str:
