@@ -147,7 +147,7 @@ def _inside(criterion: Record) -> dict[int, float]:
 
 def _by_exponent(rows: Sequence[Record]) -> Iterator[str]:
     known = sorted((row for row in rows if row["exponent_gap"] is not None), key=lambda row: row["corrected"]["value"])
-    if known:
+    if len(known) > 1:
         lowest, highest = known[0], known[-1]
         yield (
             f"After the log factor the exponents of n reach from {lowest['corrected']['value']:.2f} ({_place(lowest)})"
@@ -157,7 +157,7 @@ def _by_exponent(rows: Sequence[Record]) -> Iterator[str]:
 
 def _by_width(rows: Sequence[Record]) -> Iterator[str]:
     known = sorted((row for row in rows if row["factor_is"] == "equal"), key=lambda row: -row["factor_log10"])
-    if known:
+    if len(known) > 1:
         loosest, tightest = known[0], known[-1]
         yield (
             f"The bound asks for 10^{loosest['factor_log10']:.0f} times the measured width at the loosest"

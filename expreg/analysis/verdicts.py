@@ -78,8 +78,9 @@ def _width_verdict(criterion: Record, spectrum: Sequence[Record]) -> tuple[str, 
 def concentration(criterion: Record, expected: float | None) -> Record | None:
     """Judge "the width that E1 needs grows with n as the expected Frobenius error says" (B.11, B.12, C.2).
 
-    By the raw exponent: at fixed delta the expected error has no log factor. `consistent` if the interval lies within
-    CLOSE of the `expected` exponent, `contradicts` if it lies outside; None if the expected one is unknown.
+    By the raw exponent: at fixed delta the expected error has no log factor. `consistent` if the interval reaches to
+    within CLOSE of the `expected` exponent and leaves the proof's 2 out, or lies within CLOSE of the expected one
+    altogether; `contradicts` if it does not reach there; None if the expected exponent is unknown.
     """
     if expected is None:
         return None
@@ -88,19 +89,24 @@ def concentration(criterion: Record, expected: float | None) -> Record | None:
     if not exponent["usable"]:
         verdict, reason = UNRESOLVED, f"no usable exponent: {exponent['why_not']}."
     else:
-        verdict, reason = _growth(exponent["used"], numbers["low"], numbers["high"], expected)
+        verdict, reason = _growth(criterion, expected)
     replicates = min((record["replicates"] for record in criterion["thresholds"]), default=0)
     return _record("concentration", "E1", round(expected, 2), _numbers(numbers), replicates, verdict, reason)
 
 
-def _growth(used: Sequence[int], low: float, high: float, expected: float) -> tuple[str, str]:
-    linear = ", linear in n and not quadratic" if low > 0.5 and high < 1.5 else ""
-    found = f"over n = {used[0]}..{used[-1]} the raw exponent lies in [{low:.2f}, {high:.2f}]{linear}"
-    if expected - CLOSE <= low and high <= expected + CLOSE:
-        return CONSISTENT, f"{found}; the expected error gives {expected:.2f} (within {CLOSE:g})."
+def _growth(criterion: Record, expected: float) -> tuple[str, str]:
+    used, raw, claimed = criterion["exponent"]["used"], criterion["exponent"]["raw"], criterion["claim_exponent"]
+    low, high = raw["low"], raw["high"]
+    found = f"over n = {used[0]}..{used[-1]} the raw exponent lies in [{low:.2f}, {high:.2f}]"
+    told = f"the {expected:.2f} that the expected error gives (B.11, B.12)"
     if high < expected - CLOSE or low > expected + CLOSE:
-        return CONTRADICTS, f"{found}, not within {CLOSE:g} of the {expected:.2f} that the expected error gives."
-    return UNRESOLVED, f"{found}, which does not separate it from the {expected:.2f} that the expected error gives."
+        return CONTRADICTS, f"{found}, not within {CLOSE:g} of {told}."
+    if high < claimed:
+        shape = "linear in n" if abs(expected - 1.0) <= CLOSE else "slower"
+        return CONSISTENT, f"{found}: {shape}, not quadratic; it reaches to within {CLOSE:g} of {told}."
+    if expected - CLOSE <= low and high <= expected + CLOSE:
+        return CONSISTENT, f"{found}, within {CLOSE:g} of {told}."
+    return UNRESOLVED, f"{found}, which reaches to {told} and to {claimed:g}."
 
 
 def lambda_factor(spectrum: Sequence[Record], used: Sequence[int]) -> float | None:

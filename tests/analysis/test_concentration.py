@@ -59,24 +59,30 @@ def test_the_expected_exponent_is_that_of_the_variance_over_lambda_squared(power
 
 def criterion(low: float, high: float, why_not: str | None = None) -> dict[str, Any]:
     exponent = {"raw": {"value": (low + high) / 2, "low": low, "high": high}, "used": [4, 8, 16]}
-    return {"exponent": exponent | {"usable": why_not is None, "why_not": why_not}, "thresholds": [{"replicates": 60}]}
+    exponent |= {"usable": why_not is None, "why_not": why_not}
+    return {"exponent": exponent, "thresholds": [{"replicates": 60}], "claim_exponent": 2.0}
 
 
 @pytest.mark.parametrize(
     ("low", "high", "expected", "verdict"),
     [
         (0.9, 1.2, 1.0, "consistent"),
-        (0.7, 1.2, 1.0, "not resolvable at these n"),
+        (1.0, 1.9, 1.0, "consistent"),  # the proof's 2 is left out
+        (1.0, 2.1, 1.0, "not resolvable at these n"),
         (1.26, 1.6, 1.0, "contradicts"),
         (0.9, 1.2, 1.6, "contradicts"),
         (1.4, 1.8, 1.6, "consistent"),
+        (2.4, 2.8, 2.6, "consistent"),
+        (1.9, 2.8, 2.6, "not resolvable at these n"),
     ],
 )
-def test_growth_is_judged_by_the_whole_interval(low: float, high: float, expected: float, verdict: str) -> None:
+def test_growth_is_judged_against_the_expected_and_the_claimed(
+    low: float, high: float, expected: float, verdict: str
+) -> None:
     found = verdicts.concentration(criterion(low, high), expected)
     assert found is not None
     assert (found["verdict"], found["claimed"], found["low"]) == (verdict, expected, low)
-    assert ("linear in n and not quadratic" in found["reason"]) == (high < 1.5)
+    assert ("linear in n, not quadratic" in found["reason"]) == (verdict == "consistent" and expected == 1.0)
 
 
 def test_without_an_expectation_or_an_exponent_nothing_is_claimed() -> None:

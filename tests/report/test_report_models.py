@@ -93,7 +93,7 @@ def test_the_growth_of_the_frobenius_width_has_a_verdict_with_an_interval(measur
     [verdict] = [v for v in found["verdicts"] if v["claim"] == "concentration"]
     assert (verdict["verdict"], verdict["claimed"]) == ("consistent", 1.0)
     assert verdict["low"] < 1.0 < verdict["high"]
-    assert "linear in n and not quadratic" in verdict["reason"]
+    assert "linear in n, not quadratic" in verdict["reason"]
     assert found["groups"][0]["lambda_exponent"] == pytest.approx(0.0)
 
 
