@@ -253,7 +253,7 @@ def _refusal(value: Any, rules: tuple[Rule, ...]) -> tuple[str, str] | None:
     for rule in rules:
         try:
             rule.check(value)
-            if isinstance(rule, Number) and isinstance(value, str):
+            if isinstance(rule, Number) and isinstance(value, str) and value not in rule.words:
                 raise fault("E-TYPE", f"{got(value)}, expected {rule.expected()}; axis values are plain")
         except PydanticCustomError as error:
             refusals.append((error.type, error.message()))
