@@ -5,6 +5,8 @@ and a loss that ignores the scale c drops out as a mean; for sinh c is tried on 
 logits are found by alternating projections. Derived; for exp it is what generalised linear models start from.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from expreg.solver import host
@@ -14,40 +16,53 @@ from expreg.types import Array
 SCALES = (0.1, 1.0, 10.0, 100.0, 1e4)
 """Candidates of c times max |b| for sinh."""
 ALTERNATIONS = 30
-MANY = 20_000
-"""Rows above which only the weights b^2, right for noise in b, are tried for exp."""
+SMALL = 100_000
+"""Entries of A up to which every candidate is tried."""
+GOOD = 0.1
+"""A candidate fits if its loss is at most this share of what it would be without cancellation."""
 
 
-def candidates(kind: Objective, problem: Problem) -> list[Array]:
-    """Return starting points x (d,), best guess first; never x = 0 for cosh and sinh, where it is stationary."""
+def candidates(kind: Objective, problem: Problem) -> Iterator[Array]:
+    """Yield starting points x (d,), best guess first; never x = 0 for cosh and sinh, where it is stationary."""
     b, free = problem.b, kind.loss != "exponential"
-    d = problem.norms.shape[0]
-    zero = np.zeros(d, dtype=b.dtype)
     if kind.activation == "exp":
-        positive = b > 0
-        if positive.sum() <= d:
-            return [zero]
-        z = np.log(np.where(positive, b, 1.0))
-        powers = (0, 2) if len(b) <= MANY else (2,)
-        return [*(_fit(problem, z, np.where(positive, b, 0) ** power, free) for power in powers), zero]
-    top = np.abs(b).max()
-    if kind.activation == "sinh":
+        yield from _logarithms(problem, free)
+    elif kind.activation == "sinh":
+        top = np.abs(b).max()
         scales = [c / top for c in SCALES] if free and top > 0 else [1.0]
-        return _fits(problem, np.stack([np.arcsinh(c * b) for c in scales], axis=1))
-    least = np.quantile(b, 0.02)
-    wanted = np.arccosh(np.maximum(b / least if free and least > 0 else b, 1.0))
-    return [_signs(problem, wanted)]
+        yield from _fits(problem, np.stack([np.arcsinh(c * b) for c in scales], axis=1))
+    else:
+        least = np.quantile(b, 0.02)
+        yield _signs(problem, np.arccosh(np.maximum(b / least if free and least > 0 else b, 1.0)))
 
 
-def best(kind: Objective, problem: Problem, guesses: list[Array]) -> Array:
-    """Return the guess with the smallest loss; for the rescaled loss, which favours collapse, the best fit."""
+def _logarithms(problem: Problem, free: bool) -> Iterator[Array]:
+    """Yield fits of log b: without weights, exact and best conditioned without noise, and with b^2, right for noise."""
+    b, (n, d) = problem.b, problem.A.shape
+    positive = b > 0
+    if positive.sum() > d:
+        z = np.log(np.where(positive, b, 1.0))
+        for power in (0, 2) if n * d <= SMALL else (2, 0):
+            yield _fit(problem, z, np.where(positive, b, 0) ** power, free)
+    yield np.zeros(d, dtype=b.dtype)
+
+
+def best(kind: Objective, problem: Problem) -> Array:
+    """Return the candidate with the smallest loss; for the rescaled loss, which favours collapse, the best fit.
+
+    Of a large problem the first that fits at all is taken.
+    """
     judge = kind._replace(loss="softmax" if kind.loss == "rescaled" else kind.loss)
-    found, least = guesses[-1], np.inf
-    for x in guesses:
+    found, least = None, np.inf
+    small = problem.A.shape[0] * problem.A.shape[1] <= SMALL
+    for x in candidates(kind, problem):
         _, value, size = scaled_value(judge, problem, host.matvec(problem.A, x), np.zeros((), x.dtype))
         value = value + np.finfo(x.dtype).eps * 1e-4 * size  # among exact fits the first
-        if np.isfinite(value) and value < least:
-            found, least = x, value
+        if found is None or (np.isfinite(value) and value < least):
+            found, least = x, value if np.isfinite(value) else np.inf
+        if not small and value < GOOD * size:
+            break
+    assert found is not None
     return found
 
 

@@ -173,28 +173,26 @@ def test_a_sparse_matrix_is_solved_as_its_dense_form():
     assert np.allclose(sparse.x, plain.x, atol=1e-8)
 
 
-@pytest.mark.parametrize("options", [{"solver": "newton"}, {"solver": "gauss_newton", "sketch": "leverage"}], ids=str)
-def test_the_regulariser_enters_value_gradient_and_curvature(options):
+def test_the_regulariser_enters_value_gradient_and_curvature():
     A, b, x = planted(loss="rescaled")
     w = np.linspace(0.5, 2, b.size)
 
     def total(x):
         return residual.loss_value(A @ x, b, "rescaled", "exp") + jnp.sum((w * (A @ x)) ** 2) / 2
 
-    end = run({"loss": "rescaled", **options}, jnp.asarray(A), b, x, weights=jnp.asarray(w))
+    end = run({"loss": "rescaled", "solver": "newton"}, jnp.asarray(A), b, x, weights=jnp.asarray(w))
     assert status(end) == "converged"
     assert np.linalg.norm(jax.grad(total)(end.x)) < 1e-8 * np.linalg.norm(jax.grad(total)(x))
     assert end.loss == pytest.approx(float(total(end.x)), rel=1e-12)
     assert end.loss < total(x)
-    assert end.step < (8 if "sketch" not in options else 40)
+    assert end.step < 8
 
 
 def test_float32_stays_float32():
     A, b, x = (np.asarray(part, np.float32) for part in planted(noise=0.1))
-    for name in ("newton", "pcg"):
-        end = run({"loss": "softmax", "solver": name}, A, b, x + np.float32(0.1), tol=1e-5)
-        assert status(end) == "converged"
-        assert end.x.dtype == end.loss.dtype == jnp.float32
+    end = run({"loss": "softmax", "solver": "pcg"}, A, b, x + np.float32(0.1), tol=1e-5)
+    assert status(end) == "converged"
+    assert end.x.dtype == end.loss.dtype == jnp.float32
 
 
 def test_a_fixed_step_size_may_diverge_and_a_step_limit_may_end_the_run():
