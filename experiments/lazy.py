@@ -34,7 +34,9 @@ def main(overrides: Sequence[str] = ()) -> Path:
     cells = run.cells.assign(small=run.cells["lambda_cts"] / (2 * math.e**2 * run.cells["n"]))
     kinds = sorted(cells["data"].unique())
     figure, axes = plt.subplots(1, len(kinds), figsize=(4 * len(kinds), 4), sharey=True, squeeze=False)
-    print("largest movement of a neuron: slope in m (lazy: -1 or a little less), and over its prediction at the widest m")
+    print(
+        "largest movement of a neuron: slope in m (lazy: -1 or a little less), and over its prediction at the widest m"
+    )
     for axis, kind in zip(axes[0], kinds, strict=True):
         for n, rows in cells[cells["data"] == kind].groupby("n"):
             medians = rows.groupby("m")[list(LINES)].median()

@@ -41,7 +41,8 @@ def record_of(settings, **change):
         "lambda_0": 6.0, "lambda_max_0": 10.0, "frobenius_error": 0.5, "spectral_error": 0.4,
         "initial_residual": np.ones(n), "residual_final": 0.01, "max_movement": 0.1, "lambda_min_path": 5.0,
         "curve_step": np.arange(points), "curve": np.ones(points), "curve_length": 4,
-        "E2_step": -1, "E3_step": -1, "E4_step": -1, "rate_margin": 0.5, "radius": 0.2, "largest": 2.0, "certified": False, "certificate_margin": 0.3,
+        "E2_step": -1, "E3_step": -1, "E4_step": -1, "rate_margin": 0.5, "radius": 0.2, "largest": 2.0,
+        "certified": False, "certificate_margin": 0.3,
         "eta_certified": 0.0, "refined_movement": np.nan, "movement_linearised": 0.09,
     } | change  # fmt: skip
     return {name: np.asarray(value) for name, value in record.items()}

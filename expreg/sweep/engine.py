@@ -83,7 +83,8 @@ def without_empty(program: Program, inputs: Tree) -> Program:
 
     def unpack(held: list[jax.Array]) -> Tree:
         rest = iter(held)
-        return structure.unflatten([next(rest) if s.size else jnp.zeros(s.shape, s.dtype) for s in shapes])
+        leaves = [next(rest) if s.size else jnp.zeros(s.shape, s.dtype) for s in shapes]
+        return jax.tree.unflatten(structure, leaves)
 
     return Program(
         init=lambda start: pack(program.init(start)),
