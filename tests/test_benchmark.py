@@ -117,14 +117,18 @@ def test_unknown_suites_and_problems_are_named():
         commands.bench("regression", quick=True, limit=None, only="nothing", say=print)
 
 
-def test_the_slope_of_a_linear_cost_is_one():
-    def takes_as_long_as_it_is_large(A, b, **options):
-        time.sleep(A.nnz * 1e-7)
-        return SimpleNamespace(steps=1)
+def test_the_slope_is_that_of_the_steps_without_the_start():
+    def linear(A, b, **options):
+        first, last = {"seconds": 1.0, "step": 0, "passes": 2}, {"seconds": 1.0 + A.nnz * 1e-7, "step": 4, "passes": 12}
+        return SimpleNamespace(history=[first, last])
 
-    found = scaling.run(takes_as_long_as_it_is_large, sizes=(100_000, 1_000_000))
-    assert found["slope"] == pytest.approx(1, abs=0.15)
-    assert "slope" in scaling.text(found)
+    found = scaling.run(linear, sizes=(10_000, 100_000))
+    assert found["slope"] == pytest.approx(1, abs=1e-12)
+    assert found["slope_per_pass"] == pytest.approx(1, abs=1e-12)
+    for row in found["rows"]:
+        assert row["seconds_per_step"] == pytest.approx(row["nnz"] * 1e-7 / 4)
+        assert row["seconds_per_pass"] == pytest.approx(row["nnz"] * 1e-8)
+    assert "1.000 per step, 1.000 per pass" in scaling.text(found)
 
 
 def test_a_jacobian_that_does_not_fit_and_a_package_that_is_not_there_are_said():
