@@ -1,0 +1,130 @@
+"""The summary of `regression` on made-up rows: orders, contractions, least losses, verdicts, and what is left out."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from expreg.analysis import regression, summarise
+
+
+def cell(name, errors, losses=None, **change):
+    """Return a row and a curve of one cell with these distances to the planted x."""
+    row = {
+        "cell": name, "status": "converged", "loss": "softmax", "activation": "exp", "rows": 64, "columns": 4,
+        "solver": "newton", "sketch": "none", "sketch_size": None, "data": "gaussian", "precision": "f64", "seed": 0,
+        "replicate": 0, "steps": len(errors) - 1, "passes": 3 * len(errors), "seconds": 1.0, "softmax_residual": 0.0,
+        "x_error": 0.0, "error_final": errors[-1], "loss_value": 0.0,
+    }  # fmt: skip
+    losses = np.square(errors) if losses is None else losses
+    curve = {"cell": name, "step": np.arange(len(errors)), "error": errors, "loss": losses, "damping": 0.0}
+    frame = pd.DataFrame(curve)
+    return {**row, **change}, frame.assign(passes=3.0 * (frame["step"] + 1), residual=0.0, linearised=np.nan)
+
+
+def summary(*made, delta=0.1):
+    cells, curves = pd.DataFrame([row for row, _ in made]), pd.concat([curve for _, curve in made], ignore_index=True)
+    found = summarise(cells, curves, name="x", experiment="regression", axes=["n", "d"], delta=delta)
+    json.dumps(found, allow_nan=False)
+    return found
+
+
+def quadratic(start=1.0, factor=0.5, steps=6):
+    errors = [start]
+    for _ in range(steps):
+        errors.append(factor * errors[-1] ** 2)
+    return np.array(errors)
+
+
+def linear(rate, steps=20):
+    return rate ** np.arange(steps + 1.0)
+
+
+def method_of(found, label="newton"):
+    return next(m for group in found["groups"] for m in group["methods"] if m["label"] == label)
+
+
+def test_quadratic_and_linear_runs_are_told_apart():
+    found = summary(cell("a", quadratic()), cell("b", linear(0.2), replicate=1, columns=8))
+    first, second = (group["methods"][0] for group in found["groups"])
+    assert first["orders"] == [pytest.approx(2)]
+    assert second["orders"] == [pytest.approx(1)]
+    np.testing.assert_allclose(second["contractions"], 0.2)
+    assert [v["verdict"] for v in summary(cell("a", quadratic()))["verdicts"]] == ["consistent"]
+    assert [v["verdict"] for v in summary(cell("b", linear(0.2)))["verdicts"]] == ["contradicts"]
+    assert summary(cell("c", linear(0.2), solver="gd"))["verdicts"] == []
+
+
+def test_damped_steps_and_rounding_say_nothing():
+    row, curve = cell("a", linear(0.2))
+    assert summary((row, curve.assign(damping=1.0)))["verdicts"] == []
+    floor = np.maximum(quadratic(), 1e-14)  # stalls at rounding
+    assert method_of(summary(cell("b", floor)))["orders"] == [pytest.approx(2)]
+
+
+@pytest.mark.parametrize(
+    ("rate", "verdict"), [(0.2, "consistent"), (0.9, "contradicts")], ids=["as promised", "worse than promised"]
+)
+def test_sketched_steps_are_held_to_their_promise(rate, verdict):
+    made = [cell(str(i), linear(rate, 80), sketch="leverage", sketch_size=2048, replicate=i) for i in range(4)]
+    found = summary(*made)
+    method = method_of(found, "newton, leverage 2048")
+    eps = np.sqrt(3 * 4 * np.log(2 * 4 / 0.1) / (regression.BETA * 2048))  # (F.6)
+    assert method["promised"] == pytest.approx(eps / (1 - eps))
+    [judged] = found["verdicts"]
+    assert (judged["claim"], judged["verdict"]) == ("contraction", verdict)
+
+
+def test_too_small_a_sketch_promises_nothing():
+    assert summary(cell("a", linear(0.3), sketch="leverage", sketch_size=64))["verdicts"] == []
+    assert summary(cell("a", linear(0.3), sketch="uniform", sketch_size=10**6))["verdicts"] == []
+
+
+def test_the_least_loss_is_zero_where_planted_else_the_best_of_the_same_problem():
+    losses = np.array([3.0, 2.0, 1.5])
+    planted = summary(cell("a", linear(0.5, 2), losses))
+    np.testing.assert_allclose(method_of(planted)["curve"]["median"], losses / 3)
+    unknown = {"error_final": None, "x_error": None}
+    found = summary(
+        cell("a", linear(0.5, 2), losses, loss_value=1.5, **unknown),
+        cell("b", linear(0.5, 2), np.array([3.0, 2.0, 1.0]), loss_value=1.0, solver="lbfgs", **unknown),
+        cell("c", linear(0.5, 2), np.array([4.0, 1.0, 0.5]), loss_value=0.5, replicate=1, **unknown),
+    )
+    np.testing.assert_allclose(method_of(found, "lbfgs")["curve"]["median"], [1, 0.5, 0])
+    np.testing.assert_allclose(method_of(found)["curve"]["high"][0], 1)
+
+
+def test_the_table_of_outcomes_counts_every_status():
+    found = summary(
+        cell("a", quadratic()),
+        cell("b", quadratic(), replicate=1, status="trivial"),
+        cell("c", quadratic(), replicate=2, status="collapsed"),
+        cell("d", quadratic(), replicate=3, status="oom"),
+    )
+    [table, *_] = found["tables"]
+    [row] = table["rows"]
+    told = dict(zip(table["columns"], row, strict=True))
+    assert (told["cells"], told["converged"], told["other outcomes"]) == (3, "33.3 %", "1 collapsed, 1 trivial")
+    assert found["counts"]["by_status"]["oom"] == 1
+
+
+def test_what_varies_is_told_and_tokens_are_repeats():
+    made = [cell(f"{t}{h}", quadratic(), token=t, head=h, layer=0, data="attention") for t in (1, 2) for h in (3, 4)]
+    found = summary(*made)
+    assert [group["label"] for group in found["groups"]] == [
+        "softmax, exp, n = 64, d = 4, head = 3",
+        "softmax, exp, n = 64, d = 4, head = 4",
+    ]
+    assert [group["methods"][0]["cells"] for group in found["groups"]] == [2, 2]
+
+
+def test_no_rows_and_broken_runs_are_no_error():
+    row, curve = cell("a", quadratic(), status="nonfinite", loss_value=np.nan, error_final=np.nan)
+    found = summary((row, curve.assign(loss=np.nan, error=np.nan)))
+    assert found["verdicts"] == []
+    assert method_of(found)["curve"] is None
+    empty = summarise(
+        pd.DataFrame([row]).iloc[:0], curve.iloc[:0], name="x", experiment="regression", axes=[], delta=0.1
+    )
+    assert empty["groups"] == []
