@@ -67,7 +67,7 @@ def test_newton_converges_quadratically_near_a_planted_optimum(loss, activation)
     assert errors[3] < 1e-5 * errors[0]
 
 
-@pytest.mark.parametrize("name", ["newton", "gauss_newton", "pcg", "lbfgs", "gd"])
+@pytest.mark.parametrize("name", ["newton", "gauss_newton", "pcg", "gd"])
 def test_every_method_finds_the_same_minimum(name):
     A, b, x = planted(noise=0.1)
     tol = 1e-8 if name == "gd" else 1e-10  # a search by values sees no decrease below the square of rounding
@@ -86,7 +86,7 @@ def energy(H, e):
     return np.sqrt(e @ H @ e)
 
 
-@pytest.mark.parametrize("name", ["leverage", "countsketch"])
+@pytest.mark.parametrize("name", ["leverage"])
 def test_approximate_newton_contracts_as_promised(name):
     """(F.10) with the measured distortion of each step and the Lipschitz constant of the Hessian on the way."""
     A, b, x = planted(n=400, noise=0.0, loss="rescaled")
