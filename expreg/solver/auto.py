@@ -181,8 +181,8 @@ def problem_of(A: Any, b: Array, weights: Array, tol: float, norms: Array) -> Pr
 
 
 def _concentrated(A: Any, norms: Array) -> bool:
-    """Return whether some column's norm on every k-th row is less than half of what its share would be."""
+    """Return whether some column's norm on every k-th row is less than a quarter of what it should be."""
     every = A.shape[0] // SAMPLE
     if every < 2:
         return False
-    return bool((host.column_norms(A[::every]) * np.sqrt(every) < norms / 2).any())
+    return bool((host.column_norms(A[::every]) * np.sqrt(every) < norms / 4).any())
