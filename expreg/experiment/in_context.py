@@ -4,7 +4,6 @@ One cell is one problem. It is over at once: `init` computes everything, and no 
 move is one instance, all of them vmapped; where the context grows, every token is one, one after the other.
 """
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from expreg import context, data, ntk, residual, shift
+from expreg.experiment.growth import compare
 from expreg.experiment.start import PRECISIONS
 from expreg.types import Array, Cost, Experiment, Program, Row, Settings, Status
 
 MOVES = ("gd", "newton", "data")
 DAMPING = {"float32": 1e-5, "float64": 1e-9}
 """Of Newton's matrix, as a share of its mean eigenvalue: it is singular where n < d."""
-HALVINGS = 7
 MOVE_FLOPS, TOKEN_FLOPS = 200, 250
 """What the elementwise work of one size of a move, and of one token, costs per row of A."""
 
@@ -76,20 +75,6 @@ class Instance(NamedTuple):
     bound_softmax: Array
     bound_radius: Array
     largest_change: Array  # max |dz|
-
-
-class Closeness(NamedTuple):
-    """How close the moves of the attention distribution by steps of the query are to that by the new tokens.
-
-    Of one token and one step, or of all tokens so far and a step for each (`path_`): the norm of the move by the
-    tokens, the cosine between it and that by gd or newton, and the ratio of their norms.
-    """
-
-    update: Array
-    cosine_gd: Array
-    cosine_newton: Array
-    size_gd: Array
-    size_newton: Array
 
 
 def signature(settings: Settings) -> Signature:
@@ -161,7 +146,15 @@ def measure(static: Signature, given: Inputs) -> dict[str, Array]:
     instance = partial(_instance, static, task, z, given.move == MOVES.index("data"), unit)
     if static.tokens:
         last = instance(given.largest)
-        curves = _growth(static, task, given.largest)
+        curves = compare(
+            task.grown,
+            task.x,
+            tokens=static.tokens,
+            norm=task.norm,
+            factor=given.largest,
+            damping=DAMPING[static.dtype],
+            activation=static.activation,
+        )
     else:
         factors = jnp.geomspace(given.smallest, given.largest, static.sizes, dtype=z.dtype)
         moves = jax.vmap(instance)(factors)
@@ -258,56 +251,6 @@ def _identities(static: Signature, task: Task, z: Array, dz: Array) -> dict[str,
         "identity_error": _norm(wrong) / _norm(jnp.concatenate([u, after])),
         "equivalence_error": _norm(other - db) / jnp.maximum(_norm(db), jnp.finfo(z.dtype).tiny),
     }
-
-
-def _growth(static: Signature, task: Task, factor: Array) -> dict[str, Array]:
-    """Return the moves by one more token each, up to all of them, against steps of the query; curves (tokens,).
-
-    A step is asked to repeat the move that its token made: its target is the distribution plus that move. `factor`
-    multiplies the safe step of gd.
-    """
-    A, x, kind = task.grown, task.x, static.activation
-    z, places = A @ x, jnp.arange(len(task.grown))
-    start = context.attention(z, places < static.n, kind).f
-
-    def gd(query: Array, asked: Array, present: Array) -> Array:
-        at = context.attention(A @ query, present, kind)
-        return query + factor * context.descent_step(A, at, asked, task.norm, kind)
-
-    def newton(query: Array, asked: Array, present: Array) -> Array:
-        at = context.attention(A @ query, present, kind)
-        dx = context.newton_step(A, at, asked, DAMPING[static.dtype])
-        return _line_search(query, dx, lambda x: context.attention(A @ x, present, kind).f - at.f - asked)
-
-    def grow(path: tuple[Array, Array], count: Array) -> tuple[tuple[Array, Array], dict[str, Array]]:
-        present = places < static.n + count
-        before, after = (context.attention(z, places < static.n + k, kind).f for k in (count - 1, count))
-        update = after - before
-        once = gd(x, update, present), newton(x, update, present)
-        path = gd(path[0], update, present), newton(path[1], update, present)
-        single = _close(A, once, present, kind, after, update)._asdict()
-        whole = _close(A, path, present, kind, after, after - start)._asdict()
-        return path, single | {f"path_{name}": value for name, value in whole.items()}
-
-    _, curves = jax.lax.scan(grow, (x, x), jnp.arange(1, static.tokens + 1))
-    return dict(curves)
-
-
-def _line_search(x: Array, dx: Array, residual_at: Callable[[Array], Array]) -> Array:
-    """Return x + t dx for the t of 1, 1/2, ..., 1/128 and 0 with the least residual: full steps may diverge (F.13)."""
-    lengths = jnp.append(2.0 ** -jnp.arange(HALVINGS + 1, dtype=x.dtype), 0)
-    queries = x + jnp.where(jnp.isfinite(dx), dx, 0) * lengths[:, None]
-    errors = jax.vmap(lambda query: (residual_at(query) ** 2).sum())(queries)
-    return queries[jnp.argmin(jnp.where(jnp.isfinite(errors), errors, jnp.inf))]
-
-
-def _close(A: Array, queries: Sequence[Array], present: Array, kind: str, reference: Array, asked: Array) -> Closeness:
-    """Compare the moves that the queries of gd and newton make with the move `asked`."""
-    gd, newton = (context.attention(A @ query, present, kind).f - reference for query in queries)
-    size = _norm(asked)
-    known = jnp.maximum(size, jnp.finfo(asked.dtype).tiny)
-    angles = context.cosine(gd, asked), context.cosine(newton, asked)
-    return Closeness(size, *angles, _norm(gd) / known, _norm(newton) / known)
 
 
 def _norms(*matrices: Array) -> Array:
