@@ -25,13 +25,16 @@ STATUS_WORDS = {
     "diverged": "the residual exploded",
     "nonfinite": "left the range of numbers",
     "collapsed": "collapsed",
-    "trivial": "nothing to learn",
+    "trivial": "went to the trivial solution",
     "oom": "failed: out of memory",
     "timeout": "failed: out of time",
     "error": "failed",
 }
 # Where nothing is trained, a status means something else.
-_OWN_STATUS_WORDS = {"concentration": {"converged": "measured; nothing is trained"}}
+_OWN_STATUS_WORDS = {
+    "concentration": {"converged": "measured; nothing is trained"},
+    "in_context": {"converged": "measured", "collapsed": "refused: the sum of sinh cancels"},
+}
 _SVG_DISPLAY = "width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;max-width"
 _SCALE = 1.75  # CSS pixels per point: figures drawn for a page of 6.75 inches, shown on a screen
 
