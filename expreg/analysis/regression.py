@@ -219,7 +219,7 @@ def _order(distances: Floats) -> float | None:
     if len(distances) < 3:
         return None
     first, second, third = np.log(distances[-3:])
-    return float((third - second) / (second - first)) if second < first else None
+    return float((third - second) / (second - first)) if third < second < first else None
 
 
 def _contractions(distances: Floats) -> Floats:
@@ -246,7 +246,18 @@ def _promise(sketch: str, size: int | None, d: int, delta: float) -> float | Non
 
 def _outcomes(groups: Sequence[Record], outer: Sequence[str]) -> Record:
     """Return the table of what became of each method on each group."""
-    columns = [*SHAPE, *outer, "method", "cells", "converged", "steps", "passes", "softmax residual", "other outcomes"]
+    columns = [
+        *SHAPE,
+        *outer,
+        "method",
+        "cells",
+        "converged",
+        "steps",
+        "passes",
+        "softmax residual",
+        "x error",
+        "other outcomes",
+    ]
     rows = []
     for group in groups:
         for method in group["methods"]:
@@ -260,10 +271,11 @@ def _outcomes(groups: Sequence[Record], outer: Sequence[str]) -> Record:
                     _spread(method["steps"]),
                     _spread(method["passes"]),
                     _spread(method["softmax_residual"]),
+                    _spread(method["x_error"]),
                     ", ".join(f"{count} {name}" for name, count in others.items()),
                 ]
             )
-    note = "Medians and quartiles; steps and passes over the matrix of converged cells, residuals of all."
+    note = "Medians and quartiles; steps and passes over the matrix of converged cells, residuals and errors of all."
     return {"title": "Outcomes", "note": note, "columns": columns, "rows": rows}
 
 

@@ -34,6 +34,8 @@ scale data labels eta eta_scaled lambda_cts lambda_max_cts lambda_0 lambda_max_0
 residual_final frobenius_error spectral_error max_movement lambda_min_path max_steps tolerance optimizer step_rule
 curve_step curve_residual curve_linearised curve_passes step residual linearised passes
 E0 E1 E1s E1m E2 E3 E4 E5 Ecert
+sketch sketch_size start distance density condition coherence noise weight layer head token loss_rescaled error_final
+x_error curve_loss curve_error curve_damping
 loss solver rows columns nnz loss_value gradient_norm softmax_residual projective_loss alpha max_logit
 move shift shift_first_order bound_tight bound_rows bound_softmax bound_radius
 """

@@ -10,6 +10,7 @@ import numpy as np
 
 from expreg import residual, solver
 from expreg.data import problems
+from expreg.solver.sketched import rows_of
 from expreg.types import Array, Cost, Experiment, Program, Row, Settings, Status
 
 PRECISIONS: dict[str, type[np.float32] | type[np.float64]] = {"f32": np.float32, "f64": np.float64}
@@ -268,7 +269,7 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         "activation": given["activation"],
         "solver": chosen["name"],
         "sketch": chosen["sketch"],
-        "sketch_size": None if chosen["sketch_size"] == "auto" else chosen["sketch_size"],
+        "sketch_size": _sketch_size(settings),
         "data": given["kind"],
         "rows": given["n"],
         "columns": given["d"],
@@ -284,6 +285,14 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         **_errors(found.planted, _signs(given["activation"]), record),
         **_curve(record),
     }
+
+
+def _sketch_size(settings: Settings) -> int | None:
+    """Return the rows of the sketch, None without one."""
+    static = signature(settings)
+    if static.sketch is None:
+        return None
+    return rows_of(static.sketch, static.n, static.d, static.sketch_size)
 
 
 def _errors(planted: np.ndarray | None, signs: tuple[int, ...], record: dict[str, Array]) -> Row:

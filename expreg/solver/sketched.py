@@ -21,6 +21,11 @@ FLOOR = 0.1
 Hessian = Callable[[Objective, State], Array]
 
 
+def rows_of(name: str, n: int, d: int, size: int | None) -> int:
+    """Return the rows of a sketch: as given, else by d, and no more than 4 n."""
+    return size or min(PER_COLUMN[name] * d, 4 * n)
+
+
 def hessian(name: str, size: int | None) -> Hessian:
     """Return (kind, state) -> B^T B (d, d), B = S (dr/dz) A with the regulariser (F.12); `size` rows, default by d.
 
@@ -29,7 +34,7 @@ def hessian(name: str, size: int | None) -> Hessian:
 
     def make(kind: Objective, state: State) -> Array:
         n, d = state.problem.A.shape
-        rows = size or min(PER_COLUMN[name] * d, 4 * n)
+        rows = rows_of(name, n, d, size)
         key = jax.random.fold_in(state.problem.key, state.step)
         return _of_sketch(_apply(name, key, state, n, rows), kind.loss, state)
 

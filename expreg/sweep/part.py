@@ -21,14 +21,15 @@ FORMAT = 1
 _EVENTS = ("E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert")
 _TEXT = (
     "cell status status_detail experiment precision device expreg_version jax_version activation init data "
-    "labels optimizer step_rule loss solver"
+    "labels optimizer step_rule loss solver sketch start"
 )
-_WHOLE = "seed replicate steps attempt n d m max_steps rows columns nnz"
+_WHOLE = "seed replicate steps attempt n d m max_steps rows columns nnz passes sketch_size layer head token"
 _REAL = (
     "seconds scale eta eta_scaled lambda_cts lambda_max_cts lambda_0 lambda_max_0 label_norm "
     "residual_initial residual_final frobenius_error spectral_error max_movement lambda_min_path "
     "radius radius_frobenius refined_movement movement_linearised eta_certified gram_norm frobenius_expected "
     "tolerance loss_value alpha gradient_norm softmax_residual projective_loss max_logit move shift "
+    "density condition coherence noise weight distance loss_rescaled error_final x_error "
     "shift_first_order bound_tight bound_rows bound_softmax bound_radius"
 )
 _BASE = (
