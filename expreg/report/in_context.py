@@ -239,4 +239,4 @@ def _path_panel(axis: Axes, joined: pd.DataFrame, name: str, column: str) -> Non
     axis.set_xscale("log", base=2)
     axis.set_ylim(min(0.0, axis.get_ylim()[0]), 1.03)
     if name != "all":
-        axis.legend(fontsize=6.5, loc="lower right")
+        axis.legend(fontsize=6.5, loc="best")
