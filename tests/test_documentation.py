@@ -32,7 +32,14 @@ LISTED = (ROOT / "docs/index.md").read_text().partition(":maxdepth: 1")[2].parti
 PAGES = [
     ROOT / path for path in ("README.md", "CHANGELOG.md", "docs/index.md", *(f"docs/{page}.md" for page in LISTED))
 ]
-EXAMPLES = ["README.md", "docs/python.md", "docs/quickstart.md", "docs/regression.md", "docs/in_context.md"]
+EXAMPLES = [
+    "README.md",
+    "docs/python.md",
+    "docs/quickstart.md",
+    "docs/proof.md",
+    "docs/regression.md",
+    "docs/in_context.md",
+]
 
 REGISTRIES = r"pypi\.|pythonhosted|anaconda|conda-forge|npmjs|docker\.io|huggingface|crates\.io"
 THIS_MACHINE = r"(?<![\w.])/(work|tmp|root|home|Users|mnt)/"
