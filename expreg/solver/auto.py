@@ -34,7 +34,7 @@ FAR = 0.02
 """Above this relative gradient a preconditioner is made anew at every step."""
 AGAIN = 10.0
 """How much less a step with an old matrix gains than the last step did, as a factor of safety."""
-ROUGH = 1e-4
+ROUGH = 1e-3
 """The tolerance on a subset: its minimiser is off by more."""
 
 
