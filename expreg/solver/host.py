@@ -197,9 +197,4 @@ def while_loop(condition: Callable[[Tree], Any], body: Callable[[Tree], Tree], s
     return state
 
 
-def cond(predicate: Any, yes: Callable[[Tree], Tree], no: Callable[[Tree], Tree], operand: Tree) -> Tree:
-    """Return yes(operand) or no(operand), as jax.lax.cond."""
-    return yes(operand) if predicate else no(operand)
-
-
-HOST = Backend(np, matvec, rmatvec, gram, product, factor, backsolve, while_loop, cond)
+HOST = Backend(np, matvec, rmatvec, gram, product, factor, backsolve, while_loop)

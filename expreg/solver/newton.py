@@ -16,7 +16,7 @@ LARGEST_DAMPING = 1e8
 
 
 class Direction(NamedTuple):
-    """A step s (d,) with A s (n,), the slope g^T s, the damping it took, how often A was read, and memory."""
+    """A step s (d,) with A s (n,), the slope g^T s, the damping it took, and how often A was read."""
 
     step: Array
     dz: Array

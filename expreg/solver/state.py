@@ -21,8 +21,7 @@ class Backend(NamedTuple):
     - `gram(A, w)`: A^T diag(w) A for weights of any sign.
     - `product(A, D, p)`: (A^T (D o A p), A p), in one pass over A where that is possible.
     - `factor(H)`: (Cholesky factor, whether H is positive definite); `backsolve(L, r)`: (L L^T)^{-1} r.
-    - `sketched(A, v, L, key)`: (S diag(v) A, S L) for the sketch S of the method.
-    - `while_loop(condition, body, state)`, `cond(predicate, yes, no, operand)`: control flow, as in jax.lax.
+    - `while_loop(condition, body, state)`: as jax.lax.while_loop.
     """
 
     xp: Any
@@ -33,7 +32,6 @@ class Backend(NamedTuple):
     factor: Callable[[Array], tuple[Array, Array]]
     backsolve: Callable[[Array, Array], Array]
     while_loop: Callable[[Callable, Callable, Tree], Tree]
-    cond: Callable[[Array, Callable, Callable, Tree], Tree]
 
 
 class Problem(NamedTuple):

@@ -47,4 +47,4 @@ def column_norms(A: Matrix) -> Array:
     return jnp.sqrt(jnp.where(squares > 0, squares, 1))
 
 
-TRACED = Backend(jnp, sparse.matvec, rmatvec, sparse.gram, product, factor, backsolve, jax.lax.while_loop, jax.lax.cond)
+TRACED = Backend(jnp, sparse.matvec, rmatvec, sparse.gram, product, factor, backsolve, jax.lax.while_loop)
