@@ -34,6 +34,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/expreg bench regression
 
 docs: $(STAMP)
 	$(UV) install --quiet --python $(BIN)/python --require-hashes -r requirements/docs.txt
