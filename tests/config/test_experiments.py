@@ -28,6 +28,13 @@ def refused(change: dict[str, Any], problem: dict[str, Any] | None = None) -> li
     return [(found.code, found.key) for found in caught.value.problems]
 
 
+def test_every_experiment_of_the_config_is_computed():
+    from expreg.experiment import EXPERIMENTS as COMPUTED
+
+    assert set(COMPUTED) == set(EXPERIMENTS)
+    assert all(made.name == name for name, made in COMPUTED.items())
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_settings_of_a_cell_have_exactly_the_blocks_of_its_experiment(name):
     model = EXPERIMENTS[name]
