@@ -42,7 +42,8 @@ def main(overrides: Sequence[str] = ()) -> Path:
     print("m* = c + a log n + b log(1/delta), least squares; R^2, and that of m* = c + a log(n/delta)")
     for axis, event in zip(axes[0], events, strict=True):
         table = {delta: widths(cells, event, delta) for delta in deltas}
-        points = np.array([(np.log(n), -np.log(delta), m) for delta in deltas for n, m in table[delta].items()])
+        rows = [(np.log(n), -np.log(delta), m) for delta in deltas for n, m in table[delta].items()]
+        points = np.array(rows).reshape(-1, 3)
         points = points[np.isfinite(points[:, 2])]
         if len(points) < 3:
             print(f"  {event:4s} none: too few widths inside the grid, or too few replicates")

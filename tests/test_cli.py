@@ -44,7 +44,10 @@ LONG = {
         }
     },
 }
-COMMANDS = ("run", "plan", "status", "report", "query", "export", "compare", "doctor", "schema")
+COMMANDS = (
+    *("run", "plan", "certify", "status", "report", "query", "export", "compare", "solve", "bench", "doctor"),
+    "schema",
+)
 CIRCUMSTANCES = ["seconds", "attempt", "device", "expreg_version", "jax_version"]
 
 Call = Callable[..., tuple[int, str, str]]

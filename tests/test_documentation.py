@@ -119,6 +119,7 @@ def calls() -> dict[str, str]:
 
 
 def test_every_command_runs(place, monkeypatch, capsys):
+    """Figures are drawn for the first only: they take longer than the shrunk runs, and tests/report has them."""
     shown = calls()
     assert len(shown) > 12
     for call, page in shown.items():
@@ -127,6 +128,7 @@ def test_every_command_runs(place, monkeypatch, capsys):
         smaller = shrunk(ROOT / arguments[1]) if arguments[0] == "run" else []
         code = run([*arguments, *smaller], monkeypatch)
         assert code == 0, f"{page}: {call}: exit code {code}: {capsys.readouterr().err}"
+        monkeypatch.setattr("expreg.report.write", lambda *_: None)
 
 
 def test_messages_are_as_shown(place, monkeypatch, capsys):
