@@ -72,7 +72,7 @@ def test_settings_and_axes_of_a_cell() -> None:
             "max_steps": {"flow_time": 2.0, "at_most": 1_000_000},
             "tolerance": 0.001,
             "relative": False,
-            "measure_every": 16,
+            "measure_every": 64,
             "divergence": 1e4,
             "curve": {"points": 48, "spacing": "logarithmic"},
         },

@@ -24,7 +24,7 @@ def test_defaults_are_the_protocol() -> None:
         "max_steps": {"flow_time": 2.0, "at_most": 1_000_000},
         "tolerance": 0.05,
         "relative": False,
-        "measure_every": 16,
+        "measure_every": 64,
         "divergence": 1e4,
         "curve": {"points": 48, "spacing": "logarithmic"},
     }
