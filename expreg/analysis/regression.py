@@ -78,16 +78,23 @@ def _split(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[tuple[Any
 
 
 def _traces(cells: pd.DataFrame, curves: pd.DataFrame, problem: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Return the curve of each cell with its `gap`, the relative suboptimality."""
+    """Return the curve of each cell with its `gap`, the relative suboptimality, and `seconds`.
+
+    Lanes are looked at between slices, not between steps: the seconds of a cell are shared out evenly over its steps.
+    """
     if not {"step", "loss"} <= set(curves.columns):
         return {}
     least = _least(cells, problem)
     found = {}
+    took = cells.set_index("cell")["seconds"]
     for cell, trace in curves[curves["cell"].isin(least)].groupby("cell", sort=False):
         ordered = trace.sort_values("step")
         gap = ordered["loss"].to_numpy(float) - least[str(cell)]
         with np.errstate(invalid="ignore", divide="ignore"):
-            found[str(cell)] = ordered.assign(gap=np.maximum(gap, 0.0) / gap[0])
+            found[str(cell)] = ordered.assign(
+                gap=np.maximum(gap, 0.0) / gap[0],
+                seconds=took[cell] * ordered["step"] / max(ordered["step"].iloc[-1], 1),
+            )
     return found
 
 
@@ -177,11 +184,11 @@ def _curve(traces: Sequence[pd.DataFrame]) -> Record | None:
     steps = np.unique(np.concatenate([trace["step"].to_numpy() for trace in usable]))
     steps = steps[steps <= end]
     gaps = np.stack([_along(steps, trace, "gap") for trace in usable])
-    passes = np.stack([_along(steps, trace, "passes") for trace in usable])
+    spent = {name: [_along(steps, trace, name) for trace in usable] for name in ("passes", "seconds")}
     low, median, high = np.quantile(gaps, [0.25, 0.5, 0.75], axis=0)
     return {
         "step": steps.tolist(),
-        "passes": np.median(passes, axis=0).tolist(),
+        **{name: np.median(np.stack(values), axis=0).tolist() for name, values in spent.items()},
         "low": low.tolist(),
         "median": median.tolist(),
         "high": high.tolist(),

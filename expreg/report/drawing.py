@@ -26,7 +26,7 @@ OWN: dict[str, dict[str, Builder]] = {
         "phase": phase,
         "success": success,
     },
-    "regression": {"suboptimality": regression.steps, "passes": regression.passes},
+    "regression": {"suboptimality": regression.steps, "passes": regression.passes, "seconds": regression.seconds},
     "in_context": {
         "shift": in_context.shift,
         "ratios": in_context.ratios,

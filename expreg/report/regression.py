@@ -1,4 +1,4 @@
-"""Figures of `regression`: how far the loss is above its least, by step and by passes over the matrix."""
+"""Figures of `regression`: how far the loss is above its least, by step, passes over the matrix, and seconds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -41,6 +41,11 @@ def passes(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, An
     return _figures(summary, "passes", "Suboptimality by passes over the matrix", "passes", "passes over A")
 
 
+def seconds(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+    """Draw the suboptimality over the device time of a cell, shared out over its steps, one line per method."""
+    return _figures(summary, "seconds", "Suboptimality by seconds in a lane", "seconds", "seconds in a lane")
+
+
 def _figures(summary: Mapping[str, Any], name: str, title: str, key: str, label: str) -> list[Figure]:
     panels = [group for group in records(summary, "groups") if any(m.get("curve") for m in records(group, "methods"))]
     panels = [group for group in panels if len(records(group, "methods")) > 1] or panels
@@ -70,8 +75,9 @@ def _panel(axes: Axes, group: Mapping[str, Any], key: str, labels: list[str]) ->
         axes.set_xscale("symlog", linthresh=1)
         axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     else:
-        ends = [curve["passes"][i] for m in records(group, "methods") if (curve := m.get("curve")) for i in (0, -1)]
-        decimal_ticks(axes, "x", 0.9 * min(ends), 1.1 * max(ends))
+        curves = [curve[key] for m in records(group, "methods") if (curve := m.get("curve"))]
+        positive = [value for curve in curves for value in curve if value] or [1.0]
+        decimal_ticks(axes, "x", 0.9 * min(positive), 1.1 * max(positive))
     for method in records(group, "methods"):
         curve = method.get("curve")
         if curve is None:

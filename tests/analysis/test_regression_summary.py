@@ -56,6 +56,14 @@ def test_quadratic_and_linear_runs_are_told_apart():
     assert summary(cell("c", linear(0.2), solver="gd"))["verdicts"] == []
 
 
+def test_the_seconds_of_a_run_are_shared_out_over_its_steps():
+    made = [
+        cell(name, linear(0.2), replicate=i, seconds=s) for i, (name, s) in enumerate({"a": 2, "b": 3, "c": 7}.items())
+    ]
+    found = method_of(summary(*made))["curve"]
+    np.testing.assert_allclose(found["seconds"], 3 * np.array(found["step"]) / 20)
+
+
 def test_damped_steps_and_rounding_say_nothing():
     row, curve = cell("a", linear(0.2))
     assert summary((row, curve.assign(damping=1.0)))["verdicts"] == []

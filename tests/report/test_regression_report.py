@@ -12,7 +12,14 @@ from expreg.report.page import html
 def method(label, rate, steps=12):
     at = np.arange(steps + 1)
     median = rate ** at.astype(float)
-    lines = {"median": median, "low": median / 2, "high": median * 2, "step": at, "passes": 2 + 3 * at}
+    lines = {
+        "median": median,
+        "low": median / 2,
+        "high": median * 2,
+        "step": at,
+        "passes": 2 + 3 * at,
+        "seconds": 0.1 * at,
+    }
     return {"label": label, "curve": {name: values.tolist() for name, values in lines.items()}}
 
 
@@ -34,7 +41,7 @@ def drawn(found):
 def test_both_figures_have_a_line_per_method_at_its_values():
     found = drawn(summary([group("softmax", method("newton", 1e-3), method("gd", 0.5))]))
     assert set(found) == set(OWN["regression"])
-    for name, key in (("suboptimality", "step"), ("passes", "passes")):
+    for name, key in (("suboptimality", "step"), ("passes", "passes"), ("seconds", "seconds")):
         [axes] = found[name].figure.axes
         fast, slow = axes.get_lines()
         np.testing.assert_allclose(slow.get_ydata(), 0.5 ** np.arange(13))
