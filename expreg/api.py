@@ -106,6 +106,7 @@ def run(
     """
     checked = load_config(config, overrides)
     sweep = _sweep(checked)
+    _refuse(_quantile_problems(checked, [settings for settings, _ in sweep.cells.values()]))
     directory = Path(out) if out is not None else Path("runs") / checked.name
     from expreg.sweep.execute import execute
     from expreg.sweep.progress import say
@@ -129,6 +130,7 @@ def plan(
     """
     checked = load_config(config, overrides)
     sweep = _sweep(checked)
+    _refuse(_quantile_problems(checked, [settings for settings, _ in sweep.cells.values()]))
     from expreg.sweep.estimate import estimate
 
     told = {
@@ -275,7 +277,6 @@ def _sweep(config: Any) -> _Sweep:
     from expreg.sweep.estimate import too_large
 
     _refuse(too_large(experiment, [settings for settings, _ in cells.values()], _devices(config)))
-    _refuse(_quantile_problems(config, [settings for settings, _ in cells.values()]))
     return _Sweep({**plan, "ids": list(cells)}, cells, experiment)
 
 

@@ -83,10 +83,12 @@ def solution_text(found: Any) -> str:
     """Return the lines that people read: how it ended, what is always reported, and x."""
     words = {"max_logit": "max |z|"}
     lines = [f"{found.status}: {found.message}", ""]
-    lines += [f"{words.get(name, name.replace('_', ' ')):18s}{getattr(found, name):.10g}" for name in _LINES]
-    shown = " ".join(f"{value:.6g}" for value in found.x[:SHOWN])
+    values = {name: getattr(found, name) for name in _LINES}  # before the first step nothing is known of the next
+    shown = {name: f"{value:.10g}" if math.isfinite(value) else "-" for name, value in values.items()}
+    lines += [f"{words.get(name, name.replace('_', ' ')):18s}{shown[name]}" for name in _LINES]
+    first = " ".join(f"{value:.6g}" for value in found.x[:SHOWN])
     more = f" ... ({len(found.x)} numbers; --out FILE writes them)" if len(found.x) > SHOWN else ""
-    return "\n".join([*lines, f"{'x':18s}{shown}{more}"])
+    return "\n".join([*lines, f"{'x':18s}{first}{more}"])
 
 
 def solution_json(found: Any) -> str:
