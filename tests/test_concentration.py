@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from oracles import empirical_ntk, infinite_ntk
+from scipy import stats
 
 import expreg
 
@@ -80,3 +81,16 @@ def test_training_measures_the_same_start(run, tmp_path, monkeypatch):
     assert len(both) == 6
     for name in ("lambda_0", "frobenius_error", "E1_margin", "Ecert_margin", "radius", "movement_linearised"):
         np.testing.assert_allclose(both[name], both[f"{name}_start"], rtol=1e-9)
+
+
+def test_shares_of_e1_are_those_of_plain_lognormal_sums(run):
+    """Orthonormal points: H(0) is diagonal, independent means of p lognormals (B.13), here without the engine."""
+    rng = np.random.default_rng(3)
+    cells = run.cells[run.cells["n"] == 4]
+    for m in (1024, 16384):
+        found = int(cells[cells["m"] == m]["E1"].sum())
+        means = np.exp(2 * rng.standard_normal((400, 4, m // 2), dtype=np.float32)).mean(axis=2, dtype=np.float64)
+        share = (np.linalg.norm(means - np.e**2, axis=1) <= np.e**2 / 4).mean()
+        low, high = stats.binom.ppf([1e-4, 1 - 1e-4], 40, share)
+        assert low <= found <= high
+        assert m == 1024 or 0.5 < share < 1

@@ -37,7 +37,7 @@ CLAIMS = {
         "share at the widest m",
     ),
     "concentration": (
-        "The width for ||H(0) - H_cts||_F <= lambda/4 grows with n as the expected error says, at fixed delta",
+        "The width for ||H(0) - H_cts||_F <= lambda/4 grows more slowly than n^{}, at fixed delta",
         "exponent of n, no log factor taken out",
     ),
     "rate of convergence": (
