@@ -222,4 +222,4 @@ def logits_problem(z: Array, where: str, precision: str = "f64") -> Problem | No
 
 def _norm(values: Array, axis: int | None = None) -> Array:
     xp = values.__array_namespace__()
-    return xp.sqrt(xp.sum(values * values, axis=axis))
+    return xp.linalg.vector_norm(values, axis=axis)

@@ -82,11 +82,7 @@ def _line_search(x: Array, dx: Array, residual_at: Callable[[Array], Array]) -> 
 def _close(A: Array, queries: Sequence[Array], present: Array, kind: str, reference: Array, asked: Array) -> Closeness:
     """Compare the moves that the queries of gd and newton make with the move `asked`."""
     gd, newton = (context.attention(A @ query, present, kind).f - reference for query in queries)
-    size = _norm(asked)
+    size = jnp.linalg.norm(asked)
     known = jnp.maximum(size, jnp.finfo(asked.dtype).tiny)
     angles = context.cosine(gd, asked), context.cosine(newton, asked)
-    return Closeness(size, *angles, _norm(gd) / known, _norm(newton) / known)
-
-
-def _norm(values: Array) -> Array:
-    return jnp.sqrt((values * values).sum())
+    return Closeness(size, *angles, jnp.linalg.norm(gd) / known, jnp.linalg.norm(newton) / known)

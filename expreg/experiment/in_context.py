@@ -180,7 +180,7 @@ class _Unit(NamedTuple):
 
 
 def _weight_unit(task: Task, dx: Array) -> _Unit:
-    move = _norm(dx)
+    move = jnp.linalg.norm(dx)
     return _Unit(task.A @ dx, jnp.sqrt((task.A**2).sum(axis=1).max()) * move, move)
 
 
@@ -215,7 +215,7 @@ def _data_unit(static: Signature, task: Task, z: Array) -> _Unit:
     """Move A by a normal matrix with its spectral norm; x stays."""
     del static, z
     row = jnp.sqrt((task.dA**2).sum(axis=1).max())
-    return _Unit(task.norm * (task.dA @ task.x), task.norm * row * _norm(task.x), task.norm)
+    return _Unit(task.norm * (task.dA @ task.x), task.norm * row * jnp.linalg.norm(task.x), task.norm)
 
 
 _UNITS = (_gd_unit, _newton_unit, _data_unit)
@@ -224,14 +224,14 @@ _UNITS = (_gd_unit, _newton_unit, _data_unit)
 def _instance(static: Signature, task: Task, z: Array, keys_move: Array, unit: _Unit, factor: Array) -> Instance:
     """Return shift and bounds of the move of one size (G.2)-(G.11)."""
     dz, move, kind = factor * unit.dz, factor * unit.move, static.activation
-    size, norm = _norm(task.x), task.norm
+    size, norm = jnp.linalg.norm(task.x), task.norm
     radius = jnp.where(keys_move, jnp.maximum(norm + move, size), jnp.maximum(norm, size + move))
     limit = shift.bounds(z, dz, task.b, row_move=factor * unit.row_move, move=move, radius=radius, activation=kind)
     return Instance(
         move=move,
-        shift=_norm(shift.rescaled(z, dz, task.b, kind)),
-        shift_first_order=_norm(shift.first_order(z, dz, task.b, kind)),
-        shift_softmax=_norm(shift.softmax(z, dz, kind)),
+        shift=jnp.linalg.norm(shift.rescaled(z, dz, task.b, kind)),
+        shift_first_order=jnp.linalg.norm(shift.first_order(z, dz, task.b, kind)),
+        shift_softmax=jnp.linalg.norm(shift.softmax(z, dz, kind)),
         **{f"bound_{name}": value for name, value in limit._asdict().items()},
         largest_change=jnp.abs(dz).max(),
     )
@@ -248,8 +248,8 @@ def _identities(static: Signature, task: Task, z: Array, dz: Array) -> dict[str,
     dA = shift.equivalent_data_move(task.x, dz)
     other = shift.rescaled(z, dA @ task.x, b, kind)
     return {
-        "identity_error": _norm(wrong) / _norm(jnp.concatenate([u, after])),
-        "equivalence_error": _norm(other - db) / jnp.maximum(_norm(db), jnp.finfo(z.dtype).tiny),
+        "identity_error": jnp.linalg.norm(wrong) / jnp.linalg.norm(jnp.concatenate([u, after])),
+        "equivalence_error": jnp.linalg.norm(other - db) / jnp.maximum(jnp.linalg.norm(db), jnp.finfo(z.dtype).tiny),
     }
 
 
@@ -259,12 +259,8 @@ def _norms(*matrices: Array) -> Array:
     return jnp.sqrt(largest)
 
 
-def _norm(values: Array) -> Array:
-    return jnp.sqrt((values * values).sum())
-
-
 def _unit(values: Array) -> Array:
-    return values / _norm(values)
+    return values / jnp.linalg.norm(values)
 
 
 def inputs(settings: Settings) -> dict[str, Array]:
