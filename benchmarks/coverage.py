@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from expreg.analysis import censored, exponents, laws, psychometric, success
+from expreg.core.stats import censored, exponents, laws, psychometric, success
 
 NS = (4, 8, 16, 32, 64)
 DELTA, CONFIDENCE, ALPHA, CONSTANT = 0.1, 0.95, 1.3, 6.0

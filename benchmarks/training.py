@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from expreg.experiment import EXPERIMENTS
+from expreg.core.engine import devices
+from expreg.core.engine.lanes import Engine
+from expreg.kinds import EXPERIMENTS
 from expreg.network import forward
-from expreg.sweep import devices
-from expreg.sweep.engine import Engine
 
 SIZES = ((16, 256), (16, 1024), (64, 1024), (64, 4096))
 CELLS, STEPS, REPEATS = 64, 200, 3

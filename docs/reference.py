@@ -7,10 +7,10 @@ from typing import Any
 
 from expreg import types
 from expreg.api import json_schema
-from expreg.config import problems
-from expreg.config import schema as blocks
-from expreg.config.fields import Block
-from expreg.config.model import EXPERIMENTS, Config
+from expreg.core.config import problems
+from expreg.core.config import schema as blocks
+from expreg.core.config.fields import Block
+from expreg.core.config.model import EXPERIMENTS, Config
 
 ELSEWHERE = {"sweep": "[The sweep language](configuration.md#the-sweep-language)"}
 

@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from expreg.config import grid
-from expreg.config import load as loading
-from expreg.config import plan as planning
-from expreg.config.model import Fault
+from expreg.core.config import grid
+from expreg.core.config import load as loading
+from expreg.core.config import plan as planning
+from expreg.core.config.model import Fault
 from expreg.errors import InputError, Problem
 from expreg.types import FAILED, Experiment, Settings
 
@@ -31,14 +31,14 @@ class Run:
     @cached_property
     def cells(self) -> "pd.DataFrame":
         """One row per finished cell of the plan (contract 2.4)."""
-        from expreg.sweep import table
+        from expreg.core.store import table
 
         return table.read(self.directory, curves=False)[0]
 
     @cached_property
     def curves(self) -> "pd.DataFrame":
         """Long table: cell, step, residual, linearised."""
-        from expreg.sweep import table
+        from expreg.core.store import table
 
         # of the same cells, even if more have finished since these were read
         return table.read(self.directory, self.cells["cell"])[1]
@@ -46,7 +46,7 @@ class Run:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Thresholds, exponents, intervals and verdicts, computed from the rows."""
-        from expreg.analysis import summarise
+        from expreg.kinds.network.summary.summary import summarise
 
         config = self._config
         tree = config.source.grid
@@ -108,9 +108,9 @@ def run(
     sweep = _sweep(checked)
     _refuse(_quantile_problems(checked, [settings for settings, _ in sweep.cells.values()]))
     directory = Path(out) if out is not None else Path("runs") / checked.name
-    from expreg.sweep.execute import execute
-    from expreg.sweep.progress import say
-    from expreg.sweep.store import Store
+    from expreg.core.engine.execute import execute
+    from expreg.core.engine.progress import say
+    from expreg.core.store.store import Store
 
     with Store.open(directory, sweep.plan, loading.config_text(checked), fresh=fresh) as store:
         execute(store, sweep.experiment, sweep.cells, checked.execution, progress=progress)
@@ -131,7 +131,7 @@ def plan(
     checked = load_config(config, overrides)
     sweep = _sweep(checked)
     _refuse(_quantile_problems(checked, [settings for settings, _ in sweep.cells.values()]))
-    from expreg.sweep.estimate import estimate
+    from expreg.core.engine.estimate import estimate
 
     told = {
         "name": checked.name,
@@ -143,7 +143,7 @@ def plan(
     }
     settings = [settings for settings, _ in sweep.cells.values()]
     if all("network" in one for one in settings):
-        from expreg.sweep import outlook
+        from expreg.kinds.network import outlook
 
         asked = checked.analysis.model_dump()
         told |= {"theory": outlook.theory_table(settings, asked["delta"]), "power": outlook.resolution(settings, asked)}
@@ -211,7 +211,7 @@ def _with_steps(found: Any, eps: float) -> dict[str, Any]:
 
 def load(directory: str | os.PathLike[str]) -> Run:
     """Return the run in a directory; raise InputError if there is none."""
-    from expreg.sweep import table
+    from expreg.core.store import table
 
     table.plan_of(directory)
     return Run(Path(directory))
@@ -224,9 +224,9 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: O
 
 def report(directory: str | os.PathLike[str]) -> Run:
     """Make summary, figures and report.html of a run again from the rows that are there; return the run."""
-    from expreg.report import write
-    from expreg.sweep import manifest
-    from expreg.sweep.disk import replace
+    from expreg.core.engine import manifest
+    from expreg.core.page.page import write
+    from expreg.core.store.disk import replace
 
     found = load(directory)
     path = found.directory
@@ -237,18 +237,18 @@ def report(directory: str | os.PathLike[str]) -> Run:
 
 def status(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """Return how far a run is: planned, done, failed, by_status, damaged, last_event, running."""
-    from expreg.sweep import table
+    from expreg.core.store import table
 
     return table.status(Path(directory))
 
 
 def doctor() -> dict[str, Any]:
     """Return versions, devices, precision and cache, and the speed of one small program."""
-    from expreg.sweep import devices, manifest
+    from expreg.core.engine import devices, manifest
 
     devices.configure()
-    from expreg.experiment import EXPERIMENTS as KINDS
-    from expreg.sweep.estimate import measured_speed
+    from expreg.core.engine.estimate import measured_speed
+    from expreg.kinds import EXPERIMENTS as KINDS
 
     facts = {"cores": devices.cpu_count(), "memory_bytes": devices.host_memory()}
     return {**manifest.setup(), **facts, "flops_per_second": measured_speed(KINDS["threshold"])}
@@ -274,17 +274,17 @@ def _sweep(config: Any) -> _Sweep:
     cells = {planning.cell_id(settings): (settings, axes) for settings, axes in found}
     _refuse(_data_problems([settings for settings, _ in cells.values()]))
     experiment = _experiment(config)
-    from expreg.sweep.estimate import too_large
+    from expreg.core.engine.estimate import too_large
 
     _refuse(too_large(experiment, [settings for settings, _ in cells.values()], _devices(config)))
     return _Sweep({**plan, "ids": list(cells)}, cells, experiment)
 
 
 def _experiment(config: Any) -> Experiment:
-    from expreg.sweep import devices
+    from expreg.core.engine import devices
 
     devices.configure()
-    from expreg.experiment import EXPERIMENTS as KINDS
+    from expreg.kinds import EXPERIMENTS as KINDS
 
     return KINDS[config.experiment]
 
@@ -328,7 +328,7 @@ def _quantile_problems(config: Any, cells: Sequence[Settings]) -> list[Problem]:
     asked = (config.source.given.get("analysis") or {}).get("delta")
     if asked is None or not all("network" in settings for settings in cells):
         return []
-    from expreg.sweep.outlook import too_few
+    from expreg.kinds.network.outlook import too_few
 
     wrong = too_few(cells, config.analysis.model_dump())
     return [loading.problem(config.source, Fault(("analysis", "delta"), "E-RANGE", wrong))] if wrong else []

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from expreg import __version__
+from expreg.core.engine.interrupt import end_at_once, handled
 from expreg.errors import ExpregError, InputError, Interrupted
-from expreg.sweep.interrupt import end_at_once, handled
 
 MAX_ROWS = 100
 """Rows of a query that a terminal shows; a file or a pipe gets all of them."""
@@ -78,7 +78,7 @@ def plan(
 
 
 def _plan_text(told: Mapping[str, Any]) -> str:
-    from expreg.sweep.progress import counted, duration
+    from expreg.core.engine.progress import counted, duration
 
     lines = [
         f"{told['name']}: {counted(told['cells'], 'cell')} in {counted(told['programs'], 'program')}",
@@ -89,7 +89,7 @@ def _plan_text(told: Mapping[str, Any]) -> str:
         f"{duration(told['compile_seconds'])} of it compiling, if nothing is cached",
     ]
     if "theory" in told:
-        from expreg.sweep import outlook
+        from expreg.kinds.network import outlook
 
         lines += outlook.lines(told)
     for listed in told.get("list", []):
@@ -136,7 +136,7 @@ def certify(
     if as_json:
         _say(_json(found[0] if arrays else found))
         return
-    from expreg.report.certified import certificates_text
+    from expreg.kinds.network.figures.certified import certificates_text
 
     _say(certificates_text(found))
 
@@ -180,7 +180,7 @@ def query(
 
     expreg query runs/quickstart "SELECT n, m, avg(E5::int) FROM cells GROUP BY ALL ORDER BY ALL"
     """
-    from expreg.sweep import table
+    from expreg.core.store import table
 
     frame = table.query(run, sql)
     if as_json:
@@ -199,7 +199,7 @@ def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="*.csv, *.parquet or *.npz", show_default=False)],
 ) -> None:
     """Write the rows of a run to one file: cells as .csv, cells and curves as .parquet or .npz."""
-    from expreg.sweep import table
+    from expreg.core.store import table
 
     _say(str(table.export(run, file)))
 
@@ -209,7 +209,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Two or more run directories.", show_default=False)],
 ) -> None:
     """Show the settings in which runs differ, and their statistics side by side."""
-    from expreg.sweep import table
+    from expreg.core.store import table
 
     if len(runs) < 2:
         raise typer.BadParameter("one run; give two or more")
@@ -373,7 +373,9 @@ def _complain(*lines: str) -> None:
 
 
 def _say_verdicts(found: Any) -> None:
-    from expreg.report import verdict_table  # only now: matplotlib takes a second that no error should wait for
+    from expreg.kinds.network.figures.chain import (
+        verdict_table,  # only now: matplotlib takes a second that no error should wait for
+    )
 
     _say(f"{verdict_table(found.summary)}\n\nreport: {found.directory / 'report.html'}")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from expreg.core.store import disk
 from expreg.data import read_problem, read_vector
 from expreg.errors import InputError, Problem
-from expreg.sweep import disk
 
 SHOWN = 12
 """Entries of x that a terminal shows; --out and --json have all of them."""

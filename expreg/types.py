@@ -20,8 +20,10 @@ Notation (the papers' letters inside functions, plain words at the border):
 A *run* is a pure function of (settings, seed). The engine maps it over the lanes of a device.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
+from importlib import import_module
 from typing import Any, NamedTuple
 
 Array = Any  # a numpy.ndarray or a jax.Array; naming jax here would import it everywhere
@@ -77,24 +79,82 @@ class Cost(NamedTuple):
         return self.steps * self.flops_per_step
 
 
-class Experiment(NamedTuple):
-    """One kind of experiment: what a cell computes and what its row means.
+class Column(NamedTuple):
+    """One column of the rows of an experiment, or one curve.
+
+    Everything that knows about columns derives from these: the schema of the store, the types of frames, the names
+    that an axis may not take, the tables of the documentation. `type` is an Arrow type: string, bool, int64, float64.
+    """
+
+    name: str
+    type: str
+    meaning: str
+
+
+def later(place: str) -> Callable[..., Any]:
+    """Return the function at `package.module:name`, which is imported at its first call.
+
+    Records name functions that need JAX or matplotlib; reading a config or printing help must not import either.
+    """
+    module, _, name = place.partition(":")
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(import_module(module), name)(*arguments, **options)
+
+    return call
+
+
+def _nothing(*_: Any) -> list[Any]:
+    return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One kind of experiment: what a cell computes, what its row means, and what a reader sees of many rows.
+
+    What a cell is:
+
+    - `schema()`: the pydantic model of its config, a `core.config.model.Config`.
+    - `columns()`, `curves()`: what `row` returns beside the columns that every experiment has (`core.store.columns`);
+      curves by their names without `curve_`.
+
+    How it runs:
 
     - `signature(settings)`: everything static (shapes, dtype, activation, ...); cells with equal signatures
       share one program.
     - `build(signature)`: that program.
     - `prepare(settings)`: the inputs of one cell, NumPy arrays of the program's shapes.
-    - `row(settings, record)`: the columns of a finished cell.
+    - `row(settings, record)`: the columns of a finished cell, `curve_*` as arrays.
     - `inputs(settings)`: the very arrays that the cell starts from, for the user.
     - `cost(settings)`: the estimate by which `plan` and the progress display weigh cells.
-    - `probe`: a small cell of a known number of steps, by which the speed of a machine is told.
+    - `size(settings)`: the size of a cell in words, for messages.
+    - `check(cells)`: the problems of the user's own files, before anything is written.
+    - `probe`: a small cell of a known number of steps, by which the speed of a machine is measured.
+
+    What a reader sees:
+
+    - `summarise(cells, curves, asked)`: groups, tables, verdicts, note; `asked` has axes, delta, confidence, resamples.
+    - `figures`: builders by name, each `(cells, curves, summary) -> list[Figure]`, in the order of the page.
+    - `claims`: what a verdict's claim says and what its number is; `statuses`: words where a status means something
+      else than usual.
+    - `outlook(cells, analysis)`: what `plan` adds, as a dict whose `lines` are printed.
     """
 
     name: str
+    schema: Callable[[], Any] = tuple
+    columns: Callable[[], Sequence[Column]] = tuple
+    curves: Callable[[], Sequence[Column]] = tuple
     signature: Callable[[Settings], Hashable]
     build: Callable[[Any], Program]
     prepare: Callable[[Settings], Tree]
     row: Callable[[Settings, dict[str, Array]], Row]
-    inputs: Callable[[Settings], dict[str, Array]]
-    cost: Callable[[Settings], Cost]
+    inputs: Callable[[Settings], dict[str, Array]] = lambda _: {}
+    cost: Callable[[Settings], Cost] = lambda _: Cost(1.0, 1.0, 1.0)
+    size: Callable[[Settings], str] = lambda _: "cell"
+    check: Callable[[Sequence[Settings]], list[Any]] = _nothing
     probe: Settings | None = None
+    summarise: Callable[..., dict[str, Any]] = lambda *_: {}
+    figures: Mapping[str, Callable[..., list[Any]]] = field(default_factory=dict)
+    claims: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    statuses: Mapping[str, str] = field(default_factory=dict)
+    outlook: Callable[..., dict[str, Any]] = lambda *_: {}

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from oracles import gradient_descent, sphere
 
-from expreg import descent, network
+from expreg import network
+from expreg.kinds.network import descent
 from expreg.types import Status
 
 N, D, M, STEPS, EVERY = 5, 7, 12, 200, 16

@@ -2,7 +2,7 @@
 
 import yaml
 
-from expreg.config import load
+from expreg.core.config import load
 
 
 def shrunk(path):

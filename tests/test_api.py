@@ -14,10 +14,11 @@ import pytest
 
 import expreg
 from expreg import api
+from expreg.core.engine import estimate
+from expreg.core.engine import lanes as engine
+from expreg.core.store.store import Store
+from expreg.core.store.table import read_events
 from expreg.errors import InputError, StorageError
-from expreg.sweep import engine, estimate
-from expreg.sweep.store import Store
-from expreg.sweep.table import read_events
 
 TINY: dict[str, Any] = {
     "experiment": "threshold",
@@ -48,7 +49,7 @@ def listing(directory: Path) -> list[str]:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in an empty directory, and leave out the figures, which take most of the time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("expreg.report.write", lambda *arguments: None)
+    monkeypatch.setattr("expreg.core.page.page.write", lambda *arguments: None)
     return tmp_path
 
 
@@ -56,7 +57,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[api.Run]:
     """One uninterrupted run in both precisions."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("expreg.report.write", lambda *arguments: None)
+        patch.setattr("expreg.core.page.page.write", lambda *arguments: None)
         yield expreg.run(TINY, BOTH, out=tmp_path_factory.mktemp("runs") / "reference")
 
 
@@ -155,7 +156,7 @@ def test_adding_values_runs_the_new_cells_only_and_removing_them_hides_rows(refe
 
 def test_a_run_in_pieces_is_the_run_in_one(reference: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop after every commit, with a commit after every slice."""
-    monkeypatch.setattr("expreg.sweep.execute.COMMIT_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("expreg.core.engine.execute.COMMIT_SECONDS", (0.0, 0.0))
     original, pieces = Store.commit, []
 
     def commit(self: Store, rows: Any) -> str | None:

@@ -9,10 +9,10 @@ from oracles import empirical_ntk, infinite_ntk
 from scipy.stats import binomtest
 
 from expreg import ntk
-from expreg.experiment import training
-from expreg.sweep.engine import Engine
+from expreg.core.engine.lanes import Engine
+from expreg.kinds import EXPERIMENTS
 
-EXPERIMENT = training.experiment("convergence")
+EXPERIMENT = EXPERIMENTS["convergence"]
 EVENTS = ["E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert"]
 
 

@@ -19,8 +19,8 @@ import pytest
 
 import expreg
 from expreg import api, cli
-from expreg.sweep import engine
-from expreg.sweep.table import read_events
+from expreg.core.engine import lanes as engine
+from expreg.core.store.table import read_events
 
 TINY: dict[str, Any] = {
     "experiment": "threshold",
@@ -65,7 +65,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Run the command line in this process; return exit code, output, errors. Figures are left out."""
-    monkeypatch.setattr("expreg.report.write", lambda *arguments: None)
+    monkeypatch.setattr("expreg.core.page.page.write", lambda *arguments: None)
 
     def called(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["expreg", *words])
@@ -80,9 +80,9 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 WITHOUT_REPORT = """
 import sys, types
-report = types.ModuleType("expreg.report")
-report.write, report.verdict_table = (lambda *arguments: None), (lambda summary: "verdicts")
-sys.modules["expreg.report"] = report
+report = types.ModuleType("expreg.core.page.page")
+report.write = lambda *arguments: None
+sys.modules["expreg.core.page.page"] = report
 from expreg.cli import main
 main()
 """
@@ -204,7 +204,7 @@ def test_a_wrong_command_line_is_one_line(call: Call, place: Path, words: list[s
 def test_bad_input_is_one_line_and_writes_nothing(
     call: Call, place: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], line: str
 ) -> None:
-    monkeypatch.setattr("expreg.sweep.estimate.host_memory", lambda: 23 * 2**30)
+    monkeypatch.setattr("expreg.core.engine.estimate.host_memory", lambda: 23 * 2**30)
     code, out, err = call(*words)
     assert (code, out) == (2, "")
     assert re.fullmatch(line + "\n", err)
@@ -331,7 +331,7 @@ def test_a_bug_is_exit_code_1_with_its_traceback_and_the_run_resumes(
     monkeypatch.setattr("tempfile.tempdir", None)
     for hook in ("commit.before_write", "commit.before_fsync", "commit.before_link", "commit.after_link"):
         with monkeypatch.context() as patch:
-            patch.setattr("expreg.sweep.disk._passes", {hook: 0})
+            patch.setattr("expreg.core.store.disk._passes", {hook: 0})
             patch.setenv("EXPREG_TESTING", "1")
             patch.setenv("EXPREG_FAULT", f"{hook}:raise")
             code, out, err = call("run", "tiny.yaml", "--out", hook)

@@ -8,8 +8,9 @@ import pytest
 from oracles import empirical_ntk, gradient_descent, movements
 from runs import PARAMETERS, SCHEDULES, STEPS, M, make, measured, oracle, run, start_of, status_of
 
-from expreg import descent, network
+from expreg import network
 from expreg.activation import ACTIVATIONS
+from expreg.kinds.network import descent
 from expreg.types import Status
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from oracles import empirical_ntk, infinite_ntk, movements, sphere
 from runs import ETA_SCALED, STEPS, D, M, N, make, measured, oracle, run, start_of, status_of
 
-from expreg import descent
 from expreg.activation import ACTIVATIONS
+from expreg.kinds.network import descent
 from expreg.types import Status
 
 # --- how a run ends

@@ -21,10 +21,10 @@ from shrink import shrunk
 
 import expreg
 from expreg import cli, errors
-from expreg.analysis.groups import CRITERIA
-from expreg.config.load import json_schema, load
-from expreg.config.model import EVENTS
-from expreg.config.plan import plan
+from expreg.core.config.load import json_schema, load
+from expreg.core.config.model import EVENTS
+from expreg.core.config.plan import plan
+from expreg.kinds.network.summary.groups import CRITERIA
 from expreg.types import Status
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +128,7 @@ def test_every_command_runs(place, monkeypatch, capsys):
         smaller = shrunk(ROOT / arguments[1]) if arguments[0] == "run" else []
         code = run([*arguments, *smaller], monkeypatch)
         assert code == 0, f"{page}: {call}: exit code {code}: {capsys.readouterr().err}"
-        monkeypatch.setattr("expreg.report.write", lambda *_: None)
+        monkeypatch.setattr("expreg.core.page.write", lambda *_: None)
 
 
 def test_messages_are_as_shown(place, monkeypatch, capsys):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from expreg import ntk, theory
-from expreg.config import load, plan
-from expreg.experiment import EXPERIMENTS, start, training
+from expreg.core.config import load, plan
+from expreg.kinds import EXPERIMENTS
+from expreg.kinds.network import start, training
 from expreg.types import Status
 
 

@@ -6,10 +6,12 @@ import pandas as pd
 import pytest
 
 import expreg
-from expreg import data, report, shift
-from expreg.analysis import in_context as analysis
+from expreg.kinds import in_context as kind
+from expreg import data, shift
+from expreg.kinds.network.figures import chain as report
 from expreg.errors import InputError
-from expreg.experiment import in_context
+from expreg.kinds.in_context import program as in_context
+from expreg.kinds.in_context import summary as analysis
 
 SMALL = {
     "experiment": "in_context",
@@ -171,8 +173,8 @@ def test_newton_comes_closer_than_descent_and_no_step_is_an_answer(grown):
 
 def settings_of(**problem):
     """Return the resolved settings of one cell."""
-    plain = {**in_context.PROBE["problem"], "n": 6, "d": 2, "sizes": 3, **problem}
-    return {**in_context.PROBE, "problem": plain}
+    plain = {**kind.PROBE["problem"], "n": 6, "d": 2, "sizes": 3, **problem}
+    return {**kind.PROBE, "problem": plain}
 
 
 def record_of(settings):

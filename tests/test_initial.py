@@ -10,7 +10,8 @@ from oracles import empirical_ntk, infinite_ntk, sphere
 from runs import EVERY, make, measured, oracle, run, start_of
 from starts import start
 
-from expreg import certify, descent, initial, ntk, theory
+from expreg import certify, ntk, theory
+from expreg.kinds.network import descent, initial
 
 NAMES = ("exp", "cosh", "sinh")
 

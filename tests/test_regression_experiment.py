@@ -9,11 +9,12 @@ import pytest
 
 import expreg
 from expreg import api, residual
-from expreg.config import load, plan
+from expreg.core.config import load, plan
+from expreg.core.engine.lanes import Engine
 from expreg.data import problems
 from expreg.errors import InputError
-from expreg.experiment import EXPERIMENTS, regression
-from expreg.sweep.engine import Engine
+from expreg.kinds import EXPERIMENTS
+from expreg.kinds.regression import program as regression
 
 OPTIONS = {
     "kind": "gaussian", "n": 60, "d": 5, "density": 1.0, "condition": 1.0, "coherence": 0.0, "scale": 1.0, "noise": 0.0,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from expreg.analysis import censored, laws, psychometric, thresholds
+from expreg.core.stats import censored, laws, psychometric, thresholds
 
 NS = (4, 8, 16, 32, 64)
 WIDTHS = np.array([8.0, 16.0, 32.0, 64.0])

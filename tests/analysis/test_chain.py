@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from expreg import theory
-from expreg.analysis import chain
+from expreg.kinds.network.summary import chain
 
 NS = (8, 16, 32)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from expreg.analysis import concave
+from expreg.core.stats import concave
 
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 

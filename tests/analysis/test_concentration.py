@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expreg.analysis import concentration, groups, margins, verdicts
+from expreg.kinds.network.summary import concentration, groups, margins, verdicts
 
 
 def orthonormal(replicates: int = 60, scale: float = 1.0, seed: int = 0) -> pd.DataFrame:

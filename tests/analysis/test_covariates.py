@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expreg.analysis import covariates
+from expreg.core.stats import covariates
 
 TRUTH = {"log n": 0.4, "log lambda": -1.5, "log ||X||^2": 1.0, "log ||y||": 1.0}
 

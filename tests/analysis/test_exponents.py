@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from expreg.analysis import exponents, success
+from expreg.core.stats import exponents, success
 
 DELTA = 0.1
 LOCATE = partial(success.threshold, level=1.0 - DELTA)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expreg.analysis import groups
+from expreg.kinds.network.summary import groups
 
 CRITERIA = {criterion.name: criterion for criterion in groups.CRITERIA}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from expreg.analysis import laws
+from expreg.core.stats import laws
 
 NS = np.array([8.0, 16.0, 32.0, 64.0])
 GRID = 2.0 ** np.arange(1, 16, 0.5)

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expreg.analysis import exponents, groups, models
+from expreg.core.stats import exponents
+from expreg.kinds.network.summary import groups, models
 
 NS = (4, 8, 16, 32)
 

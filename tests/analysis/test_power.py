@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from expreg.analysis import power, success, thresholds
+from expreg.core.stats import power, success, thresholds
 
 NS = (8, 16, 32, 64, 128)
 FINE = np.exp(np.arange(0, 20, 0.01))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from expreg.analysis import laws, psychometric
-from expreg.analysis.psychometric import LOGIT, PROBIT, Link
+from expreg.core.stats import laws, psychometric
+from expreg.core.stats.psychometric import LOGIT, PROBIT, Link
 
 NS, MS = np.array([8.0, 16.0, 32.0, 64.0]), 2.0 ** np.arange(2, 10)
 TRUE = np.array([-4.0, 2.5, -3.0])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expreg.analysis import groups, rates
+from expreg.kinds.network.summary import groups, rates
 
 STEPS = np.unique(np.geomspace(1, 400, 48).astype(int))
 

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expreg.analysis import regression, summarise
+from expreg.kinds.network.summary.summary import summarise
+from expreg.kinds.regression import summary as regression
 
 
 def cell(name, errors, losses=None, **change):

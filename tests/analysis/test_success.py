@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from expreg.analysis import success
+from expreg.core.stats import success
 
 
 def test_the_exact_interval_is_the_one_that_both_binomial_tails_define() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expreg.analysis import summarise
+from expreg.kinds.network.summary.summary import summarise
 
 EXPONENTS = {"E1": 1.5, "E3": 0.5, "E4": 0.5, "E5": 0.0}
 NS = (4, 8, 16, 32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from expreg.analysis import thresholds
+from expreg.core.stats import thresholds
 
 WIDTHS = np.array([8.0, 16.0, 32.0, 64.0])
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from expreg.analysis import verdicts
+from expreg.kinds.network.summary import verdicts
 
 NS = [4, 8, 16]
 BOUND = [{"n": n, "alpha_eff": alpha, "width": 1e6} for n, alpha in zip(NS, (4.8, 4.6, 4.4), strict=True)]

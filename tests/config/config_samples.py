@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from expreg.config.load import load
+from expreg.core.config.load import load
 from expreg.errors import InputError, Problem
 
 TEXT = """\

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expreg.config.load import json_schema, load
-from expreg.config.model import EXPERIMENTS
-from expreg.config.plan import cell_id, cells, first_difference, plan
-from expreg.config.walk import sweepable
+from expreg.core.config.load import json_schema, load
+from expreg.core.config.model import EXPERIMENTS
+from expreg.core.config.plan import cell_id, cells, first_difference, plan
+from expreg.core.config.walk import sweepable
 from expreg.data import HEADS, attention
 from expreg.errors import InputError
 
@@ -29,7 +29,7 @@ def refused(change: dict[str, Any], problem: dict[str, Any] | None = None) -> li
 
 
 def test_every_experiment_of_the_config_is_computed():
-    from expreg.experiment import EXPERIMENTS as COMPUTED
+    from expreg.kinds import EXPERIMENTS as COMPUTED
 
     assert set(COMPUTED) == set(EXPERIMENTS)
     assert all(made.name == name for name, made in COMPUTED.items())

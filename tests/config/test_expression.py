@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expreg.config.expression import MAX_LENGTH, ExpressionError, is_name, parse
+from expreg.core.config.expression import MAX_LENGTH, ExpressionError, is_name, parse
 
 VALUES = {"n": 12, "m": 7, "rho": 0.25}
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from expreg.config import grid
-from expreg.config.expression import parse
+from expreg.core.config import grid
+from expreg.core.config.expression import parse
 
 
 def read(sweep: Any) -> tuple[grid.Block, list[tuple[str, str]]]:

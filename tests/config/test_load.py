@@ -9,9 +9,9 @@ from config_samples import SMALL, TEXT, changed, problems, refused, written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from expreg.config.load import load
-from expreg.config.model import TrainingConfig
-from expreg.config.walk import sweepable
+from expreg.core.config.load import load
+from expreg.core.config.model import TrainingConfig
+from expreg.core.config.walk import sweepable
 from expreg.errors import InputError
 
 

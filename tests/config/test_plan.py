@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expreg.config.load import config_text, load
-from expreg.config.model import Config
-from expreg.config.plan import cell_id, cells, first_difference, plan
+from expreg.core.config.load import config_text, load
+from expreg.core.config.model import Config
+from expreg.core.config.plan import cell_id, cells, first_difference, plan
 from expreg.errors import InputError
 
 BASE: dict[str, Any] = {

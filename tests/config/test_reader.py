@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expreg.config.reader import MAX_BYTES, MAX_DEPTH, Document, read, show_path
+from expreg.core.config.reader import MAX_BYTES, MAX_DEPTH, Document, read, show_path
 
 
 def codes(source: bytes | str) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from config_samples import SMALL, TEXT, changed, refused, written
 
-from expreg.config.load import json_schema, load
-from expreg.config.model import EXPERIMENTS, TrainingConfig
-from expreg.config.walk import sweepable
+from expreg.core.config.load import json_schema, load
+from expreg.core.config.model import EXPERIMENTS, TrainingConfig
+from expreg.core.config.walk import sweepable
 
 # --- what is accepted --------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ def test_accepted(path: str, value: Any) -> None:
 
 
 def test_every_optimizer_and_schedule_of_the_schema_is_one_of_the_training_loop() -> None:
-    descent = pytest.importorskip("expreg.descent")
+    descent = pytest.importorskip("expreg.kinds.network.descent")
     names = {path: set(rules[0].options) for path, rules in sweepable(TrainingConfig).items() if path.endswith("name")}
     assert names["training.optimizer.name"] == set(descent.OPTIMIZERS)
     assert names["training.step_size.schedule.name"] == set(descent.SCHEDULES)
@@ -212,7 +212,7 @@ def test_json_schema_describes_every_field() -> None:
 
 def test_reading_configs_imports_no_heavy_library() -> None:
     code = (
-        "import sys, expreg.config.plan; heavy = {'jax', 'numpy', 'pandas', 'matplotlib', 'scipy'};"
+        "import sys, expreg.core.config.plan; heavy = {'jax', 'numpy', 'pandas', 'matplotlib', 'scipy'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,8 +8,8 @@ from config_samples import SMALL, TEXT, changed, problems, refused, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expreg.config.load import config_text, load
-from expreg.config.reader import read
+from expreg.core.config.load import config_text, load
+from expreg.core.config.reader import read
 
 # --- overrides ---------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from expreg.analysis import summarise
+from expreg.kinds.network.summary.summary import summarise
 
 DELTA = 0.1
 WIDTHS = tuple(sorted({2 * round(4 * 2 ** (k / 2)) for k in range(19)}))

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expreg.report import figures, verdict_table
-from expreg.report.drawing import OWN
-from expreg.report.page import html
+from expreg.core.page.drawing import OWN, figures
+from expreg.core.page.page import html
+from expreg.kinds.network.figures.chain import verdict_table
 
 
 def method(label, rate, steps=12):

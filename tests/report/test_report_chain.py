@@ -6,7 +6,8 @@ import pytest
 from report import synthetic
 from report.synthetic import HOSTILE
 
-from expreg.report import chain, verdict_table
+from expreg.kinds.network.figures import chain
+from expreg.kinds.network.figures.chain import verdict_table
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from report import synthetic
 
-from expreg.report import curves, drawing, phase, style, thresholds
+from expreg.core.page import drawing, style
+from expreg.kinds.network.figures import curves, phase, thresholds
 
 EMPTY = pd.DataFrame()
 NAMES = ["thresholds", "lambda", "phase", "success", "convergence", "rates"]

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from report import synthetic
 
-from expreg.analysis import summarise
-from expreg.report import concentration, models, page
-from expreg.report.drawing import figures
+from expreg.core.page import page
+from expreg.core.page.drawing import figures
+from expreg.kinds.network.figures import concentration, models
+from expreg.kinds.network.summary.summary import summarise
 
 
 @pytest.fixture(scope="module")

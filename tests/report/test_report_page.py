@@ -13,8 +13,9 @@ import pytest
 from report import synthetic
 from report.synthetic import HOSTILE
 
+from expreg.core.page import drawing, page, style
+from expreg.core.page.page import write
 from expreg.errors import StorageError
-from expreg.report import drawing, page, style, write
 
 MANIFEST = {
     "expreg": "0.1.0",
@@ -195,9 +196,9 @@ def test_symbols_are_raised_and_named():
 
 
 def test_the_template_is_package_data():
-    assert files("expreg.report").joinpath("report.html.jinja").is_file()
+    assert files("expreg.core.page").joinpath("report.html.jinja").is_file()
 
 
 def test_the_report_starts_neither_jax_nor_a_window_system():
-    code = "import sys, expreg.report; sys.exit(bool({'jax', 'matplotlib.pyplot'} & set(sys.modules)))"
+    code = "import sys, expreg.core.page; sys.exit(bool({'jax', 'matplotlib.pyplot'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

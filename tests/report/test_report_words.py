@@ -5,7 +5,8 @@ import pytest
 from report import synthetic
 from report.synthetic import HOSTILE
 
-from expreg.report import verdict_table, words
+from expreg.core.page import words
+from expreg.kinds.network.figures.chain import verdict_table
 
 
 @pytest.fixture(scope="module")

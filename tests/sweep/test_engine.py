@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from expreg.experiment import training
-from expreg.sweep import engine as engine_module
-from expreg.sweep.engine import Engine, slice_of_lanes
+from expreg.core.engine import lanes as engine_module
+from expreg.core.engine.lanes import Engine, slice_of_lanes
+from expreg.kinds import EXPERIMENTS
 from expreg.types import Cost, Experiment, Program
 
 
@@ -70,7 +70,7 @@ def xla_compilations():
 
 
 def test_there_is_one_compilation_per_bucket_and_static_setting_and_no_other():
-    train = training.experiment("threshold")
+    train = EXPERIMENTS["threshold"]
     cells = [
         (f"{n}-{m}-{r}-{act}", settings(n, m, r, activation=act, factor=factor))
         for n in (4, 6)
@@ -176,7 +176,7 @@ def _real(value):
 @pytest.mark.parametrize("precision", ["f32", "f64"])
 def test_rows_do_not_depend_on_lanes_neighbours_or_slices_in_any_bit(precision):
     cells = [(f"{m}-{r}", settings(6, m, r, precision=precision)) for m in (8, 40) for r in range(4)]
-    train = training.experiment("threshold")
+    train = EXPERIMENTS["threshold"]
     reference = collect(Engine(train, lanes=16, slice_seconds=10), cells)
     assert {row["status"] for row in reference.values()} >= {"converged"}
     few = collect(Engine(train, lanes=2, slice_seconds=1e-6), cells[::-1])
@@ -190,7 +190,7 @@ def test_rows_do_not_depend_on_lanes_neighbours_or_slices_in_any_bit(precision):
 def test_a_bad_run_costs_itself_only(factor):
     good = [(f"g{r}", settings(6, 40, r)) for r in range(4)]
     bad = [(f"b{r}", settings(6, 40, r, factor=factor)) for r in range(3)]
-    train = training.experiment("threshold")
+    train = EXPERIMENTS["threshold"]
     clean = collect(Engine(train, lanes=4), good)
     mixed = collect(Engine(train, lanes=4), [good[0], *bad, *good[1:]])
     assert {mixed[name]["status"] for name, _ in bad} <= {"diverged", "nonfinite", "max_steps"}
@@ -199,7 +199,7 @@ def test_a_bad_run_costs_itself_only(factor):
 
 
 def test_vmapped_lanes_agree_with_lanes_one_after_the_other():
-    train = training.experiment("threshold")
+    train = EXPERIMENTS["threshold"]
     inputs = [train.prepare(settings(6, m, r, precision="f64")) for m, r in ((8, 0), (16, 1), (40, 2), (40, 3))]
     program = train.build(train.signature(settings(6, 40, 0, precision="f64")))
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *inputs)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from expreg.sweep import estimate as module
-from expreg.sweep.devices import host_memory
-from expreg.sweep.estimate import estimate, measured_speed
+from expreg.core.engine import estimate as module
+from expreg.core.engine.devices import host_memory
+from expreg.core.engine.estimate import estimate, measured_speed
 from expreg.types import Cost, Experiment
 
 
@@ -48,7 +48,7 @@ def test_time_is_compiling_and_running_shared_by_the_devices(devices: int) -> No
 
 
 def test_the_speed_of_this_machine_is_one() -> None:
-    from expreg.experiment import EXPERIMENTS
+    from expreg.kinds import EXPERIMENTS
 
     assert 1e7 < measured_speed(EXPERIMENTS["threshold"]) < 1e14
 

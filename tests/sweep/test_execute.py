@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expreg.sweep import execute
-from expreg.sweep.engine import Engine
-from expreg.sweep.execute import COMMIT_SECONDS, _collect
+from expreg.core.engine import execute
+from expreg.core.engine.execute import COMMIT_SECONDS, _collect
+from expreg.core.engine.lanes import Engine
 from expreg.types import Cost, Experiment, Program
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 
-from expreg.sweep.interrupt import SIGNALS, graceful, handled
+from expreg.core.engine.interrupt import SIGNALS, graceful, handled
 
 
 def test_the_first_signal_is_a_request_and_handlers_come_back(capfd) -> None:
@@ -23,7 +23,7 @@ def test_the_first_signal_is_a_request_and_handlers_come_back(capfd) -> None:
 def test_the_second_signal_ends_the_process() -> None:
     code = """
 import os, signal
-from expreg.sweep.interrupt import graceful
+from expreg.core.engine.interrupt import graceful
 with graceful() as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop()

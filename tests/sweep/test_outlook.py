@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from expreg import api, theory
-from expreg.config.load import load
-from expreg.config.plan import cells
+from expreg.core.config.load import load
+from expreg.core.config.plan import cells
 from expreg.errors import InputError
-from expreg.sweep import outlook
+from expreg.kinds.network import outlook
 
 BASE = {
     "experiment": "threshold",

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from expreg.sweep import progress
-from expreg.sweep.progress import Reporter, duration
+from expreg.core.engine import progress
+from expreg.core.engine.progress import Reporter, duration
 
 
 class Clock:

@@ -19,12 +19,12 @@ from unittest import mock
 
 import pytest
 
+from expreg.core.store import store as module
+from expreg.core.store.disk import fault, is_locked
+from expreg.core.store.part import decode, encode, part_name, scan
+from expreg.core.store.store import Store, canonical, identity_hash
+from expreg.core.store.table import read, read_events
 from expreg.errors import StorageError
-from expreg.sweep import store as module
-from expreg.sweep.disk import fault, is_locked
-from expreg.sweep.part import decode, encode, part_name, scan
-from expreg.sweep.store import Store, canonical, identity_hash
-from expreg.sweep.table import read, read_events
 
 IDENTITY = {"training": {"tolerance": 0.05, "factor": 1.0}, "measure": ["E0", "E5"]}
 PLAN = {"hash": "3f2a" * 8, "identity": IDENTITY, "axes": [], "cells": 4}
@@ -621,6 +621,6 @@ def test_part_is_typed_in_one_row_group_and_named_by_its_bytes(tmp_path: Path) -
 
 
 def test_importing_the_store_is_light() -> None:
-    code = "import sys, expreg.sweep.store; print({'jax', 'matplotlib', 'pyarrow', 'pandas'} & set(sys.modules))"
+    code = "import sys, expreg.core.store.store; print({'jax', 'matplotlib', 'pyarrow', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

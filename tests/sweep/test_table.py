@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from expreg.core.store.part import encode, part_name
+from expreg.core.store.store import Store, identity_hash
+from expreg.core.store.table import compare, export, query, read, read_events, status
 from expreg.errors import InputError
-from expreg.sweep.part import encode, part_name
-from expreg.sweep.store import Store, identity_hash
-from expreg.sweep.table import compare, export, query, read, read_events, status
 
 PLAN: dict[str, Any] = {
     "hash": "ab" * 16,
@@ -108,7 +108,7 @@ def test_columns_come_in_one_order_whatever_was_written_first(tmp_path: Path) ->
 
 
 def test_many_parts_are_joined_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expreg.sweep.table._BATCH", 3)
+    monkeypatch.setattr("expreg.core.store.table._BATCH", 3)
     rows = [row(k, **({"rho": "x" if k == 9 else k} if k > 4 else {}), **curve([k], None)) for k in range(20)]
     rows += [row(k, status="oom", attempt=2) for k in range(5)]  # never outranks a finished row
     cells, curves, _ = read(save(tmp_path / "run", *([one] for one in rows[:20]), rows[20:]))

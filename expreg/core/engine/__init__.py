@@ -1,0 +1,1 @@
+"""From cells to rows: devices, programs with their lanes, progress, estimates."""

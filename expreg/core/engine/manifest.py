@@ -1,0 +1,89 @@
+"""How a run was made: versions, devices, flags, code and command, written when it starts and when it ends."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from expreg import __version__
+from expreg.core.engine.devices import describe
+from expreg.core.store.disk import read_bytes
+
+NAME = "manifest.json"
+
+
+def setup() -> dict[str, Any]:
+    """Return what the numbers of this process depend on: versions, devices, flags, code."""
+    return {
+        "expreg": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **describe(),
+    }
+
+
+def begun(directory: Path, cells: int) -> dict[str, Any]:
+    """Return the manifest of an execution that starts now; those before it in the directory follow as `earlier`."""
+    before = read(directory)
+    last = {key: value for key, value in before.items() if key != "earlier"}
+    if last.get("ending") == "running":  # but the directory is ours
+        last["ending"] = "killed"
+    return {
+        **setup(),
+        "command": shlex.join(sys.argv),
+        "started_at": _now(),
+        "ended_at": None,
+        "ending": "running",
+        "cells": cells,
+        "earlier": [*([last] if last else []), *before.get("earlier", [])],
+    }
+
+
+def ended(manifest: Mapping[str, Any], ending: str, **facts: Any) -> dict[str, Any]:
+    """Return a manifest with the end of its execution: `finished` or `interrupted`, and what is known now."""
+    known = {**manifest, "ended_at": _now(), "ending": ending, **facts}
+    return {**{key: value for key, value in known.items() if key != "earlier"}, "earlier": known["earlier"]}
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """Return the manifest of a run, empty if there is none that can be read: results do not depend on it."""
+    try:
+        found = json.loads(read_bytes(directory / NAME))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def text(manifest: Mapping[str, Any]) -> str:
+    """Return the JSON of a manifest."""
+    return json.dumps(manifest, indent=1) + "\n"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _commit() -> str | None:
+    """Return the commit of expreg's own checkout, with a mark if it was changed; None outside one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed: a repository around it is someone else's
+        return None
+    try:
+        told = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # look, but do not touch the index
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return told.stdout.strip() or None

@@ -1,0 +1,1 @@
+"""Figures and the HTML page: imports neither JAX nor anything that computes."""

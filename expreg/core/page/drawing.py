@@ -1,0 +1,88 @@
+"""All figures of a run, drawn so that none can fail the report, and the same bytes for the same rows."""
+
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from expreg.core.page.style import Figure, style
+from expreg.errors import printable
+from expreg.kinds.in_context import figures as in_context
+from expreg.kinds.network.figures import concentration
+from expreg.kinds.network.figures.curves import convergence, rates
+from expreg.kinds.network.figures.phase import phase, success
+from expreg.kinds.network.figures.spectrum import spectrum
+from expreg.kinds.network.figures.thresholds import thresholds
+from expreg.kinds.regression import figures as regression
+
+Builder = Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, Any]], list[Figure]]
+# Figures of the experiments that have their own; each takes (cells, curves, summary).
+OWN: dict[str, dict[str, Builder]] = {
+    "concentration": {
+        "concentration": concentration.errors,
+        "concentration-threshold": concentration.widths,
+        "thresholds": thresholds,
+        "lambda": spectrum,
+        "phase": phase,
+        "success": success,
+    },
+    "regression": {"suboptimality": regression.steps, "passes": regression.passes, "seconds": regression.seconds},
+    "in_context": {
+        "shift": in_context.shift,
+        "ratios": in_context.ratios,
+        "heads": in_context.heads,
+        "paths": in_context.paths,
+    },
+}
+# Those of the others, in the order of the report; each returns none where there is no data.
+BUILDERS: dict[str, Builder] = {
+    "thresholds": thresholds,
+    "lambda": spectrum,
+    "phase": phase,
+    "success": success,
+    "convergence": convergence,
+    "rates": rates,
+}
+# No dates anywhere: the same rows give the same bytes.
+_FORMATS: dict[str, dict[str, Any]] = {
+    "svg": {"metadata": {"Date": None}},
+    "pdf": {"metadata": {"CreationDate": None}},
+    "png": {"dpi": 160},
+}
+
+
+def figures(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+    """Draw every figure that the data allow; one that fails is returned without drawing, with its reason."""
+    drawn: list[Figure] = []
+    for name, build in OWN.get(str(summary.get("experiment")), BUILDERS).items():
+        try:
+            with style():
+                drawn += build(cells, curves, summary)
+        except Exception as error:  # whatever is wrong with one figure, the others and the tables stand
+            drawn.append(Figure(name, name, "", None, reason(error)))
+    return drawn
+
+
+def render(figure: Figure) -> dict[str, bytes]:
+    """Return the figure as svg, pdf and png, the same bytes for the same input; raises as matplotlib does."""
+    if figure.figure is None:
+        return {}
+    files = {}
+    with style(), warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; that is no reason to warn or stop.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        # Placing everything once and keeping it halves the time and puts all formats in step.
+        figure.figure.draw_without_rendering()
+        figure.figure.set_layout_engine(None)
+        for suffix, options in _FORMATS.items():
+            target = io.BytesIO()
+            figure.figure.savefig(target, format=suffix, **options)
+            files[suffix] = target.getvalue()
+    return files
+
+
+def reason(error: Exception) -> str:
+    """Return what went wrong in one printable line."""
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]

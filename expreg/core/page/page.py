@@ -1,0 +1,232 @@
+"""The report: one HTML file that opens anywhere, with the figures beside it in three formats."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup, escape
+
+from expreg.core.page import words
+from expreg.core.page.drawing import BUILDERS, OWN, figures, reason, render
+from expreg.core.page.style import Figure, criteria_of, finite
+from expreg.errors import StorageError
+from expreg.kinds.network.figures import chain, models
+from expreg.kinds.network.figures.thresholds import figure_of
+
+STATUS_WORDS = {
+    "converged": "reached the tolerance",
+    "max_steps": "did not reach it within the budget",
+    "diverged": "the residual exploded",
+    "nonfinite": "left the range of numbers",
+    "collapsed": "collapsed",
+    "trivial": "went to the trivial solution",
+    "oom": "failed: out of memory",
+    "timeout": "failed: out of time",
+    "error": "failed",
+}
+# Where nothing is trained, a status means something else.
+_OWN_STATUS_WORDS = {
+    "concentration": {"converged": "measured; nothing is trained"},
+    "in_context": {"converged": "measured", "collapsed": "refused: the sum of sinh cancels"},
+}
+_SVG_DISPLAY = "width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;max-width"
+_SCALE = 1.75  # CSS pixels per point: figures drawn for a page of 6.75 inches, shown on a screen
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure as the page shows it: inline SVG, or the reason why there is none."""
+
+    name: str
+    title: str
+    caption: str
+    svg: Markup
+    problem: str
+
+
+def write(
+    directory: str | os.PathLike[str],
+    cells: pd.DataFrame,
+    curves: pd.DataFrame,
+    summary: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    config_text: str,
+) -> Path:
+    """Write figures/ and report.html into a run directory, each file at once; return the path of the report.
+
+    Figures that cannot be drawn are named in the report with the reason. Files of figures that this run no
+    longer has are removed. Raises StorageError if a file cannot be written.
+    """
+    folder = Path(directory)
+    rendered = [_rendered(figure) for figure in figures(cells, curves, summary)]
+    try:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        written = {
+            f"{shown.name}.{suffix}": content for shown, formats in rendered for suffix, content in formats.items()
+        }
+        _remove_stale(folder / "figures", set(written))
+        for name, content in written.items():
+            _replace(folder / "figures" / name, content)
+        page = html([shown for shown, _ in rendered], cells, summary, manifest, config_text)
+        return _replace(folder / "report.html", page.encode())
+    except OSError as error:
+        raise StorageError(f"the report cannot be written to {folder}: {error}") from error
+
+
+def _rendered(figure: Figure) -> tuple[Shown, dict[str, bytes]]:
+    """Return what the page shows of a figure, and its files; in place of one that fails, its reason."""
+    formats: dict[str, bytes] = {}
+    svg, problem = Markup(""), figure.problem
+    try:
+        formats = render(figure)
+        svg = inline(formats["svg"], figure.name, figure.title) if formats else svg
+    except Exception as error:  # a figure must never fail the report
+        formats, problem = {}, reason(error)
+    return Shown(figure.name, figure.title, figure.caption, svg, problem), formats
+
+
+def _remove_stale(folder: Path, kept: set[str]) -> None:
+    """Remove figures that only an earlier report had: they would be taken for current."""
+    for path in sorted(folder.iterdir()):
+        names = "|".join([*BUILDERS, *(name for own in OWN.values() for name in own)])
+        ours = re.fullmatch(rf"({names})(-\d)?\.(svg|pdf|png)", path.name)
+        if ours and path.name not in kept:
+            path.unlink()
+
+
+def _replace(path: Path, content: bytes) -> Path:
+    """Write `content` beside `path` and move it there: readers see the old file or the new one, whole."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def inline(svg: bytes, name: str, title: str) -> Markup:
+    """Return an SVG of ours for use inside HTML: no namespaces, metadata or styles, ids behind `name`."""
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.rsplit("}", 1)[-1] in ("metadata", "style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.rsplit("}", 1)[-1]
+        attributes = {key.rsplit("}", 1)[-1]: value for key, value in element.attrib.items()}
+        element.attrib.clear()
+        element.attrib.update({key: _own_ids(key, value, name) for key, value in attributes.items()})
+    width = _SCALE * float(root.attrib["width"].removesuffix("pt"))
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.attrib.update({"role": "img", "aria-label": title, "style": f"{_SVG_DISPLAY}:{width:.0f}px"})
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _own_ids(key: str, value: str, name: str) -> str:
+    if key == "id":
+        return f"{name}__{value}"
+    if key == "href":
+        return re.sub(r"^#", f"#{name}__", value)
+    return re.sub(r"url\(#", f"url(#{name}__", value)
+
+
+def html(
+    shown: list[Shown],
+    cells: pd.DataFrame,
+    summary: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    config_text: str,
+) -> str:
+    """Return the report as one HTML document without scripts or references to anything outside it."""
+    facts = _flat(manifest)
+    environment = jinja2.Environment(autoescape=True, finalize=_printable, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "number": words.number,
+        "share": words.share,
+        "symbols": symbols,
+        "powers": powers,
+        "numeric_columns": _numeric_columns,
+        "criteria": criteria_of,
+        "finite": finite,
+    }
+    environment.globals |= {
+        "interval": words.interval,
+        "replicates_words": words.replicates_words,
+        "chain": chain,
+        "models": models,
+    }
+    template = environment.from_string(files("expreg.core.page").joinpath("report.html.jinja").read_text("utf-8"))
+    return template.render(
+        summary=summary,
+        asked=words.asked(summary),
+        tally=words.tally(summary),
+        warnings=words.warnings(cells, summary),
+        claims=words.by_claim(summary),
+        places=_places(shown, summary),
+        statuses=_statuses(summary),
+        figures=shown,
+        config_text=config_text,
+        manifest=[row for row in facts if not _listed(row)],
+        details=[row for row in facts if _listed(row)],
+    )
+
+
+def _places(shown: list[Shown], summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return for each group the name of the figure of its thresholds, if the page has it."""
+    drawn = {figure.name for figure in shown if not figure.problem}
+    return {label: name for label, name in figure_of(summary).items() if name in drawn}
+
+
+def _printable(value: object) -> object:
+    """Return text with invisible and bidirectional characters as escapes; lines and tabs stay."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in value)
+
+
+def symbols(text: object) -> Markup:
+    """Return plain text as HTML with powers of n, m and e raised, and delta and lambda as letters."""
+    safe = str(escape(_printable(str(text))))
+    safe = re.sub(r"\b([nme])\^(-?\d+(?:\.\d+)?)", r"\1<sup>\2</sup>", safe)
+    return Markup(re.sub(r"\blambda\b", "λ", re.sub(r"\bdelta\b", "δ", safe)).replace("&gt;=", "≥"))
+
+
+def _numeric_columns(table: Mapping[str, Any]) -> set[int]:
+    """Return the columns of a table that hold a number: they are aligned on the right, where it is unknown too."""
+    return {i for row in table["rows"] for i, value in enumerate(row) if finite(value) is not None}
+
+
+def powers(text: object) -> Markup:
+    """Return plain text as HTML with powers of ten raised."""
+    return Markup(re.sub(r"\b10\^(-?\d+)", r"10<sup>\1</sup>", str(symbols(text))))
+
+
+def _statuses(summary: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    counts = (summary.get("counts") or {}).get("by_status") or {}
+    meaning = STATUS_WORDS | _OWN_STATUS_WORDS.get(str(summary.get("experiment")), {})
+    return [(status, count, meaning.get(status, "")) for status, count in counts.items()]
+
+
+def _listed(row: tuple[str, str]) -> bool:
+    """Tell whether a row of the manifest belongs to a list of records, such as one per compilation."""
+    return re.search(r"\.\d+\.", row[0]) is not None
+
+
+def _flat(value: object, path: str = "") -> list[tuple[str, str]]:
+    """Return (dotted path, text) for every leaf of a nested manifest, lists of plain values on one line."""
+    if isinstance(value, Mapping):
+        return [leaf for key, item in value.items() for leaf in _flat(item, f"{path}.{key}" if path else str(key))]
+    if isinstance(value, list | tuple):
+        if any(isinstance(item, Mapping | list | tuple) for item in value):
+            return [leaf for i, item in enumerate(value) for leaf in _flat(item, f"{path}.{i}")]
+        return [(path, ", ".join(str(item) for item in value))]
+    return [(path, "–" if value is None else str(value))]

@@ -1,0 +1,233 @@
+"""One part: rows and curves of some cells as an immutable, typed Parquet file named by its content."""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from expreg.core.store.disk import failure, fault, holds, read_bytes, storage, sync, write_temporary
+from expreg.errors import Problem, StorageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+PARTS = "parts"
+FORMAT = 1
+_EVENTS = ("E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert")
+_TEXT = (
+    "cell status status_detail experiment precision device expreg_version jax_version activation init data "
+    "labels optimizer step_rule loss solver sketch start"
+)
+_WHOLE = "seed replicate steps attempt n d m max_steps rows columns nnz passes sketch_size layer head token"
+_REAL = (
+    "seconds scale eta eta_scaled lambda_cts lambda_max_cts lambda_0 lambda_max_0 label_norm "
+    "residual_initial residual_final frobenius_error spectral_error max_movement lambda_min_path "
+    "radius radius_frobenius refined_movement movement_linearised eta_certified gram_norm frobenius_expected "
+    "tolerance loss_value alpha gradient_norm softmax_residual projective_loss max_logit move shift "
+    "density condition coherence noise weight distance loss_rescaled error_final x_error "
+    "shift_first_order bound_tight bound_rows bound_softmax bound_radius"
+)
+_BASE = (
+    "cell status status_detail experiment seed replicate precision device steps seconds expreg_version "
+    "jax_version attempt"
+)
+BASE = tuple(_BASE.split())
+# Column -> Arrow type by name; whatever is not here (swept axes) takes the type of its values.
+TYPES: dict[str, str] = {
+    **dict.fromkeys(_TEXT.split(), "string"),
+    **dict.fromkeys(_WHOLE.split() + [f"{event}_step" for event in _EVENTS], "int64"),
+    **dict.fromkeys(_REAL.split() + [f"{event}_margin" for event in _EVENTS], "float64"),
+    **dict.fromkeys(_EVENTS, "bool"),
+}
+# What may differ between two executions of one cell: how it was run, not what came out.
+_CIRCUMSTANCES = frozenset({"seconds", "attempt", "device", "expreg_version", "jax_version", "status_detail"})
+
+
+class Part(NamedTuple):
+    """One file of parts/: rows as (cell, status, attempt) and the plan's identity, or why it is of no use."""
+
+    name: str
+    rows: list[tuple[str, str, int]]
+    owner: str = ""
+    reason: str = ""
+    file: "pq.ParquetFile | None" = None
+
+
+def scan(directory: Path, identity: str | None) -> Iterator[Part]:
+    """Yield every part in order of name, each checked against its name, its format and the plan's identity.
+
+    `identity` None accepts the parts of any plan. One part is in memory at a time and nothing is changed, so
+    a reader may do this while the run goes on. Raises StorageError for a part that a newer expreg wrote.
+    """
+    folder = directory / PARTS
+    with storage(folder):
+        if not folder.exists():
+            return
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".parquet") and not name.startswith("."))
+        for name in names:
+            with suppress(FileNotFoundError):  # moved to quarantine by the owner since the listing
+                yield _inspect(folder / name, identity)
+
+
+def _inspect(path: Path, identity: str | None) -> Part:
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return Part(path.name, [], reason="is not a regular file")
+    data = read_bytes(path)
+    if part_name(data) != path.name:
+        return Part(path.name, [], reason="its content does not match its name")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        label = json.loads(file.metadata.metadata[b"expreg"])
+        version, owner, rows = label["format"], label["identity"], [tuple(row) for row in label["rows"]]
+    except (ValueError, TypeError, KeyError, pa.ArrowException, OSError):
+        return Part(path.name, [], reason="is not a part that expreg wrote")
+    if version > FORMAT:
+        raise failure("E-VERSION", path, f"has format {version}, this expreg reads up to {FORMAT}; use a newer expreg")
+    if identity not in (None, owner):
+        return Part(path.name, [], owner, f"belongs to another plan ({owner}, not {identity})")
+    return Part(path.name, rows, owner, file=file)
+
+
+def encode(rows: list[dict[str, Any]], identity: str) -> bytes:
+    """Return the bytes of one part: one row group, typed columns, and in the footer the cells inside."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = table_of(rows)
+    who = [[row["cell"], row["status"], row["attempt"]] for row in rows]
+    label = json.dumps({"format": FORMAT, "identity": identity, "rows": who})
+    # A zstd context for each of 80 short columns doubles the time of a commit for nothing: only for curves.
+    codecs = {
+        f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name: "zstd"
+        if pa.types.is_list(f.type)
+        else "snappy"
+        for f in table.schema
+    }
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression=codecs,
+        use_dictionary=False,
+        write_statistics=False,
+        store_schema=False,
+    ) as writer:
+        writer.write_table(table, row_group_size=max(len(rows), 1))
+        writer.add_key_value_metadata({"expreg": label})
+    return bytes(sink.getvalue())
+
+
+def decode(part: "bytes | pq.ParquetFile", *, curves: bool = True) -> "pa.Table":
+    """Return the table of one part, curves as list columns unless they are not wanted."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(pa.BufferReader(part)) if isinstance(part, bytes) else part
+    names = None if curves else [name for name in file.schema_arrow.names if not name.startswith("curve_")]
+    return file.read(names, use_threads=False)
+
+
+def table_of(rows: list[dict[str, Any]]) -> "pa.Table":
+    """Return rows as a typed Arrow table; NaN and infinities stay what they are, None is null.
+
+    Columns: those of every experiment, then the others of the contract, then the rest by name, curves last.
+    """
+    import pyarrow as pa
+
+    names = in_order({name for row in rows for name in row})
+    return pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
+
+
+def in_order(given: Collection[str]) -> list[str]:
+    """Return the columns of a table that has the given ones, always in the same order."""
+    listed = [name for name in TYPES if name in given and name not in BASE]
+    rest = sorted(set(given) - set(BASE) - set(TYPES), key=lambda name: (name.startswith("curve_"), name))
+    return [*BASE, *listed, *rest]
+
+
+def _column(name: str, values: list[Any]) -> "pa.Array":
+    import pyarrow as pa
+
+    if name in TYPES:
+        kind = pa.type_for_alias(TYPES[name])
+    elif name.startswith("curve_"):
+        kind = pa.list_(pa.int64() if name == "curve_step" else pa.float64())
+    else:
+        values = [value.item() if hasattr(value, "item") else value for value in values]
+        kind = _inferred(values)
+        if kind == pa.string():
+            values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return pa.array(values, type=kind, from_pandas=False)
+
+
+def _inferred(values: list[Any]) -> "pa.DataType":
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values if value is not None}
+    known: list[tuple[set[type], pa.DataType]] = [
+        (set(), pa.null()),
+        ({bool}, pa.bool_()),
+        ({int}, pa.int64()),
+        ({int, float}, pa.float64()),
+    ]
+    return next((kind for accepted, kind in known if kinds <= accepted), pa.string())
+
+
+def check_curves(row: dict[str, Any]) -> None:
+    """Raise ValueError unless the lists of a row's curve are equally long."""
+    lengths = {name: len(row[name]) for name in row if name.startswith("curve_") and row[name] is not None}
+    if lengths and ("curve_step" not in lengths or len(set(lengths.values())) > 1):
+        raise ValueError(f"cell {row['cell']}: curves of unequal length: {lengths}")
+
+
+def expect_same_numbers(stored: dict[str, Any], given: dict[str, Any]) -> None:
+    """Raise StorageError at the first column in which two finished rows of one cell differ."""
+    old, new = table_of([stored]).to_pylist()[0], table_of([given]).to_pylist()[0]
+    for name in sorted((old.keys() | new.keys()) - _CIRCUMSTANCES):
+        for place, a, b in _pairs(name, old.get(name), new.get(name)):
+            if a != b and not (a != a and b != b):  # NaN equals NaN here
+                message = f"same cell, different numbers: cell {given['cell']}, {place}: stored {a!r}, now {b!r}"
+                raise StorageError(str(Problem("E-CONFLICT", message)))
+
+
+def _pairs(name: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [(f"{name}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
+    return [(name, a, b)]
+
+
+def part_name(data: bytes) -> str:
+    """Return the name under which these bytes are published."""
+    return f"{digest(data, 32)}.parquet"
+
+
+def digest(content: str | bytes, digits: int = 16) -> str:
+    """Return the first hex digits of the sha256 of a content."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:digits]
+
+
+def publish(folder: Path, data: bytes) -> str:
+    """Make `data` a file named by its content: present and complete, or absent."""
+    target = folder / part_name(data)
+    with storage(target, len(data)):
+        temporary = write_temporary(target, data, "commit")
+        try:
+            fault("commit.before_link")
+            os.link(temporary, target)  # never replaces: a name, once published, keeps its bytes
+            fault("commit.after_link")
+        except FileExistsError:
+            if not holds(target, data):
+                raise failure("E-OUT", target, "exists with other content than its name says") from None
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary)
+        sync(folder)
+    return target.name

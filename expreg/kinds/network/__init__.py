@@ -1,0 +1,52 @@
+"""Train exponential networks, or look at them at their start: `threshold`, `convergence`, `concentration`."""
+
+from dataclasses import replace
+
+from expreg.types import Experiment, Settings, later
+
+PROBE: Settings = {
+    "experiment": "threshold",
+    "seed": 0,
+    "replicate": 0,
+    "precision": "f32",
+    "data": {"kind": "orthonormal", "n": 32, "d": 32, "labels": {"kind": "sign"}, "allow_duplicates": False},
+    "network": {"m": 512, "activation": "exp", "init": "coupled", "scale": 1.0},
+    "training": {
+        "optimizer": {"name": "sgd"},
+        "step_size": {"rule": "spectral", "factor": 1e-3, "value": None, "schedule": None},
+        "max_steps": 2000,
+        "tolerance": 1e-9,
+        "relative": False,
+        "measure_every": 16,
+        "divergence": 1e4,
+        "curve": {"points": 2, "spacing": "logarithmic"},
+    },
+    "measure": [],
+}
+"""A run of two thousand steps that does not converge."""
+
+THRESHOLD = Experiment(
+    name="threshold",
+    schema=tuple,
+    columns=tuple,
+    signature=later("expreg.kinds.network.training:signature"),
+    build=later("expreg.kinds.network.descent:program"),
+    prepare=later("expreg.kinds.network.training:prepare"),
+    row=later("expreg.kinds.network.training:row"),
+    inputs=later("expreg.kinds.network.start:inputs"),
+    cost=later("expreg.kinds.network.training:cost"),
+    probe=PROBE,
+)
+CONVERGENCE = replace(THRESHOLD, name="convergence")
+CONCENTRATION = Experiment(
+    name="concentration",
+    schema=tuple,
+    columns=tuple,
+    signature=later("expreg.kinds.network.concentration:signature"),
+    build=later("expreg.kinds.network.concentration:program"),
+    prepare=later("expreg.kinds.network.concentration:prepare"),
+    row=later("expreg.kinds.network.concentration:row"),
+    inputs=later("expreg.kinds.network.start:inputs"),
+    cost=later("expreg.kinds.network.concentration:cost"),
+    probe=PROBE,
+)

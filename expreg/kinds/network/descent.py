@@ -1,0 +1,395 @@
+"""Gradient descent on the exponential network as a program for one lane: the increment form, in two spaces.
+
+Weight space trains Delta = W - W(0), Gram space the coefficients C of Delta = X^T C. Both move the
+pre-activations by dl = A theta, with A = X and theta = Delta, or A = K = X X^T and theta = C, and the
+gradient with respect to theta is P(D o (kappa r a^T)) with P = X^T or the identity. Gram space is the same
+trajectory for every optimizer that is linear in the gradients, for 2 n^2 m flops a step in place of 4 n d m.
+
+Each pair of a coupled initialisation is stored once (the branches +-s), and only increments are summed
+(A.10): the float32 error floor is 1e-6 where that of the plain sum is 1e-3 (H.3).
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from expreg.activation import ACTIVATIONS
+from expreg.kinds.network import initial
+from expreg.kinds.network.initial import norm
+from expreg.network import neurons
+from expreg.types import Program, Status
+
+EVENT_TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
+"""Relative slack of the events (C.27)."""
+NEVER = -1
+"""The first violation step of an event that was never violated."""
+
+
+class Optimizer(NamedTuple):
+    """An optax transformation by name; `linear` says whether it is linear in the gradients (Gram space)."""
+
+    make: Callable[..., optax.GradientTransformation]
+    linear: bool
+
+
+OPTIMIZERS: Mapping[str, Optimizer] = {
+    "sgd": Optimizer(optax.sgd, linear=True),
+    "momentum": Optimizer(optax.sgd, linear=True),
+    "nesterov": Optimizer(partial(optax.sgd, nesterov=True), linear=True),
+    "adam": Optimizer(optax.adam, linear=False),
+    "adamw": Optimizer(optax.adamw, linear=False),
+    "adagrad": Optimizer(optax.adagrad, linear=False),
+    "lion": Optimizer(optax.lion, linear=False),
+    "rmsprop": Optimizer(optax.rmsprop, linear=False),
+}
+
+SCHEDULES: Mapping[str, Callable[..., optax.Schedule]] = {
+    "constant": lambda: optax.constant_schedule(1.0),
+    "cosine_decay": partial(optax.cosine_decay_schedule, 1.0),
+    "exponential_decay": partial(optax.exponential_decay, 1.0),
+    "linear": partial(optax.linear_schedule, 1.0),
+    "polynomial": partial(optax.polynomial_schedule, 1.0),
+    "warmup_cosine_decay": partial(optax.warmup_cosine_decay_schedule, 0.0, 1.0),
+}
+"""Optax schedules of the factor that multiplies the step size; it starts at 1 (warm-up: at 0)."""
+
+
+class Signature(NamedTuple):
+    """Everything static: one compiled program each."""
+
+    form: str  # gram | weight
+    n: int
+    d: int
+    neurons: int  # columns drawn, a bucket: pairs under coupled initialisation
+    branches: int  # 2 coupled, 1 iid
+    activation: str
+    dtype: str
+    optimizer: str
+    hyperparameters: tuple[str, ...]  # their values are traced
+    schedule: tuple[str, tuple[tuple[str, float], ...]] | None
+    kernel_path: bool  # whether lambda_min(H(t)) is followed
+    reach: bool  # whether the radii of the proof and the certificate are measured at the start
+    measure_every: int
+    curve_points: int
+    curve_spacing: str  # logarithmic | regular
+
+
+class Inputs(NamedTuple):
+    """What one run starts from; arrays of the shapes that the signature fixes."""
+
+    X: Any  # (n, d)
+    y: Any  # (n,)
+    key: Any  # (2,) uint32, of the neuron stream
+    m: Any  # the width; neurons beyond it are masked
+    scale: Any  # kappa
+    step_factor: Any  # eta_scaled = step_factor / max(curvature_floor, use_curvature lambda_max(H(0)))
+    curvature_floor: Any
+    use_curvature: Any
+    flow_time: Any  # 0: max_steps alone is the budget
+    max_steps: Any
+    tolerance: Any  # absolute, on ||r||
+    divergence: Any  # a residual this many times max(||r(0)||, ||y||) counts as diverged
+    lambda_cts: Any
+    gram_norm: Any  # ||X||^2, spectral
+    hyperparameters: tuple[Any, ...]  # in the order of the signature's names
+
+
+class State(NamedTuple):
+    """A run in a lane: what stays fixed from step 0 on, and what moves."""
+
+    linear: jax.Array  # A, (n, k)
+    gram: jax.Array  # K, (n, n)
+    start: jax.Array | None  # W(0) in weight space, (d, 1, p), 0 where masked: what weight decay acts on
+    base: tuple[jax.Array, ...]  # of the activation, (n, p)
+    signs: jax.Array  # (branches, p), 0 where masked
+    initial_residual: jax.Array
+    inputs: Inputs
+    eta: jax.Array
+    eta_scaled: jax.Array
+    budget: jax.Array
+    initial: dict[str, jax.Array]  # spectrum and errors of H(0), radii, certificate
+    radii: jax.Array | None  # (p,) R_r of (C.22)
+    theta: jax.Array  # (k, branches, p)
+    optimizer: Any
+    step: jax.Array
+    status: jax.Array
+    residual_norm: jax.Array
+    movement: jax.Array
+    refined_movement: jax.Array | None  # max over t and r of ||w_r(t) - w_r(0)|| / R_r
+    lambda_min: jax.Array
+    rate_margin: jax.Array  # min over t >= 1 of the bound of E4 over ||r_t||
+    first_violation: dict[str, jax.Array]
+    curve_step: jax.Array  # (P,) int32 increasing
+    curve: jax.Array
+    curve_length: jax.Array
+
+
+def _budget(inputs: Inputs, eta_scaled: jax.Array, initial_norm: jax.Array) -> jax.Array:
+    """Return the step budget: flow_time 2 / (eta_scaled lambda) log(||r(0)|| / eps), at most max_steps."""
+    ratio = jnp.maximum(initial_norm.astype(jnp.float64) / inputs.tolerance, 1.0)
+    speed = eta_scaled.astype(jnp.float64) * jnp.maximum(inputs.lambda_cts, 0)
+    wanted = jnp.maximum(jnp.ceil(inputs.flow_time * 2 / speed * jnp.log(ratio)), 1)
+    limited = (inputs.flow_time > 0) & (wanted < inputs.max_steps)  # False where it is infinite or not a number
+    return jnp.where(limited, wanted, inputs.max_steps).astype(inputs.max_steps.dtype)
+
+
+def _curve_steps(points: int, spacing: str, budget: jax.Array) -> jax.Array:
+    """Return the steps at which ||r_t|| is kept, from 0 to the budget or beyond: evenly spaced, or geometrically.
+
+    Where a geometric sequence would repeat a step it takes the next: 0, 1, 2, 3, ... at first. It is convex, so
+    that it grows by at least 1 wherever it is above that line.
+    """
+    place = jnp.arange(points, dtype=jnp.int32)
+    if spacing == "regular":
+        return place * -(-budget // (points - 1))
+    growth = jnp.log(budget.astype(jnp.float64)) / max(points - 2, 1)
+    wanted = jnp.round(jnp.exp(growth * (place - 1))).astype(jnp.int32).at[0].set(0)
+    return jnp.maximum(wanted, place)
+
+
+def _transformation(signature: Signature, eta: jax.Array, values: tuple[Any, ...]) -> optax.GradientTransformation:
+    """Return the optax transformation with traced hyper-parameters."""
+    hyperparameters = dict(zip(signature.hyperparameters, values, strict=True))
+    if signature.schedule is None:
+        return OPTIMIZERS[signature.optimizer].make(eta, **hyperparameters)
+    name, parameters = signature.schedule
+    factor = SCHEDULES[name](**dict(parameters))
+
+    def step_size(count: jax.Array) -> jax.Array:
+        return eta * factor(count.astype(eta.dtype))  # quotients of integers are float32 in every precision
+
+    return OPTIMIZERS[signature.optimizer].make(step_size, **hyperparameters)
+
+
+def _measure_start(
+    signature: Signature, inputs: Inputs, z0: jax.Array, count: jax.Array, residual: jax.Array
+) -> tuple[dict[str, jax.Array], jax.Array | None]:
+    """Return what is known of the start (scalars), and the radii R_r of (C.22) if they are asked for."""
+    _, *scalars = start = initial.kernel(inputs.X, z0, count, signature.activation)
+    found = dict(zip(start._fields[1:], scalars, strict=True))
+    radii = None
+    if signature.reach:
+        constants = {"lambda_cts": inputs.lambda_cts, "gram_norm": inputs.gram_norm, "scale": inputs.scale}
+        reach = initial.reach(inputs.X, z0, count, residual, start, activation=signature.activation, **constants)
+        found |= reach._asdict()
+        radii = found.pop("radii").astype(z0.dtype)
+    return {name: value if value.dtype == bool else value.astype(z0.dtype) for name, value in found.items()}, radii
+
+
+def _init(signature: Signature, inputs: Inputs) -> State:
+    X, dtype = inputs.X, jnp.dtype(signature.dtype)
+    activation = ACTIVATIONS[signature.activation]
+    weights, signs = neurons(jax.random.wrap_key_data(inputs.key), signature.neurons, signature.d)
+    live = jnp.arange(signature.neurons) < inputs.m // signature.branches
+    z0 = X @ weights.astype(dtype)
+    masked = jnp.where(live, signs, 0).astype(dtype)
+    branches = jnp.stack([masked, -masked][: signature.branches])
+    residual = inputs.scale * (activation.value(z0) @ branches.sum(0)) - inputs.y
+    found, radii = _measure_start(signature, inputs, z0, live * signature.branches, residual)
+    used = jnp.where(inputs.use_curvature > 0, found["lambda_max_0"], 0)  # 0 times a nan would be one
+    curvature = jnp.maximum(inputs.curvature_floor, used)
+    # a curvature out of range would make a step of 0: a run that never ends
+    eta_scaled = jnp.where(jnp.isfinite(curvature), inputs.step_factor / curvature, jnp.nan).astype(dtype)
+    eta = eta_scaled / (inputs.scale**2 * inputs.m.astype(dtype))
+    budget = _budget(inputs, eta_scaled, norm(residual))
+    gram, in_weights = X @ X.T, signature.form == "weight"
+    linear = X if in_weights else gram
+    theta = jnp.zeros((linear.shape[1], *branches.shape), dtype)
+    return State(
+        linear=linear,
+        gram=gram,
+        start=jnp.where(live, weights, 0).astype(dtype)[:, None, :] if in_weights else None,
+        base=activation.base(z0),
+        signs=branches,
+        initial_residual=residual,
+        inputs=inputs,
+        eta=eta,
+        eta_scaled=eta_scaled,
+        budget=budget,
+        initial=found,
+        radii=radii,
+        theta=theta,
+        optimizer=_transformation(signature, eta, inputs.hyperparameters).init(theta),
+        step=jnp.int32(0),
+        status=jnp.int32(Status.running),
+        residual_norm=norm(residual),
+        movement=jnp.zeros((), dtype),
+        refined_movement=None if radii is None else jnp.zeros((), dtype),
+        lambda_min=found["lambda_0"],
+        rate_margin=jnp.full((), jnp.inf, dtype),
+        first_violation={
+            "E2": jnp.int32(NEVER),
+            "E3": _first(NEVER, 0, _kernel_lost(inputs, found["lambda_0"])),
+            "E4": jnp.int32(NEVER),
+        },
+        curve_step=_curve_steps(signature.curve_points, signature.curve_spacing, budget),
+        curve=jnp.full(signature.curve_points, jnp.nan, dtype),
+        curve_length=jnp.int32(0),
+    )
+
+
+def _first(previous: Any, step: Any, violated: jax.Array) -> jax.Array:
+    """Return the first violation step: the previous one, or this step if it is the first."""
+    return jnp.where((previous == NEVER) & violated, step, previous).astype(jnp.int32)
+
+
+def _kernel_lost(inputs: Inputs, lambda_min: jax.Array) -> jax.Array:
+    """Return whether lambda_min(H) < lambda/2, the violation of E3 (C.27)."""
+    slack = EVENT_TOLERANCE[str(inputs.lambda_cts.dtype)]
+    return ~(lambda_min >= inputs.lambda_cts / 2 * (1 - slack))
+
+
+def _rate_margin(state: State, size: jax.Array) -> jax.Array:
+    """Return log((1 - m eta kappa^2 lambda/2)^t ||r_0||^2 / ||r_t||^2): below 0 E4 is violated (C.27).
+
+    Where the step is so large that the factor is not positive, the rate asks for r_1 = 0.
+    """
+    decrease = jnp.clip(state.eta_scaled * state.inputs.lambda_cts / 2, 0, 1)
+    fall = jnp.where(state.step > 0, state.step * jnp.log1p(-decrease), 0)
+    return fall + 2 * jnp.log(norm(state.initial_residual)) - 2 * jnp.log(size)
+
+
+def _evaluate(signature: Signature, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the residual r, the pre-activation increments dl and the derivatives D, all from theta."""
+    dl = jnp.einsum("ik,kbp->ibp", state.linear, state.theta)
+    base = tuple(b[:, None, :] for b in state.base)
+    change, derivative = ACTIVATIONS[signature.activation].increment(base, dl)
+    output = jnp.einsum("ibp,bp->i", change, state.signs)
+    return state.initial_residual + state.inputs.scale * output, dl, derivative
+
+
+def _outcome(state: State, size: jax.Array) -> jax.Array:
+    """Return the status after looking at ||r_t||: the one place that decides how a run ends."""
+    inputs = state.inputs
+    reference = jnp.maximum(norm(state.initial_residual), norm(inputs.y))
+    ends = [
+        (~jnp.isfinite(size), Status.nonfinite),
+        (size <= inputs.tolerance, Status.converged),
+        (size > inputs.divergence * reference, Status.diverged),
+        (state.step >= state.budget, Status.max_steps),
+    ]
+    conditions, values = zip(*ends, strict=True)
+    return jnp.select(conditions, [jnp.int32(v) for v in values], jnp.int32(Status.running))
+
+
+def _record_curve(state: State, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Write ||r_t|| at the next place of the curve if this step is to be recorded."""
+    place = jnp.minimum(state.curve_length, state.curve.shape[0] - 1)
+    due = (state.curve_length < state.curve.shape[0]) & (state.curve_step[place] == state.step)
+    curve = state.curve.at[place].set(jnp.where(due, size, state.curve[place]))
+    return curve, state.curve_length + due
+
+
+def _step(signature: Signature, state: State) -> State:
+    """Look at ||r_t||; if the run goes on, take one optimizer step."""
+    residual, _, derivative = _evaluate(signature, state)
+    size = norm(residual)
+    status = _outcome(state, size)
+    goes_on = status == Status.running
+    gradient = derivative * (state.inputs.scale * residual)[:, None, None] * state.signs
+    if signature.form == "weight":
+        gradient = jnp.einsum("ik,ibp->kbp", state.linear, gradient)
+    optimizer = _transformation(signature, state.eta, state.inputs.hyperparameters)
+    weights = None if state.start is None else state.start + state.theta
+    updates, moved = optimizer.update(gradient, state.optimizer, weights)
+    keep = partial(jax.tree.map, lambda new, old: jnp.where(goes_on, new, old))  # a bad update never lands
+    curve, curve_length = _record_curve(state, size)
+    margin = _rate_margin(state, size)
+    violation = _first(state.first_violation["E4"], state.step, ~(margin >= -EVENT_TOLERANCE[str(size.dtype)]))
+    return state._replace(
+        theta=keep(state.theta + updates, state.theta),
+        optimizer=keep(moved, state.optimizer),
+        step=state.step + goes_on.astype(jnp.int32),
+        status=status,
+        residual_norm=size,
+        rate_margin=jnp.where(state.step > 0, jnp.minimum(state.rate_margin, margin), state.rate_margin),
+        first_violation=state.first_violation | {"E4": violation},
+        curve=curve,
+        curve_length=curve_length,
+    )
+
+
+def _measure(signature: Signature, state: State) -> State:
+    """Measure the movement max_r ||w_r - w_r(0)|| and, if asked, lambda_min(H(t))."""
+    _, dl, derivative = _evaluate(signature, state)
+    inner = state.theta * dl if signature.form == "gram" else state.theta**2
+    moved = jnp.sqrt(jnp.sum(inner, axis=0))
+    moved = jnp.where(jnp.isnan(moved), jnp.inf, jnp.where(state.signs == 0, 0, moved))  # out of range: far away
+    state = _measure_movement(state, moved)
+    if not signature.kernel_path:
+        return state
+    live = (jnp.abs(state.signs) * derivative).reshape(signature.n, -1)
+    kernel = state.gram * (live @ live.T) / state.inputs.m.astype(live.dtype)
+    low, _ = initial.extremes(kernel[None])
+    violation = _first(state.first_violation["E3"], state.step, _kernel_lost(state.inputs, low[0]))
+    return state._replace(
+        lambda_min=jnp.minimum(state.lambda_min, low[0]),
+        first_violation=state.first_violation | {"E3": violation},
+    )
+
+
+def _measure_movement(state: State, moved: jax.Array) -> State:
+    """Compare the movement of each neuron, (branches, p), with the radii of the proof (E2)."""
+    movement = jnp.maximum(state.movement, jnp.max(moved, initial=0.0))
+    state = state._replace(movement=movement)
+    if state.radii is None:
+        return state
+    refined = jnp.asarray(state.refined_movement)
+    share = jnp.where(state.signs == 0, 0, moved / state.radii)
+    allowed = state.initial["radius"] * (1 + EVENT_TOLERANCE[str(movement.dtype)])
+    violation = _first(state.first_violation["E2"], state.step, ~(movement <= allowed))
+    return state._replace(
+        refined_movement=jnp.maximum(refined, jnp.max(share)),
+        first_violation=state.first_violation | {"E2": violation},
+    )
+
+
+def _running(state: State) -> jax.Array:
+    # a lane of zeros has no budget, so it is idle although its status reads 0
+    return (state.status == Status.running) & (state.budget > 0)
+
+
+def _advance(signature: Signature, state: State) -> State:
+    """Take up to `measure_every` steps, then measure: movement and kernel are known at multiples of it."""
+    _, state = jax.lax.while_loop(
+        lambda c: (c[0] < signature.measure_every) & _running(c[1]),
+        lambda c: (c[0] + 1, _step(signature, c[1])),
+        (jnp.int32(0), state),
+    )
+    return _measure(signature, state)
+
+
+def _record(state: State) -> dict[str, jax.Array]:
+    refined = {} if state.refined_movement is None else {"refined_movement": state.refined_movement}
+    return {
+        **refined,
+        **state.initial,
+        "steps": state.step,
+        "status": state.status,
+        "eta": state.eta,
+        "eta_scaled": state.eta_scaled,
+        "max_steps": state.budget,
+        "initial_residual": state.initial_residual,
+        "residual_final": state.residual_norm,
+        "max_movement": state.movement,
+        "lambda_min_path": state.lambda_min,
+        "rate_margin": state.rate_margin,
+        "curve_step": state.curve_step,
+        "curve": state.curve,
+        "curve_length": state.curve_length,
+        **{f"{event}_step": step for event, step in state.first_violation.items()},
+    }
+
+
+def program(signature: Signature) -> Program:
+    """Build the program of one signature, unbatched: one run of gradient descent in one lane (A.5, A.10)."""
+    return Program(
+        init=partial(_init, signature),
+        advance=partial(_advance, signature),
+        running=_running,
+        record=_record,
+    )

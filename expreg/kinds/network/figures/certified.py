@@ -1,0 +1,59 @@
+"""Certificates in words, for a terminal: one in full, many as a table of shares."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from expreg.core.page.words import number
+
+MOST_ROWS = 40
+NOTES = (
+    "Margin: allowed over needed of the condition that is closest to failing; it holds from 1 on.",
+    "Medians over replicates; of step size, steps and radius over those that are certified.",
+)
+
+
+def certificate_text(told: Mapping[str, Any]) -> str:
+    """Return what one certificate says: whether it holds, why, and its numbers."""
+    kind = "refined certificate, (C.22)-(C.25)" if told["refined"] else "basic certificate, (C.20)-(C.21)"
+    lines = [f"{kind}: {'holds' if told['holds'] else 'does not hold'}", *(f"  {line}" for line in told["reasons"])]
+    facts = {
+        "rate": f"{told['rate']:.8g} of ||r||^2 is left per step" if told["holds"] else None,
+        "radius": f"{number(told['radius'])}, the largest of all neurons" if told["radius"] is not None else None,
+        "steps": f"{told['steps']} until ||r|| <= {told['eps']:g} is sure" if told["steps"] is not None else None,
+        "margins": ", ".join(f"{name} {number(value)}" for name, value in told["margins"].items()),
+        "at the start": f"||r|| = {number(told['residual'])}, eigenvalues of H from {number(told['lambda_0'])} to "
+        f"{number(told['lambda_max_0'])}",
+    }
+    lines += [f"  {name:14s}{value}" for name, value in facts.items() if value is not None]
+    return "\n".join(lines) + ("" if told["holds"] else "\n  That proves nothing about the training itself.")
+
+
+def certificates_text(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return one line per setting: how many replicates are certified, and the medians of their numbers."""
+    if len(found) == 1:
+        return certificate_text(found[0])
+    groups: dict[tuple[tuple[str, Any], ...], list[Mapping[str, Any]]] = {}
+    for one in found:
+        axes = tuple((name, value) for name, value in one["axes"].items() if name != "replicate")
+        groups.setdefault(axes, []).append(one)
+    rows = [[" ".join(f"{name}={value}" for name, value in axes), *_medians(of)] for axes, of in groups.items()]
+    head = ["", "certified", "margin", "step size", "steps", "radius"]
+    hidden = len(rows) - MOST_ROWS
+    table = [head, *rows[:MOST_ROWS]]
+    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines += [f"... and {hidden} more; --json has them all"] if hidden > 0 else []
+    return "\n".join([*lines, *NOTES])
+
+
+def _medians(group: Sequence[Mapping[str, Any]]) -> list[str]:
+    holds = [one for one in group if one["holds"]]
+    margins = [
+        min(v for v in one["margins"].values() if v is not None) for one in group if any(one["margins"].values())
+    ]
+    columns = [[one[name] for one in holds if one[name] is not None] for name in ("eta", "steps", "radius")]
+    return [f"{len(holds)} of {len(group)}", *(number(_middle(values)) for values in (margins, *columns))]
+
+
+def _middle(values: Sequence[float]) -> float | None:
+    return sorted(values)[(len(values) - 1) // 2] if values else None

@@ -1,0 +1,84 @@
+"""The eigenvalues of the infinite-width kernel over n, on which every threshold rests."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from expreg.core.page.style import GREY, Figure, canvas, decimal_ticks, finite, log_ticks, look, plain, records
+
+# Data whose rows have unit length whatever the settings: only there do the limits of (B.19) apply.
+_UNIT_NORM = {"sphere", "orthonormal", "equiangular", "near_duplicate", "digits"}
+_DASHED: Any = (0, (4, 2))
+
+
+def spectrum(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+    """Draw the smallest and largest eigenvalue of H^cts over n for each group, with the limits of (B.19)."""
+    del curves
+    labels = [str(group.get("label", "")) for group in records(summary, "groups")]
+    rows = [[r for r in records(g, "spectrum") if _known(r, "lambda_cts")] for g in records(summary, "groups")]
+    groups = [(label, found) for label, found in zip(labels, rows, strict=True) if found]
+    if not groups:
+        return []
+    caption = (
+        "Smallest (filled) and largest (open) eigenvalue of the infinite-width kernel over the number of"
+        " data: medians over replicates, band: quartiles. A fitted exponent speaks of the width alone only"
+        " where the smallest eigenvalue hardly changes with n."
+    )
+    limits = _limits_apply(cells)
+    if limits:
+        caption += " Thin lines: e(e−1), the limit for random unit vectors, and e², that of orthonormal data."
+    title = "Eigenvalues of the infinite-width kernel"
+    return [Figure("lambda", title, caption, _spectrum_figure(groups, limits))]
+
+
+def _known(row: Mapping[str, Any], key: str) -> bool:
+    return (finite(row.get(key)) or 0.0) > 0
+
+
+def _limits_apply(cells: pd.DataFrame) -> bool:
+    if cells.empty or not {"activation", "data"} <= set(cells.columns):
+        return False
+    return set(cells["activation"].dropna()) == {"exp"} and set(cells["data"].dropna()) <= _UNIT_NORM
+
+
+def _spectrum_figure(groups: list[tuple[str, list[dict[str, Any]]]], limits: bool) -> Canvas:
+    figure, (axis,) = canvas(1, 3.6)
+    axis.set_yscale("log")
+    for index, (_, rows) in enumerate(groups):
+        _draw_spectrum(axis, sorted(rows, key=lambda row: row["n"]), look(index))
+    if limits:
+        for height, name in ((math.e * (math.e - 1), r"$e(e-1)$"), (math.e**2, "$e^2$")):
+            axis.axhline(height, color=GREY, linewidth=0.7, zorder=1)
+            axis.annotate(name, (1.01, height), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
+    low, high = axis.get_ylim()
+    decimal_ticks(axis, "y", low / 1.2, high * 1.2)
+    log_ticks(axis, "x", (row["n"] for _, rows in groups for row in rows))
+    axis.set(xlabel="number of data $n$", ylabel=r"eigenvalues of $H^{\mathrm{cts}}$")
+    figure.legend(handles=_legend([label for label, _ in groups]), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _legend(labels: list[str]) -> list[Line2D]:
+    groups = [Line2D([], [], **{**look(i), "linestyle": "-"}, label=plain(name, 48)) for i, name in enumerate(labels)]
+    smallest = Line2D([], [], color=GREY, marker="o", label=r"$\lambda_{\min}$, band: quartiles")
+    hollow = {"marker": "o", "markerfacecolor": "white", "linestyle": _DASHED}
+    return [*groups, smallest, Line2D([], [], color=GREY, **hollow, label=r"$\lambda_{\max}$")]
+
+
+def _draw_spectrum(axis: Axes, rows: list[dict[str, Any]], style: dict[str, Any]) -> None:
+    n = [row["n"] for row in rows]
+    middle = [row["lambda_cts"] for row in rows]
+    low = [row["lambda_low"] if _known(row, "lambda_low") else row["lambda_cts"] for row in rows]
+    high = [row["lambda_high"] if _known(row, "lambda_high") else row["lambda_cts"] for row in rows]
+    colour, marker = style["color"], style["marker"]
+    axis.fill_between(n, low, high, color=colour, alpha=0.18, linewidth=0)
+    axis.plot(n, middle, color=colour, marker=marker)
+    top = [(row["n"], row["lambda_max_cts"]) for row in rows if _known(row, "lambda_max_cts")]
+    if top:
+        hollow = {"markerfacecolor": "white", "linestyle": _DASHED, "linewidth": 1.1}
+        axis.plot(*zip(*top, strict=True), color=colour, marker=marker, **hollow)

@@ -1,0 +1,265 @@
+"""Thresholds over n with intervals, fits, and the slopes of the theory."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+
+from expreg.core.page.style import (
+    GREY,
+    Figure,
+    canvas,
+    criteria_of,
+    criterion_look,
+    entitle,
+    finite,
+    left_out,
+    legend_below,
+    log_ticks,
+    outer_labels,
+    pages,
+    plain,
+    records,
+)
+
+CLAIMED = 2.0  # exponent of n in the abstracts, where the summary names none
+
+
+def thresholds(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+    """Draw m*(n, delta) over n per group and criterion, with fits, and slopes of claim and bound (C.15)."""
+    del cells, curves
+    level = level_of(summary)
+    groups = _drawable_groups(summary)
+    confidence = finite((summary.get("settings") or {}).get("confidence"))
+    intervals = "intervals" if confidence is None else f"{confidence:.0%} intervals"
+    caption = (
+        f"The width at which {share_words(level)} of replicates meet each criterion, read off the monotone"
+        f" success curve, with {intervals}; criteria are set slightly apart. Lines: power laws fitted to the"
+        " filled markers, with their exponents, not corrected for the log factor, in the legend. Open"
+        " markers take no part in the fit; arrows: the grid shows only that the threshold, or the end of its"
+        " interval, lies there or beyond; criteria of which it shows no threshold at all are not drawn. Grey: the"
+        " claimed slope and the local slope of the bound itself at these n; their heights mean nothing. An upper"
+        " bound is not contradicted by a smaller slope."
+    )
+    drawn = pages("thresholds", groups)
+    caption += left_out(groups, drawn)
+    title = "Width thresholds over the number of data"
+    return [Figure(name, title, caption, _thresholds_figure(chunk, level)) for name, chunk in drawn]
+
+
+def figure_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return for each group, by label, the name of the figure that shows its thresholds."""
+    drawn = pages("thresholds", _drawable_groups(summary))
+    return {str(group.get("label", "")): name for name, chunk in drawn for group in chunk}
+
+
+def _drawable_groups(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    level = level_of(summary)
+    return [group for group in records(summary, "groups") if _drawn(group, level)]
+
+
+def level_of(summary: Mapping[str, Any]) -> float | None:
+    """Return the required share of successes, 1 - delta."""
+    delta = finite((summary.get("settings") or {}).get("delta"))
+    return None if delta is None else 1 - delta
+
+
+def share_words(level: float | None) -> str:
+    """Return the required share in words."""
+    return "the required share" if level is None else f"{100 * level:.4g} %"
+
+
+class Point(NamedTuple):
+    """A threshold at one n; `state` is `fitted`, `open`, `above` or `below`.
+
+    In the last two the threshold was not seen on the grid and m stands at the grid's end. An interval without
+    end reaches to 0 or infinity.
+    """
+
+    n: float
+    m: float
+    low: float
+    high: float
+    state: str
+
+
+def points_of(criterion: Mapping[str, Any], level: float | None, estimator: str) -> list[Point]:
+    """Return the thresholds of a criterion, `estimator` `interpolated` (D.15) or `quantile` (D.3), by n."""
+    used = (criterion.get("exponent") or {}).get("used")
+    found = []
+    for row in sorted(records(criterion, "thresholds"), key=lambda row: row["n"]):
+        n, value = float(row["n"]), finite(row.get(estimator))
+        if value is None:
+            found += _censored(row, criterion, level)
+            continue
+        prefix = "interpolated_" if estimator == "interpolated" else ""
+        low, high = finite(row.get(f"{prefix}low")), finite(row.get(f"{prefix}high"))
+        inside = row["n"] in used if prefix and used is not None else row.get("bracketed") is not False
+        state = "fitted" if inside else "open"
+        found.append(Point(n, value, 0.0 if low is None else low, math.inf if high is None else high, state))
+    return found
+
+
+def _censored(row: Mapping[str, Any], criterion: Mapping[str, Any], level: float | None) -> list[Point]:
+    """Return the point at the grid's end beyond which the threshold lies; none where that is unknown."""
+    few = (row.get("flags") or {}).get("quantile") == "too few replicates"
+    grid = sorted((r["m"], finite(r.get("isotonic"))) for r in records(criterion, "success") if r["n"] == row["n"])
+    known = [(float(m), share) for m, share in grid if share is not None]
+    if few or level is None or not known:
+        return []
+    # Shares are ratios of integers: without the slack, 0.9 < 1 - 0.1 would decide.
+    if known[0][1] >= level - 1e-9:
+        return [Point(float(row["n"]), known[0][0], 0.0, known[0][0], "below")]
+    if known[-1][1] < level - 1e-9 or (row.get("flags") or {}).get("quantile") == "above":
+        return [Point(float(row["n"]), known[-1][0], known[-1][0], math.inf, "above")]
+    return []
+
+
+def _estimator(criterion: Mapping[str, Any]) -> str:
+    """Name the estimator that the exponents are fitted to, if the summary has it."""
+    return "interpolated" if any("interpolated" in row for row in records(criterion, "thresholds")) else "quantile"
+
+
+def _drawable(criterion: Mapping[str, Any], level: float | None) -> bool:
+    """Tell whether the grid shows a threshold of the criterion at any n: arrows alone would only take room."""
+    points = points_of(criterion, level, _estimator(criterion))
+    return any(point.state in ("fitted", "open") for point in points)
+
+
+def draw_points(axis: Axes, points: list[Point], style: Mapping[str, Any], shift: float = 1.0) -> None:
+    """Draw thresholds with their intervals, moved along n by the factor `shift`; endless ones are arrows."""
+    effects = {"path_effects": style["path_effects"]} if "path_effects" in style else {}
+    marker = {"marker": style["marker"], "markersize": style.get("markersize", 4.5), "linestyle": "none"}
+    for point in points:
+        n = point.n * shift
+        fill = style["color"] if point.state == "fitted" else "white"
+        seen = point.state in ("fitted", "open")
+        low, high = (max(point.low, 1e-9) if seen else point.m), (point.high if seen else point.m)
+        ends = [low if point.low > 0 else point.m, high if high < math.inf else point.m]
+        axis.plot([n, n], ends, color=style["color"], linewidth=0.9, marker="_", markersize=4, zorder=4, **effects)
+        axis.plot([n], [point.m], color=style["color"], markerfacecolor=fill, zorder=5, **marker)
+        for open_end, direction in ((point.low <= 0, -1), (point.high == math.inf, 1)):
+            if open_end:
+                _arrow(axis, (n, point.m), style.get("arrow", 13) * direction, style["color"], effects)
+
+
+def _arrow(axis: Axes, foot: tuple[float, float], length: float, colour: str, effects: dict[str, Any]) -> None:
+    """Draw an arrow up or down of a length in points, whatever the scale of the axis."""
+    shape = {"arrowstyle": "<-", "shrinkA": 0, "shrinkB": 1, "mutation_scale": 7}
+    axis.annotate(
+        "",
+        xy=foot,
+        xytext=(0, length),
+        textcoords="offset points",
+        arrowprops={"color": colour, "linewidth": 0.9, **shape, **effects},
+        zorder=4,
+    )
+
+
+def _thresholds_figure(groups: list[dict[str, Any]], level: float | None) -> Canvas:
+    rows = max(len(_drawn(group, level)) for group in groups)
+    columns = 2 if len(groups) == 1 else 1
+    figure, axes = canvas(len(groups), 3.1 + 0.17 * rows / columns)
+    everything = [p for group in groups for c in _drawn(group, level) for p in points_of(c, level, _estimator(c))]
+    heights = [m for p in everything for m in (p.m, p.low, p.high) if 0 < m < math.inf]
+    limits = (min(heights) / 3, max(heights) * 3)
+    for axis, group in zip(axes, groups, strict=True):
+        _draw_group(axis, group, level, columns, limits)
+        entitle(axis, len(groups), str(group.get("label", "")))
+    outer_labels(axes, "number of data $n$", r"width threshold $m^*(n,\delta)$")
+    return figure
+
+
+def _drawn(group: Mapping[str, Any], level: float | None) -> list[dict[str, Any]]:
+    return [criterion for criterion in criteria_of(group) if _drawable(criterion, level)]
+
+
+def _draw_group(
+    axis: Axes, group: Mapping[str, Any], level: float | None, columns: int, limits: tuple[float, float]
+) -> None:
+    criteria = _drawn(group, level)
+    handles, everything = [], []
+    for rank, criterion in enumerate(criteria):
+        style = criterion_look(str(criterion.get("criterion", "")))
+        points = points_of(criterion, level, _estimator(criterion))
+        draw_points(axis, points, style, 1.025 ** (rank - (len(criteria) - 1) / 2))
+        fitted = _draw_fit(axis, points, criterion.get("exponent") or {}, style)
+        label = f"{plain(criterion.get('criterion', ''), 30)}  {_exponent_words(criterion.get('exponent') or {})}"
+        handles.append(Line2D([], [], **{**style, "linestyle": style["linestyle"] if fitted else "none"}, label=label))
+        everything += points
+    n = sorted({point.n for point in everything})
+    log_ticks(axis, "y", 2.0 ** np.arange(math.floor(math.log2(limits[0])), math.ceil(math.log2(limits[1])) + 1))
+    log_ticks(axis, "x", n)
+    axis.set(xlim=(n[0] / 1.35, n[-1] * 1.35), ylim=limits)
+    if len(n) > 1:
+        _draw_guides(axis, criteria, n, limits)
+    legend_below(axis, columns, title="exponent of $n$ [interval]", handles=handles)
+
+
+def _exponent_words(exponent: Mapping[str, Any]) -> str:
+    raw = exponent.get("raw") or {}
+    value, low, high = (finite(raw.get(key)) for key in ("value", "low", "high"))
+    if not exponent.get("usable", True) or value is None:
+        return "no exponent"
+    return f"{value:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
+
+
+def _draw_fit(axis: Axes, points: list[Point], exponent: Mapping[str, Any], style: dict[str, Any]) -> bool:
+    """Draw the fitted power law over the n it rests on; return whether there is one."""
+    value = finite((exponent.get("raw") or {}).get("value"))
+    fitted = [point for point in points if point.state == "fitted"]
+    if value is None or not exponent.get("usable", True) or len(fitted) < 2:
+        return False
+    n = np.array([point.n for point in fitted])
+    level = np.mean(np.log([point.m for point in fitted]) - value * np.log(n))
+    ends = np.array([n.min() / 1.15, n.max() * 1.15])
+    line = {"color": style["color"], "linestyle": style["linestyle"], "linewidth": 1.1, "zorder": 3}
+    axis.plot(ends, np.exp(level) * ends**value, **line)
+    return True
+
+
+def _draw_guides(axis: Axes, criteria: list[dict[str, Any]], n: list[float], limits: tuple[float, float]) -> None:
+    """Draw the claimed slope and the bound's local slope from the lower left corner, with their names."""
+    claims = [finite(c.get("claim_exponent")) for c in criteria]
+    slope = next((claim for claim in claims if claim is not None), CLAIMED)
+    grid = np.geomspace(n[0] / 1.35, n[-1] * 1.35, 60)
+    start = limits[0] * 1.15
+    _guide(axis, grid, start * (grid / grid[0]) ** slope, f"slope {slope:g}", (0, (6, 2)), limits)
+    bound = next((records(c, "bound_exponent") for c in criteria if records(c, "bound_exponent")), [])
+    known = sorted((float(b["n"]), float(b["alpha_eff"])) for b in bound if finite(b.get("alpha_eff")) is not None)
+    if known:
+        local = np.interp(np.log(grid), np.log([k for k, _ in known]), [alpha for _, alpha in known])
+        steps = np.diff(np.log(grid)) * (local[:-1] + local[1:]) / 2
+        height = start * np.exp(np.concatenate([[0.0], np.cumsum(steps)]))
+        name = f"bound's own slope, {known[0][1]:.1f} to {known[-1][1]:.1f}" if len(known) > 1 else "bound's own slope"
+        _guide(axis, grid, height, name, (0, (1, 1.5)), limits)
+
+
+def _guide(axis: Axes, n: np.ndarray, m: np.ndarray, name: str, dashes: Any, limits: tuple[float, float]) -> None:
+    axis.plot(n, m, color="#9a9a9a", linewidth=1.0, linestyle=dashes, zorder=1)
+    inside = np.flatnonzero(m <= limits[1])
+    at = inside[int(len(inside) * 0.6)]
+    before, after = max(at - 1, 0), min(at + 1, len(n) - 1)
+    # The angle in data coordinates of a curve that is straight only on logarithmic axes.
+    angle = math.degrees(math.atan2(m[after] - m[before], n[after] - n[before]))
+    axis.text(
+        n[at],
+        m[at],
+        f"{name}\n",
+        rotation=angle,
+        rotation_mode="anchor",
+        transform_rotates_text=True,
+        ha="center",
+        va="center",
+        fontsize=6.8,
+        color=GREY,
+        linespacing=0.9,
+        zorder=1.5,
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+    )

@@ -1,0 +1,1 @@
+"""From the rows of networks to thresholds, exponents, rates and verdicts."""

@@ -1,0 +1,48 @@
+"""Solve regression problems: `regression`."""
+
+from expreg.types import Experiment, Settings, later
+
+PROBE: Settings = {
+    "experiment": "regression",
+    "seed": 0,
+    "replicate": 0,
+    "precision": "f32",
+    "problem": {
+        "kind": "gaussian",
+        "n": 512,
+        "d": 16,
+        "density": 1.0,
+        "condition": 1.0,
+        "coherence": 0.0,
+        "scale": 1.0,
+        "noise": 1.0,
+        "loss": "softmax",
+        "activation": "exp",
+        "weight": 0.0,
+        "start": "random",
+        "distance": 0.1,
+    },
+    "solver": {
+        "name": "newton",
+        "sketch": "none",
+        "sketch_size": "auto",
+        "max_steps": 200,
+        "tolerance": 1e-30,
+        "curve": {"points": 2, "spacing": "logarithmic"},
+    },
+    "measure": [],
+}
+"""A run that cannot converge, by which the speed of this machine is told."""
+
+REGRESSION = Experiment(
+    name="regression",
+    schema=tuple,
+    columns=tuple,
+    signature=later("expreg.kinds.regression.program:signature"),
+    build=later("expreg.kinds.regression.program:program"),
+    prepare=later("expreg.kinds.regression.program:prepare"),
+    row=later("expreg.kinds.regression.program:row"),
+    inputs=later("expreg.kinds.regression.program:inputs"),
+    cost=later("expreg.kinds.regression.program:cost"),
+    probe=PROBE,
+)

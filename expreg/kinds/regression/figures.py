@@ -1,0 +1,90 @@
+"""Figures of `regression`: how far the loss is above its least, by step, passes over the matrix, and seconds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FormatStrFormatter
+
+from expreg.core.page.style import (
+    Figure,
+    canvas,
+    decimal_ticks,
+    entitle,
+    left_out,
+    look,
+    outer_labels,
+    pages,
+    plain,
+    records,
+)
+
+LOWEST = 1e-18
+"""Below this share of its start a suboptimality is rounding."""
+_CAPTION = (
+    "Loss minus least loss, relative to its start, on logarithmic scales: median over replicates, with the band of"
+    " the middle half. A run that ended keeps its last value; a line ends where fewer than half of its runs are going"
+    f" on, or below {LOWEST:g}."
+)
+
+
+def steps(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+    """Draw the suboptimality over the step for each group, one line per method."""
+    return _figures(summary, "suboptimality", "Suboptimality by step", "step", "step")
+
+
+def passes(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+    """Draw the suboptimality over the passes over the matrix for each group, one line per method."""
+    return _figures(summary, "passes", "Suboptimality by passes over the matrix", "passes", "passes over A")
+
+
+def seconds(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+    """Draw the suboptimality over the device time of a cell, shared out over its steps, one line per method."""
+    return _figures(summary, "seconds", "Suboptimality by seconds in a lane", "seconds", "seconds in a lane")
+
+
+def _figures(summary: Mapping[str, Any], name: str, title: str, key: str, label: str) -> list[Figure]:
+    panels = [group for group in records(summary, "groups") if any(m.get("curve") for m in records(group, "methods"))]
+    panels = [group for group in panels if len(records(group, "methods")) > 1] or panels
+    drawn = pages(name, panels)
+    labels = list(dict.fromkeys(m["label"] for group in panels for m in records(group, "methods")))
+    figures = []
+    for page, chunk in drawn:
+        figure, axes = canvas(len(chunk), 2.3, 0.25 + 0.17 * -(-len(labels) // 3))
+        for axis, group in zip(axes, chunk, strict=True):
+            _panel(axis, group, key, labels)
+            entitle(axis, len(chunk), str(group.get("label", "")))
+        outer_labels(axes, label, "suboptimality")
+        shown = [Line2D([], [], label=plain(text, 40), **_look(i)) for i, text in enumerate(labels)]
+        figure.legend(handles=shown, loc="outside lower center", ncols=min(3, len(shown)))
+        caption = _CAPTION + (left_out(panels, drawn) if page == drawn[-1][0] else "")
+        figures.append(Figure(page, title, caption, figure))
+    return figures
+
+
+def _look(index: int) -> dict[str, Any]:
+    return {**look(index), "markersize": 3}
+
+
+def _panel(axes: Axes, group: Mapping[str, Any], key: str, labels: list[str]) -> None:
+    axes.set_yscale("log")
+    if key == "step":
+        axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    else:
+        curves = [curve[key] for m in records(group, "methods") if (curve := m.get("curve"))]
+        positive = [value for curve in curves for value in curve if value] or [1.0]
+        decimal_ticks(axes, "x", 0.9 * min(positive), 1.1 * max(positive))
+    for method in records(group, "methods"):
+        curve = method.get("curve")
+        if curve is None:
+            continue
+        values = {name: np.array([np.nan if v is None else v for v in curve[name]], float) for name in curve}
+        shown = np.isfinite(values["median"]) & (values["median"] >= LOWEST)
+        at, style = values[key][shown], _look(labels.index(method["label"]))
+        axes.plot(at, values["median"][shown], **style, markevery=max(1, len(at) // 12))
+        low, high = (np.clip(values[name][shown], LOWEST, 1e12) for name in ("low", "high"))
+        axes.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)

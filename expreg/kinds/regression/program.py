@@ -1,0 +1,329 @@
+"""Solve one regression problem per cell: the computation behind `regression` (E.2-E.44, F.1-F.16)."""
+
+import json
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from expreg import residual, solver
+from expreg.data import problems
+from expreg.solver.sketched import rows_of
+from expreg.types import Array, Cost, Program, Row, Settings, Status
+
+PRECISIONS: dict[str, type[np.float32] | type[np.float64]] = {"f32": np.float32, "f64": np.float64}
+TOLERANCE = {"f32": 1e-5, "f64": 1e-10}
+"""What `tolerance: auto` means."""
+
+
+class Signature(NamedTuple):
+    """Everything static: one compiled program each."""
+
+    n: int
+    d: int
+    loss: str
+    activation: str
+    solver: str
+    sketch: str | None
+    sketch_size: int | None
+    dtype: str
+    points: int  # of the curve
+
+
+class Inputs(NamedTuple):
+    """What one run starts from; arrays of the shapes that the signature fixes."""
+
+    A: Any  # (n, d), zeros included: lanes share one shape
+    b: Any  # (n,)
+    x0: Any  # (d,)
+    weights: Any  # (n,)
+    key: Any  # (2,) uint32, of the sketches
+    tolerance: Any
+    max_steps: Any
+    curve_step: Any  # (points,) int32, the steps that are stored
+    goal: Any  # (d,) the planted x, nan where there is none
+    metric: Any  # the curvature at A goal: diagonal (n,), Q (n, k), S (k, k)
+
+
+class State(NamedTuple):
+    """A run in a lane: the solver's own state, its limit, and the curve so far."""
+
+    active: jax.Array  # False in an idle lane, whose state is all zeros
+    inputs: Inputs
+    inner: Any  # solver.State
+    curve: dict[str, jax.Array]  # (points,) each
+    curve_length: jax.Array
+
+
+def problem(settings: Settings) -> problems.Problem:
+    """Return the problem of a cell; cells that differ in the solver only share it."""
+    return _problem(json.dumps(settings["problem"], sort_keys=True), settings["seed"], settings["replicate"])
+
+
+@lru_cache(maxsize=64)
+def _problem(text: str, seed: int, replicate: int) -> problems.Problem:
+    return problems.make(json.loads(text), seed, replicate)
+
+
+def inputs(settings: Settings) -> dict[str, Array]:
+    """Return the arrays that the cell starts from: A (n, d), b (n,), x0 (d,)."""
+    found, real = problem(settings), PRECISIONS[settings["precision"]]
+    return {"A": found.A.astype(real), "b": found.b.astype(real), "x0": found.x0.astype(real)}
+
+
+# --- one lane -------------------------------------------------------------------------------------
+
+
+def signature(settings: Settings) -> Signature:
+    """Return what is static in a cell."""
+    found, chosen = settings["problem"], settings["solver"]
+    size = chosen["sketch_size"]
+    return Signature(
+        n=found["n"],
+        d=found["d"],
+        loss=found["loss"],
+        activation=found["activation"],
+        solver=chosen["name"],
+        sketch=None if chosen["sketch"] == "none" else chosen["sketch"],
+        sketch_size=None if size == "auto" else size,
+        dtype=np.dtype(PRECISIONS[settings["precision"]]).name,
+        points=chosen["curve"]["points"],
+    )
+
+
+def _curve_steps(settings: Settings) -> np.ndarray:
+    """Return the steps at which the curve is stored, from 0 to the budget or beyond, strictly increasing."""
+    curve, budget = settings["solver"]["curve"], settings["solver"]["max_steps"]
+    place = np.arange(curve["points"], dtype=np.int32)
+    if curve["spacing"] == "regular":
+        return place * np.int32(max(1, -(-budget // (curve["points"] - 1))))
+    growth = np.log(max(budget, 2)) / max(curve["points"] - 2, 1)
+    wanted = np.round(np.exp(growth * (place - 1.0))).astype(np.int32)
+    wanted[0] = 0
+    return np.maximum(wanted, place)
+
+
+def _tolerance(settings: Settings) -> float:
+    wanted = settings["solver"]["tolerance"]
+    return TOLERANCE[settings["precision"]] if wanted == "auto" else wanted
+
+
+def prepare(settings: Settings) -> Inputs:
+    """Return the inputs of one cell's lane, NumPy arrays in the cell's precision."""
+    found, static, chosen = problem(settings), signature(settings), settings["solver"]
+    real = PRECISIONS[settings["precision"]]
+    goal = np.full(static.d, np.nan) if found.planted is None else found.planted
+    return Inputs(
+        A=found.A.astype(real),
+        b=found.b.astype(real),
+        x0=found.x0.astype(real),
+        weights=np.full(static.n, settings["problem"]["weight"], real),
+        key=problems.key(settings["seed"], settings["replicate"]),
+        tolerance=real(_tolerance(settings)),
+        max_steps=np.int32(chosen["max_steps"]),
+        curve_step=_curve_steps(settings),
+        goal=goal.astype(real),
+        metric=jax.tree.map(lambda leaf: leaf.astype(real), _metric(found, static)),
+    )
+
+
+def _metric(found: problems.Problem, static: Signature) -> residual.Curvature:
+    """Return the z-Hessian at the planted x, whose norm measures the distance to it (F.10); nan without one."""
+    planted = np.zeros(static.d) if found.planted is None else found.planted
+    at = residual.terms(found.A @ planted, found.b, static.loss, static.activation)
+    return residual.scaled_curvature(at, static.loss)
+
+
+def program(static: Signature) -> Program:
+    """Return the program of one signature: the solver's own steps, and the curve."""
+    method = solver.make(
+        loss=static.loss,
+        activation=static.activation,
+        solver=static.solver,
+        sketch=static.sketch,
+        sketch_size=static.sketch_size,
+        max_steps=NO_LIMIT,
+    )
+    signs = _signs(static.activation)
+
+    def running(state: State) -> Array:
+        return state.active & method.running(state.inner) & (state.inner.step < state.inputs.max_steps)
+
+    def init(given: Inputs) -> State:
+        key = jax.random.wrap_key_data(given.key)
+        inner = method.init(given.A, given.b, given.x0, given.weights, key, given.tolerance)
+        empty = {name: jnp.full(static.points, jnp.nan, given.b.dtype) for name in CURVES}
+        kept = given._replace(A=None, b=None, x0=None, weights=None)  # the solver's own state has them
+        return _noted(signs, State(jnp.asarray(True), kept, inner, empty, jnp.int32(0)))
+
+    def advance(state: State) -> State:
+        return _noted(signs, state._replace(inner=method.step(state.inner)))
+
+    return Program(init, advance, running, partial(_record, static.activation))
+
+
+NO_LIMIT = 2**30
+"""The budget of the solver itself: that of a cell is kept by its lane, so that it can be swept."""
+CURVES = ("residual", "loss", "passes", "damping", "error")
+
+
+def _signs(activation: str) -> tuple[int, ...]:
+    """Return the signs s for which s x is planted when x is: cosh is even (E.39)."""
+    return (1, -1) if activation == "cosh" else (1,)
+
+
+def _noted(signs: tuple[int, ...], state: State) -> State:
+    """Store the point of the curve if the step is one that is stored."""
+    due = state.inner.step == state.inputs.curve_step[jnp.minimum(state.curve_length, len(state.inputs.curve_step) - 1)]
+    due &= state.curve_length < len(state.inputs.curve_step)
+    now = _point(signs, state)
+    curve = {
+        name: jnp.where(due, values.at[state.curve_length].set(now[name], mode="drop"), values)
+        for name, values in state.curve.items()
+    }
+    return state._replace(curve=curve, curve_length=state.curve_length + due)
+
+
+def _point(signs: tuple[int, ...], state: State) -> dict[str, Array]:
+    """Return what the curve holds of a step: relative gradient, loss, passes, and the distance to the planted x."""
+    inner, given = state.inner, state.inputs
+    goal = inner.problem.A @ given.goal
+    errors = [inner.point.z - sign * goal for sign in signs]
+    square = jnp.min(jnp.stack([_squared(given.metric, t) for t in errors]))
+    found = {
+        "residual": inner.relative,
+        "loss": inner.loss,
+        "passes": inner.passes,
+        "damping": inner.damping,
+        "error": jnp.sqrt(jnp.maximum(square, 0)),
+    }
+    return {name: jnp.asarray(value, inner.x.dtype) for name, value in found.items()}
+
+
+def _squared(metric: residual.Curvature, t: Array) -> Array:
+    low = t @ metric.Q
+    return t @ (metric.diagonal * t) + low @ metric.S @ low
+
+
+def _record(activation: str, state: State) -> dict[str, Array]:
+    inner, given = state.inner, state.inputs
+    z = inner.problem.A @ inner.x
+    return {
+        "status": inner.status,
+        "steps": inner.step,
+        "x": inner.x,
+        "gradient_norm": inner.gradient_norm,
+        "decrement": inner.decrement,
+        "damping": inner.damping,
+        "passes": inner.passes,
+        **residual.summary(z, inner.problem.b, activation),
+        "curve_length": state.curve_length,
+        "curve_step": given.curve_step,
+        **{f"curve_{name}": values for name, values in state.curve.items()},
+        **{f"last_{name}": value for name, value in _point(_signs(activation), state).items()},
+    }
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def _curve(record: dict[str, Array]) -> dict[str, np.ndarray]:
+    """Return the stored curve with the last step at its end."""
+    length, last = int(record["curve_length"]), int(record["steps"])
+    steps = record["curve_step"][:length].astype(np.int64)
+    ends = length > 0 and steps[-1] == last
+    found = {"curve_step": steps if ends else np.append(steps, last)}
+    for name in CURVES:
+        values = record[f"curve_{name}"][:length].astype(np.float64)
+        found[f"curve_{name}"] = values if ends else np.append(values, np.float64(record[f"last_{name}"]))
+    return found
+
+
+PROBLEM = (
+    "density",
+    "condition",
+    "coherence",
+    "noise",
+    "scale",
+    "weight",
+    "start",
+    "distance",
+    "layer",
+    "head",
+    "token",
+)
+"""Keys of `problem` that are columns under their own names."""
+
+
+def row(settings: Settings, record: dict[str, Array]) -> Row:
+    """Return the columns of a finished cell with its curve as lists."""
+    found, chosen, given = problem(settings), settings["solver"], settings["problem"]
+    status = Status(int(record["status"])) or Status.max_steps  # running: its lane ended at the budget
+    measured = ("gradient_norm", "softmax_residual", "projective_loss", "alpha", "max_logit", "loss_rescaled")
+    return {
+        "status": status.name,
+        "status_detail": DETAILS.get(status.name, ""),
+        "loss": given["loss"],
+        "activation": given["activation"],
+        "solver": chosen["name"],
+        "sketch": chosen["sketch"],
+        "sketch_size": _sketch_size(settings),
+        "data": given["kind"],
+        "rows": given["n"],
+        "columns": given["d"],
+        "nnz": int(np.count_nonzero(found.A)),
+        "steps": int(record["steps"]),
+        "max_steps": chosen["max_steps"],
+        "passes": int(record["passes"]),
+        "tolerance": _tolerance(settings),
+        **{name: given.get(name) for name in PROBLEM},
+        "loss_value": float(record["last_loss"]),
+        "residual_final": float(record["last_residual"]),
+        **{name: float(record[name]) for name in measured},
+        **_errors(found.planted, _signs(given["activation"]), record),
+        **_curve(record),
+    }
+
+
+def _sketch_size(settings: Settings) -> int | None:
+    """Return the rows of the sketch, None without one."""
+    static = signature(settings)
+    if static.sketch is None:
+        return None
+    return rows_of(static.sketch, static.n, static.d, static.sketch_size)
+
+
+def _errors(planted: np.ndarray | None, signs: tuple[int, ...], record: dict[str, Array]) -> Row:
+    """Return the distance to the planted x in the norm of its Hessian, and relative to its size."""
+    if planted is None:
+        return {"error_final": None, "x_error": None}
+    distance = min(np.linalg.norm(record["x"] - sign * planted) for sign in signs) / np.linalg.norm(planted)
+    return {"error_final": float(record["last_error"]), "x_error": float(distance)}
+
+
+DETAILS = {
+    "max_steps": "the gradient is above the tolerance after the whole budget; try solver.max_steps",
+    "diverged": "the loss grew without bound; try solver.name newton or a start nearer to 0",
+    "nonfinite": "a number left the range of the precision; try precision f64",
+    "collapsed": "alpha went to 0: the rescaled loss vanishes without a fit (E.37); try loss softmax",
+    "trivial": "x went to 0, where sinh vanishes (E.38); try loss softmax or projective",
+}
+
+
+def cost(settings: Settings) -> Cost:
+    """Return expected steps, flops per step and bytes per lane; draws no problem."""
+    given, chosen = settings["problem"], settings["solver"]
+    n, d = float(given["n"]), float(given["d"])
+    size = float(min(n, chosen["sketch_size"])) if isinstance(chosen["sketch_size"], int) else n
+    second = {"gd": 0.0, "lbfgs": 0.0, "pcg": 100 * n * d}.get(chosen["name"], 2 * size * d * d)
+    steps = chosen["max_steps"] if chosen["name"] == "gd" else min(chosen["max_steps"], EXPECTED_STEPS)
+    width = np.dtype(PRECISIONS[settings["precision"]]).itemsize
+    held = n * d + 40 * n + 4 * d * d + 5 * chosen["curve"]["points"]
+    return Cost(float(steps), second + 8 * n * d + EXPONENTIAL_FLOPS * n + d**3 / 3, width * held)
+
+
+EXPECTED_STEPS = 20
+EXPONENTIAL_FLOPS = 200
+"""What the elementwise work on the n logits costs in a step, its line search included."""

@@ -1,0 +1,366 @@
+"""What the rows of `regression` say: outcomes per method, suboptimality curves, order and contraction near the optimum.
+
+A *problem* is a matrix with its target, loss and start; cells that differ in the solver only solve the same one.
+A *group* collects the problems that differ in the replicate only, a *method* the cells with one solver setting.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from expreg.core.stats.success import clopper_pearson
+from expreg.types import FAILED
+
+Floats = NDArray[np.float64]
+Record = dict[str, Any]
+
+SHAPE = ("loss", "activation", "rows", "columns")
+METHOD = ("solver", "sketch", "sketch_size")
+# Told of a group or a method where the run has several.
+_PROBLEM = "data density condition coherence noise scale weight start distance layer head precision"
+PROBLEM = tuple(_PROBLEM.split())
+LIMITS = ("tolerance", "max_steps")
+REPEATS = ("token", "seed", "replicate")
+CONSISTENT, CONTRADICTS, UNRESOLVED = "consistent", "contradicts", "not resolvable at these n"
+ORDER = 1.8
+"""The least order of convergence that counts as quadratic: an estimate from three steps is a little below 2."""
+BETA = 0.5
+"""What sampling by sketched leverage scores keeps of the exact ones, beta of (F.3), (F.6)."""
+LATE = 0.1
+"""Steps count as near the optimum where the distance has fallen to this share of its start."""
+FLOOR = {"f32": 1e-4, "f64": 1e-10}
+"""Distances below this share of the start are rounding."""
+NOTE = (
+    "Suboptimality is loss minus least loss, relative to its start; the least loss is 0 where b is planted without "
+    "noise, else the smallest that any solver reached on that problem. Order and contraction are those of the "
+    "distance to the planted x in the norm of its Hessian, at undamped steps and above rounding."
+)
+
+
+def summarise(
+    cells: pd.DataFrame, curves: pd.DataFrame, _axes: Sequence[str], *, delta: float, confidence: float
+) -> Record:
+    """Return groups, tables, verdicts and note of a run of `regression`.
+
+    `cells`, `curves`: as the store gives them. `delta`: the failure probability at which sample sizes promise
+    their distortion; `confidence`: level of the intervals.
+    """
+    kept = cells[~cells["status"].isin(FAILED)] if "status" in cells else cells
+    outer, settings = _varying(kept, PROBLEM), _varying(kept, LIMITS)
+    traces = _traces(kept, curves, [*SHAPE, *outer])
+    groups = [_group(key, rows, outer, settings, traces, delta) for key, rows in _split(kept, [*SHAPE, *outer])]
+    return {
+        "groups": groups,
+        "tables": [_outcomes(groups, outer), *_speeds(groups, outer)],
+        "verdicts": list(_verdicts(groups, delta, confidence)),
+        "note": NOTE,
+    }
+
+
+def _varying(rows: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    return [name for name in names if name in rows and rows[name].nunique(dropna=False) > 1]
+
+
+def _split(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Yield (values, rows) of each combination of values, in order; missing is a value."""
+    present = [name for name in names if name in rows]
+    if not present or rows.empty:
+        return
+    for key, part in rows.groupby(present, sort=True, dropna=False):
+        yield key if isinstance(key, tuple) else (key,), part
+
+
+# --- traces ---------------------------------------------------------------------------------------
+
+
+def _traces(cells: pd.DataFrame, curves: pd.DataFrame, problem: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return the curve of each cell with its `gap`, the relative suboptimality, and `seconds`.
+
+    Lanes are looked at between slices, not between steps: the seconds of a cell are shared out evenly over its steps.
+    """
+    if not {"step", "loss"} <= set(curves.columns):
+        return {}
+    least = _least(cells, problem)
+    found = {}
+    took = cells.set_index("cell")["seconds"]
+    for cell, trace in curves[curves["cell"].isin(least)].groupby("cell", sort=False):
+        ordered = trace.sort_values("step")
+        gap = ordered["loss"].to_numpy(float) - least[str(cell)]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found[str(cell)] = ordered.assign(
+                gap=np.maximum(gap, 0.0) / gap[0],
+                seconds=took[cell] * ordered["step"] / max(ordered["step"].iloc[-1], 1),
+            )
+    return found
+
+
+def _least(cells: pd.DataFrame, problem: Sequence[str]) -> dict[str, float]:
+    """Return by cell the least loss of its problem: 0 where it is planted exactly, else the smallest found."""
+    found: dict[str, float] = {}
+    for _, rows in _split(cells, [*problem, *REPEATS]):
+        losses = rows["loss_value"].to_numpy(float)
+        planted = rows["error_final"].notna().any()
+        value = 0.0 if planted else float(np.nanmin(losses, initial=math.inf))
+        found |= dict.fromkeys(rows["cell"], value)
+    return found
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def _group(
+    key: tuple[Any, ...],
+    rows: pd.DataFrame,
+    outer: Sequence[str],
+    settings: Sequence[str],
+    traces: Mapping[str, pd.DataFrame],
+    delta: float,
+) -> Record:
+    values = dict(zip([*SHAPE, *outer], key, strict=True))
+    label = f"{values['loss']}, {values['activation']}, n = {values['rows']}, d = {values['columns']}"
+    label += "".join(f", {name} = {_shown(values[name])}" for name in outer)
+    methods = [_method(one, part, settings, traces, delta) for one, part in _split(rows, [*METHOD, *settings])]
+    return {"group": values, "label": label, "methods": methods}
+
+
+def _method(
+    key: tuple[Any, ...],
+    rows: pd.DataFrame,
+    settings: Sequence[str],
+    traces: Mapping[str, pd.DataFrame],
+    delta: float,
+) -> Record:
+    values = dict(zip([*METHOD, *settings], key, strict=True))
+    size = None if pd.isna(values["sketch_size"]) else int(values["sketch_size"])
+    sketched = "" if values["sketch"] == "none" else f", {values['sketch']}{'' if size is None else f' {size}'}"
+    label = f"{values['solver']}{sketched}" + "".join(f", {name} = {_shown(values[name])}" for name in settings)
+    own = [traces[cell] for cell in rows["cell"] if cell in traces]
+    done = rows[rows["status"] == "converged"]
+    near = [_near(traces[cell], _floor(rows)) for cell in done["cell"] if cell in traces]
+    return {
+        "label": label,
+        "solver": values["solver"],
+        "sketch": values["sketch"],
+        "sketch_size": size,
+        "cells": len(rows),
+        "statuses": rows["status"].value_counts().sort_index().to_dict(),
+        **{name: _quartiles(done[name]) for name in ("steps", "passes", "seconds")},
+        **{name: _quartiles(rows[name]) for name in ("softmax_residual", "x_error")},
+        "orders": [order for trace in near if (order := _order(trace)) is not None],
+        "contractions": [float(c) for trace in near for c in _contractions(trace)],
+        "promised": _promise(values["sketch"], size, int(rows["columns"].iloc[0]), delta),
+        "curve": _curve(own),
+    }
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _quartiles(values: pd.Series) -> Record:
+    known = values.dropna().to_numpy(float)
+    if not len(known):
+        return {"low": None, "median": None, "high": None}
+    return dict(zip(("low", "median", "high"), np.quantile(known, [0.25, 0.5, 0.75]).tolist(), strict=True))
+
+
+def _floor(rows: pd.DataFrame) -> float:
+    return FLOOR[str(rows["precision"].iloc[0])]
+
+
+def _curve(traces: Sequence[pd.DataFrame]) -> Record | None:
+    """Return median and quartiles of the suboptimality over runs, and their passes; a run that ended keeps its last.
+
+    The line ends where fewer than half of the runs are still going.
+    """
+    usable = [trace for trace in traces if np.isfinite(trace["gap"].iloc[0])]
+    if not usable:
+        return None
+    end = float(np.median([trace["step"].iloc[-1] for trace in usable]))
+    steps = np.unique(np.concatenate([trace["step"].to_numpy() for trace in usable]))
+    steps = steps[steps <= end]
+    gaps = np.stack([_along(steps, trace, "gap") for trace in usable])
+    spent = {name: [_along(steps, trace, name) for trace in usable] for name in ("passes", "seconds")}
+    low, median, high = np.quantile(gaps, [0.25, 0.5, 0.75], axis=0)
+    return {
+        "step": steps.tolist(),
+        **{name: np.median(np.stack(values), axis=0).tolist() for name, values in spent.items()},
+        "low": low.tolist(),
+        "median": median.tolist(),
+        "high": high.tolist(),
+    }
+
+
+def _along(steps: NDArray[Any], trace: pd.DataFrame, name: str) -> Floats:
+    """Return a column of one run at the given steps: its latest stored value."""
+    at = np.searchsorted(trace["step"].to_numpy(), steps, side="right") - 1
+    values: Floats = trace[name].to_numpy(float)
+    return np.where(np.isfinite(values), values, np.inf)[at]
+
+
+# --- near the optimum -----------------------------------------------------------------------------
+
+
+def _near(trace: pd.DataFrame, floor: float) -> Floats:
+    """Return the distances at consecutive undamped steps near the optimum, down to the rounding."""
+    if "error" not in trace or not np.isfinite(trace["error"].to_numpy(float)[:1]).all():
+        return np.empty(0)
+    steps, errors = trace["step"].to_numpy(), trace["error"].to_numpy(float)
+    late = (errors <= LATE * errors[0]) & (errors > floor * errors[0]) & np.isfinite(errors)
+    late &= trace["damping"].to_numpy(float) == 0
+    if not late.any():
+        return np.empty(0)
+    first = int(np.argmax(late))
+    stop = first + 1
+    while stop < len(steps) and steps[stop] == steps[stop - 1] + 1 and late[stop]:
+        stop += 1
+    return errors[first:stop]
+
+
+def _order(distances: Floats) -> float | None:
+    """Return log(e_2 / e_1) / log(e_1 / e_0) of the last three distances (F.9)."""
+    if len(distances) < 3:
+        return None
+    first, second, third = np.log(distances[-3:])
+    return float((third - second) / (second - first)) if third < second < first else None
+
+
+def _contractions(distances: Floats) -> Floats:
+    """Return the factors by which steps near the optimum shrink the distance."""
+    return np.asarray(distances[1:] / distances[:-1])
+
+
+def _promise(sketch: str, size: int | None, d: int, delta: float) -> float | None:
+    """Return the contraction eps / (1 - eps) of (F.10) at the optimum, for the distortion of (F.4), (F.6)."""
+    if size is None:
+        return None
+    if sketch == "leverage":
+        eps = math.sqrt(3 * d * math.log(2 * d / delta) / (BETA * size))
+    elif sketch == "gaussian":
+        one = (math.sqrt(d) + math.sqrt(2 * math.log(2 / delta))) / math.sqrt(size)
+        eps = 2 * one + one * one
+    else:
+        return None
+    return eps / (1 - eps) if eps < 0.5 else None
+
+
+# --- tables and verdicts --------------------------------------------------------------------------
+
+
+def _outcomes(groups: Sequence[Record], outer: Sequence[str]) -> Record:
+    """Return the table of what became of each method on each group."""
+    columns = [
+        *SHAPE,
+        *outer,
+        "method",
+        "cells",
+        "converged",
+        "steps",
+        "passes",
+        "softmax residual",
+        "x error",
+        "other outcomes",
+    ]
+    rows = []
+    for group in groups:
+        for method in group["methods"]:
+            others = {name: count for name, count in method["statuses"].items() if name != "converged"}
+            rows.append(
+                [
+                    *group["group"].values(),
+                    method["label"],
+                    method["cells"],
+                    f"{100 * method['statuses'].get('converged', 0) / method['cells']:.3g} %",
+                    _spread(method["steps"]),
+                    _spread(method["passes"]),
+                    _spread(method["softmax_residual"]),
+                    _spread(method["x_error"]),
+                    ", ".join(f"{count} {name}" for name, count in others.items()),
+                ]
+            )
+    note = "Medians and quartiles; steps and passes over the matrix of converged cells, residuals and errors of all."
+    return {"title": "Outcomes", "note": note, "columns": columns, "rows": rows}
+
+
+def _speeds(groups: Sequence[Record], outer: Sequence[str]) -> Iterator[Record]:
+    """Yield the table of orders and contractions, where they were measured."""
+    columns = [*SHAPE, *outer, "method", "order", "contraction", "worst", "promised", "steps near the optimum"]
+    rows = []
+    for group in groups:
+        for method in group["methods"]:
+            orders = method["orders"] if _is_exact(method) else []
+            factors = method["contractions"]
+            if orders or factors:
+                worst = max(factors) if factors else None
+                found = [_spread(_quartiles(pd.Series(values, dtype=float))) for values in (orders, factors)]
+                rows.append(
+                    [*group["group"].values(), method["label"], *found, worst, method["promised"], len(factors)]
+                )
+    if rows:
+        note = (
+            "Order of convergence and contraction of one step in the norm of the Hessian, where the distance to the "
+            "planted x has fallen to a tenth. Promised: eps/(1-eps) of (F.10), eps by (F.4) or (F.6) at delta."
+        )
+        yield {"title": "Near the optimum", "note": note, "columns": columns, "rows": rows}
+
+
+def _is_exact(method: Record) -> bool:
+    """Return whether the steps solve with the whole Hessian, so that they have an order."""
+    return method["sketch"] == "none" and method["solver"] in ("newton", "gauss_newton", "auto")
+
+
+def _spread(found: Record) -> str:
+    if found["median"] is None:
+        return "–"
+    return f"{found['median']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
+
+
+def _verdicts(groups: Sequence[Record], delta: float, confidence: float) -> Iterator[Record]:
+    """Yield per loss, activation and method: are exact steps quadratic, do sketched ones contract as promised."""
+    pooled: dict[tuple[str, str], list[Record]] = {}
+    for group in groups:
+        where = f"{group['group']['loss']}, {group['group']['activation']}"
+        for method in group["methods"]:
+            pooled.setdefault((where, method["label"]), []).append(method)
+    for (where, label), methods in pooled.items():
+        first = methods[0]["sketch"] if methods[0]["sketch"] != "none" else methods[0]["solver"]
+        who = {"group": f"{where}: {label}", "criterion": first}
+        orders = [order for method in methods for order in method["orders"]]
+        if _is_exact(methods[0]) and orders:
+            yield {"claim": "quadratic", **who, **_quadratic(orders)}
+        promised = [method for method in methods if method["promised"] is not None and method["contractions"]]
+        if promised:
+            yield {"claim": "contraction", **who, **_contracts(promised, delta, confidence)}
+
+
+def _quadratic(orders: Sequence[float]) -> Record:
+    low, median, high = np.quantile(orders, [0.25, 0.5, 0.75])
+    reason = f"half of the runs have an order in [{low:.2f}, {high:.2f}] in their last three steps above rounding."
+    return {
+        "claimed": 2.0,
+        "measured": median,
+        "low": low,
+        "high": high,
+        "verdict": CONSISTENT if low >= ORDER else CONTRADICTS if high < ORDER else UNRESOLVED,
+        "reason": reason,
+        "replicates": len(orders),
+    }
+
+
+def _contracts(methods: Sequence[Record], delta: float, confidence: float) -> Record:
+    shares = [factor / method["promised"] for method in methods for factor in method["contractions"]]
+    good, level = sum(share <= 1 for share in shares), 1 - delta
+    low, high = (float(limit) for limit in clopper_pearson(np.array(good), np.array(len(shares)), confidence))
+    worst = f"the worst by {max(shares):.3g} times that"
+    return {
+        "claimed": level,
+        "measured": good / len(shares),
+        "low": low,
+        "high": high,
+        "verdict": CONSISTENT if low >= level else CONTRADICTS if high < level else UNRESOLVED,
+        "reason": f"{good} of {len(shares)} steps near the optimum contract by eps/(1-eps) or better, {worst}.",
+    }
