@@ -9,9 +9,9 @@ import pytest
 from shrink import shrunk
 
 import expreg
-from expreg.kinds.network.figures import chain as report
 from expreg.core.config import load, plan
 from expreg.kinds import EXPERIMENTS
+from expreg.kinds.network.figures import chain as report
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 
 import expreg
-from expreg.kinds import in_context as kind
 from expreg import data, shift
-from expreg.kinds.network.figures import chain as report
 from expreg.errors import InputError
+from expreg.kinds import in_context as kind
 from expreg.kinds.in_context import program as in_context
 from expreg.kinds.in_context import summary as analysis
+from expreg.kinds.network.figures import chain as report
 
 SMALL = {
     "experiment": "in_context",

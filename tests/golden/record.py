@@ -89,8 +89,8 @@ def machine():
 def ids(path):
     """Return the number of cells of a config, a digest of their ids in order, and the first of them."""
     from expreg.api import _data_shape
-    from expreg.config import plan
-    from expreg.config.load import load
+    from expreg.core.config import plan
+    from expreg.core.config.load import load
 
     found = [plan.cell_id(settings) for settings, _ in plan.cells(load(path), data_shape=_data_shape)]
     digest = hashlib.sha256("\n".join(found).encode()).hexdigest()
