@@ -20,6 +20,7 @@ Notation (the papers' letters inside functions, plain words at the border):
 A *run* is a pure function of (settings, seed). The engine maps it over the lanes of a device.
 """
 
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -104,6 +105,11 @@ def later(place: str) -> Callable[..., Any]:
     return call
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _nothing(*_: Any) -> list[Any]:
     return []
 
@@ -127,6 +133,7 @@ class Experiment:
     - `row(settings, record)`: the columns of a finished cell, `curve_*` as arrays.
     - `inputs(settings)`: the very arrays that the cell starts from, for the user.
     - `cost(settings)`: the estimate by which `plan` and the progress display weigh cells.
+    - `least_bytes(settings)`: lower bounds that cost nothing to know: size in words, bytes, where ("host", "device").
     - `size(settings)`: the size of a cell in words, for messages.
     - `check(cells)`: the problems of the user's own files, before anything is written.
     - `probe`: a small cell of a known number of steps, by which the speed of a machine is measured.
@@ -150,6 +157,7 @@ class Experiment:
     row: Callable[[Settings, dict[str, Array]], Row]
     inputs: Callable[[Settings], dict[str, Array]] = lambda _: {}
     cost: Callable[[Settings], Cost] = lambda _: Cost(1.0, 1.0, 1.0)
+    least_bytes: Callable[[Settings], Sequence[tuple[str, float, str]]] = _nothing
     size: Callable[[Settings], str] = lambda _: "cell"
     check: Callable[[Sequence[Settings]], list[Any]] = _nothing
     probe: Settings | None = None

@@ -133,8 +133,9 @@ def test_other_failures_of_a_program_are_not_taken_for_lack_of_memory(monkeypatc
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
     monkeypatch.setattr(engine_module, "compile_program", compile_program)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
-        collect(Engine(countdown()), cells_of([1]))
+    rows = collect(Engine(countdown()), cells_of([1, 2]))
+    assert [row["status"] for row in rows.values()] == ["error"] * 2
+    assert rows["c0"]["status_detail"] == "JaxRuntimeError: INTERNAL: a bug"
 
 
 def test_costly_programs_run_first():

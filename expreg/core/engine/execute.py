@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -9,8 +10,9 @@ import jax
 from expreg import __version__
 from expreg.core.engine import devices, manifest
 from expreg.core.engine.interrupt import graceful
-from expreg.core.engine.lanes import Engine
+from expreg.core.engine.lanes import Engine, error_row
 from expreg.core.engine.progress import Reporter, counted, say
+from expreg.core.store.columns import check_row
 from expreg.core.store.store import Store
 from expreg.errors import Interrupted
 from expreg.types import Experiment, Row, Settings
@@ -41,7 +43,7 @@ def execute(store: Store, experiment: Experiment, cells: Cells, execution: Any, 
     with graceful() as stop:
         engine = _engine(experiment, execution, stop)
         with _reporter(experiment, waiting, len(cells) - len(waiting), execution, silent=not progress) as reporter:
-            _collect(engine, waiting, store, _completed(cells), reporter)
+            _collect(engine, waiting, store, _completed(experiment, cells), reporter)
         ending = "interrupted" if stop() else "finished"
     facts = {"seconds": round(time.monotonic() - began, 3), "compilations": _compilations(engine)}
     store.write(manifest.NAME, manifest.text(manifest.ended(record, ending, **facts)))
@@ -56,16 +58,29 @@ def _engine(experiment: Experiment, execution: Any, stop: Callable[[], bool]) ->
     size = devices.mesh(count).size
     # every device has the same number of lanes
     lanes = None if execution.lanes == "auto" else max(execution.lanes // size, 1) * size
-    return Engine(experiment, lanes=lanes, devices=count, slice_seconds=execution.slice_seconds, stop=stop)
+    return Engine(
+        experiment,
+        lanes=lanes,
+        devices=count,
+        slice_seconds=execution.slice_seconds,
+        cell_timeout=getattr(execution, "cell_timeout", None),
+        stop=stop,
+    )
 
 
 def _reporter(
     experiment: Experiment, waiting: Mapping[str, Settings], done: int, execution: Any, *, silent: bool
 ) -> Reporter:
+    costs = dict.fromkeys(waiting, 0.0)
+    programs = set()
+    for cell, settings in waiting.items() if not silent else ():
+        with suppress(Exception):  # its row will tell
+            costs[cell] = experiment.cost(settings).flops
+            programs.add(experiment.signature(settings))
     return Reporter(
-        {cell: 0.0 if silent else experiment.cost(settings).flops for cell, settings in waiting.items()},
+        costs,
         done,
-        programs=len({experiment.signature(settings) for settings in waiting.values()}),
+        programs=len(programs),
         devices=devices.mesh(None if execution.devices == "auto" else execution.devices).size,
         silent=silent,
     )
@@ -99,22 +114,25 @@ def _collect(
         commit()
 
 
-def _completed(cells: Cells) -> Callable[[Row], Row]:
-    """Return the function that adds to a row what every experiment has, and the axes."""
-    kind = devices.describe()["device_kind"]
+def _completed(experiment: Experiment, cells: Cells) -> Callable[[Row], Row]:
+    """Return the function that adds to a row what every experiment has, and the axes; a column is never replaced."""
+    circumstances = {
+        "device": devices.describe()["device_kind"],
+        "expreg_version": __version__,
+        "jax_version": jax.__version__,
+    }
+    columns = experiment.columns()
 
     def complete(row: Row) -> Row:
         settings, axes = cells[row["cell"]]
-        known: Row = {
-            "status_detail": "",
-            "steps": None,
-            **row,
-            **{name: settings[name] for name in ("experiment", "seed", "replicate", "precision")},
-            "device": kind,
-            "expreg_version": __version__,
-            "jax_version": jax.__version__,
-        }
-        return known | {name: value for name, value in axes.items() if name not in known}
+        if columns:
+            try:
+                check_row(row, columns)
+            except ValueError as error:
+                row = error_row(row["cell"], error)
+        own = {name: settings[name] for name in ("experiment", "seed", "replicate", "precision")}
+        known: Row = {"status_detail": "", "steps": None, **row, **own, **circumstances}
+        return {**axes, **known}
 
     return complete
 

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,10 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from expreg.core.engine.devices import AXIS, cpu_count, memory, mesh, numerics
-from expreg.types import Experiment, Program, Row, Settings, Tree
+from expreg.core.engine.devices import AXIS, memory, mesh, numerics
+from expreg.errors import Interrupted, StorageError, printable
+from expreg.types import Experiment, Program, Row, Settings, Tree, cores
 
 Cell = tuple[str, Settings]
+Example = tuple[Tree, float]
+"""Inputs of one cell of a program, and the bytes that its cost asks for."""
 CPU_LANES = 32
 """Lanes per CPU core: many, so that the cores of a slice finish together; a waiting lane costs memory only."""
 MAX_LANES = 1024
@@ -30,6 +34,8 @@ MAX_BLOCKS = 1 << 20
 """Blocks per slice at the most; a slice of nothing but short runs would otherwise double it for ever."""
 MEMORY_SHARE = 0.25
 """Share of a device's memory that the states of all its lanes may take; a slice needs about twice that."""
+MAX_DETAIL = 200
+"""Characters of a `status_detail`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Compiled:
     seconds: float
     execute: Callable[..., tuple[Tree, jax.Array, Tree]]
     start: Callable[[], Tree]  # a state of zeros: every lane idle
+    clear: Callable[[Tree, np.ndarray], Tree]  # the state with the marked lanes idle
     buffers: Tree  # packed inputs of all lanes, NumPy, shape (lanes, ...)
     sharding: NamedSharding
 
@@ -95,15 +102,15 @@ def without_empty(program: Program, inputs: Tree) -> Program:
 
 
 def compile_program(
-    experiment: Experiment, signature: Hashable, example: Settings, lanes: int | None, devices: Mesh, cells: int
+    experiment: Experiment, signature: Hashable, example: Example, lanes: int | None, devices: Mesh, cells: int
 ) -> Compiled:
     """Compile the program of one signature for a fixed number of lanes, the same on every device."""
     began = time.monotonic()
-    inputs = experiment.prepare(example)
+    inputs, size = example
     program = without_empty(experiment.build(signature), inputs)
     state = jax.eval_shape(program.init, inputs)
     # what a lane holds, or what filling it takes where that is more
-    lanes = lanes or lanes_that_fit(max(_bytes(state), experiment.cost(example).bytes), devices, cells)
+    lanes = lanes or lanes_that_fit(max(_bytes(state), size), devices, cells)
     batch = None if devices.devices.flat[0].platform == "cpu" else lanes // devices.size
     spread = PartitionSpec(AXIS)
     body = jax.shard_map(
@@ -123,7 +130,13 @@ def compile_program(
     blocks = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(devices, PartitionSpec()))
     execute = jax.jit(body, donate_argnums=0).lower(*shapes, blocks).compile()
     start = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]), out_shardings=sharding)
-    return Compiled(signature, lanes, time.monotonic() - began, execute, start, buffers, sharding)
+    clear = jax.jit(_idle, donate_argnums=0, out_shardings=sharding)
+    return Compiled(signature, lanes, time.monotonic() - began, execute, start, clear, buffers, sharding)
+
+
+def _idle(state: Tree, lanes: jax.Array) -> Tree:
+    """Return the state with zeros in the marked lanes, which is what an idle lane has."""
+    return jax.tree.map(lambda leaf: jnp.where(lanes.reshape(-1, *[1] * (leaf.ndim - 1)), 0, leaf), state)
 
 
 def _bytes(tree: Tree) -> float:
@@ -139,6 +152,61 @@ def lanes_that_fit(size: float, devices: Mesh, cells: int) -> int:
     return devices.size << (local.bit_length() - 1)
 
 
+def error_row(cell: str, error: BaseException) -> Row:
+    """Return the row of a cell whose own functions, or whose program, raised."""
+    return {"cell": cell, "status": "error", "status_detail": detail(error)}
+
+
+def detail(error: BaseException) -> str:
+    """Return an exception as one printable line."""
+    first = next(iter(str(error).splitlines()), "")
+    text = printable(f"{type(error).__name__}: {first}" if first else type(error).__name__)
+    return text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 1] + "…"
+
+
+@contextmanager
+def _only_this_cell(cell: str, rows: list[Row]) -> Iterator[None]:
+    """Turn what a cell's own functions raise into its row, so that the other cells go on."""
+    try:
+        yield
+    except (StorageError, Interrupted):
+        raise
+    except Exception as error:
+        if _out_of_memory(error):
+            raise
+        rows.append(error_row(cell, error))
+
+
+class _NoExample(Exception):
+    """No cell of a program can be prepared; `rows` say why."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows = rows
+
+
+@dataclass
+class _Queue:
+    """The cells of one program: in lanes, in order of their start; with inputs prepared; waiting; ended, as rows."""
+
+    waiting: deque[Cell]
+    prepared: deque[tuple[Cell, Tree]] = field(default_factory=deque)
+    occupied: dict[int, Cell] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def take_rows(self) -> list[Row]:
+        """Return the rows of the cells that have ended since they were last taken."""
+        rows, self.rows = self.rows, []
+        return rows
+
+    def give_back(self) -> int:
+        """Let every cell wait again, in order; return how many of them were in lanes."""
+        started = len(self.occupied)
+        self.waiting.extendleft(reversed([*self.occupied.values(), *(cell for cell, _ in self.prepared)]))
+        self.occupied.clear()
+        self.prepared.clear()
+        return started
+
+
 @dataclass
 class Engine:
     """Run cells of one experiment on the local devices. `compilations` lists (signature, lanes, seconds)."""
@@ -147,20 +215,26 @@ class Engine:
     lanes: int | None = None
     devices: int | None = None
     slice_seconds: float = 0.25
+    cell_timeout: float | None = None
     stop: Callable[[], bool] = lambda: False
     compilations: list[tuple[Hashable, int, float]] = field(default_factory=list)
 
     def run(self, cells: Iterable[Cell]) -> Iterator[list[Row]]:
-        """Yield the rows of newly finished cells after every slice, until all are finished or `stop()` says so.
+        """Yield the rows of newly finished cells after every slice, until all are finished or `stop()` is true.
 
-        Cells that share a signature share a program; programs are compiled ahead in the background, the
-        costliest first. Rows carry `cell`, `seconds` (device time) and what the experiment makes of a record.
+        Cells that share a signature share a program; programs are compiled ahead in the background, the costliest
+        first. Rows have `cell`, `seconds` (device time) and what the experiment makes of a record. A cell whose own
+        functions raise ends as `error`, one that runs for more than `cell_timeout` seconds as `timeout`.
         """
         groups: dict[Hashable, list[Cell]] = {}
+        failed: list[Row] = []
         for cell in cells:
-            groups.setdefault(self.experiment.signature(cell[1]), []).append(cell)
-        order = sorted(groups.items(), key=lambda item: -self.experiment.cost(item[1][0][1]).flops * len(item[1]))
-        pool = ThreadPoolExecutor(min(4, cpu_count()), thread_name_prefix="expreg-compile")
+            with _only_this_cell(cell[0], failed):
+                groups.setdefault(self.experiment.signature(cell[1]), []).append(cell)
+        if failed:
+            yield failed
+        order = sorted(groups.items(), key=lambda group: -self._work(group[1]))
+        pool = ThreadPoolExecutor(min(4, cores()), thread_name_prefix="expreg-compile")
         try:
             ahead = [pool.submit(self._compile, signature, members) for signature, members in order]
             for (signature, members), future in zip(order, ahead, strict=True):
@@ -170,104 +244,135 @@ class Engine:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _work(self, members: list[Cell]) -> float:
+        with suppress(Exception):  # the cell itself will say so
+            return self.experiment.cost(members[0][1]).flops * len(members)
+        return 0.0
+
     def _compile(self, signature: Hashable, members: list[Cell], lanes: int | None = None) -> Compiled:
+        given, devices = lanes or self.lanes, mesh(self.devices)
         with numerics():
-            devices = mesh(self.devices)
-            program = compile_program(
-                self.experiment, signature, members[0][1], lanes or self.lanes, devices, len(members)
-            )
+            example = self._example(members)
+            program = compile_program(self.experiment, signature, example, given, devices, len(members))
         self.compilations.append((signature, program.lanes, program.seconds))
         return program
 
+    def _example(self, members: list[Cell]) -> Example:
+        """Return that of the first cell that can be prepared."""
+        failed: list[Row] = []
+        for cell, settings in members:
+            with _only_this_cell(cell, failed):
+                return self.experiment.prepare(settings), self.experiment.cost(settings).bytes
+        raise _NoExample(failed)
+
     def _drain(self, signature: Hashable, members: list[Cell], compiled: Callable[[], Compiled]) -> Iterator[list[Row]]:
         """Run all cells of one program; out of memory halves its lanes, down to one per device."""
-        waiting = deque(members)
-        lanes = None
-        while waiting and not self.stop():
-            occupied: list[Cell | None] = []
+        queue = _Queue(deque(members))
+        lanes: int | None = None
+        while queue.waiting and not self.stop():
+            program = None
             try:
                 program = compiled()
-                lanes, smallest = program.lanes, program.sharding.mesh.size
-                occupied = [None] * program.lanes
-                yield from self._occupy(program, occupied, waiting)
-            except (jax.errors.JaxRuntimeError, MemoryError) as failure:
-                if not _out_of_memory(failure):
-                    raise
-                waiting.extendleft(cell for cell in occupied if cell is not None)
-                smallest = mesh(self.devices).size
-                lanes = (lanes or 2 * smallest) // 2
-                if lanes < smallest:
-                    detail = f"out of memory with one lane per device: {str(failure).splitlines()[0][:200]}"
-                    yield [{"cell": cell, "status": "oom", "status_detail": detail} for cell, _ in waiting]
-                    return
-                compiled = partial(self._compile, signature, list(waiting), lanes)
+                lanes = program.lanes
+                yield from self._occupy(program, queue)
+            except (StorageError, Interrupted):
+                raise
+            except _NoExample as failure:
+                yield failure.rows
+                return
+            except Exception as failure:
+                yield queue.take_rows()
+                started = queue.give_back()
+                if _out_of_memory(failure):
+                    smallest = mesh(self.devices).size
+                    lanes = (lanes or 2 * smallest) // 2
+                    if lanes < smallest:
+                        reason = f"out of memory with one lane per device: {detail(failure)}"[:MAX_DETAIL]
+                        yield [{"cell": cell, "status": "oom", "status_detail": reason} for cell, _ in queue.waiting]
+                        return
+                    compiled = partial(self._compile, signature, list(queue.waiting), lanes)
+                else:
+                    # the program itself fails: for all of its cells, or for those that were in its lanes
+                    lost = [queue.waiting.popleft() for _ in range(started or len(queue.waiting))]
+                    yield [error_row(cell, failure) for cell, _ in lost]
 
-    def _occupy(self, program: Compiled, occupied: list[Cell | None], waiting: deque[Cell]) -> Iterator[list[Row]]:
+    def _occupy(self, program: Compiled, queue: _Queue) -> Iterator[list[Row]]:
         """Step the lanes of one program until no cell waits and every lane is idle."""
         with numerics():
             state = program.start()
-        prepared: deque[tuple[Cell, Tree]] = deque()
         seconds = np.zeros(program.lanes)
         blocks = 1
         while not self.stop():
             with numerics():
-                fresh, rows = self._refill(program, occupied, prepared, waiting)
+                fresh = self._refill(program, queue)
                 seconds[fresh] = 0
-                if rows:
-                    yield rows
-                if not any(occupied):
-                    return
-                began = time.monotonic()
-                inputs = jax.device_put((fresh, program.buffers), program.sharding, may_alias=False)
-                state, running, record = program.execute(state, *inputs, np.int32(blocks))
-                while waiting and len(prepared) < program.lanes and not running.is_ready():  # type: ignore[attr-defined]
-                    prepared.append(self._prepare(waiting.popleft()))
-                active = np.array([cell is not None for cell in occupied])
-                done = active & ~np.asarray(running)
-                elapsed = time.monotonic() - began
-                seconds[active] += elapsed * program.sharding.mesh.size / active.sum()
-                rows = self._harvest(occupied, done, record, seconds) if done.any() else []
-            yield rows
+                if queue.occupied:
+                    began = time.monotonic()
+                    inputs = jax.device_put((fresh, program.buffers), program.sharding, may_alias=False)
+                    state, running, record = program.execute(state, *inputs, np.int32(blocks))
+                    while queue.waiting and len(queue.prepared) < program.lanes and not running.is_ready():  # type: ignore[attr-defined]
+                        self._prepare(queue)
+                    done = ~np.asarray(running)
+                    elapsed = time.monotonic() - began
+                    seconds[list(queue.occupied)] += elapsed * program.sharding.mesh.size / len(queue.occupied)
+                    self._harvest(queue, done, record, seconds)
+                    state = self._stop_late(program, queue, state, seconds)
+            yield queue.take_rows()
+            if not (queue.occupied or queue.prepared or queue.waiting):
+                return
             wanted = blocks * self.slice_seconds / max(elapsed, 1e-4)
             blocks = int(np.clip(wanted, 1, min(2 * blocks + 1, MAX_BLOCKS)))
-        waiting.extendleft(cell for cell, _ in prepared)
 
-    def _prepare(self, cell: Cell) -> tuple[Cell, Tree]:
-        return cell, self.experiment.prepare(cell[1])
+    def _prepare(self, queue: _Queue) -> None:
+        """Prepare the inputs of the next waiting cell; it waits on if there is no memory for them."""
+        name, settings = queue.waiting[0]
+        with _only_this_cell(name, queue.rows):
+            queue.prepared.append(((name, settings), self.experiment.prepare(settings)))
+        queue.waiting.popleft()
 
-    def _refill(
-        self,
-        program: Compiled,
-        occupied: list[Cell | None],
-        prepared: deque[tuple[Cell, Tree]],
-        waiting: deque[Cell],
-    ) -> tuple[np.ndarray, list[Row]]:
-        """Put waiting cells into idle lanes; return which lanes are fresh, and the rows of cells that failed."""
-        fresh = np.zeros(len(occupied), bool)
-        failed: list[Row] = []
-        for lane in [lane for lane, cell in enumerate(occupied) if cell is None]:
-            while (prepared or waiting) and occupied[lane] is None:
-                cell, inputs = prepared.popleft() if prepared else self._prepare(waiting.popleft())
-                occupied[lane], fresh[lane] = cell, True
-                jax.tree.map(partial(_put, lane), program.buffers, inputs)
-        return fresh, failed
+    def _refill(self, program: Compiled, queue: _Queue) -> np.ndarray:
+        """Put cells into the idle lanes; return which lanes are fresh."""
+        fresh = np.zeros(program.lanes, bool)
+        for lane in (lane for lane in range(program.lanes) if lane not in queue.occupied):
+            while (queue.prepared or queue.waiting) and not fresh[lane]:
+                if not queue.prepared:
+                    self._prepare(queue)
+                    continue
+                cell, inputs = queue.prepared.popleft()
+                with _only_this_cell(cell[0], queue.rows):
+                    jax.tree.map(partial(_put, lane), program.buffers, inputs)
+                    queue.occupied[lane], fresh[lane] = cell, True
+        return fresh
 
-    def _harvest(
-        self, occupied: list[Cell | None], done: np.ndarray, record: dict[str, jax.Array], seconds: np.ndarray
-    ) -> list[Row]:
+    def _harvest(self, queue: _Queue, done: np.ndarray, record: dict[str, jax.Array], seconds: np.ndarray) -> None:
         """Take the finished cells out of their lanes and make their rows."""
-        host = jax.device_get(record)
-        rows: list[Row] = []
-        for lane in np.flatnonzero(done):
-            cell = occupied[lane]
-            assert cell is not None
-            own = {name: values[lane] for name, values in host.items()}
-            rows.append({"cell": cell[0], "seconds": float(seconds[lane]), **self.experiment.row(cell[1], own)})
-            occupied[lane] = None
-        return rows
+        finished = sorted(lane for lane in queue.occupied if done[lane])
+        host = jax.device_get(record) if finished else {}
+        for lane in finished:
+            name, settings = queue.occupied[lane]
+            with _only_this_cell(name, queue.rows):
+                own = {key: values[lane] for key, values in host.items()}
+                row = self.experiment.row(settings, own)
+                queue.rows.append({"cell": name, "seconds": float(seconds[lane]), **row})
+            del queue.occupied[lane]
+
+    def _stop_late(self, program: Compiled, queue: _Queue, state: Tree, seconds: np.ndarray) -> Tree:
+        """Take the cells whose time is over out of their lanes, and return the state in which these idle."""
+        limit = self.cell_timeout
+        late = np.zeros(program.lanes, bool)
+        for lane, (name, _) in list(queue.occupied.items()) if limit is not None else ():
+            spent = float(seconds[lane])
+            if spent >= limit:
+                reason = f"ran for {spent:.3g} s; execution.cell_timeout is {limit:g} s"
+                queue.rows.append({"cell": name, "status": "timeout", "status_detail": reason, "seconds": spent})
+                late[lane] = True
+                del queue.occupied[lane]
+        return program.clear(state, late) if late.any() else state
 
 
 def _put(lane: int, buffer: np.ndarray, value: Any) -> None:
+    if np.shape(value) != buffer.shape[1:]:
+        raise ValueError(f"prepare returned shape {np.shape(value)}, its program has {buffer.shape[1:]}")
     buffer[lane] = value
 
 

@@ -4,13 +4,15 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from expreg.core.store.columns import BASE, CURVE, in_order
 from expreg.core.store.disk import failure, fault, holds, read_bytes, storage, sync, write_temporary
 from expreg.errors import Problem, StorageError
+from expreg.types import Column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,43 +20,21 @@ if TYPE_CHECKING:
 
 PARTS = "parts"
 FORMAT = 1
-_EVENTS = ("E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert")
-_TEXT = (
-    "cell status status_detail experiment precision device expreg_version jax_version activation init data "
-    "labels optimizer step_rule loss solver sketch start"
-)
-_WHOLE = "seed replicate steps attempt n d m max_steps rows columns nnz passes sketch_size layer head token"
-_REAL = (
-    "seconds scale eta eta_scaled lambda_cts lambda_max_cts lambda_0 lambda_max_0 label_norm "
-    "residual_initial residual_final frobenius_error spectral_error max_movement lambda_min_path "
-    "radius radius_frobenius refined_movement movement_linearised eta_certified gram_norm frobenius_expected "
-    "tolerance loss_value alpha gradient_norm softmax_residual projective_loss max_logit move shift "
-    "density condition coherence noise weight distance loss_rescaled error_final x_error "
-    "shift_first_order bound_tight bound_rows bound_softmax bound_radius"
-)
-_BASE = (
-    "cell status status_detail experiment seed replicate precision device steps seconds expreg_version "
-    "jax_version attempt"
-)
-BASE = tuple(_BASE.split())
-# Column -> Arrow type by name; whatever is not here (swept axes) takes the type of its values.
-TYPES: dict[str, str] = {
-    **dict.fromkeys(_TEXT.split(), "string"),
-    **dict.fromkeys(_WHOLE.split() + [f"{event}_step" for event in _EVENTS], "int64"),
-    **dict.fromkeys(_REAL.split() + [f"{event}_margin" for event in _EVENTS], "float64"),
-    **dict.fromkeys(_EVENTS, "bool"),
-}
 # What may differ between two executions of one cell: how it was run, not what came out.
 _CIRCUMSTANCES = frozenset({"seconds", "attempt", "device", "expreg_version", "jax_version", "status_detail"})
 
 
 class Part(NamedTuple):
-    """One file of parts/: rows as (cell, status, attempt) and the plan's identity, or why it is of no use."""
+    """One file of parts/: rows as (cell, status, attempt) and the plan's identity, or why it is of no use.
+
+    `axes` are its columns that the experiment does not declare.
+    """
 
     name: str
     rows: list[tuple[str, str, int]]
     owner: str = ""
     reason: str = ""
+    axes: Sequence[str] = ()
     file: "pq.ParquetFile | None" = None
 
 
@@ -93,17 +73,19 @@ def _inspect(path: Path, identity: str | None) -> Part:
         raise failure("E-VERSION", path, f"has format {version}, this expreg reads up to {FORMAT}; use a newer expreg")
     if identity not in (None, owner):
         return Part(path.name, [], owner, f"belongs to another plan ({owner}, not {identity})")
-    return Part(path.name, rows, owner, file=file)
+    return Part(path.name, rows, owner, axes=label.get("axes", ()), file=file)
 
 
-def encode(rows: list[dict[str, Any]], identity: str) -> bytes:
+def encode(rows: list[dict[str, Any]], identity: str, columns: Sequence[Column] = ()) -> bytes:
     """Return the bytes of one part: one row group, typed columns, and in the footer the cells inside."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = table_of(rows)
+    table = table_of(rows, columns)
+    known = {column.name for column in (*BASE, *columns)}
+    axes = [name for name in table.column_names if name not in known and not name.startswith(CURVE)]
     who = [[row["cell"], row["status"], row["attempt"]] for row in rows]
-    label = json.dumps({"format": FORMAT, "identity": identity, "rows": who})
+    label = json.dumps({"format": FORMAT, "identity": identity, "axes": axes, "rows": who})
     # A zstd context for each of 80 short columns doubles the time of a commit for nothing: only for curves.
     codecs = {
         f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name: "zstd"
@@ -131,35 +113,30 @@ def decode(part: "bytes | pq.ParquetFile", *, curves: bool = True) -> "pa.Table"
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(pa.BufferReader(part)) if isinstance(part, bytes) else part
-    names = None if curves else [name for name in file.schema_arrow.names if not name.startswith("curve_")]
+    names = None if curves else [name for name in file.schema_arrow.names if not name.startswith(CURVE)]
     return file.read(names, use_threads=False)
 
 
-def table_of(rows: list[dict[str, Any]]) -> "pa.Table":
+def table_of(rows: list[dict[str, Any]], columns: Sequence[Column] = ()) -> "pa.Table":
     """Return rows as a typed Arrow table; NaN and infinities stay what they are, None is null.
 
-    Columns: those of every experiment, then the others of the contract, then the rest by name, curves last.
+    Columns: those of every experiment, then its own `columns`, then the rest by name, curves last. The rest (swept
+    axes) takes the type of its values.
     """
     import pyarrow as pa
 
-    names = in_order({name for row in rows for name in row})
-    return pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
+    types = {column.name: column.type for column in (*BASE, *columns)}
+    names = in_order({name for row in rows for name in row}, columns)
+    return pa.table({name: _column(name, types.get(name), [row.get(name) for row in rows]) for name in names})
 
 
-def in_order(given: Collection[str]) -> list[str]:
-    """Return the columns of a table that has the given ones, always in the same order."""
-    listed = [name for name in TYPES if name in given and name not in BASE]
-    rest = sorted(set(given) - set(BASE) - set(TYPES), key=lambda name: (name.startswith("curve_"), name))
-    return [*BASE, *listed, *rest]
-
-
-def _column(name: str, values: list[Any]) -> "pa.Array":
+def _column(name: str, declared: str | None, values: list[Any]) -> "pa.Array":
     import pyarrow as pa
 
-    if name in TYPES:
-        kind = pa.type_for_alias(TYPES[name])
-    elif name.startswith("curve_"):
-        kind = pa.list_(pa.int64() if name == "curve_step" else pa.float64())
+    if declared is not None:
+        kind = pa.type_for_alias(declared)
+    elif name.startswith(CURVE):
+        kind = pa.list_(pa.int64() if name == f"{CURVE}step" else pa.float64())
     else:
         values = [value.item() if hasattr(value, "item") else value for value in values]
         kind = _inferred(values)
@@ -181,16 +158,9 @@ def _inferred(values: list[Any]) -> "pa.DataType":
     return next((kind for accepted, kind in known if kinds <= accepted), pa.string())
 
 
-def check_curves(row: dict[str, Any]) -> None:
-    """Raise ValueError unless the lists of a row's curve are equally long."""
-    lengths = {name: len(row[name]) for name in row if name.startswith("curve_") and row[name] is not None}
-    if lengths and ("curve_step" not in lengths or len(set(lengths.values())) > 1):
-        raise ValueError(f"cell {row['cell']}: curves of unequal length: {lengths}")
-
-
-def expect_same_numbers(stored: dict[str, Any], given: dict[str, Any]) -> None:
+def expect_same_numbers(stored: dict[str, Any], given: dict[str, Any], columns: Sequence[Column] = ()) -> None:
     """Raise StorageError at the first column in which two finished rows of one cell differ."""
-    old, new = table_of([stored]).to_pylist()[0], table_of([given]).to_pylist()[0]
+    old, new = table_of([stored, given], columns).to_pylist()
     for name in sorted((old.keys() | new.keys()) - _CIRCUMSTANCES):
         for place, a, b in _pairs(name, old.get(name), new.get(name)):
             if a != b and not (a != a and b != b):  # NaN equals NaN here

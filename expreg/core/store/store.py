@@ -13,11 +13,12 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from expreg.core.store.columns import check_curves
 from expreg.core.store.disk import (
     failure,
     free_name,
@@ -30,8 +31,8 @@ from expreg.core.store.disk import (
     storage,
     take_lock,
 )
-from expreg.core.store.part import PARTS, check_curves, decode, digest, encode, expect_same_numbers, publish, scan
-from expreg.types import FAILED
+from expreg.core.store.part import PARTS, decode, digest, encode, expect_same_numbers, publish, scan
+from expreg.types import FAILED, Column
 
 QUARANTINE, PLAN, CONFIG, EVENTS = "quarantine", "plan.json", "config.yaml", "events.jsonl"
 _OURS = (CONFIG, "manifest.json", "summary.json", "report.html", "figures")
@@ -45,22 +46,31 @@ class Store:
     line for each file that was moved to quarantine/ when the directory was opened.
     """
 
-    def __init__(self, directory: Path, plan: Mapping[str, Any], lock: int) -> None:
+    def __init__(self, directory: Path, plan: Mapping[str, Any], columns: Sequence[Column], lock: int) -> None:
         self.directory = directory
         self.finished: dict[str, str] = {}
         self.failed: dict[str, str] = {}
         self.attempts: dict[str, int] = {}
         self.damaged: list[str] = []
+        self._columns = columns
         self._identity = identity_hash(plan)
         self._part_of: dict[str, str] = {}
         self._lock = lock
 
     @classmethod
-    def open(cls, directory: Path | str, plan: Mapping[str, Any], config_text: str, fresh: bool = False) -> Self:
+    def open(
+        cls,
+        directory: Path | str,
+        plan: Mapping[str, Any],
+        config_text: str,
+        fresh: bool = False,
+        columns: Sequence[Column] = (),
+    ) -> Self:
         """Take the run directory for `plan`, make it whole, and say what is already done.
 
         `plan` has `hash` (text) and `identity` (the config without its sweep); only the latter must
         equal that of an earlier run here. `fresh` first renames an existing run to <directory>.1, .2, ...
+        `columns` are those of the experiment; other columns of its rows take the types of their values.
 
         Raises StorageError, before anything is written, for another plan, another process, a symlink, a file,
         or a directory of something else; and for a disk that cannot be written.
@@ -75,7 +85,7 @@ class Store:
             lock = take_lock(directory)
             try:
                 _check_plan(directory, plan)  # again: it may have changed before the lock was ours
-                store = cls(directory, plan, lock)
+                store = cls(directory, plan, columns, lock)
                 store._prepare(plan, config_text)
             except BaseException:
                 os.close(lock)
@@ -109,7 +119,7 @@ class Store:
                 fresh[row["cell"]] = row
         if not fresh:
             return None
-        data = encode(list(fresh.values()), self._identity)
+        data = encode(list(fresh.values()), self._identity, self._columns)
         name = publish(self.directory / PARTS, data)
         for cell, row in fresh.items():
             self._remember(cell, row["status"], row["attempt"], name)
@@ -199,7 +209,7 @@ class Store:
             return True
         if row["status"] not in FAILED:
             known = pending if pending is not None and is_pending else self._row(cell, self._part_of[cell])
-            expect_same_numbers(known, row)
+            expect_same_numbers(known, row, self._columns)
         return False
 
     def _row(self, cell: str, part: str) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from expreg.core.store.columns import CURVE, merged
 from expreg.core.store.disk import is_locked, read_bytes, replace, storage
-from expreg.core.store.part import PARTS, decode, in_order, scan, table_of
+from expreg.core.store.part import PARTS, decode, scan, table_of
 from expreg.core.store.store import EVENTS, QUARANTINE, identity_hash, leaves, read_plan
 from expreg.errors import InputError, Problem
 from expreg.types import FAILED
@@ -203,12 +204,16 @@ def _gather(
     planned = _planned(plan)
     tables, damaged, offset = [table_of([])], [], 0
     best: dict[str, tuple[tuple[bool, int], int]] = {}
+    layouts: dict[tuple[str, ...], None] = {}
+    axes: set[str] = set()
     wanted = None if only is None else frozenset(only)
     for part in scan(directory, identity_hash(plan) if plan else None):
         if part.file is None:
             damaged.append(f"{part.name}: {part.reason}")
             continue
         tables.append(decode(part.file, curves=curves))
+        layouts[tuple(tables[-1].column_names)] = None
+        axes.update(part.axes)
         if len(tables) == _BATCH:
             tables = [_join(tables).combine_chunks()]
         for index, (cell, state, attempt) in enumerate(part.rows, start=offset):
@@ -219,7 +224,7 @@ def _gather(
         offset += len(part.rows)
     order = pa.array([best[cell][1] for cell in sorted(best)], pa.int64())
     table = _join(tables)
-    return table.select(in_order(table.column_names)).take(order).combine_chunks(), damaged
+    return table.select(merged(layouts, axes)).take(order).combine_chunks(), damaged
 
 
 def _join(tables: list["pa.Table"]) -> "pa.Table":
@@ -241,7 +246,7 @@ def _join(tables: list["pa.Table"]) -> "pa.Table":
 
 
 def _without_curves(table: "pa.Table") -> "pa.Table":
-    return table.select([name for name in table.column_names if not name.startswith("curve_")])
+    return table.select([name for name in table.column_names if not name.startswith(CURVE)])
 
 
 def _curves(table: "pa.Table") -> "pa.Table":
@@ -254,11 +259,11 @@ def _curves(table: "pa.Table") -> "pa.Table":
     empty = pa.nulls(len(owner), pa.float64())
     columns |= {"residual": empty, "linearised": empty}
     for name in table.column_names:
-        if name.startswith("curve_") and name != "curve_step":
+        if name.startswith(CURVE) and name != "curve_step":
             # A list is null or as long as the steps: the k-th value belongs to the k-th row that has a list.
             there = pc.is_valid(table[name]).combine_chunks().take(owner)
             place = pc.if_else(there, pc.subtract(pc.cumulative_sum(pc.cast(there, "int64")), 1), None)
-            columns[name.removeprefix("curve_")] = _flat(table, name, pa.float64()).take(place)
+            columns[name.removeprefix(CURVE)] = _flat(table, name, pa.float64()).take(place)
     return pa.table(columns)
 
 

@@ -4,6 +4,23 @@ from dataclasses import replace
 
 from expreg.types import Experiment, Settings, later
 
+SPECTRUM_BYTES = 4 * 8
+"""Bytes per n^2 that the host needs: Gram matrix, H^cts, its eigenvectors and their workspace, in float64."""
+LEAST_BYTES = 3 * 4
+"""Bytes per n m that every lane needs: pre-activations, activations and derivatives, in float32."""
+
+
+def size(settings: Settings) -> str:
+    """Return the size of a cell in words."""
+    return f"cell m={settings['network']['m']} n={settings['data']['n']}"
+
+
+def least_bytes(settings: Settings) -> list[tuple[str, float, str]]:
+    """Return what the spectrum on the host and the activations of a lane take at least."""
+    n, m = settings["data"]["n"], settings["network"]["m"]
+    return [(f"cell n={n}", SPECTRUM_BYTES * n**2, "host"), (size(settings), LEAST_BYTES * n * m, "device")]
+
+
 PROBE: Settings = {
     "experiment": "threshold",
     "seed": 0,
@@ -35,6 +52,8 @@ THRESHOLD = Experiment(
     row=later("expreg.kinds.network.training:row"),
     inputs=later("expreg.kinds.network.start:inputs"),
     cost=later("expreg.kinds.network.training:cost"),
+    size=size,
+    least_bytes=least_bytes,
     probe=PROBE,
 )
 CONVERGENCE = replace(THRESHOLD, name="convergence")
@@ -48,5 +67,7 @@ CONCENTRATION = Experiment(
     row=later("expreg.kinds.network.concentration:row"),
     inputs=later("expreg.kinds.network.start:inputs"),
     cost=later("expreg.kinds.network.concentration:cost"),
+    size=size,
+    least_bytes=least_bytes,
     probe=PROBE,
 )

@@ -44,5 +44,6 @@ REGRESSION = Experiment(
     row=later("expreg.kinds.regression.program:row"),
     inputs=later("expreg.kinds.regression.program:inputs"),
     cost=later("expreg.kinds.regression.program:cost"),
+    size=lambda settings: f"cell n={settings['problem']['n']} d={settings['problem']['d']}",
     probe=PROBE,
 )

@@ -1,0 +1,83 @@
+"""The columns that every experiment has, and what rows must be to fit the columns that an experiment declares."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from expreg.types import Column
+
+CURVE = "curve_"
+"""What the name of a curve begins with in a row and in a part."""
+BASE = (
+    Column("cell", "string", "16 hex digits that name the cell by the content of its settings"),
+    Column("status", "string", "how the cell ended"),
+    Column("status_detail", "string", "one line about it, often empty"),
+    Column("experiment", "string", "the experiment of the config"),
+    Column("seed", "int64", "the seed from which, with the replicate, all randomness of the cell follows"),
+    Column("replicate", "int64", "number of the independent repetition"),
+    Column("precision", "string", "floating point numbers of the cell: f32 or f64"),
+    Column("device", "string", "kind of the device that ran it"),
+    Column("steps", "int64", "steps that were taken"),
+    Column("seconds", "float64", "time on the device, shared among the lanes of its program"),
+    Column("expreg_version", "string", "version of expreg that ran it"),
+    Column("jax_version", "string", "version of JAX that ran it"),
+    Column("attempt", "int64", "number of the execution: more than 1 after failures"),
+)
+NAMES = tuple(column.name for column in BASE)
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "bool": (bool, np.bool_),
+    "int64": (Integral,),
+    "float64": (Real,),
+}
+TYPES = tuple(_KINDS)
+"""The types that a column may have."""
+
+
+def check_row(row: Mapping[str, Any], columns: Sequence[Column]) -> None:
+    """Raise ValueError unless a row has declared columns only, of their types, and curves of equal length."""
+    types = {column.name: column.type for column in (*BASE, *columns)}
+    for name, value in row.items():
+        if name.startswith(CURVE) or value is None:
+            continue
+        if name not in types:
+            raise ValueError(f"column {name!r} is not declared by the experiment")
+        if not isinstance(value, _KINDS[types[name]]) or (isinstance(value, bool) and types[name] != "bool"):
+            raise ValueError(f"column {name!r} is {type(value).__name__}, declared as {types[name]}")
+    check_curves(row)
+
+
+def check_curves(row: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the lists of a row's curve are equally long."""
+    lengths = {name: len(row[name]) for name in row if name.startswith(CURVE) and row[name] is not None}
+    if lengths and (f"{CURVE}step" not in lengths or len(set(lengths.values())) > 1):
+        raise ValueError(f"cell {row['cell']}: curves of unequal length: {lengths}")
+
+
+def in_order(given: Collection[str], columns: Iterable[Column]) -> list[str]:
+    """Return the columns of a part: those of every experiment, the declared ones that are there, axes, curves."""
+    declared = [column.name for column in columns if column.name in given and column.name not in NAMES]
+    rest = sorted(set(given) - {*NAMES, *declared}, key=lambda name: (name.startswith(CURVE), name))
+    return [*NAMES, *declared, *rest]
+
+
+def merged(parts: Iterable[Sequence[str]], axes: Collection[str]) -> list[str]:
+    """Return the columns of a table from those of its parts, in the order that the parts agree upon.
+
+    A column that only a later part has stands behind the one before it there; `axes` are last but for the curves.
+    """
+    order = list(NAMES)
+    for names in parts:
+        place = 0
+        for name in names:
+            if name not in order:
+                order.insert(place, name)
+            place = order.index(name) + 1
+
+    def place_of(name: str) -> tuple[bool, bool, str]:
+        curve, axis = name.startswith(CURVE), name in axes
+        return curve, axis, name if curve or axis else ""
+
+    return sorted(order, key=place_of)
