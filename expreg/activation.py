@@ -21,6 +21,16 @@ class Activation(NamedTuple):
     - `expectation(K, q_i, q_j)`: E phi'(z_i) phi'(z_j), z Gaussian with covariance [[q_i, K], [K, q_j]];
       K times it is the infinite-width Gram matrix (B.3)-(B.6).
     - `variance(K, q_i, q_j)`: variance over one neuron of K phi'(z_i) phi'(z_j) (B.7)-(B.10).
+
+    What regression asks (section E); it takes every activation with `stable`:
+
+    - `stable(z)`: (u, v, s) with phi(z) = e^s u, phi'(z) = e^s v and |u|, |v| <= 1 for z (n,); s = 0 will do where
+      phi cannot overflow.
+    - `second(z, s)`: e^{-s} phi''(z); None where phi'' = phi.
+    - `inverse(y)`: z with phi(z) = y >= 0, or for odd phi any y; guesses a start, None where there is none.
+    - `parity`: "even", "odd" or None.
+    - `multiplicative`: whether phi(z + t) = phi(z) e^t.
+    - `softmax_curvature`: a bound of the norm of the z-Hessian of the softmax loss (E.45), None where none is known.
     """
 
     name: str
@@ -30,6 +40,12 @@ class Activation(NamedTuple):
     increment: Callable[[tuple[Array, ...], Array], tuple[Array, Array]]
     expectation: Callable[[Array, Array, Array], Array]
     variance: Callable[[Array, Array, Array], Array]
+    stable: Callable[[Array], tuple[Array, Array, Array]] | None = None
+    second: Callable[[Array, Array], Array] | None = None
+    inverse: Callable[[Array], Array] | None = None
+    parity: str | None = None
+    multiplicative: bool = False
+    softmax_curvature: float | None = None
 
 
 def _exp(z: Array) -> Array:
@@ -59,6 +75,18 @@ def _exp_increment(base: tuple[Array, ...], dl: Array) -> tuple[Array, Array]:
     (e,) = base
     change = e * _expm1(dl)
     return change, e + change
+
+
+def _exp_stable(z: Array) -> tuple[Array, Array, Array]:
+    """Return (e^{z - s}, e^{z - s}, s) with s = max z (E.30)."""
+    xp = z.__array_namespace__()
+    s = xp.max(z)
+    u = xp.exp(z - s)
+    return u, u, s
+
+
+def _log(y: Array) -> Array:
+    return y.__array_namespace__().log(y)
 
 
 def _exp_expectation(K: Array, q_i: Array, q_j: Array) -> Array:
@@ -102,6 +130,30 @@ def _sinh_increment(base: tuple[Array, ...], dl: Array) -> tuple[Array, Array]:
     c, s = base
     step, sinh_dl = _hyperbolic_step(dl)
     return s * step + c * sinh_dl, c + c * step + s * sinh_dl
+
+
+def _hyperbolic_stable(z: Array) -> tuple[Array, Array, Array]:
+    """Return (e^{-s} cosh z, e^{-s} sinh z, s) with s = max |z| (E.31), (E.32)."""
+    xp = z.__array_namespace__()
+    size = xp.abs(z)
+    s = xp.max(size)
+    half = xp.exp(size - s) / 2
+    cosh = half * (1 + xp.exp(-2 * size))
+    return cosh, xp.sign(z) * half * -xp.expm1(-2 * size), s
+
+
+def _sinh_stable(z: Array) -> tuple[Array, Array, Array]:
+    cosh, sinh, s = _hyperbolic_stable(z)
+    return sinh, cosh, s
+
+
+def _acosh(y: Array) -> Array:
+    xp = y.__array_namespace__()
+    return xp.acosh(xp.maximum(y, xp.ones_like(y)))
+
+
+def _asinh(y: Array) -> Array:
+    return y.__array_namespace__().asinh(y)
 
 
 def _cosh_expectation(K: Array, q_i: Array, q_j: Array) -> Array:
@@ -167,9 +219,18 @@ def _relu_variance(K: Array, q_i: Array, q_j: Array) -> Array:
     return K**2 * both * (1 - both)
 
 
-EXP = Activation("exp", _exp, _exp, _exp_base, _exp_increment, _exp_expectation, _exp_variance)
-COSH = Activation("cosh", _cosh, _sinh, _hyperbolic_base, _cosh_increment, _cosh_expectation, _cosh_variance)
-SINH = Activation("sinh", _sinh, _cosh, _hyperbolic_base, _sinh_increment, _sinh_expectation, _sinh_variance)
+EXP = Activation(
+    "exp", _exp, _exp, _exp_base, _exp_increment, _exp_expectation, _exp_variance,
+    stable=_exp_stable, inverse=_log, multiplicative=True, softmax_curvature=5 / 4,
+)  # fmt: skip
+COSH = Activation(
+    "cosh", _cosh, _sinh, _hyperbolic_base, _cosh_increment, _cosh_expectation, _cosh_variance,
+    stable=_hyperbolic_stable, inverse=_acosh, parity="even", softmax_curvature=9 / 4,
+)  # fmt: skip
+SINH = Activation(
+    "sinh", _sinh, _cosh, _hyperbolic_base, _sinh_increment, _sinh_expectation, _sinh_variance,
+    stable=_sinh_stable, inverse=_asinh, parity="odd",
+)  # fmt: skip
 RELU = Activation("relu", _relu, _step, _relu_base, _relu_increment, _relu_expectation, _relu_variance)
 
 ACTIVATIONS = {activation.name: activation for activation in (EXP, COSH, SINH, RELU)}

@@ -27,6 +27,8 @@ from enum import IntEnum
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import numpy as np
+
 Array = Any  # a numpy.ndarray or a jax.Array; naming jax here would import it everywhere
 Settings = Mapping[str, Any]
 """One fully resolved cell: a nested, JSON-able mapping (its fields are those of the config)."""
@@ -50,6 +52,12 @@ class Status(IntEnum):
 
 FAILED = ("oom", "timeout", "error")
 """Statuses that say nothing about the run itself: such a cell is tried again by the next resume."""
+PRECISIONS = {"f32": np.float32, "f64": np.float64}
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Program(NamedTuple):
@@ -65,6 +73,13 @@ class Program(NamedTuple):
     advance: Callable[[Tree], Tree]
     running: Callable[[Tree], Array]
     record: Callable[[Tree], dict[str, Array]]
+
+
+def at_once(measure: Callable[[Tree], dict[str, Array]]) -> Program:
+    """Return the program of a run that is over when it has begun: `measure(inputs)` is what it leaves."""
+    return Program(
+        init=measure, advance=lambda state: state, running=lambda _: np.zeros((), bool), record=lambda state: state
+    )
 
 
 class Cost(NamedTuple):

@@ -36,7 +36,7 @@ def drawn(replicate=0, **change):
 # --- problems -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("activation", residual.ACTIVATIONS)
+@pytest.mark.parametrize("activation", residual.activations())
 @pytest.mark.parametrize("loss", residual.LOSSES)
 def test_the_planted_x_has_no_residual(loss, activation):
     found = drawn(loss=loss, activation=activation)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from expreg import residual
-from expreg.residual import ACTIVATIONS, LOSSES
+from expreg.residual import LOSSES
 
+ACTIVATIONS = residual.activations()
 PAIRS = list(product(LOSSES, ACTIVATIONS))
 PHI = {"exp": (np.exp, np.exp), "cosh": (np.cosh, np.sinh), "sinh": (np.sinh, np.cosh)}
 

@@ -14,7 +14,7 @@ from expreg.solver.state import Objective, first_state
 from expreg.sparse import from_dense
 from expreg.types import Status
 
-PAIRS = [(loss, activation) for loss in residual.LOSSES for activation in residual.ACTIVATIONS]
+PAIRS = [(loss, activation) for loss in residual.LOSSES for activation in residual.activations()]
 PHI = {"exp": np.exp, "cosh": np.cosh, "sinh": np.sinh}
 
 

@@ -15,7 +15,7 @@ from expreg.errors import InputError
 from expreg.solver import auto, host, start
 from expreg.solver.state import Objective
 
-PAIRS = [(loss, activation) for loss in residual.LOSSES for activation in residual.ACTIVATIONS]
+PAIRS = [(loss, activation) for loss in residual.LOSSES for activation in residual.activations()]
 PHI = {"exp": np.exp, "cosh": np.cosh, "sinh": np.sinh}
 
 
