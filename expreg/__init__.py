@@ -5,7 +5,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_FUNCTIONS = {"run": "api", "load": "api", "certify": "certificate", "solve": "solver"}
+_FUNCTIONS = {"run": "api", "load": "api", "register": "registry", "certify": "certificate", "solve": "solver"}
 _MODULES = ("activation", "data", "network", "ntk", "residual", "solver", "theory")
 
 __all__ = [*_FUNCTIONS, *_MODULES, "__version__"]

@@ -4,17 +4,19 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from expreg import registry
 from expreg.core.config import grid
 from expreg.core.config import load as loading
 from expreg.core.config import plan as planning
 from expreg.core.config.model import Fault
 from expreg.errors import InputError, Problem
-from expreg.types import FAILED, Experiment, Settings
+from expreg.kinds import EXPERIMENTS
+from expreg.types import FAILED, Experiment, Settings, cores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,11 +75,14 @@ class Run:
         """
         for settings, _ in planning.cells(self._config, data_shape=_data_shape):
             if planning.cell_id(settings) == cell:
-                return dict(_experiment(self._config).inputs(settings))
+                return dict(_experiment(self._config.experiment).inputs(settings))
         raise InputError(Problem("E-CELL", f"the plan has no cell {cell!r}", file=str(self.directory)))
 
     @cached_property
     def _config(self) -> Any:
+        from expreg.core.store import table
+
+        registry.load_needed((table.plan_of(self.directory) or {}).get("modules", ()))
         # the copy in the run directory names the user's data file by its full path
         return loading.load(self.directory / "config.yaml", roots=[Path("/")])
 
@@ -105,14 +110,13 @@ def run(
 
     """
     checked = load_config(config, overrides)
-    sweep = _sweep(checked)
-    _refuse(_quantile_problems(checked, [settings for settings, _ in sweep.cells.values()]))
+    sweep = _asked(checked)
     directory = Path(out) if out is not None else Path("runs") / checked.name
     from expreg.core.engine.execute import execute
     from expreg.core.engine.progress import say
     from expreg.core.store.store import Store
 
-    with Store.open(directory, sweep.plan, loading.config_text(checked), fresh=fresh) as store:
+    with Store.open(directory, sweep.plan, loading.config_text(checked), fresh, sweep.experiment.columns()) as store:
         execute(store, sweep.experiment, sweep.cells, checked.execution, progress=progress)
         if progress:
             say("drawing the report")
@@ -124,32 +128,27 @@ def plan(
 ) -> dict[str, Any]:
     """Return what a config would run, without writing anything: counts, programs, memory, flops, time.
 
-    For networks also `theory`, what the theorem asks for at each n, and `power`, what the replicates can resolve.
-    The expected time comes from the speed of one small program on this machine. `cells` adds the list of cells.
+    Also the outlook of the experiment; for networks `theory`, what the theorem asks for at each n, and `power`, what
+    the replicates can resolve; `lines` are both as text. The expected time comes from the speed of one small program on this machine. `cells` adds the list of cells.
     Raises InputError as `run` does.
     """
     checked = load_config(config, overrides)
-    sweep = _sweep(checked)
-    _refuse(_quantile_problems(checked, [settings for settings, _ in sweep.cells.values()]))
+    sweep = _asked(checked)
     from expreg.core.engine.estimate import estimate
 
-    told = {
+    settings = [settings for settings, _ in sweep.cells.values()]
+    found = {
         "name": checked.name,
         "experiment": checked.experiment,
         "hash": sweep.plan["hash"],
         "cells": sweep.plan["cells"],
         "axes": {axis: _distinct(axis, sweep) for axis in sweep.plan["axes"]},
-        **estimate(sweep.experiment, [settings for settings, _ in sweep.cells.values()], _devices(checked)),
+        **estimate(sweep.experiment, settings, _devices(checked)),
+        **sweep.experiment.outlook(settings, checked.analysis.model_dump()),
     }
-    settings = [settings for settings, _ in sweep.cells.values()]
-    if all("network" in one for one in settings):
-        from expreg.kinds.network import outlook
-
-        asked = checked.analysis.model_dump()
-        told |= {"theory": outlook.theory_table(settings, asked["delta"]), "power": outlook.resolution(settings, asked)}
     if cells:
-        told["list"] = [{"cell": cell, "axes": dict(axes)} for cell, (_, axes) in sweep.cells.items()]
-    return told
+        found["list"] = [{"cell": cell, "axes": dict(axes)} for cell, (_, axes) in sweep.cells.items()]
+    return found
 
 
 def certificates(
@@ -167,22 +166,15 @@ def certificates(
     without a network.
     """
     checked = load_config(config, overrides)
-    if "network" not in type(checked).blocks:
+    experiment = _experiment(checked.experiment)
+    certify = experiment.certify
+    if certify is None:
         message = f"got {checked.experiment}, which trains no network; a certificate is about one"
         raise InputError(Problem("E-ENUM", message, key="experiment"))
-    sweep = _sweep(checked)
     return [
-        {"cell": cell, "axes": dict(axes)} | _certified(sweep.experiment.inputs(settings), settings, eps, refined)
-        for cell, (settings, axes) in sweep.cells.items()
+        {"cell": cell, "axes": dict(axes)} | _with_steps(certify(settings, experiment.inputs(settings), refined), eps)
+        for cell, (settings, axes) in _sweep(checked).cells.items()
     ]
-
-
-def _certified(arrays: Mapping[str, Any], settings: Settings, eps: float, refined: bool) -> dict[str, Any]:
-    from expreg.certificate import certify
-
-    network = settings["network"]
-    found = certify(**arrays, activation=network["activation"], scale=network["scale"], refined=refined)
-    return _with_steps(found, eps)
 
 
 def certificate_of_file(
@@ -219,6 +211,7 @@ def load(directory: str | os.PathLike[str]) -> Run:
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides = ()) -> Any:
     """Return the checked config of a file or a dict with overrides; raise InputError with all problems."""
+    registry.load_plugins()
     return loading.load(source, overrides)
 
 
@@ -248,14 +241,14 @@ def doctor() -> dict[str, Any]:
 
     devices.configure()
     from expreg.core.engine.estimate import measured_speed
-    from expreg.kinds import EXPERIMENTS as KINDS
 
-    facts = {"cores": devices.cpu_count(), "memory_bytes": devices.host_memory()}
-    return {**manifest.setup(), **facts, "flops_per_second": measured_speed(KINDS["threshold"])}
+    facts = {"cores": cores(), "memory_bytes": devices.host_memory()}
+    return {**manifest.setup(), **facts, "flops_per_second": measured_speed(next(iter(EXPERIMENTS.values())))}
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a config, for editors."""
+    registry.load_plugins()
     return loading.json_schema()
 
 
@@ -272,66 +265,32 @@ def _sweep(config: Any) -> _Sweep:
     plan = planning.plan(config, data_shape=_data_shape)
     found = planning.cells(config, data_shape=_data_shape)
     cells = {planning.cell_id(settings): (settings, axes) for settings, axes in found}
-    _refuse(_data_problems([settings for settings, _ in cells.values()]))
-    experiment = _experiment(config)
+    experiment = _experiment(config.experiment)
+    settings = [settings for settings, _ in cells.values()]
+    _refuse(experiment.check(settings))
     from expreg.core.engine.estimate import too_large
 
-    _refuse(too_large(experiment, [settings for settings, _ in cells.values()], _devices(config)))
-    return _Sweep({**plan, "ids": list(cells)}, cells, experiment)
+    _refuse(too_large(experiment, settings, _devices(config)))
+    modules = registry.needed()
+    return _Sweep({**plan, "ids": list(cells)} | ({"modules": modules} if modules else {}), cells, experiment)
 
 
-def _experiment(config: Any) -> Experiment:
+def _asked(config: Any) -> _Sweep:
+    """Return the checked sweep; refuse it if the config names a `delta` for whose quantile the replicates are too few."""
+    sweep = _sweep(config)
+    if "delta" in (config.source.given.get("analysis") or {}):
+        wrong = sweep.experiment.too_few(
+            [settings for settings, _ in sweep.cells.values()], config.analysis.model_dump()
+        )
+        _refuse([loading.problem(config.source, Fault(("analysis", "delta"), "E-RANGE", wrong))] if wrong else [])
+    return sweep
+
+
+def _experiment(name: str) -> Experiment:
     from expreg.core.engine import devices
 
     devices.configure()
-    from expreg.kinds import EXPERIMENTS as KINDS
-
-    return KINDS[config.experiment]
-
-
-def _data_problems(cells: Sequence[Settings]) -> list[Problem]:
-    """Return what is wrong with the user's own data, read once per file, way of reading it, and activation."""
-    from expreg import data
-
-    asked = {
-        (json.dumps(settings["data"], sort_keys=True), settings["network"]["activation"]): settings["data"]
-        for settings in cells
-        if settings.get("data", {}).get("kind") == "file"
-    }
-    found = [problem for (_, name), options in asked.items() for problem in data.check_file(options, activation=name)]
-    own = {
-        json.dumps((settings["problem"], settings["solver"]), sort_keys=True): settings
-        for settings in cells
-        if "solver" in settings and settings["problem"]["kind"] == "file"
-    }
-    return found + [problem for settings in own.values() for problem in _file_problems(settings)]
-
-
-def _file_problems(settings: Settings) -> list[Problem]:
-    """Return what is wrong with the user's own A and b for this loss, activation and solver."""
-    from expreg import data
-    from expreg.solver.validate import check
-
-    given, chosen = settings["problem"], settings["solver"]
-    named = {key: given[key] for key in ("loss", "activation")} | {"solver": chosen["name"]}
-    sketch = None if chosen["sketch"] == "none" else chosen["sketch"]
-    try:
-        A, b = data.read_problem(given["path"], given["target_path"])
-        check(A, b, **named, sketch=sketch, weights=given["weight"], x0=None, tol=1e-10)
-    except InputError as error:
-        return [replace(problem, file=problem.file or given["path"]) for problem in error.problems]
-    return []
-
-
-def _quantile_problems(config: Any, cells: Sequence[Settings]) -> list[Problem]:
-    """Return what is wrong if the config asks for a quantile, by its own `delta`, of too few replicates."""
-    asked = (config.source.given.get("analysis") or {}).get("delta")
-    if asked is None or not all("network" in settings for settings in cells):
-        return []
-    from expreg.kinds.network.outlook import too_few
-
-    wrong = too_few(cells, config.analysis.model_dump())
-    return [loading.problem(config.source, Fault(("analysis", "delta"), "E-RANGE", wrong))] if wrong else []
+    return EXPERIMENTS[name]
 
 
 def _refuse(problems: list[Problem]) -> None:

@@ -1,12 +1,14 @@
 """The command line: every command is a few lines over the Python interface."""
 
 import json
+import math
 import os
 import shlex
 import shutil
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -73,11 +75,12 @@ def plan(
     """Say what a config would run: cells, programs, memory, work, expected time. Writes nothing."""
     from expreg import api
 
-    told = api.plan(config, overrides or (), cells=cells)
-    _say(_json(told) if as_json else _plan_text(told))
+    found = api.plan(config, overrides or (), cells=cells)
+    lines = found.pop("lines", [])
+    _say(_json(found) if as_json else _plan_text(found, lines))
 
 
-def _plan_text(told: Mapping[str, Any]) -> str:
+def _plan_text(told: Mapping[str, Any], outlook: list[str]) -> str:
     from expreg.core.engine.progress import counted, duration
 
     lines = [
@@ -85,13 +88,10 @@ def _plan_text(told: Mapping[str, Any]) -> str:
         *(f"  {axis}: {_values(values)}" for axis, values in told["axes"].items()),
         f"largest cell    {told['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {told['lanes']} lanes at most",
         f"work            {told['flops']:.2g} flops",
-        f"expected time   {duration(told['seconds'])} on {told['devices']} x {told['device_kind']}; "
+        f"expected time   {duration(math.nan if told['seconds'] is None else told['seconds'])} on {told['devices']} x {told['device_kind']}; "
         f"{duration(told['compile_seconds'])} of it compiling, if nothing is cached",
     ]
-    if "theory" in told:
-        from expreg.kinds.network import outlook
-
-        lines += outlook.lines(told)
+    lines += outlook
     for listed in told.get("list", []):
         settings = " ".join(f"{name}={value}" for name, value in listed["axes"].items())
         lines.append(f"{listed['cell']}  {settings}".rstrip())
@@ -307,16 +307,28 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import", metavar="MODULE", help="A module that registers your own records: mine.py or package.module."
+        ),
+    ] = None,
 ) -> None:
     if context.invoked_subcommand is None:
         _say(context.get_help())
         raise typer.Exit(2)
     del version
+    if modules:
+        from expreg.registry import load_module
+
+        for module in modules:
+            load_module(module)
 
 
 def main() -> None:
     """Run the command line; turn every failure into its exit code and one line each."""
-    resume = f"; resume with the same command:\n  {_same_command()}" if sys.argv[1:2] == ["run"] else ""
+    resume = f"; resume with the same command:\n  {_same_command()}" if "run" in sys.argv[1:] else ""
+    warnings.showwarning = _warn  # type: ignore[assignment]
     with handled(end_at_once(f"interrupted{resume}")):
         code = _exit_code()
     sys.exit(code)
@@ -324,7 +336,7 @@ def main() -> None:
 
 def _exit_code() -> int:
     try:
-        return app(standalone_mode=False) or 0
+        return app(_imports_first(sys.argv[1:]), standalone_mode=False) or 0
     except Interrupted as stop:
         _complain(f"{stop}:\n  {_same_command()}")
         return stop.exit_code
@@ -339,6 +351,21 @@ def _exit_code() -> int:
             return _bug(bug)
         _complain(f"error[E-USAGE] command line: {usage()}")
         return 2
+
+
+def _imports_first(words: list[str]) -> list[str]:
+    """Return the command line with every --import before the command, where the option belongs to all of them."""
+    first: list[str] = []
+    rest = iter(words)
+    others: list[str] = []
+    for word in rest:
+        if word == "--":
+            others += [word, *rest]
+        elif word == "--import":
+            first += [word, *([value] if (value := next(rest, None)) is not None else [])]
+        else:
+            (first if word.startswith("--import=") else others).append(word)
+    return first + others
 
 
 def _same_command() -> str:
@@ -365,6 +392,10 @@ def _say(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    _complain(f"warning: {message}")
 
 
 def _complain(*lines: str) -> None:

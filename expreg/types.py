@@ -151,6 +151,8 @@ class Experiment:
     - `least_bytes(settings)`: lower bounds that cost nothing to know: size in words, bytes, where ("host", "device").
     - `size(settings)`: the size of a cell in words, for messages.
     - `check(cells)`: the problems of the user's own files, before anything is written.
+    - `too_few(cells, analysis)`: why they are too few for what `analysis` asks, None if they are not.
+    - `certify(settings, arrays, refined)`: the certificate of a cell's `inputs`; None where there is none.
     - `probe`: a small cell of a known number of steps, by which the speed of a machine is measured.
 
     What a reader sees:
@@ -175,6 +177,8 @@ class Experiment:
     least_bytes: Callable[[Settings], Sequence[tuple[str, float, str]]] = _nothing
     size: Callable[[Settings], str] = lambda _: "cell"
     check: Callable[[Sequence[Settings]], list[Any]] = _nothing
+    too_few: Callable[[Sequence[Settings], Mapping[str, Any]], str | None] = lambda *_: None
+    certify: Callable[[Settings, Mapping[str, Array], bool], Any] | None = None
     probe: Settings | None = None
     summarise: Callable[..., dict[str, Any]] = lambda *_: {}
     figures: Mapping[str, Callable[..., list[Any]]] = field(default_factory=dict)

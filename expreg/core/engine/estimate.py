@@ -16,11 +16,11 @@ COMPILE_SECONDS = 1.5
 """What compiling one program takes on one core (measured: 1.1-1.7 s on an idle core)."""
 
 
-def measured_speed(experiment: Experiment) -> float:
-    """Return the flops per second that one lane reaches in the probe run."""
+def measured_speed(experiment: Experiment) -> float | None:
+    """Return the flops per second that one lane reaches in the probe run, None without one."""
     probe = experiment.probe
     if probe is None:
-        return float("nan")
+        return None
     with numerics():
         program = experiment.build(experiment.signature(probe))
 
@@ -79,7 +79,7 @@ def estimate(experiment: Experiment, cells: Sequence[Settings], devices: int | N
         with suppress(Exception):
             costs.append(experiment.cost(settings))
     flops, largest = sum(cost.flops for cost in costs), max((cost.bytes for cost in costs), default=0.0)
-    found = mesh(devices)
+    found, speed = mesh(devices), measured_speed(experiment)
     compiling = programs * COMPILE_SECONDS / found.size
     return {
         "programs": programs,
@@ -87,7 +87,7 @@ def estimate(experiment: Experiment, cells: Sequence[Settings], devices: int | N
         "lanes": lanes_that_fit(largest, found, len(cells)),
         "flops": flops,
         "compile_seconds": compiling,
-        "seconds": compiling + flops / measured_speed(experiment) / found.size,
+        "seconds": None if speed is None else compiling + flops / speed / found.size,
         "devices": found.size,
         "device_kind": describe()["device_kind"],
     }

@@ -358,16 +358,13 @@ class Engine:
 
     def _stop_late(self, program: Compiled, queue: _Queue, state: Tree, seconds: np.ndarray) -> Tree:
         """Take the cells whose time is over out of their lanes, and return the state in which these idle."""
-        limit = self.cell_timeout
-        late = np.zeros(program.lanes, bool)
-        for lane, (name, _) in list(queue.occupied.items()) if limit is not None else ():
-            spent = float(seconds[lane])
-            if spent >= limit:
-                reason = f"ran for {spent:.3g} s; execution.cell_timeout is {limit:g} s"
-                queue.rows.append({"cell": name, "status": "timeout", "status_detail": reason, "seconds": spent})
-                late[lane] = True
-                del queue.occupied[lane]
-        return program.clear(state, late) if late.any() else state
+        limit = np.inf if self.cell_timeout is None else self.cell_timeout
+        late = [lane for lane in queue.occupied if seconds[lane] >= limit]
+        for lane in late:
+            spent, name = float(seconds[lane]), queue.occupied.pop(lane)[0]
+            reason = f"ran for {spent:.3g} s; execution.cell_timeout is {limit:g} s"
+            queue.rows.append({"cell": name, "status": "timeout", "status_detail": reason, "seconds": spent})
+        return program.clear(state, np.isin(np.arange(program.lanes), late)) if late else state
 
 
 def _put(lane: int, buffer: np.ndarray, value: Any) -> None:

@@ -53,6 +53,10 @@ THRESHOLD = Experiment(
     inputs=later("expreg.kinds.network.start:inputs"),
     cost=later("expreg.kinds.network.training:cost"),
     size=size,
+    check=later("expreg.kinds.network.files:check"),
+    too_few=later("expreg.kinds.network.outlook:too_few"),
+    outlook=later("expreg.kinds.network.outlook:outlook"),
+    certify=later("expreg.kinds.network.start:certify"),
     least_bytes=least_bytes,
     probe=PROBE,
 )
@@ -68,6 +72,10 @@ CONCENTRATION = Experiment(
     inputs=later("expreg.kinds.network.start:inputs"),
     cost=later("expreg.kinds.network.concentration:cost"),
     size=size,
+    check=later("expreg.kinds.network.files:check"),
+    too_few=later("expreg.kinds.network.outlook:too_few"),
+    outlook=later("expreg.kinds.network.outlook:outlook"),
+    certify=later("expreg.kinds.network.start:certify"),
     least_bytes=least_bytes,
     probe=PROBE,
 )

@@ -198,6 +198,12 @@ def resolution(cells: Sequence[Settings], analysis: Mapping[str, Any]) -> dict[s
     return power.needed(sorted(grids), *asked, grids, replicates=replicates(cells))
 
 
+def outlook(cells: Sequence[Settings], analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the theorem asks for at each n, what the replicates can resolve, and both as `lines`."""
+    found = {"theory": theory_table(cells, analysis["delta"]), "power": resolution(cells, analysis)}
+    return {**found, "lines": lines(found)}
+
+
 def lines(told: Mapping[str, Any]) -> list[str]:
     """Return theory and power as lines of at most 100 columns."""
     found, rows = [], told["theory"]["rows"]

@@ -2,8 +2,9 @@
 
 import json
 import math
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -108,3 +109,11 @@ def identity(settings: Settings, found: Problem) -> Row:
         "frobenius_expected": math.sqrt(found.error * BRANCHES[network["init"]] / network["m"]),
         "label_norm": float(np.linalg.norm(found.y)),
     }
+
+
+def certify(settings: Settings, arrays: Mapping[str, Array], refined: bool) -> Any:
+    """Return the certificate of the arrays that a cell starts from."""
+    from expreg.certificate import certify as certificate
+
+    network = settings["network"]
+    return certificate(**arrays, activation=network["activation"], scale=network["scale"], refined=refined)

@@ -44,6 +44,7 @@ REGRESSION = Experiment(
     row=later("expreg.kinds.regression.program:row"),
     inputs=later("expreg.kinds.regression.program:inputs"),
     cost=later("expreg.kinds.regression.program:cost"),
+    check=later("expreg.kinds.regression.files:check"),
     size=lambda settings: f"cell n={settings['problem']['n']} d={settings['problem']['d']}",
     probe=PROBE,
 )
