@@ -38,17 +38,17 @@ def small(tmp_path_factory):
 
 def test_a_row_is_what_the_checked_entrance_measures(small):
     cells = small.cells
-    for kind in ("gd", "newton"):
-        row = cells[cells["moved"] == kind].iloc[0]
+    for moved in ("gd", "newton"):
+        row = cells[cells["moved"] == moved].iloc[0]
         given = small.inputs(row["cell"])
         A, b, x = given["A"], given["b"], given["x0"]
         assert np.linalg.norm(A, 2) == pytest.approx(row["problem.radius"], rel=1e-12)
         assert np.linalg.norm(x) == pytest.approx(row["problem.radius"], rel=1e-12)
         assert b.sum() == pytest.approx(1, abs=1e-14)
-        found = shift.measure(A, b, x, dx=step_by_hand(kind, A, b, x))
+        found = shift.measure(A, b, x, dx=step_by_hand(moved, A, b, x))
         for name, value in found._asdict().items():
             if name != "target_shift":
-                assert row[name] == pytest.approx(value, rel=1e-6), (kind, name)
+                assert row[name] == pytest.approx(value, rel=1e-6), (moved, name)
 
 
 def step_by_hand(kind, A, b, x):

@@ -12,7 +12,7 @@ from scipy import sparse
 import expreg
 from expreg import residual, solver
 from expreg.errors import InputError
-from expreg.solver import auto, host, start
+from expreg.solver import host, start, validate
 from expreg.solver.state import Objective
 
 PAIRS = [(loss, activation) for loss in residual.LOSSES for activation in residual.activations()]
@@ -142,7 +142,7 @@ def test_a_large_problem_starts_from_a_subset_of_its_rows_and_uses_conjugate_gra
     A, b, x = planted(n=20_000, d=128, noise=0.1)
     found = expreg.solve(A, b, "softmax")
     assert found.status == "converged"
-    assert auto.choose("auto", A, np.random.default_rng(0)).name == "pcg"
+    assert solver.chosen("auto", *A.shape).name == "pcg"
     before = A.T @ residual.gradient(0 * b, b, "softmax", "exp")
     assert np.linalg.norm(gradient(found, A, b, "softmax", "exp")) < 1e-8 * np.linalg.norm(before)
     cold = expreg.solve(A, b, "softmax", x0=0 * x)
@@ -167,7 +167,7 @@ def test_coherent_rows_fall_back_to_the_gram_matrix():
 def test_the_start_is_exact_where_the_fit_is_exact():
     for loss, activation in (("softmax", "exp"), ("exponential", "sinh")):
         A, b, x = planted(loss=loss, activation=activation)
-        problem = auto.problem_of(A, b, 0 * b, 1e-10, np.linalg.norm(A, axis=0))
+        problem = start.problem_of(validate.Checked(A, b, 0 * b, None, 1e-10, np.linalg.norm(A, axis=0)))
         kind = Objective(loss, activation, True, host.HOST)
         assert np.allclose(start.best(kind, problem), x, atol=1e-9)
 

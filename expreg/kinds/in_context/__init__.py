@@ -1,5 +1,6 @@
 """Move the parameter or the context of a regression problem: `in_context`."""
 
+from expreg.kinds.in_context.columns import columns, curves
 from expreg.types import Experiment, Settings, later
 
 PROBE: Settings = {
@@ -27,13 +28,14 @@ PROBE: Settings = {
 IN_CONTEXT = Experiment(
     name="in_context",
     schema=tuple,
-    columns=tuple,
+    columns=columns,
+    curves=curves,
     signature=later("expreg.kinds.in_context.program:signature"),
     build=later("expreg.kinds.in_context.program:program"),
     prepare=later("expreg.kinds.in_context.program:prepare"),
     row=later("expreg.kinds.in_context.program:row"),
     inputs=later("expreg.kinds.in_context.program:inputs"),
     cost=later("expreg.kinds.in_context.program:cost"),
-    size=lambda settings: f"cell n={settings['problem']['n']} d={settings['problem']['d']}",
+    size=later("expreg.kinds.in_context.program:size"),
     probe=PROBE,
 )
