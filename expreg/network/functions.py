@@ -47,17 +47,18 @@ def initialise(key: jax.Array, m: int, d: int, *, init: str = "coupled") -> tupl
 
 
 def forward(W: jax.Array, a: jax.Array, X: jax.Array, *, activation: str = "exp", scale: float = 1.0) -> jax.Array:
-    """Return the outputs F(W, x_i) = kappa sum_r a_r phi(<w_r, x_i>) (A.1), shape (n,).
+    """Return the outputs F(W, x) = kappa sum_r a_r phi(<w_r, x>) (A.1) of points X (..., d), shape (...).
 
     Args:
         W: weights (d, m).
         a: signs (m,).
-        X: points (n, d).
+        X: one point (d,), points (n, d), or batches of them (..., d).
         activation: a name in `expreg.activation.ACTIVATIONS`.
         scale: kappa.
 
     """
-    chex.assert_rank([W, a, X], [2, 1, 2])
+    chex.assert_rank([W, a], [2, 1])
+    chex.assert_axis_dimension(X, -1, W.shape[0])
     return scale * (ACTIVATIONS[activation].value(X @ W) @ a)
 
 

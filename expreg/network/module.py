@@ -7,7 +7,7 @@ from expreg.network.functions import forward, initialise
 
 
 class ExponentialNetwork(nnx.Module):
-    """Hold W (d, m), trained, and the signs a (m,), fixed; calling it gives F(W, X) (A.1).
+    """Hold W (d, m), trained, and the signs a (m,), fixed; calling it gives F(W, X) (A.1) of any points (..., d).
 
     Args:
         d: input dimension. m: number of neurons.
@@ -33,5 +33,5 @@ class ExponentialNetwork(nnx.Module):
         self.scale = scale
 
     def __call__(self, X: jax.Array) -> jax.Array:
-        """Return F(W, X), shape (n,), for points X (n, d)."""
+        """Return F(W, X), shape (...), for points X (..., d)."""
         return forward(self.W[...], self.a[...], X, activation=self.activation, scale=self.scale)

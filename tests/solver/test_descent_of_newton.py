@@ -1,4 +1,4 @@
-"""What a Newton step promises: no ascent, the decrement of the dense Hessian, and a sketch that sees the regulariser."""
+"""What a Newton step promises: no ascent, the decrement of the dense Hessian, a sketch that sees the regulariser."""
 
 import warnings
 
