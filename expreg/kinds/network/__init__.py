@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from expreg.kinds.network import check, columns
 from expreg.types import Experiment, Settings, later
 
 PROBE: Settings = {
@@ -27,26 +28,27 @@ PROBE: Settings = {
 
 THRESHOLD = Experiment(
     name="threshold",
-    schema=tuple,
-    columns=tuple,
+    columns=columns.training,
+    curves=columns.curves,
     signature=later("expreg.kinds.network.training:signature"),
     build=later("expreg.kinds.network.descent:program"),
     prepare=later("expreg.kinds.network.training:prepare"),
     row=later("expreg.kinds.network.training:row"),
     inputs=later("expreg.kinds.network.start:inputs"),
     cost=later("expreg.kinds.network.training:cost"),
+    size=check.size,
+    least_bytes=check.least_bytes,
+    check=check.check,
     probe=PROBE,
 )
 CONVERGENCE = replace(THRESHOLD, name="convergence")
-CONCENTRATION = Experiment(
+CONCENTRATION = replace(
+    THRESHOLD,
     name="concentration",
-    schema=tuple,
-    columns=tuple,
+    columns=columns.concentration,
     signature=later("expreg.kinds.network.concentration:signature"),
     build=later("expreg.kinds.network.concentration:program"),
     prepare=later("expreg.kinds.network.concentration:prepare"),
     row=later("expreg.kinds.network.concentration:row"),
-    inputs=later("expreg.kinds.network.start:inputs"),
     cost=later("expreg.kinds.network.concentration:cost"),
-    probe=PROBE,
 )
