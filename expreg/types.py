@@ -147,8 +147,9 @@ class Experiment:
     - `prepare(settings)`: the inputs of one cell, NumPy arrays of the program's shapes.
     - `row(settings, record)`: the columns of a finished cell, `curve_*` as arrays.
     - `inputs(settings)`: the very arrays that the cell starts from, for the user.
+    - `least_bytes(settings)`: (words, bytes, "host" or "device") that a cell needs whatever else; cheap, where `cost`
+      may compute a spectrum.
     - `cost(settings)`: the estimate by which `plan` and the progress display weigh cells.
-    - `least_bytes(settings)`: lower bounds that cost nothing to know: size in words, bytes, where ("host", "device").
     - `size(settings)`: the size of a cell in words, for messages.
     - `check(cells)`: the problems of the user's own files, before anything is written.
     - `too_few(cells, analysis)`: why they are too few for what `analysis` asks, None if they are not.
@@ -174,7 +175,7 @@ class Experiment:
     row: Callable[[Settings, dict[str, Array]], Row]
     inputs: Callable[[Settings], dict[str, Array]] = lambda _: {}
     cost: Callable[[Settings], Cost] = lambda _: Cost(1.0, 1.0, 1.0)
-    least_bytes: Callable[[Settings], Sequence[tuple[str, float, str]]] = _nothing
+    least_bytes: Callable[[Settings], list[tuple[str, float, str]]] = _nothing
     size: Callable[[Settings], str] = lambda _: "cell"
     check: Callable[[Sequence[Settings]], list[Any]] = _nothing
     too_few: Callable[[Sequence[Settings], Mapping[str, Any]], str | None] = lambda *_: None
