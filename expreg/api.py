@@ -48,20 +48,34 @@ class Run:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Thresholds, exponents, intervals and verdicts, computed from the rows."""
-        from expreg.kinds.network.summary.summary import summarise
+        from expreg.core.stats.summary import summarise
 
         config = self._config
         tree = config.source.grid
         return summarise(
+            self.experiment,
             self.cells,
             self.curves,
             name=config.name,
-            experiment=config.experiment,
             axes=list(grid.names(tree)) if tree else [],
             delta=config.analysis.delta,
             confidence=config.analysis.confidence,
             resamples=config.analysis.resamples,
         )
+
+    @property
+    def experiment(self) -> Experiment:
+        """The record of the experiment that was run."""
+        from expreg.kinds import EXPERIMENTS
+
+        return EXPERIMENTS[self._config.experiment]
+
+    @property
+    def verdicts(self) -> str:
+        """What the run says of each claim, as plain text of at most 100 columns."""
+        from expreg.core.page.words import verdict_text
+
+        return verdict_text(self.experiment, self.summary)
 
     @property
     def failed(self) -> int:
@@ -224,7 +238,8 @@ def report(directory: str | os.PathLike[str]) -> Run:
     found = load(directory)
     path = found.directory
     replace(path / "summary.json", json.dumps(found.summary, indent=1, allow_nan=False).encode())
-    write(path, found.cells, found.curves, found.summary, manifest.read(path), (path / "config.yaml").read_text())
+    config_text = (path / "config.yaml").read_text()
+    write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)
     return found
 
 

@@ -80,19 +80,24 @@ def plan(
     _say(_json(found) if as_json else _plan_text(found, lines))
 
 
-def _plan_text(told: Mapping[str, Any], outlook: list[str]) -> str:
+def _plan_text(found: Mapping[str, Any], more: list[str]) -> str:
     from expreg.core.engine.progress import counted, duration
+    from expreg.core.page import terminal
 
     lines = [
-        f"{told['name']}: {counted(told['cells'], 'cell')} in {counted(told['programs'], 'program')}",
-        *(f"  {axis}: {_values(values)}" for axis, values in told["axes"].items()),
-        f"largest cell    {told['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {told['lanes']} lanes at most",
-        f"work            {told['flops']:.2g} flops",
-        f"expected time   {duration(math.nan if told['seconds'] is None else told['seconds'])} on {told['devices']} x {told['device_kind']}; "
-        f"{duration(told['compile_seconds'])} of it compiling, if nothing is cached",
+        f"{found['name']}: {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}",
+        *(f"  {axis}: {_values(values)}" for axis, values in found["axes"].items()),
+        *terminal.pairs(
+            {
+                "largest cell": f"{found['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {found['lanes']} lanes at most",
+                "work": f"{found['flops']:.2g} flops",
+                "expected time": f"{duration(found['seconds'] or math.nan)} on {found['devices']} x {found['device_kind']}; "
+                f"{duration(found['compile_seconds'])} of it compiling, if nothing is cached",
+            }
+        ),
+        *more,
     ]
-    lines += outlook
-    for listed in told.get("list", []):
+    for listed in found.get("list", []):
         settings = " ".join(f"{name}={value}" for name, value in listed["axes"].items())
         lines.append(f"{listed['cell']}  {settings}".rstrip())
     return "\n".join(lines)
@@ -151,11 +156,13 @@ def status(run: RunDirectory, as_json: AsJson = False) -> None:
 
 
 def _status_text(run: Path, told: Mapping[str, Any]) -> str:
+    from expreg.core.page import terminal
+
     planned = "?" if told["planned"] is None else told["planned"]
     state = "running now" if told["running"] else "not running"
     last = told["last_event"] or {}
     lines = [f"{run}: {told['done']} of {planned} cells done, {state}"]
-    lines += [f"  {name:10s} {count}" for name, count in told["by_status"].items()]
+    lines += terminal.pairs(told["by_status"], indent=2)
     lines += [f"  last event: {last['kind']} at {last['time']}"] if last else []
     return "\n".join([*lines, *(f"  damaged: {line}" for line in told["damaged"])])
 
@@ -282,9 +289,10 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         _say(_json(told))
         return
-    width = max(map(len, told))
+    from expreg.core.page import terminal
+
     shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in told.items()}
-    _say("\n".join(f"{name:{width}s}  {value}" for name, value in shown.items()))
+    _say("\n".join(terminal.pairs(shown)))
 
 
 @app.command(short_help="Print the JSON Schema of a config.")
@@ -404,11 +412,7 @@ def _complain(*lines: str) -> None:
 
 
 def _say_verdicts(found: Any) -> None:
-    from expreg.kinds.network.figures.chain import (
-        verdict_table,  # only now: matplotlib takes a second that no error should wait for
-    )
-
-    _say(f"{verdict_table(found.summary)}\n\nreport: {found.directory / 'report.html'}")
+    _say(f"{found.verdicts}\n\nreport: {found.directory / 'report.html'}")
 
 
 def _json(value: Any) -> str:

@@ -160,6 +160,8 @@ class Experiment:
 
     - `summarise(cells, curves, asked)`: groups, tables, verdicts, note; `asked` has axes, delta, confidence, resamples.
     - `figures`: builders by name, each `(cells, curves, summary) -> list[Figure]`, in the order of the page.
+    - `page(summary)`: what page and terminal show beside verdicts and figures, a `core.page.words.Parts`; None: the
+      tables of the summary.
     - `claims`: what a verdict's claim says and what its number is; `statuses`: words where a status means something
       else than usual.
     - `outlook(cells, analysis)`: what `plan` adds, as a dict whose `lines` are printed.
@@ -183,6 +185,7 @@ class Experiment:
     probe: Settings | None = None
     summarise: Callable[..., dict[str, Any]] = lambda *_: {}
     figures: Mapping[str, Callable[..., list[Any]]] = field(default_factory=dict)
+    page: Callable[[Mapping[str, Any]], Any] = lambda _: None
     claims: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     statuses: Mapping[str, str] = field(default_factory=dict)
     outlook: Callable[..., dict[str, Any]] = lambda *_: {}

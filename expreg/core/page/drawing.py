@@ -2,49 +2,15 @@
 
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from expreg.core.page.style import Figure, style
 from expreg.errors import printable
-from expreg.kinds.in_context import figures as in_context
-from expreg.kinds.network.figures import concentration
-from expreg.kinds.network.figures.curves import convergence, rates
-from expreg.kinds.network.figures.phase import phase, success
-from expreg.kinds.network.figures.spectrum import spectrum
-from expreg.kinds.network.figures.thresholds import thresholds
-from expreg.kinds.regression import figures as regression
+from expreg.types import Experiment
 
-Builder = Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, Any]], list[Figure]]
-# Figures of the experiments that have their own; each takes (cells, curves, summary).
-OWN: dict[str, dict[str, Builder]] = {
-    "concentration": {
-        "concentration": concentration.errors,
-        "concentration-threshold": concentration.widths,
-        "thresholds": thresholds,
-        "lambda": spectrum,
-        "phase": phase,
-        "success": success,
-    },
-    "regression": {"suboptimality": regression.steps, "passes": regression.passes, "seconds": regression.seconds},
-    "in_context": {
-        "shift": in_context.shift,
-        "ratios": in_context.ratios,
-        "heads": in_context.heads,
-        "paths": in_context.paths,
-    },
-}
-# Those of the others, in the order of the report; each returns none where there is no data.
-BUILDERS: dict[str, Builder] = {
-    "thresholds": thresholds,
-    "lambda": spectrum,
-    "phase": phase,
-    "success": success,
-    "convergence": convergence,
-    "rates": rates,
-}
 # No dates anywhere: the same rows give the same bytes.
 _FORMATS: dict[str, dict[str, Any]] = {
     "svg": {"metadata": {"Date": None}},
@@ -53,10 +19,12 @@ _FORMATS: dict[str, dict[str, Any]] = {
 }
 
 
-def figures(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def figures(
+    experiment: Experiment, cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]
+) -> list[Figure]:
     """Draw every figure that the data allow; one that fails is returned without drawing, with its reason."""
     drawn: list[Figure] = []
-    for name, build in OWN.get(str(summary.get("experiment")), BUILDERS).items():
+    for name, build in experiment.figures.items():
         try:
             with style():
                 drawn += build(cells, curves, summary)

@@ -14,28 +14,11 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from expreg.core.page import words
-from expreg.core.page.drawing import BUILDERS, OWN, figures, reason, render
-from expreg.core.page.style import Figure, criteria_of, finite
+from expreg.core.page.drawing import figures, reason, render
+from expreg.core.page.style import Figure, finite
 from expreg.errors import StorageError
-from expreg.kinds.network.figures import chain, models
-from expreg.kinds.network.figures.thresholds import figure_of
+from expreg.types import Experiment
 
-STATUS_WORDS = {
-    "converged": "reached the tolerance",
-    "max_steps": "did not reach it within the budget",
-    "diverged": "the residual exploded",
-    "nonfinite": "left the range of numbers",
-    "collapsed": "collapsed",
-    "trivial": "went to the trivial solution",
-    "oom": "failed: out of memory",
-    "timeout": "failed: out of time",
-    "error": "failed",
-}
-# Where nothing is trained, a status means something else.
-_OWN_STATUS_WORDS = {
-    "concentration": {"converged": "measured; nothing is trained"},
-    "in_context": {"converged": "measured", "collapsed": "refused: the sum of sinh cancels"},
-}
 _SVG_DISPLAY = "width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;max-width"
 _SCALE = 1.75  # CSS pixels per point: figures drawn for a page of 6.75 inches, shown on a screen
 
@@ -53,6 +36,7 @@ class Shown:
 
 def write(
     directory: str | os.PathLike[str],
+    experiment: Experiment,
     cells: pd.DataFrame,
     curves: pd.DataFrame,
     summary: Mapping[str, Any],
@@ -65,16 +49,16 @@ def write(
     longer has are removed. Raises StorageError if a file cannot be written.
     """
     folder = Path(directory)
-    rendered = [_rendered(figure) for figure in figures(cells, curves, summary)]
+    rendered = [_rendered(figure) for figure in figures(experiment, cells, curves, summary)]
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         written = {
             f"{shown.name}.{suffix}": content for shown, formats in rendered for suffix, content in formats.items()
         }
-        _remove_stale(folder / "figures", set(written))
+        _remove_stale(folder / "figures", experiment, set(written))
         for name, content in written.items():
             _replace(folder / "figures" / name, content)
-        page = html([shown for shown, _ in rendered], cells, summary, manifest, config_text)
+        page = html(experiment, [shown for shown, _ in rendered], cells, summary, manifest, config_text)
         return _replace(folder / "report.html", page.encode())
     except OSError as error:
         raise StorageError(f"the report cannot be written to {folder}: {error}") from error
@@ -92,10 +76,10 @@ def _rendered(figure: Figure) -> tuple[Shown, dict[str, bytes]]:
     return Shown(figure.name, figure.title, figure.caption, svg, problem), formats
 
 
-def _remove_stale(folder: Path, kept: set[str]) -> None:
+def _remove_stale(folder: Path, experiment: Experiment, kept: set[str]) -> None:
     """Remove figures that only an earlier report had: they would be taken for current."""
+    names = "|".join(map(re.escape, experiment.figures))
     for path in sorted(folder.iterdir()):
-        names = "|".join([*BUILDERS, *(name for own in OWN.values() for name in own)])
         ours = re.fullmatch(rf"({names})(-\d)?\.(svg|pdf|png)", path.name)
         if ours and path.name not in kept:
             path.unlink()
@@ -140,6 +124,7 @@ def _own_ids(key: str, value: str, name: str) -> str:
 
 
 def html(
+    experiment: Experiment,
     shown: list[Shown],
     cells: pd.DataFrame,
     summary: Mapping[str, Any],
@@ -148,31 +133,20 @@ def html(
 ) -> str:
     """Return the report as one HTML document without scripts or references to anything outside it."""
     facts = _flat(manifest)
-    environment = jinja2.Environment(autoescape=True, finalize=_printable, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "number": words.number,
-        "share": words.share,
-        "symbols": symbols,
-        "powers": powers,
-        "numeric_columns": _numeric_columns,
-        "criteria": criteria_of,
-        "finite": finite,
-    }
-    environment.globals |= {
-        "interval": words.interval,
-        "replicates_words": words.replicates_words,
-        "chain": chain,
-        "models": models,
-    }
-    template = environment.from_string(files("expreg.core.page").joinpath("report.html.jinja").read_text("utf-8"))
+    own = words.parts(experiment, summary)
+    known = environment()
+    template = known.from_string(files("expreg.core.page").joinpath("report.html.jinja").read_text("utf-8"))
+    counts = (summary.get("counts") or {}).get("by_status") or {}
+    meaning = words.STATUSES | dict(experiment.statuses)
     return template.render(
         summary=summary,
-        asked=words.asked(summary),
+        asked=words.asked(summary, own.grid),
         tally=words.tally(summary),
-        warnings=words.warnings(cells, summary),
-        claims=words.by_claim(summary),
-        places=_places(shown, summary),
-        statuses=_statuses(summary),
+        warnings=words.warnings(cells, summary, own.warnings),
+        block=own.block(known, {figure.name for figure in shown if not figure.problem}),
+        claims=words.by_claim(own.verdicts, experiment.claims),
+        tables=own.tables,
+        statuses=[(status, count, meaning.get(status, "")) for status, count in counts.items()],
         figures=shown,
         config_text=config_text,
         manifest=[row for row in facts if not _listed(row)],
@@ -180,10 +154,17 @@ def html(
     )
 
 
-def _places(shown: list[Shown], summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return for each group the name of the figure of its thresholds, if the page has it."""
-    drawn = {figure.name for figure in shown if not figure.problem}
-    return {label: name for label, name in figure_of(summary).items() if name in drawn}
+def environment() -> jinja2.Environment:
+    """Return the environment of the page: everything is escaped, with filters and functions for numbers."""
+    found = jinja2.Environment(autoescape=True, finalize=_printable, trim_blocks=True, lstrip_blocks=True)
+    found.filters |= {
+        "number": words.number,
+        "symbols": symbols,
+        "powers": powers,
+        "numeric_columns": _numeric_columns,
+    }
+    found.globals |= {"interval": words.interval, "replicates_words": words.replicates_words}
+    return found
 
 
 def _printable(value: object) -> object:
@@ -202,7 +183,13 @@ def symbols(text: object) -> Markup:
 
 def _numeric_columns(table: Mapping[str, Any]) -> set[int]:
     """Return the columns of a table that hold a number: they are aligned on the right, where it is unknown too."""
-    return {i for row in table["rows"] for i, value in enumerate(row) if finite(value) is not None}
+    return {
+        i for row in table["rows"] for i, value in enumerate(row) if finite(value) is not None or _is_interval(value)
+    }
+
+
+def _is_interval(value: object) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def powers(text: object) -> Markup:
@@ -210,14 +197,8 @@ def powers(text: object) -> Markup:
     return Markup(re.sub(r"\b10\^(-?\d+)", r"10<sup>\1</sup>", str(symbols(text))))
 
 
-def _statuses(summary: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    counts = (summary.get("counts") or {}).get("by_status") or {}
-    meaning = STATUS_WORDS | _OWN_STATUS_WORDS.get(str(summary.get("experiment")), {})
-    return [(status, count, meaning.get(status, "")) for status, count in counts.items()]
-
-
 def _listed(row: tuple[str, str]) -> bool:
-    """Tell whether a row of the manifest belongs to a list of records, such as one per compilation."""
+    """Return whether a row of the manifest belongs to a list of records, such as one per compilation."""
     return re.search(r"\.\d+\.", row[0]) is not None
 
 

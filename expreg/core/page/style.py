@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
 from matplotlib.ticker import (
     FixedFormatter,
     FixedLocator,
@@ -67,12 +68,6 @@ _COLOURS = (
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (7, 2, 1.5, 2)), (0, (2, 1)))
 
-# Most telling first: where only some fit, these are drawn.
-CRITERIA = (
-    *("E5", "movement", "E3", "E4", "E1", "E1m", "E2", "E1s", "E0"),
-    *("Ecert", "movement_refined", "movement_frobenius", "movement_linearised"),
-)
-
 
 @dataclass(frozen=True)
 class Figure:
@@ -94,11 +89,6 @@ def look(index: int) -> dict[str, Any]:
     """Return colour, marker and line style number `index`: thirteen that differ without colour too."""
     i = index % len(_COLOURS)
     return {"color": _COLOURS[i], "marker": _MARKERS[i], "linestyle": _DASHES[i % len(_DASHES)]}
-
-
-def criterion_look(name: str) -> dict[str, Any]:
-    """Return the look of one criterion: the same in every figure."""
-    return look(CRITERIA.index(name) if name in CRITERIA else len(CRITERIA) - 1)
 
 
 def ordered_look(rank: int, count: int) -> dict[str, Any]:
@@ -126,12 +116,6 @@ def records(holder: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     return list(holder.get(key) or [])
 
 
-def criteria_of(group: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the criteria of a group, most telling first."""
-    rank = {name: i for i, name in enumerate(CRITERIA)}
-    return sorted(records(group, "criteria"), key=lambda c: rank.get(c.get("criterion", ""), len(rank)))
-
-
 def spread(values: Iterable[Any], count: int) -> list[Any]:
     """Return at most `count` of the distinct sorted values, first and last among them, evenly by rank."""
     ranked = sorted(set(values))
@@ -153,10 +137,25 @@ def pages(name: str, panels: Sequence[Any], owner: Any = None) -> list[tuple[str
     return [(name if i == 0 else f"{name}-{i + 1}", chunk) for i, chunk in enumerate(chunks[:MAX_PAGES])]
 
 
-def left_out(panels: Sequence[Any], drawn: Sequence[tuple[str, list[Any]]]) -> str:
-    """Return a sentence on the panels that found no place in the figures; empty if all did."""
-    missing = len(panels) - sum(len(chunk) for _, chunk in drawn)
-    return f" {missing} more panels are not drawn." if missing else ""
+def paged(
+    name: str,
+    title: str,
+    caption: str,
+    panels: Sequence[Any],
+    draw: Callable[[list[Any]], Canvas],
+    *,
+    owner: Any = None,
+    beside: Callable[[list[Any]], str] = lambda _: "",
+    hidden: int = 0,
+) -> list[Figure]:
+    """Return the figures of all panels, by `pages`; `beside(panels)` ends the caption of each.
+
+    `hidden` more panels, which found no place before, are counted among those that are not drawn.
+    """
+    drawn = pages(name, panels, owner)
+    missing = hidden + len(panels) - sum(len(chunk) for _, chunk in drawn)
+    caption += f" {missing} more panels are not drawn." if missing else ""
+    return [Figure(page, title, caption + beside(chunk), draw(chunk)) for page, chunk in drawn]
 
 
 def canvas(count: int, height: float, legend: float = 0.0) -> tuple[Canvas, list[Axes]]:
@@ -220,6 +219,15 @@ def entitle(axes: Axes, count: int, text: str, **options: Any) -> None:
     """Write the title of one of `count` panels, on as many lines as its width asks for."""
     width, size = {1: (56, 8.5), 2: (42, 8.5), 4: (42, 8.5)}.get(count, (33, 7.5))
     axes.set_title(plain(text, width), fontsize=size, **options)
+
+
+def count_legend(figure: Canvas, counts: Sequence[Any], panels: int) -> None:
+    """Put the legend of an ordered family of n under a figure of some panels."""
+    handles = [
+        Line2D([], [], **ordered_look(rank, len(counts)), markersize=3.8, linewidth=1.1, label=f"n = {n:g}")
+        for rank, n in enumerate(counts)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6 if panels > 1 else 3)
 
 
 def legend_below(axes: Axes, columns: int = 1, **options: Any) -> None:

@@ -1,54 +1,54 @@
 """The numbers of a summary in words: formats, claims, warnings, the verdicts for a terminal."""
 
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from expreg.core.page.style import criteria_of, finite, records
-from expreg.errors import printable
-from expreg.types import FAILED
+from expreg.core.page import terminal
+from expreg.core.page.style import finite, records
+from expreg.types import FAILED, Experiment
 
-TABLE_WIDTH = 100
-_GROUP_WIDTH = 36
 _MOST_GROUPS = 4
 # Columns that must have one value per run: rows from different machines or versions are not one experiment.
 _SET_UP = ("precision", "device", "expreg_version", "jax_version")
 
-# Beyond this factor over n, lambda shapes the exponents: the verdicts draw the same line.
-LAMBDA_FACTOR = 3.0
-
-# claim -> what is claimed, and what the measured number is. Unknown claims speak for themselves.
-CLAIMS = {
-    "quadratic": ("Exact Newton steps converge quadratically near the optimum", "order of convergence"),
-    "contraction": (
-        "A step with a sketched Hessian shrinks the distance by eps/(1-eps), with probability at least {}",
-        "share of steps near the optimum",
-    ),
-    "width": ("The width needed grows at most like n^{} log(n/delta)", "exponent of n after the log factor"),
-    "probability": ("Gradient descent converges with probability at least {}", "share at the widest m"),
-    "linear rate": (
-        "Converged runs keep the rate of the proof at every step, with probability at least {}",
-        "share at the widest m",
-    ),
-    "kernel": (
-        "The smallest eigenvalue stays at least lambda/2, with probability at least {}",
-        "share at the widest m",
-    ),
-    "concentration": (
-        "The width for ||H(0) - H_cts||_F <= lambda/4 grows more slowly than n^{}, at fixed delta",
-        "exponent of n, no log factor taken out",
-    ),
-    "rate of convergence": (
-        "The residual falls at least as fast as the theory says",
-        "speed over the theory's",
-    ),
-    "shift bound": ("The shift of the target stays below its bound", "shift / bound, 5 to 95 %"),
-    "proportional": ("The shift is proportional to a small move", "slope of log shift in log move"),
-    "shift identity": ("A move is the old problem with a shifted target", "largest relative error"),
-    "steps to tolerance": ("Steps to tolerance are those of infinite width", "measured over predicted steps"),
+STATUSES = {
+    "converged": "reached the tolerance",
+    "max_steps": "did not reach it within the budget",
+    "diverged": "the residual exploded",
+    "nonfinite": "left the range of numbers",
+    "collapsed": "collapsed",
+    "trivial": "went to the trivial solution",
+    "oom": "failed: out of memory",
+    "timeout": "failed: out of time",
+    "error": "failed",
 }
+"""What a status means where the experiment does not say otherwise (`Experiment.statuses`)."""
+
+
+class Parts(NamedTuple):
+    """What an experiment adds to its page and to the terminal, beside verdicts and figures.
+
+    - `tables`: title, note, columns, rows, and if wanted `group` (a heading above), `folded` ("closed" or "open"),
+      `digits`, `prose` (columns of sentences). A cell is a number, a text, None, or (value, low, high).
+    - `block(environment, drawn)`: HTML above the verdicts, by the jinja2 environment of the page; `drawn` are the names
+      of the figures that the page has. `text()`: the same as lines for a terminal.
+    - `verdicts`: those that the block does not show.
+    - `grid`: over which grid the cells lie, to end the sentence on what was run; `warnings`: what limits the numbers.
+    """
+
+    tables: Sequence[Mapping[str, Any]]
+    verdicts: Sequence[Mapping[str, Any]]
+    block: Callable[[Any, set[str]], str] = lambda *_: ""
+    text: Callable[[], list[str]] = list
+    grid: str = ""
+    warnings: Sequence[str] = ()
+
+
+def parts(experiment: Experiment, summary: Mapping[str, Any]) -> Parts:
+    """Return what the experiment adds to the page: what its `page` says, else the tables of the summary."""
+    return experiment.page(summary) or Parts(records(summary, "tables"), records(summary, "verdicts"))
 
 
 def number(value: object, digits: int = 3) -> str:
@@ -75,149 +75,89 @@ def share(value: object) -> str:
     return "–" if known is None else f"{100 * known:.3g} %"
 
 
-def claim_words(verdict: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what a verdict's claim says, and what its measured number is."""
-    claimed = finite(verdict.get("claimed"))
-    said, measured = CLAIMS.get(str(verdict.get("claim", "")), (str(verdict.get("claim", "")), "measured"))
-    return (said.replace("{}", f"{claimed:g}" if claimed is not None else "–"), measured)
+def extent(values: set[Any]) -> str:
+    """Return the range of some numbers in words."""
+    low, high = min(values), max(values)
+    return number(low) if low == high else f"{number(low)} to {number(high)}"
 
 
-def by_claim(summary: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:
+def by_claim(
+    verdicts: Sequence[Mapping[str, Any]], claims: Mapping[str, tuple[str, str]]
+) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
     """Return (claim, meaning of the measured number, verdicts), claims in their first order.
 
-    Verdicts that the chain of the proof already shows are left out.
+    `claims`: those of the experiment; a claim that it has no words for speaks for itself.
     """
-    shown = {(row.get("criterion"), row.get("group")) for row in records(summary, "chain")}
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for verdict in records(summary, "verdicts"):
-        if verdict.get("claim") == "width" and (verdict.get("criterion"), verdict.get("group")) in shown:
-            continue
-        found.setdefault(claim_words(verdict), []).append(verdict)
-    return [(*words, verdicts) for words, verdicts in found.items()]
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for verdict in verdicts:
+        name, claimed = str(verdict.get("claim", "")), finite(verdict.get("claimed"))
+        words, measured = claims.get(name, (name, "measured"))
+        words = words.replace("{}", f"{claimed:g}" if claimed is not None else "–")
+        found.setdefault((words, measured), []).append(verdict)
+    return [(*words, of) for words, of in found.items()]
 
 
-def claim_table(summary: Mapping[str, Any]) -> list[str]:
-    """Return the verdicts beside the chain as lines of at most 100 columns, reasons wrapped under their rows."""
-    lines = [line for claim in by_claim(summary) for line in ["", *_claim_lines(*claim)]]
-    return lines[1:]
+def verdict_text(experiment: Experiment, summary: Mapping[str, Any]) -> str:
+    """Return what a run says of its claims as plain text of at most 100 columns."""
+    own = parts(experiment, summary)
+    found = [own.text(), *(list(_claim_lines(*claim)) for claim in by_claim(own.verdicts, experiment.claims))]
+    text = "\n\n".join("\n".join(lines) for lines in found if lines)
+    return text or "No verdicts: nothing was measured that a claim speaks of."
 
 
 def _claim_lines(claim: str, measured: str, verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield a heading, then for each verdict one aligned row and its reason."""
     rows = [
         [
-            _cell(verdict.get("criterion"), 12),
-            _cell(verdict.get("group"), _GROUP_WIDTH),
+            verdict.get("group") or "",
+            verdict.get("criterion"),
             f"{number(verdict.get('measured'))} {interval(verdict.get('low'), verdict.get('high'))}".strip(),
-            _cell(verdict.get("verdict"), 26),
+            verdict.get("verdict"),
         ]
         for verdict in verdicts
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    yield from textwrap.wrap(printable(f"{claim} (measured: {measured})"), TABLE_WIDTH)
-    for row, verdict in zip(rows, verdicts, strict=True):
-        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        indent = " " * (4 + widths[0])
-        reason = f"{verdict.get('reason') or ''} {replicates_words(verdict)}"
-        yield from textwrap.wrap(
-            printable(reason.strip()), TABLE_WIDTH, initial_indent=indent, subsequent_indent=indent
-        )
-
-
-def _cell(value: object, width: int) -> str:
-    text = printable("–" if value is None else str(value))
-    return text if len(text) <= width else text[: width - 1] + "…"
+    yield from terminal.wrapped(f"{claim} (measured: {measured})")
+    for line, verdict in zip(terminal.lines([""] * 4, rows), verdicts, strict=True):
+        yield line
+        yield from terminal.wrapped(f"{verdict.get('reason') or ''} {replicates_words(verdict)}".strip(), 6)
 
 
 def replicates_words(verdict: Mapping[str, Any]) -> str:
     """Return how many replicates a verdict rests on and how many of them are censored."""
     count, censored = finite(verdict.get("replicates")), finite(verdict.get("censored_share"))
-    parts = [] if count is None else [f"{count:.0f} replicates"]
-    parts += [] if censored is None else [f"{share(censored)} censored"]
-    return f"({', '.join(parts)})" if parts else ""
+    found = [] if count is None else [f"{count:.0f} replicates"]
+    found += [] if censored is None else [f"{share(censored)} censored"]
+    return f"({', '.join(found)})" if found else ""
 
 
-def asked(summary: Mapping[str, Any]) -> str:
-    """Return one sentence or two: what was run, over which grid, how often."""
+def asked(summary: Mapping[str, Any], grid: str = "") -> str:
+    """Return one sentence: what was run, on what, over which `grid`."""
     groups = records(summary, "groups")
-    rows = [row for group in groups for criterion in criteria_of(group) for row in records(criterion, "success")]
-    rows = rows or [row for group in groups for row in records(group, "rates")]
     cells = (summary.get("counts") or {}).get("cells", 0)
     text = f"{cells} cell{'s' if cells != 1 else ''} of the experiment {summary.get('experiment', '')}"
     if groups:
-        text += f" on {_listed([str(group.get('label', '')) for group in groups])}"
-    if rows:
-        n, m = ({row["n"] for row in rows}, {row["m"] for row in rows})
-        text += f", for {_range('n', n)} and {_range('m', m)}"
-    trials = {int(row["trials"]) for row in rows if finite(row.get("trials"))}
-    return text + (f", {_extent(trials)} replicates each." if trials else ".")
-
-
-def _listed(names: list[str]) -> str:
-    hidden = len(names) - _MOST_GROUPS
-    return "; ".join(names[:_MOST_GROUPS]) + (f"; and {hidden} more" if hidden > 0 else "")
-
-
-def _range(name: str, values: set[Any]) -> str:
-    return f"{name} = {_extent(values)}"
-
-
-def _extent(values: set[Any]) -> str:
-    low, high = min(values), max(values)
-    return number(low) if low == high else f"{number(low)} to {number(high)}"
+        names = [str(group.get("label", "")) for group in groups]
+        hidden = len(names) - _MOST_GROUPS
+        text += f" on {'; '.join(names[:_MOST_GROUPS])}" + (f"; and {hidden} more" if hidden > 0 else "")
+    return f"{text}{grid}."
 
 
 def tally(summary: Mapping[str, Any]) -> str:
     """Return how many verdicts there are of each kind, in one sentence."""
     verdicts = [str(verdict.get("verdict")) for verdict in records(summary, "verdicts")]
-    told = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
-    return f"Of {len(verdicts)} verdicts: {', '.join(told)}." if verdicts else ""
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
+    return f"Of {len(verdicts)} verdicts: {', '.join(counts)}." if verdicts else ""
 
 
-def warnings(cells: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]:
-    """Return what a reader must know before believing a number: failures, censoring, mixed set-ups."""
+def warnings(cells: pd.DataFrame, summary: Mapping[str, Any], own: Sequence[str] = ()) -> list[str]:
+    """Return what a reader must know before believing a number: failures, the experiment's `own`, mixed set-ups."""
     statuses = (summary.get("counts") or {}).get("by_status") or {}
     failed = {status: statuses[status] for status in FAILED if statuses.get(status)}
     lines = []
     if failed:
-        told = ", ".join(f"{status} {count}" for status, count in failed.items())
-        lines.append(f"{sum(failed.values())} cells failed ({told}); they count neither as success nor as failure.")
-    criteria = [criterion for group in records(summary, "groups") for criterion in criteria_of(group)]
-    rows = [row for criterion in criteria for row in records(criterion, "thresholds")]
-    censored = sum(finite(row.get("quantile")) is None for row in rows)
-    loose = sum(row.get("bracketed") is False for row in rows)
-    if censored:
-        lines.append(f"{censored} of {len(rows)} thresholds lie beyond the grid of widths or lack replicates.")
-    if loose:
-        lines.append(f"The grid of widths does not bracket {loose} of {len(rows)} thresholds.")
-    return lines + _spectra(summary) + _mixed(cells, summary)
-
-
-def _spectra(summary: Mapping[str, Any]) -> list[str]:
-    """Return one line per group whose lambda vanishes, or changes so much with n that exponents mix it in."""
-    lines = []
-    for group in records(summary, "groups"):
-        spectrum, label = records(group, "spectrum"), group.get("label", "")
-        values = {row["n"]: low for row in spectrum if (low := finite(row.get("lambda_cts"))) is not None}
-        zero = [row["n"] for row in spectrum if _vanishes(row)]
-        if zero:
-            lines.append(
-                f"{label}: lambda is 0 up to rounding at n = {', '.join(map(str, zero))}: the data hold equal points,"
-                " or points too close to tell apart. The theorem says nothing there."
-            )
-        elif values and max(values.values()) > LAMBDA_FACTOR * min(values.values()):
-            exponent = finite(group.get("lambda_exponent"))
-            law = "" if exponent is None else f", like n^{exponent:.2f}"
-            lines.append(
-                f"{label}: lambda changes from {number(values[min(values)])} at n = {min(values)} to"
-                f" {number(values[max(values)])} at n = {max(values)}{law}; exponents of n mix lambda(n) in."
-            )
-    return lines
-
-
-def _vanishes(row: Mapping[str, Any]) -> bool:
-    smallest, largest = finite(row.get("lambda_cts")), finite(row.get("lambda_max_cts"))
-    return smallest is not None and largest is not None and smallest <= 1e-12 * largest
+        which = ", ".join(f"{status} {count}" for status, count in failed.items())
+        lines.append(f"{sum(failed.values())} cells failed ({which}); they count neither as success nor as failure.")
+    return lines + list(own) + _mixed(cells, summary)
 
 
 def _mixed(cells: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]:

@@ -133,25 +133,6 @@ def lognormal(design: Floats, log_low: Floats, log_high: Floats, weights: Floats
     return Law(np.column_stack([found[:, :-1], np.ones(len(found))]) / found[:, -1:], value)
 
 
-def lognormal_information(
-    law: Floats, design: Floats, log_low: Floats, log_high: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """Return the point (beta / s, 1 / s) of a fitted law (beta, s), its score per interval and its information.
-
-    Shapes (p + 1,), (K, p + 1), (p + 1, p + 1), each interval counted once; the information is minus the second
-    derivative of the log-likelihood.
-    """
-    point = np.append(law[:-1], 1.0) / law[-1]
-    low_design, high_design = _with_limit(design, log_low), _with_limit(design, log_high)
-    _, slopes, bends = _normal_terms(
-        _standardised(point[None], design, log_low), _standardised(point[None], design, log_high)
-    )
-    score = slopes[0].T * low_design + slopes[1].T * high_design
-    cross = low_design.T @ (bends[2].T * high_design)
-    information = high_design.T @ (bends[0].T * high_design) + low_design.T @ (bends[1].T * low_design)
-    return point, score, information + (cross + cross.T) / 2.0
-
-
 def _standardised(point: Floats, design: Floats, limit: Floats) -> Floats:
     """Return (limit - design beta) / s, shape (B, K), for point = (beta / s, 1 / s)."""
     return point[:, -1:] * limit - point[:, :-1] @ design.T

@@ -1,8 +1,8 @@
 """How many replicates an interval needs, and which interval a number of replicates can give (D.4, D.13, D.14).
 
-`law` is that of the thresholds: "theory", m* = C n^alpha (log n + Exp(1)) (D.8), or "lognormal", with `spread`
-the standard deviation of log m*. `grid` says how a threshold is read off the grid: "interpolated" along the
-pooled success curve, as the exponents are, or "rounded" to a width, as order statistics are.
+Thresholds follow the theory's law m* = C n^alpha (log n + Exp(1)) (D.8). `grid` says how a threshold is read off the
+grid: "interpolated" along the pooled success curve, as the exponents are, or "rounded" to a width, as order statistics
+are.
 """
 
 import math
@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from expreg.core.stats import thresholds
+
 Floats = NDArray[np.float64]
 Grid = Literal["interpolated", "rounded"]
-LawName = Literal["theory", "lognormal"]
 Widths = Sequence[float] | Mapping[int, Sequence[float]]
 
-# (1 - confidence)/2 over log(1 - delta) may exceed an integer by rounding alone.
+# The replicates of a half-width may exceed an integer by rounding alone.
 _ROUNDING = 1e-9
 
 
@@ -29,43 +30,30 @@ class Variance(NamedTuple):
     grid: float
 
 
-def quantile_error(n: Floats, delta: float, replicates: float, law: LawName = "theory", spread: float = 0.5) -> Floats:
+def quantile_error(n: Floats, delta: float, replicates: float) -> Floats:
     """Return the standard deviation of the log of the sample (1 - delta)-quantile of m* at each n (D.13).
 
-    sqrt((1 - delta) / (delta S)) / log(n / delta) under the theory's law, s sqrt(delta (1 - delta) / S) /
-    phi(z_{1 - delta}) under the lognormal: the binomial error of a share over the density of log m* there.
+    sqrt((1 - delta) / (delta S)) / log(n / delta): the binomial error of a share over the density of log m* there.
     """
-    return np.asarray(math.sqrt(delta * (1.0 - delta) / replicates) / _density(n, delta, law, spread))
+    return np.asarray(math.sqrt(delta * (1.0 - delta) / replicates) / _density(n, delta))
 
 
-def grid_error(
-    n: Floats, delta: float, step: Floats, grid: Grid = "interpolated", law: LawName = "theory", spread: float = 0.5
-) -> Floats:
+def grid_error(n: Floats, delta: float, step: Floats, grid: Grid = "interpolated") -> Floats:
     """Return the error that a grid of log step `step` adds at each n (both (K,)), whatever the replicates (D.13).
 
     Rounding to a width is uniform over a cell: step / sqrt(12). Interpolation leaves open only the share of the
     cell that the success curve jumps across in it.
     """
-    share = np.ones_like(n) if grid == "rounded" else np.minimum(_density(n, delta, law, spread) * step, 1.0)
+    share = np.ones_like(n) if grid == "rounded" else np.minimum(_density(n, delta) * step, 1.0)
     return np.asarray(step * share / math.sqrt(12.0))
 
 
-def _density(n: Floats, delta: float, law: LawName, spread: float) -> Floats:
-    """Return the density of log m* at its (1 - delta)-quantile."""
-    if law == "theory":
-        return np.asarray(delta * np.log(n / delta))
-    return np.full_like(n, stats.norm.pdf(stats.norm.ppf(1.0 - delta)) / spread)
+def _density(n: Floats, delta: float) -> Floats:
+    """Return the density of log m* at its (1 - delta)-quantile under the theory's law."""
+    return np.asarray(delta * np.log(n / delta))
 
 
-def variance(
-    n_values: Sequence[int],
-    delta: float,
-    widths: Widths,
-    *,
-    grid: Grid = "interpolated",
-    law: LawName = "theory",
-    spread: float = 0.5,
-) -> Variance:
+def variance(n_values: Sequence[int], delta: float, widths: Widths, *, grid: Grid = "interpolated") -> Variance:
     """Return the variance of the slope of log m*(n, delta) on log n by least squares (D.14).
 
     `widths`: those of the sweep, or a mapping from n to its own. Raises ValueError if the exponent is not
@@ -78,8 +66,8 @@ def variance(
         )
     lever = np.log(n) - np.log(n).mean()
     lever /= np.sum(lever**2)
-    sampling = quantile_error(n, delta, 1.0, law, spread)
-    rounding = grid_error(n, delta, _steps(n, widths), grid, law, spread)
+    sampling = quantile_error(n, delta, 1.0)
+    rounding = grid_error(n, delta, _steps(n, widths), grid)
     return Variance(float(np.sum((lever * sampling) ** 2)), float(np.sum((lever * rounding) ** 2)))
 
 
@@ -89,15 +77,6 @@ def _steps(n: Floats, widths: Widths) -> Floats:
     if min(len(grid) for grid in own) < 2 or min(grid[0] for grid in own) <= 0:
         raise ValueError("a threshold lies between two widths: at least two positive widths per n are required")
     return np.array([np.median(np.diff(np.log(grid))) for grid in own])
-
-
-def least_replicates(delta: float, confidence: float, sides: int = 2) -> int:
-    """Return how many replicates give the (1 - delta)-quantile a finite upper limit (D.4).
-
-    S >= log(g / sides) / log(1 - delta), g = 1 - confidence: 36 at delta = 0.1 and 95 % for an interval, 29 for a
-    limit on one side only.
-    """
-    return math.ceil(math.log((1.0 - confidence) / sides) / math.log(1.0 - delta) - _ROUNDING)
 
 
 def expected_half_width(of: Variance, replicates: float, confidence: float) -> float:
@@ -123,8 +102,6 @@ def needed(
     widths: Widths,
     *,
     replicates: int | None = None,
-    law: LawName = "theory",
-    spread: float = 0.5,
 ) -> dict[str, Any]:
     """Return how many replicates a half-width of the interval of the exponent needs, as numbers and as sentences.
 
@@ -137,15 +114,15 @@ def needed(
         raise ValueError(
             f"confidence {confidence} in (0, 1), half-width {half_width} and replicates above 0 are required"
         )
-    of = variance(n_values, delta, widths, law=law, spread=spread)
-    rounded = variance(n_values, delta, widths, grid="rounded", law=law, spread=spread)
-    enough, least = replicates_for(of, half_width, confidence), least_replicates(delta, confidence)
+    of = variance(n_values, delta, widths)
+    rounded = variance(n_values, delta, widths, grid="rounded")
+    enough, least = replicates_for(of, half_width, confidence), thresholds.replicates_needed(delta, confidence)
     found = {
         "n": sorted({int(n) for n in n_values}),
         "delta": delta,
         "confidence": confidence,
         "half_width": half_width,
-        "law": law,
+        "law": "theory",
         "replicates": None if enough is None else max(enough, least),
         "for_half_width": enough,
         "for_quantile": least,

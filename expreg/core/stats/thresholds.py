@@ -48,12 +48,20 @@ def quantile_ranks(replicates: int, level: float, confidence: float) -> Ranks:
     return Ranks(quantile, low, int(stats.binom.ppf(1.0 - tail, replicates, level)) + 1)
 
 
-def replicates_needed(level: float, confidence: float) -> int:
-    """Return how many replicates give the `level` quantile a finite upper limit (D.4).
+def median_interval(values: Floats, confidence: float) -> tuple[float | None, float | None]:
+    """Return the order statistics that enclose the median of sorted values (D.3); None where there are too few."""
+    ranks = quantile_ranks(len(values), 0.5, confidence)
+    low = float(values[ranks.low - 1]) if ranks.low >= 1 else None
+    return low, float(values[ranks.high - 1]) if ranks.high <= len(values) else None
 
-    The interval has two sides, so the tail is (1 - confidence)/2: (D.4) with g/2 in place of g.
+
+def replicates_needed(delta: float, confidence: float, sides: int = 2) -> int:
+    """Return how many replicates give the (1 - delta)-quantile a finite upper limit (D.4).
+
+    S >= log(g / sides) / log(1 - delta), g = 1 - confidence: 36 at delta = 0.1 and 95 % for an interval, 29 for a
+    limit on one side only.
     """
-    return math.ceil(math.log((1.0 - confidence) / 2.0) / math.log(level) - _ROUNDING)
+    return math.ceil(math.log((1.0 - confidence) / sides) / math.log(1.0 - delta) - _ROUNDING)
 
 
 def describe(n: int, widths: Floats, success: Floats, delta: float, confidence: float) -> dict[str, Any]:
@@ -78,7 +86,7 @@ def describe(n: int, widths: Floats, success: Floats, delta: float, confidence: 
         "replicates": count,
         "incomplete": len(success) - count,
         "unmeasured_widths": int((~measured).sum()),
-        "replicates_needed": replicates_needed(1.0 - delta, confidence),
+        "replicates_needed": replicates_needed(delta, confidence),
         **{name: value for name, (value, _) in values.items()},
         "flags": {name: flag for name, (_, flag) in values.items() if flag},
         "narrowest": int(widths[0]) if top else None,

@@ -38,4 +38,17 @@ IN_CONTEXT = Experiment(
     cost=later("expreg.kinds.in_context.program:cost"),
     size=later("expreg.kinds.in_context.program:size"),
     probe=PROBE,
+    summarise=later("expreg.kinds.in_context.summary:summarise"),
+    figures={
+        "shift": later("expreg.kinds.in_context.figures:shift"),
+        "ratios": later("expreg.kinds.in_context.figures:ratios"),
+        "heads": later("expreg.kinds.in_context.figures:heads"),
+        "paths": later("expreg.kinds.in_context.figures:paths"),
+    },
+    claims={
+        "shift bound": ("The shift of the target stays below its bound", "shift / bound, 5 to 95 %"),
+        "proportional": ("The shift is proportional to a small move", "slope of log shift in log move"),
+        "shift identity": ("A move is the old problem with a shifted target", "largest relative error"),
+    },
+    statuses={"converged": "measured", "collapsed": "refused: the sum of sinh cancels"},
 )

@@ -1,28 +1,16 @@
 """Figures of `in_context`: shift against move, looseness of the bounds, steps of the query against new tokens."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from expreg.core.page.style import (
-    GREY,
-    Figure,
-    canvas,
-    entitle,
-    left_out,
-    log_ticks,
-    look,
-    ordered_look,
-    outer_labels,
-    pages,
-    plain,
-    records,
-    spread,
-)
+from expreg.core.page import style as plot
 
 BOUNDS = ("tight", "rows", "softmax", "radius")
 MOVED = {"gd": "gradient descent on x", "newton": "Newton on x", "data": "normal dA"}
@@ -30,7 +18,7 @@ MOST_PATHS = 5
 _LABELS = {"tight": "tight (G.6)", "rows": "rows (G.7, G.8)", "softmax": "softmax (G.9)", "radius": "R form (G.10)"}
 
 
-def shift(cells: pd.DataFrame, curves: pd.DataFrame, _summary: Mapping[str, Any]) -> list[Figure]:
+def shift(cells: pd.DataFrame, curves: pd.DataFrame, _summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the shift of the target over the move at one size of problem, a line per cell, with the bounds."""
     if not {"shift", "bound_tight"} <= set(curves.columns) or curves["shift"].isna().all():
         return []
@@ -38,16 +26,16 @@ def shift(cells: pd.DataFrame, curves: pd.DataFrame, _summary: Mapping[str, Any]
     middle = {name: _central(usable[name]) for name in ("n", "d")}
     shown = usable[(usable["n"] == middle["n"]) & (usable["d"] == middle["d"])]
     moved = [kind for kind in MOVED if kind in set(shown["moved"])]
-    radii = spread(shown["norm"].round(9), 4)
-    figure, axes = canvas(len(moved), 2.9, 0.75)
+    radii = plot.spread(shown["norm"].round(9), 4)
+    figure, axes = plot.canvas(len(moved), 2.9, 0.75)
     for axis, kind in zip(axes, moved, strict=True):
         part = shown[(shown["moved"] == kind) & shown["norm"].round(9).isin(radii)]
         _shift_panel(axis, part, curves, radii)
-        entitle(axis, len(moved), MOVED.get(str(kind), str(kind)))
-    outer_labels(axes, "size of the move", "shift of the target")
+        plot.entitle(axis, len(moved), MOVED.get(str(kind), str(kind)))
+    plot.outer_labels(axes, "size of the move", "shift of the target")
     lines = [Line2D([], [], **_radius_look(i, radii), label=f"R = {radius:.3g}") for i, radius in enumerate(radii)]
     lines += [
-        Line2D([], [], color=GREY, linestyle=style, label=f"{_LABELS[name]} at R = {_central(radii):.3g}")
+        Line2D([], [], color=plot.GREY, linestyle=style, label=f"{_LABELS[name]} at R = {_central(radii):.3g}")
         for name, style in _DASHES.items()
     ]
     lines.append(Line2D([], [], color="black", linewidth=0.8, label="slope 1"))
@@ -56,14 +44,14 @@ def shift(cells: pd.DataFrame, curves: pd.DataFrame, _summary: Mapping[str, Any]
         f"Norm of the shift (G.3) over the norm of the move for n = {middle['n']}, d = {middle['d']}, one line per"
         " cell, on logarithmic scales. Grey: medians of the bounds."
     )
-    return [Figure("shift", "Shift of the target against the move", caption, figure)]
+    return [plot.Figure("shift", "Shift of the target against the move", caption, figure)]
 
 
 _DASHES: dict[str, Any] = {"tight": "-", "rows": (0, (4, 2)), "radius": (0, (1, 1.5))}
 
 
 def _radius_look(index: int, radii: Sequence[float]) -> dict[str, Any]:
-    return {**ordered_look(index, len(radii)), "marker": None, "linestyle": "-"}
+    return {**plot.ordered_look(index, len(radii)), "marker": None, "linestyle": "-"}
 
 
 def _shift_panel(axis: Axes, cells: pd.DataFrame, curves: pd.DataFrame, radii: list[float]) -> None:
@@ -76,7 +64,7 @@ def _shift_panel(axis: Axes, cells: pd.DataFrame, curves: pd.DataFrame, radii: l
     middle = points[points["norm"] == _central(radii)].groupby("step")
     at = middle["move"].median()
     for name, style in _DASHES.items():
-        axis.plot(at, middle[f"bound_{name}"].median(), color=GREY, linestyle=style, linewidth=1.2)
+        axis.plot(at, middle[f"bound_{name}"].median(), color=plot.GREY, linestyle=style, linewidth=1.2)
     low, high = points["move"].min(), points["move"].max()
     least = points["shift"].min()
     axis.plot([low, high], [least / 3, least / 3 * high / low], color="black", linewidth=0.8)
@@ -89,35 +77,35 @@ def _central(values: Any) -> Any:
     return ranked[len(ranked) // 2]
 
 
-def ratios(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def ratios(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw measured / bound over n and over R for each group: median with the band of 5 to 95 %."""
     panels = [
         (group, over)
         for over in ("n", "R")
-        for group in records(summary, "groups")
-        if any(r["over"] == over for r in records(group, "ratios"))
+        for group in plot.records(summary, "groups")
+        if any(r["over"] == over for r in plot.records(group, "ratios"))
     ]
-    drawn = pages("ratios", panels)
-    figures = []
-    for page, chunk in drawn:
-        figure, axes = canvas(len(chunk), 2.2, 0.5)
-        for axis, (group, over) in zip(axes, chunk, strict=True):
-            _ratio_panel(axis, [r for r in group["ratios"] if r["over"] == over], over)
-            entitle(axis, len(chunk), MOVED.get(str(group["group"]["moved"]), group["label"]))
-        for axis in axes[:: 3 if len(chunk) > 4 else 2]:
-            axis.set_ylabel("measured / bound")
-        lines = [Line2D([], [], **_bound_look(name), label=_LABELS[name]) for name in BOUNDS]
-        figure.legend(handles=lines, loc="outside lower center", ncols=4)
-        caption = (
-            "Norm of the shift over each of its bounds: medians, band: 5 % to 95 % of the instances. 1 is the bound"
-            " itself; above it the bound would be wrong." + (left_out(panels, drawn) if page == drawn[-1][0] else "")
-        )
-        figures.append(Figure(page, "How loose the bounds are", caption, figure))
-    return figures
+    caption = (
+        "Norm of the shift over each of its bounds: medians, band: 5 % to 95 % of the instances. 1 is the bound"
+        " itself; above it the bound would be wrong."
+    )
+    return plot.paged("ratios", "How loose the bounds are", caption, panels, _ratio_figure)
+
+
+def _ratio_figure(panels: list[tuple[Mapping[str, Any], str]]) -> Canvas:
+    figure, axes = plot.canvas(len(panels), 2.2, 0.5)
+    for axis, (group, over) in zip(axes, panels, strict=True):
+        _ratio_panel(axis, [r for r in group["ratios"] if r["over"] == over], over)
+        plot.entitle(axis, len(panels), MOVED.get(str(group["group"]["moved"]), group["label"]))
+    for axis in axes[:: 3 if len(panels) > 4 else 2]:
+        axis.set_ylabel("measured / bound")
+    lines = [Line2D([], [], **_bound_look(name), label=_LABELS[name]) for name in BOUNDS]
+    figure.legend(handles=lines, loc="outside lower center", ncols=4)
+    return figure
 
 
 def _bound_look(name: str) -> dict[str, Any]:
-    return {**look(BOUNDS.index(name)), "markersize": 3.5}
+    return {**plot.look(BOUNDS.index(name)), "markersize": 3.5}
 
 
 def _ratio_panel(axis: Axes, found: Sequence[Mapping[str, Any]], over: str) -> None:
@@ -132,21 +120,22 @@ def _ratio_panel(axis: Axes, found: Sequence[Mapping[str, Any]], over: str) -> N
             axis.plot(x, [max(r["median"], 1e-12) for r in rows], **style)
     axis.set_ylim(max(axis.get_ylim()[0], 1e-9), 3)
     if over == "n":
-        log_ticks(axis, "x", (r["value"] for r in found), most=5)
+        plot.log_ticks(axis, "x", (r["value"] for r in found), most=5)
     axis.set_xlabel("length of the context $n$" if over == "n" else "norm $R$ of $A$ and $x$")
 
 
-def heads(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def heads(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw by layer and head how close a step of the query comes to the move of a new token."""
     found = [
-        (group, [r for r in records(group, "closeness") if r["over"] == "head"]) for group in records(summary, "groups")
+        (group, [r for r in plot.records(group, "closeness") if r["over"] == "head"])
+        for group in plot.records(summary, "groups")
     ]
     figures = []
     for index, (group, rows) in enumerate((group, rows) for group, rows in found if rows):
-        figure, axes = canvas(2, 2.6)
+        figure, axes = plot.canvas(2, 2.6)
         for axis, (name, title) in zip(axes, _HEATED, strict=True):
             image = _heat_panel(axis, rows, name)
-            entitle(axis, 2, title)
+            plot.entitle(axis, 2, title)
         figure.colorbar(image, ax=axes, label="cosine, median", shrink=0.9)
         caption = (
             "Cosine between the move of the attention distribution by one more token and the move that one step of"
@@ -154,7 +143,7 @@ def heads(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any
             f" not measured. {group['label']}."
         )
         figures.append(
-            Figure("heads" if index == 0 else f"heads-{index + 1}", "Steps and tokens by head", caption, figure)
+            plot.Figure("heads" if index == 0 else f"heads-{index + 1}", "Steps and tokens by head", caption, figure)
         )
     return figures[:4]
 
@@ -180,7 +169,7 @@ def _heat_panel(axis: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> Any
     return image
 
 
-def paths(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def paths(cells: pd.DataFrame, curves: pd.DataFrame, _summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the cosine between the moves of k tokens and of k steps over k, by each swept setting."""
     if "path_cosine_gd" not in curves or curves["path_cosine_gd"].isna().all():
         return []
@@ -189,21 +178,21 @@ def paths(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any])
     settings = [name for name in ("n", "d", "R", "size", "head") if name in joined and joined[name].nunique() > 1]
     panels = [(name, method) for method in ("gd", "newton") for name in settings or ["all"]]
     joined["all"] = ""
-    drawn = pages("paths", panels, owner=lambda panel: panel[1])
-    figures = []
-    for page, chunk in drawn:
-        figure, axes = canvas(len(chunk), 2.5)
-        for axis, (name, method) in zip(axes, chunk, strict=True):
-            _path_panel(axis, joined, name, f"path_cosine_{method}")
-            entitle(axis, len(chunk), f"{'gradient descent' if method == 'gd' else 'Newton'}, by {_OVER[name]}")
-        outer_labels(axes, "tokens and steps $k$", "cosine of the two shifts")
-        caption = (
-            "Cosine between the shift of the target by k more tokens and that by k steps of the query: medians over"
-            " cells, band: middle half. Each panel pools everything but the setting it is about."
-        )
-        figures.append(Figure(page, "k steps against k tokens", caption + left_out(panels, drawn), figure))
-    del summary
-    return figures
+    caption = (
+        "Cosine between the shift of the target by k more tokens and that by k steps of the query: medians over"
+        " cells, band: middle half. Each panel pools everything but the setting it is about."
+    )
+    draw = partial(_path_figure, joined=joined)
+    return plot.paged("paths", "k steps against k tokens", caption, panels, draw, owner=lambda panel: panel[1])
+
+
+def _path_figure(panels: list[tuple[str, str]], joined: pd.DataFrame) -> Canvas:
+    figure, axes = plot.canvas(len(panels), 2.5)
+    for axis, (name, method) in zip(axes, panels, strict=True):
+        _path_panel(axis, joined, name, f"path_cosine_{method}")
+        plot.entitle(axis, len(panels), f"{'gradient descent' if method == 'gd' else 'Newton'}, by {_OVER[name]}")
+    plot.outer_labels(axes, "tokens and steps $k$", "cosine of the two shifts")
+    return figure
 
 
 _OVER = {
@@ -228,13 +217,13 @@ def _named(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _path_panel(axis: Axes, joined: pd.DataFrame, name: str, column: str) -> None:
-    values = spread(joined[name], MOST_PATHS)
+    values = plot.spread(joined[name], MOST_PATHS)
     for rank, value in enumerate(values):
         along = joined[joined[name] == value].groupby("step")[column]
         low, middle, high = (along.quantile(q) for q in (0.25, 0.5, 0.75))
-        style = {**ordered_look(rank, len(values)), "marker": None}
+        style = {**plot.ordered_look(rank, len(values)), "marker": None}
         axis.fill_between(middle.index, low, high, color=style["color"], alpha=0.12, linewidth=0)
-        label = plain(f"{value:g}" if isinstance(value, (int, float, np.number)) else value)
+        label = plot.plain(f"{value:g}" if isinstance(value, (int, float, np.number)) else value)
         axis.plot(middle.index, middle, **style, label=label)
     axis.set_xscale("log", base=2)
     axis.set_ylim(min(0.0, axis.get_ylim()[0]), 1.03)

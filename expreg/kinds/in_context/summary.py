@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-Record = dict[str, Any]
+from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, UNRESOLVED, Record, quantiles, split, varying, verdict
+from expreg.core.stats.summary import Asked
+from expreg.core.stats.thresholds import median_interval
 
 BOUNDS = {
     "tight": ("shift", "bound_tight", "(G.6), sinh (G.11)"),
@@ -41,23 +43,28 @@ NOTE = (
 )
 
 
-def summarise(
-    cells: pd.DataFrame, curves: pd.DataFrame, axes: Sequence[str], *, delta: float, confidence: float
-) -> Record:
+def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record:
     """Return counts, groups with their ratios and slopes, tables, verdicts and note of a run of `in_context`.
 
-    `cells`, `curves`: as the store gives them; `axes`: names of the swept columns. `confidence`: level of the
-    intervals of slopes, which assume nothing about their distribution; `delta` is not used. Cells that collapsed or
-    left the range of numbers are counted and left out.
+    `cells`, `curves`: as the store gives them. Intervals of slopes assume nothing about their distribution. Cells that
+    collapsed or left the range of numbers are counted and left out.
     """
-    del axes, delta
-    usable = cells[cells["status"] == "converged"]
+    usable = cells[cells["status"] == "converged"] if "status" in cells else cells
+    if usable.empty:
+        return {"groups": [], "tables": [], "verdicts": [], "note": NOTE}
     points = instances(usable, curves)
-    split = _split(usable)
-    labels = _labels([key for key, _ in split])
+    parts = sorted(split(usable, GROUPED), key=lambda found: list(MOVED).index(found[0]["moved"]))
+    names = list(dict.fromkeys(("moved", "activation", *varying(usable, GROUPED))))
     groups = [
-        _group(key, label, part, points[points["cell"].isin(part["cell"])], curves, confidence)
-        for label, (key, part) in zip(labels, split, strict=True)
+        _group(
+            key,
+            ", ".join(str(MOVED.get(key[name], key[name])) for name in names),
+            part,
+            points[points["cell"].isin(part["cell"])],
+            curves,
+            asked.confidence,
+        )
+        for key, part in parts
     ]
     statuses = cells["status"].value_counts().sort_index().to_dict()
     return {
@@ -94,14 +101,6 @@ def ratios(points: pd.DataFrame, bound: str) -> np.ndarray:
         return np.where(shift[known] == 0, 0.0, shift[known] / limit[known])
 
 
-def _split(cells: pd.DataFrame) -> list[tuple[Record, pd.DataFrame]]:
-    columns = [column for column in GROUPED if column in cells]
-    split = [
-        (dict(zip(columns, key, strict=True)), part) for key, part in cells.groupby(columns, sort=False, dropna=False)
-    ]
-    return sorted(split, key=lambda found: list(MOVED).index(found[0]["moved"]))
-
-
 def _group(
     key: Record, label: str, cells: pd.DataFrame, points: pd.DataFrame, curves: pd.DataFrame, confidence: float
 ) -> Record:
@@ -127,7 +126,7 @@ def _group(
 
 
 def _levels(points: pd.DataFrame) -> dict[str, "pd.Series"]:
-    """Return the regimes by which ratios are told: R, n, d where they are chosen, heads where those are."""
+    """Return the regimes by which ratios are split: R, n, d where they are chosen, heads where those are."""
     found = {name: points[name] for name in ("n", "d")}
     if "problem.radius" in points:
         return {"R": points["problem.radius"], **found}
@@ -135,13 +134,6 @@ def _levels(points: pd.DataFrame) -> dict[str, "pd.Series"]:
         heads = points[["layer", "head"]].fillna(-1).astype(int).astype(str)
         return {"head": heads["layer"] + "/" + heads["head"], **found}
     return found
-
-
-def _labels(keys: Sequence[Record]) -> list[str]:
-    """Return a short name per group: what moves, the activation, and whatever else differs between groups."""
-    varying = [name for name in GROUPED if len({str(key.get(name)) for key in keys}) > 1]
-    names = ["moved", "activation", *(name for name in varying if name not in ("moved", "activation"))]
-    return [", ".join(str(MOVED.get(key[name], key[name])) for name in names) for key in keys]
 
 
 def _ratios(points: pd.DataFrame, tolerance: float) -> list[Record]:
@@ -176,7 +168,7 @@ def _slope(points: pd.DataFrame, confidence: float) -> Record:
     slopes = np.sort((sums["xy"] / sums["xx"])[sums["xx"] > 0.1].to_numpy())
     if not len(slopes):
         return {"value": None, "low": None, "high": None, "least": None, "largest": None, "cells": 0}
-    low, high = _median_interval(slopes, confidence)
+    low, high = median_interval(slopes, confidence)
     return {
         "value": float(np.median(slopes)),
         "low": low,
@@ -187,21 +179,12 @@ def _slope(points: pd.DataFrame, confidence: float) -> Record:
     }
 
 
-def _median_interval(values: np.ndarray, confidence: float) -> tuple[float | None, float | None]:
-    """Return order statistics that enclose the median with the given confidence (D.3), None if too few."""
-    from scipy.stats import binom
-
-    rank = int(binom.ppf((1 - confidence) / 2, len(values), 0.5))
-    return (values[rank - 1], values[len(values) - rank]) if rank >= 1 else (None, None)
-
-
 def _first_order(points: pd.DataFrame) -> Record:
     """Return the relative distance of the first-order shift (G.4) from the exact one: median, by size of the move."""
     shown = points[points["shift"] > 0]
     wrong = (shown["shift_first_order"] / shown["shift"] - 1).abs()
     small = shown["largest_change"] <= SMALL
-    middle = [float(part.median()) if len(part) else None for part in (wrong[small], wrong[~small])]
-    return dict(zip(("small", "large"), middle, strict=True))
+    return {"small": quantiles(wrong[small], [0.5])[0], "large": quantiles(wrong[~small], [0.5])[0]}
 
 
 def _largest(cells: pd.DataFrame, column: str) -> float | None:
@@ -265,9 +248,9 @@ def _by(over: str, groups: Sequence[Record]) -> list[Record]:
     for group in groups:
         known = [r for r in group["ratios"] if r["over"] == over]
         for value in dict.fromkeys(r["value"] for r in known):
-            told = {r["bound"]: r for r in known if r["value"] == value}
-            count = max(r["instances"] for r in told.values())
-            rows.append([group["label"], value, count, *(_words(told.get(bound)) for bound in BOUNDS)])
+            by_bound = {r["bound"]: r for r in known if r["value"] == value}
+            count = max(r["instances"] for r in by_bound.values())
+            rows.append([group["label"], value, count, *(_words(by_bound.get(bound)) for bound in BOUNDS)])
     if not rows:
         return []
     columns = ["moved", over, "instances", *map(_bound, BOUNDS)]
@@ -308,66 +291,39 @@ def _bound(name: str) -> str:
 
 
 def _verdicts(group: Record) -> list[Record]:
-    precision = str(group["group"].get("precision", "f64"))
+    precision, where = str(group["group"].get("precision", "f64")), {"group": group["label"]}
     found = [
-        _verdict(group, "shift bound", r["bound"], 1.0, r["median"], r["low"], r["high"], _bound_words(r))
+        verdict("shift bound", r["bound"], 1.0, r | {"value": r["median"]}, _bound_words(r), **where)
         for r in group["ratios"]
         if r["over"] == "all"
     ]
     slope = group["slope"]
     if slope["value"] is not None:
-        found.append(_slope_verdict(group, slope))
+        found.append(verdict("proportional", "slope", 1.0, slope, _slope_words(slope), **where))
     for label, (_, limits) in EXACT.items():
-        error = group["errors"][label]
+        error, limit = group["errors"][label], limits[precision]
         if error is not None:
-            holds = error <= limits[precision]
-            reason = f"the largest relative error of {group['cells']} cells is {error:.2g}; rounding allows "
-            words = ("consistent" if holds else "contradicts", f"{reason}{limits[precision]:g}.")
-            found.append(_verdict(group, "shift identity", label, limits[precision], error, None, None, words))
+            reason = f"the largest relative error of {group['cells']} cells is {error:.2g}; rounding allows {limit:g}."
+            words = (CONSISTENT if error <= limit else CONTRADICTS, reason)
+            numbers = {"value": error, "low": None, "high": None}
+            found.append(verdict("shift identity", label, limit, numbers, words, **where))
     return found
 
 
 def _bound_words(record: Record) -> tuple[str, str]:
     count = f"{record['violations']} of {record['instances']} instances"
     if record["violations"]:
-        return "contradicts", f"{count} violate it; the largest ratio is {record['largest']:.6g}."
-    return "consistent", f"{count} violate it; the largest ratio is {record['largest']:.3g}."
+        return CONTRADICTS, f"{count} violate it; the largest ratio is {record['largest']:.6g}."
+    return CONSISTENT, f"{count} violate it; the largest ratio is {record['largest']:.3g}."
 
 
-def _slope_verdict(group: Record, slope: Record) -> Record:
+def _slope_words(slope: Record) -> tuple[str, str]:
     every = f"all {slope['cells']} cells lie in [{slope['least']:.4f}, {slope['largest']:.4f}]"
     low, high = slope["low"], slope["high"]
-    words = ("not resolvable at these n", f"too few cells for an interval; {every}.")
-    if low is not None and high is not None:
-        inside = low >= 1 - SLOPE and high <= 1 + SLOPE
-        outside = high < 1 - SLOPE or low > 1 + SLOPE
-        verdict = "consistent" if inside else "contradicts" if outside else "not resolvable at these n"
-        words = (verdict, f"over moves with max |dz| <= {SMALL:g} the median is 1 within {SLOPE:g}; {every}.")
-        if not inside:
-            words = (verdict, f"over moves with max |dz| <= {SMALL:g} the median is not 1 within {SLOPE:g}; {every}.")
-    return _verdict(group, "proportional", "slope", 1.0, slope["value"], low, high, words)
-
-
-def _verdict(
-    group: Record,
-    claim: str,
-    criterion: str,
-    claimed: float,
-    measured: float,
-    low: float | None,
-    high: float | None,
-    words: tuple[str, str],
-) -> Record:
-    return {
-        "claim": claim,
-        "group": group["label"],
-        "criterion": criterion,
-        "claimed": claimed,
-        "measured": measured,
-        "low": low,
-        "high": high,
-        "replicates": None,
-        "censored_share": None,
-        "verdict": words[0],
-        "reason": words[1],
-    }
+    if low is None or high is None:
+        return UNRESOLVED, f"too few cells for an interval; {every}."
+    inside = low >= 1 - SLOPE and high <= 1 + SLOPE
+    outside = high < 1 - SLOPE or low > 1 + SLOPE
+    is_one = "is 1" if inside else "is not 1"
+    words = CONSISTENT if inside else CONTRADICTS if outside else UNRESOLVED
+    return words, f"over moves with max |dz| <= {SMALL:g} the median {is_one} within {SLOPE:g}; {every}."

@@ -5,7 +5,6 @@ from dataclasses import replace
 from expreg.kinds.network import check, columns
 from expreg.types import Experiment, Settings, later
 
-
 PROBE: Settings = {
     "experiment": "threshold",
     "seed": 0,
@@ -27,6 +26,32 @@ PROBE: Settings = {
 }
 """A run of two thousand steps that does not converge."""
 
+FIGURES = {
+    "thresholds": later("expreg.kinds.network.figures.thresholds:thresholds"),
+    "lambda": later("expreg.kinds.network.figures.spectrum:spectrum"),
+    "phase": later("expreg.kinds.network.figures.phase:phase"),
+    "success": later("expreg.kinds.network.figures.phase:success"),
+}
+"""Of what needs no training, in the order of the page."""
+CLAIMS = {
+    "width": ("The width needed grows at most like n^{} log(n/delta)", "exponent of n after the log factor"),
+    "probability": ("Gradient descent converges with probability at least {}", "share at the widest m"),
+    "linear rate": (
+        "Converged runs keep the rate of the proof at every step, with probability at least {}",
+        "share at the widest m",
+    ),
+    "kernel": (
+        "The smallest eigenvalue stays at least lambda/2, with probability at least {}",
+        "share at the widest m",
+    ),
+    "concentration": (
+        "The width for ||H(0) - H_cts||_F <= lambda/4 grows more slowly than n^{}, at fixed delta",
+        "exponent of n, no log factor taken out",
+    ),
+    "rate of convergence": ("The residual falls at least as fast as the theory says", "speed over the theory's"),
+    "steps to tolerance": ("Steps to tolerance are those of infinite width", "measured over predicted steps"),
+}
+
 THRESHOLD = Experiment(
     name="threshold",
     columns=columns.training,
@@ -44,6 +69,14 @@ THRESHOLD = Experiment(
     outlook=later("expreg.kinds.network.outlook:outlook"),
     certify=later("expreg.kinds.network.start:certify"),
     probe=PROBE,
+    summarise=later("expreg.kinds.network.summary.summary:summarise"),
+    figures={
+        **FIGURES,
+        "convergence": later("expreg.kinds.network.figures.curves:convergence"),
+        "rates": later("expreg.kinds.network.figures.curves:rates"),
+    },
+    page=later("expreg.kinds.network.figures.chain:page"),
+    claims=CLAIMS,
 )
 CONVERGENCE = replace(THRESHOLD, name="convergence")
 CONCENTRATION = replace(
@@ -55,4 +88,10 @@ CONCENTRATION = replace(
     prepare=later("expreg.kinds.network.concentration:prepare"),
     row=later("expreg.kinds.network.concentration:row"),
     cost=later("expreg.kinds.network.concentration:cost"),
+    figures={
+        "concentration": later("expreg.kinds.network.figures.concentration:errors"),
+        "concentration-threshold": later("expreg.kinds.network.figures.concentration:widths"),
+        **FIGURES,
+    },
+    statuses={"converged": "measured; nothing is trained"},
 )

@@ -71,6 +71,8 @@ class Event:
     - `name`, `title`: the title completes "the probability that ...".
     - `claim`: exponent of n in the width that the theorem asks for, after the factor log(n / delta); None for none.
     - `along_path`: whether it is about the whole trajectory; a run that leaves the range of numbers then fails it.
+    - `rank`: where only some criteria are shown, those of low rank are. `link`: the step of the proof that it is.
+      `share`: the claim about its share of successes at the widest m, "" for none.
     - `needs`: what a cell must have for the event to mean anything, else it is null. "training": steps, not only a
       start; "theory": H^cts; "resolved": a lambda that rounding does not hide; "reach": radii and certificate;
       "plain": gradient descent with one step size; "tolerance": a tolerance above 0; "kernel": lambda_min(H(t)).
@@ -91,6 +93,9 @@ class Event:
     margin: Callable[[Facts], float]
     claim: float | None = 2.0
     along_path: bool = False
+    rank: int = 100
+    link: str = ""
+    share: str = ""
     needs: frozenset[str] = frozenset()
     first: Callable[[Facts, float], int | None] | None = None
     when: str = "step"
@@ -159,6 +164,7 @@ _LIST = (
     Event(
         name="E0",
         title="the step size is stable at initialisation",
+        rank=8,
         claim=None,
         needs=frozenset({"training", "plain"}),
         margin=lambda facts: _ratio(2, float(facts.record["eta_scaled"]) * float(facts.record["lambda_max_0"])),
@@ -167,24 +173,32 @@ _LIST = (
     Event(
         name="E1",
         title="the initial Gram matrix is within lambda/4 in Frobenius norm",
+        rank=4,
+        link="initial concentration",
         needs=frozenset({"theory"}),
         margin=lambda facts: _ratio(facts.lam / 4, facts.record["frobenius_error"]),
     ),
     Event(
         name="E1s",
         title="the initial Gram matrix is within lambda/4 in spectral norm",
+        rank=7,
+        link="initial concentration",
         needs=frozenset({"theory"}),
         margin=lambda facts: _ratio(facts.lam / 4, facts.record["spectral_error"]),
     ),
     Event(
         name="E1m",
         title="the initial smallest eigenvalue is at least 3/4 lambda",
+        rank=5,
+        link="initial concentration",
         needs=frozenset({"theory", "resolved"}),
         margin=lambda facts: _ratio(facts.record["lambda_0"], 3 / 4 * facts.lam),
     ),
     Event(
         name="E2",
         title="no weight leaves the radius of the proof",
+        rank=6,
+        link="lazy movement",
         along_path=True,
         needs=frozenset({"training", "reach"}),
         margin=lambda facts: _ratio(facts.record["radius"], facts.record["max_movement"]),
@@ -194,6 +208,9 @@ _LIST = (
     Event(
         name="E3",
         title="the smallest eigenvalue stays at least lambda/2",
+        rank=2,
+        link="kernel",
+        share="kernel",
         along_path=True,
         needs=frozenset({"training", "kernel", "theory", "resolved"}),
         margin=lambda facts: _ratio(facts.record["lambda_min_path"], facts.lam / 2),
@@ -206,6 +223,9 @@ _LIST = (
     Event(
         name="E4",
         title="the residual stays below the linear rate of the proof",
+        rank=3,
+        link="linear rate",
+        share="linear rate",
         along_path=True,
         needs=frozenset({"training", "plain", "theory"}),
         margin=_rate_margin,
@@ -216,6 +236,9 @@ _LIST = (
     Event(
         name="E5",
         title="gradient descent converges",
+        rank=0,
+        link="convergence",
+        share="probability",
         along_path=True,
         needs=frozenset({"training", "tolerance"}),
         margin=lambda facts: _ratio(facts.tolerance, facts.record["residual_final"]),
@@ -224,6 +247,8 @@ _LIST = (
     Event(
         name="Ecert",
         title="the refined certificate holds",
+        rank=9,
+        link="certificate",
         needs=frozenset({"reach"}),
         margin=lambda facts: float(facts.record["certificate_margin"]),
         first=lambda facts, _: None if facts.record["certified"] else 0,

@@ -1,8 +1,7 @@
-"""What `expreg plan` tells beside the cost: the theory at the sizes of the sweep, and what its replicates resolve."""
+"""What `expreg plan` says beside the cost: the theory at the sizes of the sweep, and what its replicates resolve."""
 
 import json
 import math
-import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +10,9 @@ import numpy as np
 
 from expreg import theory
 from expreg.activation import lookup
-from expreg.core.stats import power
+from expreg.core.page import terminal
+from expreg.core.stats import power, thresholds
+from expreg.core.stats.describe import shown
 from expreg.kinds.network.start import problem
 from expreg.types import Settings
 
@@ -39,7 +40,6 @@ _LEGEND = (
     " abstract (C.14; constant 1 and c_B = 4 are ours), whose local exponent of n is (C.15). B (C.1), R (C.9), eta"
     " and T (C.17) are those at the spectral width; the form of eta is recalled. A sufficient width is no threshold."
 )
-_LINE = 100
 
 
 def theory_table(cells: Iterable[Settings], delta: float) -> dict[str, Any]:
@@ -62,13 +62,13 @@ def theory_table(cells: Iterable[Settings], delta: float) -> dict[str, Any]:
     labels = _labels(list(regimes))
     rows, large, many = [], set(), False
     for regime, found in list(regimes.items())[:MOST_REGIMES]:
-        shown = _thinned([one["data"]["n"] for one in found])
-        many |= len(shown) < len({one["data"]["n"] for one in found})
+        kept = _thinned([one["data"]["n"] for one in found])
+        many |= len(kept) < len({one["data"]["n"] for one in found})
         for settings in sorted(found, key=lambda one: (one["data"]["n"], one["data"]["d"])):
             n = settings["data"]["n"]
-            if n in shown and n > LARGEST_N:
+            if n in kept and n > LARGEST_N:
                 large.add(n)
-            elif n in shown:
+            elif n in kept:
                 rows.append({"data": labels[regime]} | _row(settings, delta))
     left_out = [f"n = {', '.join(map(str, sorted(large)))}: the spectrum takes too long for a plan."] if large else []
     left_out += [f"At most {MOST_N} values of n are shown per regime."] if many else []
@@ -99,17 +99,7 @@ def _labels(regimes: Sequence[str]) -> dict[str, str]:
 
 
 def _short(value: Any) -> str:
-    return (
-        str(value.get("kind", value))
-        if isinstance(value, Mapping)
-        else f"{value:g}"
-        if _is_number(value)
-        else str(value)
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value.get("kind", value)) if isinstance(value, Mapping) else shown(value)
 
 
 def _thinned(values: Sequence[int]) -> set[int]:
@@ -173,13 +163,13 @@ def too_few(cells: Iterable[Settings], analysis: Mapping[str, Any]) -> str | Non
     Refused is what has no upper limit at all, 29 replicates at delta = 0.1 and 95 %; an interval needs 36.
     """
     delta, confidence, planned = analysis["delta"], analysis["confidence"], replicates(cells)
-    least = power.least_replicates(delta, confidence, sides=1)
+    least = thresholds.replicates_needed(delta, confidence, sides=1)
     if planned >= least:
         return None
     return (
         f"the {1 - delta:.4g} quantile needs {least} replicates for an upper limit at {100 * confidence:.4g} % (D.4),"
-        f" {power.least_replicates(delta, confidence)} for an interval; the sweep has {planned}. Raise replicate.count,"
-        " lower analysis.confidence, or leave analysis.delta out"
+        f" {thresholds.replicates_needed(delta, confidence)} for an interval; the sweep has {planned}. Raise"
+        " replicate.count, lower analysis.confidence, or leave analysis.delta out"
     )
 
 
@@ -199,40 +189,34 @@ def resolution(cells: Sequence[Settings], analysis: Mapping[str, Any]) -> dict[s
 
 
 def outlook(cells: Sequence[Settings], analysis: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the theorem asks for at each n, what the replicates can resolve, and both as `lines`."""
+    """Return what a plan adds for networks: `theory`, `power`, and `lines`, the same for a terminal."""
     found = {"theory": theory_table(cells, analysis["delta"]), "power": resolution(cells, analysis)}
-    return {**found, "lines": lines(found)}
+    return found | {"lines": lines(found)}
 
 
-def lines(told: Mapping[str, Any]) -> list[str]:
+def lines(found: Mapping[str, Any]) -> list[str]:
     """Return theory and power as lines of at most 100 columns."""
-    found, rows = [], told["theory"]["rows"]
+    text, rows = [], found["theory"]["rows"]
     if rows:
-        found += [f"theory at delta = {told['theory']['delta']:g}, data of the first replicate", *_table(rows)]
-    for sentence in [_LEGEND] * bool(rows) + told["theory"]["left_out"]:
-        found += _wrapped(sentence)
-    if told["power"]:
-        found += ["replicates", *(line for sentence in told["power"]["sentences"] for line in _wrapped(sentence))]
-    return found
+        text += [f"theory at delta = {found['theory']['delta']:g}, data of the first replicate", *_table(rows)]
+    for sentence in [_LEGEND] * bool(rows) + found["theory"]["left_out"]:
+        text += terminal.wrapped(sentence, 2)
+    if found["power"]:
+        sentences = found["power"]["sentences"]
+        text += ["replicates", *(line for sentence in sentences for line in terminal.wrapped(sentence, 2))]
+    return text
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    cells = [[_cell(row[name], name) for name in _COLUMNS] for row in rows]
-    size = [max(map(len, column)) for column in zip(_COLUMNS.values(), *cells, strict=True)]
-    found = [_aligned(list(_COLUMNS.values()), size)]
-    for i, (row, line) in enumerate(zip(rows, cells, strict=True)):
+    heading, *lines = terminal.lines(
+        list(_COLUMNS.values()), [[_cell(row[name], name) for name in _COLUMNS] for row in rows], right=True
+    )
+    found = [heading]
+    for i, (row, line) in enumerate(zip(rows, lines, strict=True)):
         if i == 0 or row["data"] != rows[i - 1]["data"]:
-            found.append(f"  {row['data']}"[:_LINE])
-        found.append(_aligned(line, size))
+            found.append(f"  {row['data']}"[: terminal.WIDTH])
+        found.append(line)
     return found
-
-
-def _aligned(cells: Sequence[str], size: Sequence[int]) -> str:
-    return "  " + "  ".join(cell.rjust(width) for cell, width in zip(cells, size, strict=True))
-
-
-def _wrapped(sentence: str) -> list[str]:
-    return textwrap.wrap(sentence, _LINE, initial_indent="  ", subsequent_indent="  ")
 
 
 def _cell(value: Any, name: str) -> str:

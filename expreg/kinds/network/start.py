@@ -160,6 +160,8 @@ def certify(settings: Settings, arrays: Mapping[str, Array], refined: bool) -> A
 
     network = settings["network"]
     return certificate(**arrays, activation=network["activation"], scale=network["scale"], refined=refined)
+
+
 START = ("lambda_0", "lambda_max_0", "frobenius_error", "spectral_error")
 
 

@@ -49,4 +49,17 @@ REGRESSION = Experiment(
     size=later("expreg.kinds.regression.program:size"),
     check=later("expreg.kinds.regression.program:check"),
     probe=PROBE,
+    summarise=later("expreg.kinds.regression.summary:summarise"),
+    figures={
+        "suboptimality": later("expreg.kinds.regression.figures:steps"),
+        "passes": later("expreg.kinds.regression.figures:passes"),
+        "seconds": later("expreg.kinds.regression.figures:seconds"),
+    },
+    claims={
+        "quadratic": ("Exact Newton steps converge quadratically near the optimum", "order of convergence"),
+        "contraction": (
+            "A step with a sketched Hessian shrinks the distance by eps/(1-eps), with probability at least {}",
+            "share of steps near the optimum",
+        ),
+    },
 )

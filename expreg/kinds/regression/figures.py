@@ -1,26 +1,17 @@
 """Figures of `regression`: how far the loss is above its least, by step, passes over the matrix, and seconds."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter
 
-from expreg.core.page.style import (
-    Figure,
-    canvas,
-    decimal_ticks,
-    entitle,
-    left_out,
-    look,
-    outer_labels,
-    pages,
-    plain,
-    records,
-)
+from expreg.core.page import style as plot
 
 LOWEST = 1e-18
 """Below this share of its start a suboptimality is rounding."""
@@ -31,42 +22,45 @@ _CAPTION = (
 )
 
 
-def steps(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def steps(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the suboptimality over the step for each group, one line per method."""
     return _figures(summary, "suboptimality", "Suboptimality by step", "step", "step")
 
 
-def passes(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def passes(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the suboptimality over the passes over the matrix for each group, one line per method."""
     return _figures(summary, "passes", "Suboptimality by passes over the matrix", "passes", "passes over A")
 
 
-def seconds(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def seconds(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the suboptimality over the device time of a cell, shared out over its steps, one line per method."""
     return _figures(summary, "seconds", "Suboptimality by seconds in a lane", "seconds", "seconds in a lane")
 
 
-def _figures(summary: Mapping[str, Any], name: str, title: str, key: str, label: str) -> list[Figure]:
-    panels = [group for group in records(summary, "groups") if any(m.get("curve") for m in records(group, "methods"))]
-    panels = [group for group in panels if len(records(group, "methods")) > 1] or panels
-    drawn = pages(name, panels)
-    labels = list(dict.fromkeys(m["label"] for group in panels for m in records(group, "methods")))
-    figures = []
-    for page, chunk in drawn:
-        figure, axes = canvas(len(chunk), 2.3, 0.25 + 0.17 * -(-len(labels) // 3))
-        for axis, group in zip(axes, chunk, strict=True):
-            _panel(axis, group, key, labels)
-            entitle(axis, len(chunk), str(group.get("label", "")))
-        outer_labels(axes, label, "suboptimality")
-        shown = [Line2D([], [], label=plain(text, 40), **_look(i)) for i, text in enumerate(labels)]
-        figure.legend(handles=shown, loc="outside lower center", ncols=min(3, len(shown)))
-        caption = _CAPTION + (left_out(panels, drawn) if page == drawn[-1][0] else "")
-        figures.append(Figure(page, title, caption, figure))
-    return figures
+def _figures(summary: Mapping[str, Any], name: str, title: str, key: str, label: str) -> list[plot.Figure]:
+    panels = [
+        group
+        for group in plot.records(summary, "groups")
+        if any(m.get("curve") for m in plot.records(group, "methods"))
+    ]
+    panels = [group for group in panels if len(plot.records(group, "methods")) > 1] or panels
+    labels = list(dict.fromkeys(m["label"] for group in panels for m in plot.records(group, "methods")))
+    return plot.paged(name, title, _CAPTION, panels, partial(_figure, key=key, label=label, labels=labels))
+
+
+def _figure(panels: list[Mapping[str, Any]], key: str, label: str, labels: list[str]) -> Canvas:
+    figure, axes = plot.canvas(len(panels), 2.3, 0.25 + 0.17 * -(-len(labels) // 3))
+    for axis, group in zip(axes, panels, strict=True):
+        _panel(axis, group, key, labels)
+        plot.entitle(axis, len(panels), str(group.get("label", "")))
+    plot.outer_labels(axes, label, "suboptimality")
+    shown = [Line2D([], [], label=plot.plain(text, 40), **_look(i)) for i, text in enumerate(labels)]
+    figure.legend(handles=shown, loc="outside lower center", ncols=min(3, len(shown)))
+    return figure
 
 
 def _look(index: int) -> dict[str, Any]:
-    return {**look(index), "markersize": 3}
+    return {**plot.look(index), "markersize": 3}
 
 
 def _panel(axes: Axes, group: Mapping[str, Any], key: str, labels: list[str]) -> None:
@@ -75,10 +69,10 @@ def _panel(axes: Axes, group: Mapping[str, Any], key: str, labels: list[str]) ->
         axes.set_xscale("symlog", linthresh=1)
         axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     else:
-        curves = [curve[key] for m in records(group, "methods") if (curve := m.get("curve"))]
+        curves = [curve[key] for m in plot.records(group, "methods") if (curve := m.get("curve"))]
         positive = [value for curve in curves for value in curve if value] or [1.0]
-        decimal_ticks(axes, "x", 0.9 * min(positive), 1.1 * max(positive))
-    for method in records(group, "methods"):
+        plot.decimal_ticks(axes, "x", 0.9 * min(positive), 1.1 * max(positive))
+    for method in plot.records(group, "methods"):
         curve = method.get("curve")
         if curve is None:
             continue

@@ -12,20 +12,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from expreg.core.stats.describe import Floats, Record, above, quartiles, shown, split, varying, verdict
 from expreg.core.stats.success import clopper_pearson
+from expreg.core.stats.summary import Asked
 from expreg.types import FAILED
-
-Floats = NDArray[np.float64]
-Record = dict[str, Any]
 
 SHAPE = ("loss", "activation", "rows", "columns")
 METHOD = ("solver", "sketch", "sketch_size")
-# Told of a group or a method where the run has several.
+# Named in a group or a method where the run has several.
 _PROBLEM = "data density condition coherence noise scale weight start distance layer head precision"
 PROBLEM = tuple(_PROBLEM.split())
 LIMITS = ("tolerance", "max_steps")
 REPEATS = ("token", "seed", "replicate")
-CONSISTENT, CONTRADICTS, UNRESOLVED = "consistent", "contradicts", "not resolvable at these n"
 ORDER = 1.8
 """The least order of convergence that counts as quadratic: an estimate from three steps is a little below 2."""
 BETA = 0.5
@@ -41,37 +39,24 @@ NOTE = (
 )
 
 
-def summarise(
-    cells: pd.DataFrame, curves: pd.DataFrame, _axes: Sequence[str], *, delta: float, confidence: float
-) -> Record:
+def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record:
     """Return groups, tables, verdicts and note of a run of `regression`.
 
-    `cells`, `curves`: as the store gives them. `delta`: the failure probability at which sample sizes promise
-    their distortion; `confidence`: level of the intervals.
+    `cells`, `curves`: as the store gives them. `asked.delta`: the failure probability at which sample sizes promise
+    their distortion.
     """
     kept = cells[~cells["status"].isin(FAILED)] if "status" in cells else cells
-    outer, settings = _varying(kept, PROBLEM), _varying(kept, LIMITS)
+    outer, settings = varying(kept, PROBLEM), varying(kept, LIMITS)
     traces = _traces(kept, curves, [*SHAPE, *outer])
-    groups = [_group(key, rows, outer, settings, traces, delta) for key, rows in _split(kept, [*SHAPE, *outer])]
+    groups = [
+        _group(values, rows, outer, settings, traces, asked.delta) for values, rows in split(kept, [*SHAPE, *outer])
+    ]
     return {
         "groups": groups,
         "tables": [_outcomes(groups, outer), *_speeds(groups, outer)],
-        "verdicts": list(_verdicts(groups, delta, confidence)),
+        "verdicts": list(_verdicts(groups, asked.delta, asked.confidence)),
         "note": NOTE,
     }
-
-
-def _varying(rows: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    return [name for name in names if name in rows and rows[name].nunique(dropna=False) > 1]
-
-
-def _split(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """Yield (values, rows) of each combination of values, in order; missing is a value."""
-    present = [name for name in names if name in rows]
-    if not present or rows.empty:
-        return
-    for key, part in rows.groupby(present, sort=True, dropna=False):
-        yield key if isinstance(key, tuple) else (key,), part
 
 
 # --- traces ---------------------------------------------------------------------------------------
@@ -101,7 +86,7 @@ def _traces(cells: pd.DataFrame, curves: pd.DataFrame, problem: Sequence[str]) -
 def _least(cells: pd.DataFrame, problem: Sequence[str]) -> dict[str, float]:
     """Return by cell the least loss of its problem: 0 where it is planted exactly, else the smallest found."""
     found: dict[str, float] = {}
-    for _, rows in _split(cells, [*problem, *REPEATS]):
+    for _, rows in split(cells, [*problem, *REPEATS]):
         losses = rows["loss_value"].to_numpy(float)
         planted = rows["error_final"].notna().any()
         value = 0.0 if planted else float(np.nanmin(losses, initial=math.inf))
@@ -113,31 +98,29 @@ def _least(cells: pd.DataFrame, problem: Sequence[str]) -> dict[str, float]:
 
 
 def _group(
-    key: tuple[Any, ...],
+    values: Record,
     rows: pd.DataFrame,
     outer: Sequence[str],
     settings: Sequence[str],
     traces: Mapping[str, pd.DataFrame],
     delta: float,
 ) -> Record:
-    values = dict(zip([*SHAPE, *outer], key, strict=True))
     label = f"{values['loss']}, {values['activation']}, n = {values['rows']}, d = {values['columns']}"
-    label += "".join(f", {name} = {_shown(values[name])}" for name in outer)
-    methods = [_method(one, part, settings, traces, delta) for one, part in _split(rows, [*METHOD, *settings])]
+    label += "".join(f", {name} = {shown(values[name])}" for name in outer)
+    methods = [_method(one, part, settings, traces, delta) for one, part in split(rows, [*METHOD, *settings])]
     return {"group": values, "label": label, "methods": methods}
 
 
 def _method(
-    key: tuple[Any, ...],
+    values: Record,
     rows: pd.DataFrame,
     settings: Sequence[str],
     traces: Mapping[str, pd.DataFrame],
     delta: float,
 ) -> Record:
-    values = dict(zip([*METHOD, *settings], key, strict=True))
     size = None if pd.isna(values["sketch_size"]) else int(values["sketch_size"])
     sketched = "" if values["sketch"] == "none" else f", {values['sketch']}{'' if size is None else f' {size}'}"
-    label = f"{values['solver']}{sketched}" + "".join(f", {name} = {_shown(values[name])}" for name in settings)
+    label = f"{values['solver']}{sketched}" + "".join(f", {name} = {shown(values[name])}" for name in settings)
     own = [traces[cell] for cell in rows["cell"] if cell in traces]
     done = rows[rows["status"] == "converged"]
     near = [_near(traces[cell], _floor(rows)) for cell in done["cell"] if cell in traces]
@@ -148,24 +131,13 @@ def _method(
         "sketch_size": size,
         "cells": len(rows),
         "statuses": rows["status"].value_counts().sort_index().to_dict(),
-        **{name: _quartiles(done[name]) for name in ("steps", "passes", "seconds")},
-        **{name: _quartiles(rows[name]) for name in ("softmax_residual", "x_error")},
+        **{name: quartiles(done[name]) for name in ("steps", "passes", "seconds")},
+        **{name: quartiles(rows[name]) for name in ("softmax_residual", "x_error")},
         "orders": [order for trace in near if (order := _order(trace)) is not None],
         "contractions": [float(c) for trace in near for c in _contractions(trace)],
         "promised": _promise(values["sketch"], size, int(rows["columns"].iloc[0]), delta),
         "curve": _curve(own),
     }
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _quartiles(values: pd.Series) -> Record:
-    known = values.dropna().to_numpy(float)
-    if not len(known):
-        return {"low": None, "median": None, "high": None}
-    return dict(zip(("low", "median", "high"), np.quantile(known, [0.25, 0.5, 0.75]).tolist(), strict=True))
 
 
 def _floor(rows: pd.DataFrame) -> float:
@@ -296,7 +268,7 @@ def _speeds(groups: Sequence[Record], outer: Sequence[str]) -> Iterator[Record]:
             factors = method["contractions"]
             if orders or factors:
                 worst = max(factors) if factors else None
-                found = [_spread(_quartiles(pd.Series(values, dtype=float))) for values in (orders, factors)]
+                found = [_spread(quartiles(values)) for values in (orders, factors)]
                 rows.append(
                     [*group["group"].values(), method["label"], *found, worst, method["promised"], len(factors)]
                 )
@@ -328,27 +300,20 @@ def _verdicts(groups: Sequence[Record], delta: float, confidence: float) -> Iter
             pooled.setdefault((where, method["label"]), []).append(method)
     for (where, label), methods in pooled.items():
         first = methods[0]["sketch"] if methods[0]["sketch"] != "none" else methods[0]["solver"]
-        who = {"group": f"{where}: {label}", "criterion": first}
         orders = [order for method in methods for order in method["orders"]]
         if _is_exact(methods[0]) and orders:
-            yield {"claim": "quadratic", **who, **_quadratic(orders)}
+            yield _quadratic(orders) | {"group": f"{where}: {label}", "criterion": first}
         promised = [method for method in methods if method["promised"] is not None and method["contractions"]]
         if promised:
-            yield {"claim": "contraction", **who, **_contracts(promised, delta, confidence)}
+            yield _contracts(promised, delta, confidence) | {"group": f"{where}: {label}", "criterion": first}
 
 
 def _quadratic(orders: Sequence[float]) -> Record:
-    low, median, high = np.quantile(orders, [0.25, 0.5, 0.75])
+    found = quartiles(orders)
+    low, high = found["low"], found["high"]
     reason = f"half of the runs have an order in [{low:.2f}, {high:.2f}] in their last three steps above rounding."
-    return {
-        "claimed": 2.0,
-        "measured": median,
-        "low": low,
-        "high": high,
-        "verdict": CONSISTENT if low >= ORDER else CONTRADICTS if high < ORDER else UNRESOLVED,
-        "reason": reason,
-        "replicates": len(orders),
-    }
+    numbers = {"value": found["median"], "low": low, "high": high}
+    return verdict("quadratic", "", 2.0, numbers, (above(low, high, ORDER), reason), replicates=len(orders))
 
 
 def _contracts(methods: Sequence[Record], delta: float, confidence: float) -> Record:
@@ -356,11 +321,6 @@ def _contracts(methods: Sequence[Record], delta: float, confidence: float) -> Re
     good, level = sum(share <= 1 for share in shares), 1 - delta
     low, high = (float(limit) for limit in clopper_pearson(np.array(good), np.array(len(shares)), confidence))
     worst = f"the worst by {max(shares):.3g} times that"
-    return {
-        "claimed": level,
-        "measured": good / len(shares),
-        "low": low,
-        "high": high,
-        "verdict": CONSISTENT if low >= level else CONTRADICTS if high < level else UNRESOLVED,
-        "reason": f"{good} of {len(shares)} steps near the optimum contract by eps/(1-eps) or better, {worst}.",
-    }
+    reason = f"{good} of {len(shares)} steps near the optimum contract by eps/(1-eps) or better, {worst}."
+    numbers = {"value": good / len(shares), "low": low, "high": high}
+    return verdict("contraction", "", level, numbers, (above(low, high, level), reason))

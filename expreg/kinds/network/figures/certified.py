@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from expreg.core.page import terminal
 from expreg.core.page.words import number
 
 MOST_ROWS = 40
@@ -12,20 +13,20 @@ NOTES = (
 )
 
 
-def certificate_text(told: Mapping[str, Any]) -> str:
+def certificate_text(one: Mapping[str, Any]) -> str:
     """Return what one certificate says: whether it holds, why, and its numbers."""
-    kind = "refined certificate, (C.22)-(C.25)" if told["refined"] else "basic certificate, (C.20)-(C.21)"
-    lines = [f"{kind}: {'holds' if told['holds'] else 'does not hold'}", *(f"  {line}" for line in told["reasons"])]
+    kind = "refined certificate, (C.22)-(C.25)" if one["refined"] else "basic certificate, (C.20)-(C.21)"
+    lines = [f"{kind}: {'holds' if one['holds'] else 'does not hold'}", *(f"  {line}" for line in one["reasons"])]
     facts = {
-        "rate": f"{told['rate']:.8g} of ||r||^2 is left per step" if told["holds"] else None,
-        "radius": f"{number(told['radius'])}, the largest of all neurons" if told["radius"] is not None else None,
-        "steps": f"{told['steps']} until ||r|| <= {told['eps']:g} is sure" if told["steps"] is not None else None,
-        "margins": ", ".join(f"{name} {number(value)}" for name, value in told["margins"].items()),
-        "at the start": f"||r|| = {number(told['residual'])}, eigenvalues of H from {number(told['lambda_0'])} to "
-        f"{number(told['lambda_max_0'])}",
+        "rate": f"{one['rate']:.8g} of ||r||^2 is left per step" if one["holds"] else None,
+        "radius": f"{number(one['radius'])}, the largest of all neurons" if one["radius"] is not None else None,
+        "steps": f"{one['steps']} until ||r|| <= {one['eps']:g} is sure" if one["steps"] is not None else None,
+        "margins": ", ".join(f"{name} {number(value)}" for name, value in one["margins"].items()),
+        "at the start": f"||r|| = {number(one['residual'])}, eigenvalues of H from {number(one['lambda_0'])} to "
+        f"{number(one['lambda_max_0'])}",
     }
-    lines += [f"  {name:14s}{value}" for name, value in facts.items() if value is not None]
-    return "\n".join(lines) + ("" if told["holds"] else "\n  That proves nothing about the training itself.")
+    lines += terminal.pairs({name: value for name, value in facts.items() if value is not None}, indent=2)
+    return "\n".join(lines) + ("" if one["holds"] else "\n  That proves nothing about the training itself.")
 
 
 def certificates_text(found: Sequence[Mapping[str, Any]]) -> str:
@@ -39,9 +40,7 @@ def certificates_text(found: Sequence[Mapping[str, Any]]) -> str:
     rows = [[" ".join(f"{name}={value}" for name, value in axes), *_medians(of)] for axes, of in groups.items()]
     head = ["", "certified", "margin", "step size", "steps", "radius"]
     hidden = len(rows) - MOST_ROWS
-    table = [head, *rows[:MOST_ROWS]]
-    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines = terminal.lines(head, rows[:MOST_ROWS], indent=0)
     lines += [f"... and {hidden} more; --json has them all"] if hidden > 0 else []
     return "\n".join([*lines, *NOTES])
 

@@ -1,37 +1,67 @@
-"""The chain of the proof as one table: for a terminal of 100 columns, and as records for the page."""
+"""The chain of the proof as one table, on the page and on a terminal, and what else they show of a run of networks."""
 
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
+from markupsafe import Markup
+
+from expreg.core.page import terminal
 from expreg.core.page.style import finite, records
-from expreg.core.page.words import TABLE_WIDTH, claim_table, number
-from expreg.errors import printable
+from expreg.core.page.words import Parts, number
+from expreg.kinds.network.figures.tables import tables
+from expreg.kinds.network.figures.thresholds import figure_of
+from expreg.kinds.network.figures.warnings import grid, warnings
 
 CAUTION = (
     'No single cell of this table is "the" threshold: every criterion has one of its own, and each belongs to its data,'
     " labels, scale and step size."
 )
-HEADINGS = {
-    "initial concentration": "Initial concentration",
-    "certificate": "Certificate",
-    "lazy movement": "Lazy movement",
-    "kernel": "Kernel stays positive definite",
-    "linear rate": "Linear rate",
-    "convergence": "Convergence",
-}
+LEGEND = (
+    "Factor: the bound's width (C.14, constants ours) over the measured one at the largest n. Open: not resolvable at"
+    " these n."
+)
+HEADINGS = {"kernel": "Kernel stays positive definite"}
 _COLUMNS = ("regime", "raw exponent", "after log factor", "runs", "cens.", "factor", "verdict")
 _SHORT = {"not resolvable at these n": "open"}
 _MARKS = {"equal": "", "at least": "≥", "at most": "≤"}
-_INDENT = 2
+
+
+def page(summary: Mapping[str, Any]) -> Parts:
+    """Return tables, chain and warnings of a run; width verdicts that the chain shows are not shown again."""
+    chained = {(row.get("criterion"), row.get("group")) for row in records(summary, "chain")}
+    return Parts(
+        tables=tables(summary),
+        verdicts=[
+            verdict
+            for verdict in records(summary, "verdicts")
+            if verdict.get("claim") != "width" or (verdict.get("criterion"), verdict.get("group")) not in chained
+        ],
+        block=lambda environment, drawn: block(summary, environment, drawn),
+        text=lambda: text(summary),
+        grid=grid(summary),
+        warnings=warnings(summary),
+    )
+
+
+def block(summary: Mapping[str, Any], environment: Any, drawn: set[str]) -> Markup:
+    """Return the chain as HTML, empty where no link was measured; `drawn`: the figures that it may refer to."""
+    found = links(summary)
+    if not found:
+        return Markup("")
+    source = files("expreg.kinds.network.figures").joinpath("chain.html.jinja").read_text("utf-8")
+    own = sys.modules[__name__]
+    shown = environment.from_string(source)
+    return Markup(shown.render(summary=summary, links=found, chain=own, places=figure_of(summary), drawn=drawn))
 
 
 def exponent(row: Mapping[str, Any], kind: str) -> str:
     """Return a measured exponent with its interval, a dash where it should not be read as one."""
     found = row.get(kind) or {}
     value, low, high = (finite(found.get(key)) for key in ("value", "low", "high"))
-    if not row.get("usable") or value is None:
+    if not row.get("usable", True) or value is None:
         return "–"
     return f"{value:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
 
@@ -65,71 +95,47 @@ def bound(row: Mapping[str, Any]) -> str:
 def links(summary: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Return (heading, rows) of every link of the chain that was measured, in the order of the proof."""
     rows = records(summary, "chain")
-    return [(HEADINGS.get(str(link), str(link)), list(found)) for link, found in groupby(rows, lambda r: r.get("link"))]
-
-
-def verdict_table(summary: Mapping[str, Any]) -> str:
-    """Return the chain and the other verdicts as plain text of at most 100 columns."""
-    parts = [part for part in (text(summary), claim_table(summary)) if part]
-    if not parts:
-        return "No verdicts: nothing was measured that a claim speaks of."
-    return "\n\n".join("\n".join(part) for part in parts)
+    return [
+        (HEADINGS.get(str(link), str(link).capitalize()), list(found))
+        for link, found in groupby(rows, lambda row: row.get("link"))
+    ]
 
 
 def text(summary: Mapping[str, Any]) -> list[str]:
-    """Return the table as lines of at most 100 columns; none where no link was measured."""
+    """Return the chain as lines for a terminal; none where no link was measured."""
     rows = records(summary, "chain")
     if not rows:
         return []
-    cells = [_cells(row) for row in rows]
-    widths = [max(len(line[i]) for line in (_COLUMNS, *cells)) for i in range(len(_COLUMNS))]
-    widths[0] = min(widths[0], TABLE_WIDTH - _INDENT - sum(widths[1:]) - 2 * (len(widths) - 1))
-    lines = ["The chain of the proof: which step is loose, and where", _line(_COLUMNS, widths)]
-    for _, pairs in groupby(zip(rows, cells, strict=True), lambda pair: pair[0].get("criterion")):
-        lines += _criterion_lines(list(pairs), widths)
-    ends = [*(summary.get("chain_summary") or []), _legend(), CAUTION]
-    return [*lines, *(part for sentence in ends for part in _wrapped(sentence))]
+    heading, *lines = terminal.lines(_COLUMNS, [_cells(row) for row in rows])
+    found = ["The chain of the proof: which step is loose, and where", heading]
+    for _, pairs in groupby(zip(rows, lines, strict=True), lambda pair: pair[0].get("criterion")):
+        found += _criterion_lines(list(pairs))
+    ends = [*(summary.get("chain_summary") or []), LEGEND, CAUTION]
+    return [*found, *(line for sentence in ends for line in terminal.wrapped(sentence))]
 
 
-def _criterion_lines(pairs: Sequence[tuple[dict[str, Any], list[str]]], widths: list[int]) -> Iterator[str]:
+def _criterion_lines(pairs: list[tuple[dict[str, Any], str]]) -> Iterator[str]:
     first = pairs[0][0]
     ends = [finite(row.get(key)) for row, _ in pairs for key in ("bound_low", "bound_high")]
     local = [end for end in ends if end is not None]
     range_of = {"bound_low": min(local, default=None), "bound_high": max(local, default=None)}
     claim = f"claimed {number(first.get('claimed'))}, the bound's own {bound(range_of)}"
     regimes = f"; {first['regimes']}" if first.get("regimes") else ""
-    yield from _wrapped(f"{first.get('criterion')}: {first.get('title')} ({claim}{regimes})")
-    for row, cells in pairs:
-        yield _line(cells, widths)
+    yield from terminal.wrapped(f"{first.get('criterion')}: {first.get('title')} ({claim}{regimes})")
+    for row, line in pairs:
+        yield line
         if row.get("verdict") != "consistent":
-            yield from _wrapped(str(row.get("reason") or ""), _INDENT + 4)
+            yield from terminal.wrapped(str(row.get("reason") or ""), 6)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     verdict = str(row.get("verdict"))
     return [
-        printable(str(row.get("group")).replace(" = ", "=")),
+        str(row.get("group")).replace(" = ", "="),
         exponent(row, "raw").replace(", ", ","),
         exponent(row, "corrected").replace(", ", ","),
         number(row.get("replicates")),
         percent(row.get("censored_share")),
         factor(row),
-        printable(_SHORT.get(verdict, verdict))[:14],
+        _SHORT.get(verdict, verdict)[:14],
     ]
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    kept = [cell if len(cell) <= width else cell[: width - 1] + "…" for cell, width in zip(cells, widths, strict=True)]
-    return (" " * _INDENT + "  ".join(cell.ljust(width) for cell, width in zip(kept, widths, strict=True))).rstrip()
-
-
-def _wrapped(sentence: str, indent: int = 0) -> list[str]:
-    pad = " " * indent
-    return textwrap.wrap(printable(sentence), TABLE_WIDTH, initial_indent=pad, subsequent_indent=pad)
-
-
-def _legend() -> str:
-    return (
-        "Factor: the bound's width (C.14, constants ours) over the measured one at the largest n. Open: not"
-        " resolvable at these n."
-    )

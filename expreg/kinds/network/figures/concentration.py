@@ -10,70 +10,58 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from expreg.core.page.style import (
-    GREY,
-    Figure,
-    canvas,
-    criteria_of,
-    entitle,
-    finite,
-    left_out,
-    log_ticks,
-    look,
-    ordered_look,
-    outer_labels,
-    pages,
-    plain,
-    records,
-    spread,
+from expreg.core.page import style as plot
+from expreg.kinds.network.figures.look import criteria_of
+from expreg.kinds.network.figures.thresholds import (
+    Point,
+    draw_fit,
+    draw_points,
+    exponent_words,
+    heights,
+    level_of,
+    log_axes,
+    points_of,
+    share_words,
 )
-from expreg.kinds.network.figures.thresholds import Point, draw_points, level_of, points_of, share_words
 
 _MOST_N = 5
 _LIGHT = "#9a9a9a"
 _GUIDES = {1.0: (0, (6, 2)), 2.0: (0, (1, 1.5))}
 
 
-def errors(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def errors(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the Frobenius error over the expected one against m, a panel per group."""
     del cells, curves
-    groups = [group for group in records(summary, "groups") if _ratios(group)]
+    groups = [group for group in plot.records(summary, "groups") if _ratios(group)]
     caption = (
         "Distance of H(0) from its limit in Frobenius norm over the root mean square that (B.11), (B.12) expect:"
         " median over replicates (line) and 5 % to 95 % quantiles (bars), narrow networks to wide ones. Medians lie"
         " below 1 because the error is heavy-tailed (B.14): rare replicates make up the mean square."
     )
-    drawn = pages("concentration", groups)
-    title = "Frobenius error over its expectation"
-    caption += left_out(groups, drawn)
-    return [Figure(name, title, caption, _ratio_figure(chunk)) for name, chunk in drawn]
+    return plot.paged("concentration", "Frobenius error over its expectation", caption, groups, _ratio_figure)
 
 
 def _ratios(group: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return records(group.get("concentration") or {}, "ratios")
+    return plot.records(group.get("concentration") or {}, "ratios")
 
 
 def _ratio_figure(groups: list[dict[str, Any]]) -> Canvas:
-    figure, axes = canvas(len(groups), 2.5)
-    shown = spread((row["n"] for group in groups for row in _ratios(group)), _MOST_N)
+    figure, axes = plot.canvas(len(groups), 2.5)
+    shown = plot.spread((row["n"] for group in groups for row in _ratios(group)), _MOST_N)
     everything = [row for group in groups for row in _ratios(group)]
     low, high = min(row["low"] for row in everything), max(row["high"] for row in everything)
     for axis, group in zip(axes, groups, strict=True):
         for rank, n in enumerate(shown):
             rows = sorted((row for row in _ratios(group) if row["n"] == n), key=lambda row: row["m"])
-            _draw_ratio(axis, rows, 1.04 ** (rank - (len(shown) - 1) / 2), ordered_look(rank, len(shown)))
-        axis.axhline(1.0, color=GREY, linewidth=0.8, zorder=1)
-        log_ticks(axis, "x", (row["m"] for row in _ratios(group)))
+            _draw_ratio(axis, rows, 1.04 ** (rank - (len(shown) - 1) / 2), plot.ordered_look(rank, len(shown)))
+        axis.axhline(1.0, color=plot.GREY, linewidth=0.8, zorder=1)
+        plot.log_ticks(axis, "x", (row["m"] for row in _ratios(group)))
         ticks = 2.0 ** np.arange(math.floor(math.log2(max(low, 1e-6))), math.ceil(math.log2(high)) + 1)
-        log_ticks(axis, "y", ticks)
+        plot.log_ticks(axis, "y", ticks)
         axis.set_ylim(ticks[0] / 1.1, ticks[-1] * 1.1)
-        entitle(axis, len(groups), str(group.get("label", "")))
-    outer_labels(axes, "width $m$", "measured / expected error")
-    handles = [
-        Line2D([], [], **ordered_look(rank, len(shown)), markersize=3.8, linewidth=1.1, label=f"n = {n:g}")
-        for rank, n in enumerate(shown)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6 if len(groups) > 1 else 3)
+        plot.entitle(axis, len(groups), str(group.get("label", "")))
+    plot.outer_labels(axes, "width $m$", "measured / expected error")
+    plot.count_legend(figure, shown, len(groups))
     return figure
 
 
@@ -87,10 +75,10 @@ def _draw_ratio(axis: Axes, rows: list[dict[str, Any]], shift: float, style: dic
     axis.plot(m, middle, linewidth=1.1, markersize=3.8, **style)
 
 
-def widths(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def widths(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the thresholds of E1 against n, all groups together."""
     del cells, curves
-    level, groups = level_of(summary), records(summary, "groups")
+    level, groups = level_of(summary), plot.records(summary, "groups")
     found = [(group, c) for group in groups for c in criteria_of(group) if c.get("criterion") == "E1"]
     drawn = [(group, c) for group, c in found if any(p.state == "fitted" for p in points_of(c, level, "interpolated"))]
     if not drawn:
@@ -100,51 +88,29 @@ def widths(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]
         " norm (E1), with the exponents of the fitted lines, no log factor taken out. Grey: slopes 1, which (B.13)"
         " expects on orthonormal points and on the sphere with d >= n, and 2; their heights mean nothing."
     )
-    return [Figure("concentration-threshold", "Width for E1 over n", caption, _threshold_figure(drawn, level))]
+    return [plot.Figure("concentration-threshold", "Width for E1 over n", caption, _threshold_figure(drawn, level))]
 
 
 def _threshold_figure(drawn: list[tuple[dict[str, Any], dict[str, Any]]], level: float | None) -> Canvas:
-    figure, (axis,) = canvas(1, 3.2)
+    figure, (axis,) = plot.canvas(1, 3.2)
     everything: list[Point] = []
     handles = []
     for rank, (group, criterion) in enumerate(drawn):
         points = points_of(criterion, level, "interpolated")
-        draw_points(axis, points, look(rank), 1.03 ** (rank - (len(drawn) - 1) / 2))
-        raw = (criterion.get("exponent") or {}).get("raw") or {}
-        _draw_line(axis, points, raw, look(rank))
-        label = f"{plain(group.get('label', ''), 40)}  {_words(raw)}"
-        handles.append(Line2D([], [], **look(rank), linewidth=1.1, label=label))
+        draw_points(axis, points, plot.look(rank), 1.03 ** (rank - (len(drawn) - 1) / 2))
+        draw_fit(axis, points, criterion.get("exponent") or {}, plot.look(rank))
+        label = f"{plot.plain(group.get('label', ''), 40)}  {exponent_words(criterion.get('exponent') or {})}"
+        handles.append(Line2D([], [], **plot.look(rank), linewidth=1.1, label=label))
         everything += points
-    n = sorted({point.n for point in everything})
-    heights = [m for p in everything for m in (p.m, p.low, p.high) if 0 < m < math.inf]
-    limits = (min(heights) / 2, max(heights) * 2)
-    log_ticks(axis, "y", 2.0 ** np.arange(math.floor(math.log2(limits[0])), math.ceil(math.log2(limits[1])) + 1))
-    log_ticks(axis, "x", n)
-    axis.set(xlim=(n[0] / 1.35, n[-1] * 1.35), ylim=limits)
+    limits = heights(everything, 2)
+    n = log_axes(axis, everything, limits)
     handles += [_guide(axis, n, limits[0], slope, dashes) for slope, dashes in _GUIDES.items()]
-    outer_labels([axis], "number of data $n$", "width threshold of E1")
+    plot.outer_labels([axis], "number of data $n$", "width threshold of E1")
     figure.legend(handles=handles, loc="outside lower center", ncols=1)
     return figure
-
-
-def _draw_line(axis: Axes, points: list[Point], raw: Mapping[str, Any], style: dict[str, Any]) -> None:
-    """Draw the fitted power law through the points that it rests on."""
-    fitted, value = [point for point in points if point.state == "fitted"], finite(raw.get("value"))
-    if value is None or len(fitted) < 2:
-        return
-    n = np.array([point.n for point in fitted])
-    height = np.exp(np.mean(np.log([point.m for point in fitted]) - value * np.log(n)))
-    axis.plot(n, height * n**value, color=style["color"], linestyle=style["linestyle"], linewidth=1.1)
 
 
 def _guide(axis: Axes, n: list[float], floor: float, slope: float, dashes: Any) -> Line2D:
     """Draw a slope from the lower left corner; return its handle for the legend."""
     axis.plot(n, floor * (np.array(n) / n[0]) ** slope, color=_LIGHT, linewidth=1.0, linestyle=dashes, zorder=1)
     return Line2D([], [], color=_LIGHT, linestyle=dashes, linewidth=1.0, label=f"slope {slope:g}")
-
-
-def _words(raw: Mapping[str, Any]) -> str:
-    value, low, high = (finite(raw.get(key)) for key in ("value", "low", "high"))
-    if value is None:
-        return "no exponent"
-    return f"{value:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")

@@ -10,23 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from expreg.core.page.style import (
-    GREY,
-    MAX_PANELS,
-    Figure,
-    canvas,
-    decimal_ticks,
-    entitle,
-    finite,
-    left_out,
-    look,
-    ordered_look,
-    outer_labels,
-    pages,
-    plain,
-    records,
-    spread,
-)
+from expreg.core.page import style as plot
 
 MAX_WIDTHS = 3
 _NEEDED = ["cell", "n", "m", "eta_scaled", "lambda_cts", "tolerance", "residual_initial"]
@@ -34,7 +18,7 @@ _CAPTION = (
     "Residual relative to its start, on a logarithmic scale. Solid: median over replicates, with the band"
     " of the middle 80 %. Dashed: prediction of the infinite-width linear model at the same steps. Dotted:"
     f" the rate that theory guarantees. A panel shows at most {MAX_WIDTHS} widths, a group at most"
-    f" {MAX_PANELS} values of n. A run that stopped keeps its last value, and a line ends where fewer than half"
+    f" {plot.MAX_PANELS} values of n. A run that stopped keeps its last value, and a line ends where fewer than half"
     " of its runs are still going; a panel ends at three times the length of its widest network's line."
 )
 _TINY = np.finfo(float).tiny
@@ -48,23 +32,23 @@ class Extent(NamedTuple):
     high: float
 
 
-def convergence(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def convergence(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw ||r_t|| / ||r_0|| over the step for each n and a few widths, with (B.21) and (C.26) as lines."""
     if curves.empty or cells.empty or not {"cell", "n", "m"} <= set(cells.columns):
         return []
     known = curves[np.isfinite(curves["residual"].astype(float))]
     usable = cells[cells["cell"].isin(known["cell"])].reindex(columns=[*cells.columns.union(_NEEDED, sort=False)])
     panels = [panel for group in _groups(summary) for panel in _panels(usable, group)]
-    drawn = pages("convergence", panels, owner=lambda panel: panel[0])
-    wanted = {cell for _, chunk in drawn for panel in chunk for cell in panel[2]["cell"]}
+    wanted = {cell for panel in panels for cell in panel[2]["cell"]}
     by_cell = dict(tuple(known[known["cell"].isin(wanted)].sort_values("step").groupby("cell", sort=False)))
-    caption = _CAPTION + left_out(panels, drawn)
-    title = "Convergence: residual over steps"
-    return [Figure(name, title, caption, _convergence_figure(chunk, by_cell)) for name, chunk in drawn]
+    title, owner = "Convergence: residual over steps", lambda panel: panel[0]
+    return plot.paged(
+        "convergence", title, _CAPTION, panels, lambda chunk: _convergence_figure(chunk, by_cell), owner=owner
+    )
 
 
 def _groups(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return records(summary, "groups") or [{"group": {}, "label": ""}]
+    return plot.records(summary, "groups") or [{"group": {}, "label": ""}]
 
 
 def _panels(cells: pd.DataFrame, group: Mapping[str, Any]) -> list[tuple[str, int, pd.DataFrame]]:
@@ -74,23 +58,23 @@ def _panels(cells: pd.DataFrame, group: Mapping[str, Any]) -> list[tuple[str, in
         if column in members.columns:
             same = members[column].isna() if value is None else members[column].astype(object) == value
             members = members[same]
-    widths = spread(members["m"].dropna(), MAX_WIDTHS)
+    widths = plot.spread(members["m"].dropna(), MAX_WIDTHS)
     members = members[members["m"].isin(widths)]
-    chosen = spread(members["n"].dropna(), MAX_PANELS)
+    chosen = plot.spread(members["n"].dropna(), plot.MAX_PANELS)
     return [(str(group.get("label", "")), int(n), members[members["n"] == n]) for n in chosen]
 
 
 def _convergence_figure(panels: list[tuple[str, int, pd.DataFrame]], curves: dict[Any, pd.DataFrame]) -> Canvas:
-    figure, axes = canvas(len(panels), 1.9, legend=0.6)
+    figure, axes = plot.canvas(len(panels), 1.9, legend=0.6)
     widths = sorted({int(m) for _, _, cells in panels for m in cells["m"]})
     for axis, (label, n, cells) in zip(axes, panels, strict=True):
         ends = [
             _draw_width(axis, part, curves, widths.index(int(m)), len(widths))
             for m, part in ((m, cells[cells["m"] == m]) for m in sorted(cells["m"].unique()))
         ]
-        _limit(axis, ends, finite((cells["tolerance"] / cells["residual_initial"]).median()))
-        entitle(axis, len(panels), f"n = {n}" + (f" · {label}" if label else ""))
-    outer_labels(axes, "step $t$", r"$\Vert r_t\Vert\,/\,\Vert r_0\Vert$")
+        _limit(axis, ends, plot.finite((cells["tolerance"] / cells["residual_initial"]).median()))
+        plot.entitle(axis, len(panels), f"n = {n}" + (f" · {label}" if label else ""))
+    plot.outer_labels(axes, "step $t$", r"$\Vert r_t\Vert\,/\,\Vert r_0\Vert$")
     figure.legend(handles=_convergence_legend(widths), loc="outside lower center", ncols=3)
     return figure
 
@@ -98,7 +82,7 @@ def _convergence_figure(panels: list[tuple[str, int, pd.DataFrame]], curves: dic
 def _limit(axis: Axes, ends: list[Extent], tolerance: float | None) -> None:
     """Draw the tolerance and set limits; what runs to its budget or explodes may not squeeze the others."""
     if tolerance:
-        axis.axhline(tolerance, color=GREY, linewidth=0.7, zorder=1)
+        axis.axhline(tolerance, color=plot.GREY, linewidth=0.7, zorder=1)
     lowest = min([extent.low for extent in ends] + ([tolerance] if tolerance else []))
     highest = min(20.0, 1.3 * max(extent.high for extent in ends))
     axis.set_yscale("log")
@@ -108,7 +92,7 @@ def _limit(axis: Axes, ends: list[Extent], tolerance: float | None) -> None:
 
 def _draw_width(axis: Axes, cells: pd.DataFrame, curves: dict[Any, pd.DataFrame], rank: int, count: int) -> Extent:
     """Draw median, band, linearised prediction and theory rate of the width number `rank` of `count`."""
-    style = ordered_look(rank, count)
+    style = plot.ordered_look(rank, count)
     runs = [curves[cell] for cell in cells["cell"]]
     scale = cells["residual_initial"].to_numpy(dtype=float, na_value=np.nan)
     start = np.array([run["residual"].iloc[0] for run in runs], dtype=float)
@@ -123,7 +107,7 @@ def _draw_width(axis: Axes, cells: pd.DataFrame, curves: dict[Any, pd.DataFrame]
         predicted = np.median(aligned(runs, "linearised", steps) / scale[:, None], axis=0)
         axis.plot(steps, predicted, color=style["color"], linestyle=(0, (4, 2)), linewidth=1.0, zorder=5)
     contraction = (cells["eta_scaled"] * cells["lambda_cts"]).median()
-    if finite(contraction) and 0 < contraction < 2:
+    if plot.finite(contraction) and 0 < contraction < 2:
         theory = (1 - contraction / 2) ** (steps / 2)
         axis.plot(steps, theory, color=style["color"], linestyle=(0, (1, 1.6)), linewidth=1.1, zorder=3)
     return Extent(float(steps[-1]), float(median.min()), float(high.max()))
@@ -150,32 +134,32 @@ def aligned(runs: list[pd.DataFrame], column: str, steps: np.ndarray) -> np.ndar
 
 def _convergence_legend(widths: list[int]) -> list[Any]:
     lines = [
-        Line2D([], [], **{**ordered_look(i, len(widths)), "linestyle": "-"}, label=f"m = {m}: median")
+        Line2D([], [], **{**plot.ordered_look(i, len(widths)), "linestyle": "-"}, label=f"m = {m}: median")
         for i, m in enumerate(widths)
     ]
     return [
         *lines,
-        Line2D([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.0, label="linearised prediction"),
-        Line2D([], [], color=GREY, linestyle=(0, (1, 1.6)), label=r"theory rate $(1-m\eta\lambda/2)^{t/2}$"),
-        Line2D([], [], color=GREY, linewidth=0.7, label="tolerance"),
-        Patch(color=GREY, alpha=0.25, label="10–90 % of replicates"),
+        Line2D([], [], color=plot.GREY, linestyle=(0, (4, 2)), linewidth=1.0, label="linearised prediction"),
+        Line2D([], [], color=plot.GREY, linestyle=(0, (1, 1.6)), label=r"theory rate $(1-m\eta\lambda/2)^{t/2}$"),
+        Line2D([], [], color=plot.GREY, linewidth=0.7, label="tolerance"),
+        Patch(color=plot.GREY, alpha=0.25, label="10–90 % of replicates"),
     ]
 
 
-def rates(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def rates(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the measured decay per step against the theory rate and against the linearised rate."""
     del cells, curves
-    groups = [(str(group.get("label", "")), records(group, "rates")) for group in records(summary, "groups")]
+    groups = [(str(group.get("label", "")), plot.records(group, "rates")) for group in plot.records(summary, "groups")]
     kinds = [k for k in ("theory", "linearised") if any(_decays(row, k) for _, rows in groups for row in rows)]
     if not kinds:
         return []
-    figure, axes = canvas(len(kinds), 3.1)
+    figure, axes = plot.canvas(len(kinds), 3.1)
     for axis, kind in zip(axes, kinds, strict=True):
         _draw_rates(axis, groups, kind)
     axes[0].set_ylabel(r"measured decay of $\log\,\Vert r_t\Vert$ per step")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    lost = sum(finite(row.get("measured")) is not None and not _decays(row) for _, rows in groups for row in rows)
+    lost = sum(plot.finite(row.get("measured")) is not None and not _decays(row) for _, rows in groups for row in rows)
     caption = (
         "Each marker is one (n, m): how much the logarithm of the residual falls per step, fitted to the"
         " second half of its fall; median over replicates and quartiles. Left, or alone, against the rate"
@@ -183,12 +167,12 @@ def rates(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any])
         " are equal; above it the run is faster."
     )
     rising = f" {lost} (n, m) without decay are not shown." if lost else ""
-    return [Figure("rates", "Rates of convergence", caption + rising, figure)]
+    return [plot.Figure("rates", "Rates of convergence", caption + rising, figure)]
 
 
 def _decays(row: Mapping[str, Any], *kinds: str) -> bool:
     """Tell whether the measured factor per step, and those of `kinds`, lie in (0, 1)."""
-    return all(0 < (finite(row.get(kind)) or 0.0) < 1 for kind in ("measured", *kinds))
+    return all(0 < (plot.finite(row.get(kind)) or 0.0) < 1 for kind in ("measured", *kinds))
 
 
 def _draw_rates(axis: Axes, groups: list[tuple[str, list[dict[str, Any]]]], kind: str) -> None:
@@ -199,9 +183,11 @@ def _draw_rates(axis: Axes, groups: list[tuple[str, list[dict[str, Any]]]], kind
         if not kept:
             continue
         x, y = (-np.log([row[key] for row in kept]) for key in (kind, "measured"))
-        fastest, slowest = (np.array([finite(row.get(k)) or row["measured"] for row in kept]) for k in ("low", "high"))
+        fastest, slowest = (
+            np.array([plot.finite(row.get(k)) or row["measured"] for row in kept]) for k in ("low", "high")
+        )
         bars = [np.maximum(y + np.log(slowest), 0), np.maximum(-np.log(fastest) - y, 0)]
-        style = {**look(index), "linestyle": "none", "markersize": 3.4, "markeredgewidth": 0.8}
+        style = {**plot.look(index), "linestyle": "none", "markersize": 3.4, "markeredgewidth": 0.8}
         axis.errorbar(
             x,
             y,
@@ -209,14 +195,14 @@ def _draw_rates(axis: Axes, groups: list[tuple[str, list[dict[str, Any]]]], kind
             **style,
             elinewidth=0.6,
             capsize=0,
-            label=plain(label, 44),
+            label=plot.plain(label, 44),
             markerfacecolor="white" if index % 2 else style["color"],
         )
         ends += [*x, *y]
     if ends:
         limits = (min(ends) / 1.4, max(ends) * 1.4)
-        axis.plot(limits, limits, color=GREY, linewidth=0.8, zorder=1)
-        decimal_ticks(axis, "x", *limits)
-        decimal_ticks(axis, "y", *limits)
+        axis.plot(limits, limits, color=plot.GREY, linewidth=0.8, zorder=1)
+        plot.decimal_ticks(axis, "x", *limits)
+        plot.decimal_ticks(axis, "y", *limits)
     axis.set_aspect("equal", adjustable="box")
     axis.set_xlabel({"theory": "decay guaranteed by theory", "linearised": "decay of the linearised model"}[kind])

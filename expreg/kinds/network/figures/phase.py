@@ -1,6 +1,7 @@
 """Success over the grid: the phase diagram over (n, m) with its threshold, and success curves over m."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -9,26 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, withStroke
 
-from expreg.core.page.style import (
-    GREY,
-    MAX_PANELS,
-    Figure,
-    canvas,
-    criteria_of,
-    entitle,
-    finite,
-    left_out,
-    log_ticks,
-    ordered_look,
-    outer_labels,
-    pages,
-    records,
-    spread,
-)
+from expreg.core.page import style as plot
+from expreg.kinds.network.figures.look import criteria_of
 from expreg.kinds.network.figures.thresholds import Point, draw_points, level_of, points_of, share_words
 
 Panel = tuple[str, dict[str, Any]]
@@ -36,14 +22,14 @@ _LEVELS = np.linspace(0, 1, 11)
 _HALO = [withStroke(linewidth=3.2, foreground="white"), Normal()]
 
 
-def phase(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def phase(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the success share over (n, m) for each group and criterion, with m*(n, delta) on top."""
     del cells, curves
     groups = [
-        [(str(group.get("label", "")), c) for c in criteria_of(group) if records(c, "success")]
-        for group in records(summary, "groups")
+        [(str(group.get("label", "")), c) for c in criteria_of(group) if plot.records(c, "success")]
+        for group in plot.records(summary, "groups")
     ]
-    panels = [panel for group in groups for panel in group[:MAX_PANELS]]
+    panels = [panel for group in groups for panel in group[: plot.MAX_PANELS]]
     level = level_of(summary)
     caption = (
         "Share of replicates in which the criterion holds, for each number of data n and width m."
@@ -51,21 +37,25 @@ def phase(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any])
         " statistic, with its distribution-free interval); open markers: the grid does not bracket it;"
         " arrows: it, or its interval, reaches beyond the grid or beyond what this many replicates can tell."
     )
-    drawn = pages("phase", panels, owner=lambda panel: panel[0])
-    caption += left_out([panel for group in groups for panel in group], drawn)
-    return [
-        Figure(name, "Phase diagram of success", f"{caption} {_titles(chunk)}", _phase_figure(chunk, level))
-        for name, chunk in drawn
-    ]
+    return plot.paged(
+        "phase",
+        "Phase diagram of success",
+        caption,
+        panels,
+        partial(_phase_figure, level=level),
+        owner=lambda panel: panel[0],
+        beside=_titles,
+        hidden=sum(map(len, groups)) - len(panels),
+    )
 
 
 def _titles(panels: list[Panel]) -> str:
     titles = {str(c.get("criterion")): str(c.get("title", "")) for _, c in panels}
-    return "; ".join(f"{name}: {title}" for name, title in titles.items() if title) + "."
+    return " " + "; ".join(f"{name}: {title}" for name, title in titles.items() if title) + "."
 
 
 def _phase_figure(panels: list[Panel], level: float | None) -> Canvas:
-    figure, axes = canvas(len(panels), 2.25 if len(panels) > 1 else 3.4)
+    figure, axes = plot.canvas(len(panels), 2.25 if len(panels) > 1 else 3.4)
     colours = mpl.colormaps["viridis"].resampled(len(_LEVELS) - 1)
     mesh, gaps = None, False
     for axis, (label, criterion) in zip(axes, panels, strict=True):
@@ -82,13 +72,13 @@ def _phase_figure(panels: list[Panel], level: float | None) -> Canvas:
             edgecolors="white",
             linewidth=0.3,
         )
-        log_ticks(axis, "x", n, most=6)
-        log_ticks(axis, "y", m)
+        plot.log_ticks(axis, "x", n, most=6)
+        plot.log_ticks(axis, "y", m)
         _draw_line(axis, points_of(criterion, level, "quantile"))
         axis.set(xlim=edges(n)[[0, -1]], ylim=edges(m)[[0, -1]])
         # The pad leaves room for arrows that point beyond the grid.
-        entitle(axis, len(panels), f"{criterion.get('criterion', '')} · {label}", pad=9)
-    outer_labels(axes, "number of data $n$", "width $m$")
+        plot.entitle(axis, len(panels), f"{criterion.get('criterion', '')} · {label}", pad=9)
+    plot.outer_labels(axes, "number of data $n$", "width $m$")
     if mesh is not None:
         bar = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.62, aspect=38, ticks=_LEVELS[::2])
         bar.set_label("share of replicates in which the criterion holds")
@@ -120,71 +110,63 @@ def edges(centres: np.ndarray) -> np.ndarray:
     return np.concatenate([[centres[0] ** 2 / inner[0]], inner, [centres[-1] ** 2 / inner[-1]]])
 
 
-def success(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def success(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the success share of the leading criterion over m with exact intervals, for each n."""
     del cells, curves
     panels = []
-    for group in records(summary, "groups"):
-        leading = next((c for c in criteria_of(group) if records(c, "success")), None)
+    for group in plot.records(summary, "groups"):
+        leading = next((c for c in criteria_of(group) if plot.records(c, "success")), None)
         panels += [(str(group.get("label", "")), leading)] if leading else []
     level = level_of(summary)
-    confidence = finite((summary.get("settings") or {}).get("confidence"))
+    confidence = plot.finite((summary.get("settings") or {}).get("confidence"))
     with_confidence = "" if confidence is None else f" at {confidence:.0%} confidence"
     caption = (
         f"Markers: share of replicates that succeed, with exact binomial intervals{with_confidence}; markers"
         " of different n are set slightly apart. Lines: the same made monotone in m. Horizontal line: the"
         f" required share, {share_words(level)}."
     )
-    drawn = pages("success", panels)
-    caption += left_out(panels, drawn)
-    return [
-        Figure(name, "Success over width", f"{caption} {_titles(chunk)}", _success_figure(chunk, level))
-        for name, chunk in drawn
-    ]
+    draw = partial(_success_figure, level=level)
+    return plot.paged("success", "Success over width", caption, panels, draw, beside=_titles)
 
 
 def _success_figure(panels: list[Panel], level: float | None) -> Canvas:
-    figure, axes = canvas(len(panels), 2.5)
-    shown = spread((row["n"] for _, criterion in panels for row in criterion["success"]), MAX_PANELS)
+    figure, axes = plot.canvas(len(panels), 2.5)
+    shown = plot.spread((row["n"] for _, criterion in panels for row in criterion["success"]), plot.MAX_PANELS)
     for axis, (label, criterion) in zip(axes, panels, strict=True):
         for rank, n in enumerate(shown):
             rows = sorted((r for r in criterion["success"] if r["n"] == n), key=lambda r: r["m"])
             # Neighbouring n overlap exactly where all replicates succeed: set them apart by 3 % in m.
             shift = 1.03 ** (rank - (len(shown) - 1) / 2)
-            _draw_success(axis, rows, shift, ordered_look(rank, len(shown)))
-        log_ticks(axis, "x", (row["m"] for row in criterion["success"]))
+            _draw_success(axis, rows, shift, plot.ordered_look(rank, len(shown)))
+        plot.log_ticks(axis, "x", (row["m"] for row in criterion["success"]))
         axis.set_ylim(-0.03, 1.05)
         axis.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-        entitle(axis, len(panels), f"{criterion.get('criterion', '')} · {label}")
+        plot.entitle(axis, len(panels), f"{criterion.get('criterion', '')} · {label}")
         if level is not None:
             _draw_level(axis, level)
-    outer_labels(axes, "width $m$", "share of replicates")
-    handles = [
-        Line2D([], [], **ordered_look(rank, len(shown)), markersize=3.8, linewidth=1.1, label=f"n = {n:g}")
-        for rank, n in enumerate(shown)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6 if len(panels) > 1 else 3)
+    plot.outer_labels(axes, "width $m$", "share of replicates")
+    plot.count_legend(figure, shown, len(panels))
     return figure
 
 
 def _draw_level(axis: Axes, level: float) -> None:
-    axis.axhline(level, color=GREY, linewidth=0.8, zorder=1)
+    axis.axhline(level, color=plot.GREY, linewidth=0.8, zorder=1)
     place: dict[str, Any] = {
         "xycoords": ("axes fraction", "data"),
         "xytext": (0, -2),
         "textcoords": "offset points",
         "va": "top",
     }
-    axis.annotate(rf"$1-\delta$ = {level:.4g}", (0.01, level), **place, fontsize=7, color=GREY)
+    axis.annotate(rf"$1-\delta$ = {level:.4g}", (0.01, level), **place, fontsize=7, color=plot.GREY)
 
 
 def _draw_success(axis: Axes, rows: list[dict[str, Any]], shift: float, style: dict[str, Any]) -> None:
-    kept = [row for row in rows if finite(row.get("rate")) is not None]
+    kept = [row for row in rows if plot.finite(row.get("rate")) is not None]
     if not kept:
         return
     m = np.array([row["m"] for row in kept]) * shift
     rate, isotonic, low, high = (
-        np.array([row["rate"] if finite(row.get(key)) is None else row[key] for row in kept], dtype=float)
+        np.array([row["rate"] if plot.finite(row.get(key)) is None else row[key] for row in kept], dtype=float)
         for key in ("rate", "isotonic", "low", "high")
     )
     bars = [np.maximum(rate - low, 0), np.maximum(high - rate, 0)]

@@ -9,18 +9,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from expreg.core.page.style import GREY, Figure, canvas, decimal_ticks, finite, log_ticks, look, plain, records
+from expreg.activation import ACTIVATIONS
+from expreg.core.page import style as plot
 
 # Data whose rows have unit length whatever the settings: only there do the limits of (B.19) apply.
 _UNIT_NORM = {"sphere", "orthonormal", "equiangular", "near_duplicate", "digits"}
 _DASHED: Any = (0, (4, 2))
 
 
-def spectrum(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def spectrum(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the smallest and largest eigenvalue of H^cts over n for each group, with the limits of (B.19)."""
     del curves
-    labels = [str(group.get("label", "")) for group in records(summary, "groups")]
-    rows = [[r for r in records(g, "spectrum") if _known(r, "lambda_cts")] for g in records(summary, "groups")]
+    labels = [str(group.get("label", "")) for group in plot.records(summary, "groups")]
+    rows = [
+        [r for r in plot.records(g, "spectrum") if _known(r, "lambda_cts")] for g in plot.records(summary, "groups")
+    ]
     groups = [(label, found) for label, found in zip(labels, rows, strict=True) if found]
     if not groups:
         return []
@@ -33,41 +36,48 @@ def spectrum(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, An
     if limits:
         caption += " Thin lines: e(e−1), the limit for random unit vectors, and e², that of orthonormal data."
     title = "Eigenvalues of the infinite-width kernel"
-    return [Figure("lambda", title, caption, _spectrum_figure(groups, limits))]
+    return [plot.Figure("lambda", title, caption, _spectrum_figure(groups, limits))]
 
 
 def _known(row: Mapping[str, Any], key: str) -> bool:
-    return (finite(row.get(key)) or 0.0) > 0
+    return (plot.finite(row.get(key)) or 0.0) > 0
 
 
 def _limits_apply(cells: pd.DataFrame) -> bool:
     if cells.empty or not {"activation", "data"} <= set(cells.columns):
         return False
-    return set(cells["activation"].dropna()) == {"exp"} and set(cells["data"].dropna()) <= _UNIT_NORM
+    activations = set(cells["activation"].dropna())
+    all_powers = bool(activations) and all(
+        name in ACTIVATIONS and ACTIVATIONS[name].powers == (1, 1) for name in activations
+    )
+    return all_powers and set(cells["data"].dropna()) <= _UNIT_NORM
 
 
 def _spectrum_figure(groups: list[tuple[str, list[dict[str, Any]]]], limits: bool) -> Canvas:
-    figure, (axis,) = canvas(1, 3.6)
+    figure, (axis,) = plot.canvas(1, 3.6)
     axis.set_yscale("log")
     for index, (_, rows) in enumerate(groups):
-        _draw_spectrum(axis, sorted(rows, key=lambda row: row["n"]), look(index))
+        _draw_spectrum(axis, sorted(rows, key=lambda row: row["n"]), plot.look(index))
     if limits:
         for height, name in ((math.e * (math.e - 1), r"$e(e-1)$"), (math.e**2, "$e^2$")):
-            axis.axhline(height, color=GREY, linewidth=0.7, zorder=1)
+            axis.axhline(height, color=plot.GREY, linewidth=0.7, zorder=1)
             axis.annotate(name, (1.01, height), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
     low, high = axis.get_ylim()
-    decimal_ticks(axis, "y", low / 1.2, high * 1.2)
-    log_ticks(axis, "x", (row["n"] for _, rows in groups for row in rows))
+    plot.decimal_ticks(axis, "y", low / 1.2, high * 1.2)
+    plot.log_ticks(axis, "x", (row["n"] for _, rows in groups for row in rows))
     axis.set(xlabel="number of data $n$", ylabel=r"eigenvalues of $H^{\mathrm{cts}}$")
     figure.legend(handles=_legend([label for label, _ in groups]), loc="outside lower center", ncols=2)
     return figure
 
 
 def _legend(labels: list[str]) -> list[Line2D]:
-    groups = [Line2D([], [], **{**look(i), "linestyle": "-"}, label=plain(name, 48)) for i, name in enumerate(labels)]
-    smallest = Line2D([], [], color=GREY, marker="o", label=r"$\lambda_{\min}$, band: quartiles")
+    groups = [
+        Line2D([], [], **{**plot.look(i), "linestyle": "-"}, label=plot.plain(name, 48))
+        for i, name in enumerate(labels)
+    ]
+    smallest = Line2D([], [], color=plot.GREY, marker="o", label=r"$\lambda_{\min}$, band: quartiles")
     hollow = {"marker": "o", "markerfacecolor": "white", "linestyle": _DASHED}
-    return [*groups, smallest, Line2D([], [], color=GREY, **hollow, label=r"$\lambda_{\max}$")]
+    return [*groups, smallest, Line2D([], [], color=plot.GREY, **hollow, label=r"$\lambda_{\max}$")]
 
 
 def _draw_spectrum(axis: Axes, rows: list[dict[str, Any]], style: dict[str, Any]) -> None:

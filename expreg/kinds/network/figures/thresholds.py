@@ -11,32 +11,18 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from expreg.core.page.style import (
-    GREY,
-    Figure,
-    canvas,
-    criteria_of,
-    criterion_look,
-    entitle,
-    finite,
-    left_out,
-    legend_below,
-    log_ticks,
-    outer_labels,
-    pages,
-    plain,
-    records,
-)
+from expreg.core.page import style as plot
+from expreg.kinds.network.figures.look import criteria_of, criterion_look
 
 CLAIMED = 2.0  # exponent of n in the abstracts, where the summary names none
 
 
-def thresholds(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[Figure]:
+def thresholds(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw m*(n, delta) over n per group and criterion, with fits, and slopes of claim and bound (C.15)."""
     del cells, curves
     level = level_of(summary)
     groups = _drawable_groups(summary)
-    confidence = finite((summary.get("settings") or {}).get("confidence"))
+    confidence = plot.finite((summary.get("settings") or {}).get("confidence"))
     intervals = "intervals" if confidence is None else f"{confidence:.0%} intervals"
     caption = (
         f"The width at which {share_words(level)} of replicates meet each criterion, read off the monotone"
@@ -47,26 +33,24 @@ def thresholds(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, 
         " claimed slope and the local slope of the bound itself at these n; their heights mean nothing. An upper"
         " bound is not contradicted by a smaller slope."
     )
-    drawn = pages("thresholds", groups)
-    caption += left_out(groups, drawn)
     title = "Width thresholds over the number of data"
-    return [Figure(name, title, caption, _thresholds_figure(chunk, level)) for name, chunk in drawn]
+    return plot.paged("thresholds", title, caption, groups, lambda chunk: _thresholds_figure(chunk, level))
 
 
 def figure_of(summary: Mapping[str, Any]) -> dict[str, str]:
     """Return for each group, by label, the name of the figure that shows its thresholds."""
-    drawn = pages("thresholds", _drawable_groups(summary))
+    drawn = plot.pages("thresholds", _drawable_groups(summary))
     return {str(group.get("label", "")): name for name, chunk in drawn for group in chunk}
 
 
 def _drawable_groups(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     level = level_of(summary)
-    return [group for group in records(summary, "groups") if _drawn(group, level)]
+    return [group for group in plot.records(summary, "groups") if _drawn(group, level)]
 
 
 def level_of(summary: Mapping[str, Any]) -> float | None:
     """Return the required share of successes, 1 - delta."""
-    delta = finite((summary.get("settings") or {}).get("delta"))
+    delta = plot.finite((summary.get("settings") or {}).get("delta"))
     return None if delta is None else 1 - delta
 
 
@@ -93,13 +77,13 @@ def points_of(criterion: Mapping[str, Any], level: float | None, estimator: str)
     """Return the thresholds of a criterion, `estimator` `interpolated` (D.15) or `quantile` (D.3), by n."""
     used = (criterion.get("exponent") or {}).get("used")
     found = []
-    for row in sorted(records(criterion, "thresholds"), key=lambda row: row["n"]):
-        n, value = float(row["n"]), finite(row.get(estimator))
+    for row in sorted(plot.records(criterion, "thresholds"), key=lambda row: row["n"]):
+        n, value = float(row["n"]), plot.finite(row.get(estimator))
         if value is None:
             found += _censored(row, criterion, level)
             continue
         prefix = "interpolated_" if estimator == "interpolated" else ""
-        low, high = finite(row.get(f"{prefix}low")), finite(row.get(f"{prefix}high"))
+        low, high = plot.finite(row.get(f"{prefix}low")), plot.finite(row.get(f"{prefix}high"))
         inside = row["n"] in used if prefix and used is not None else row.get("bracketed") is not False
         state = "fitted" if inside else "open"
         found.append(Point(n, value, 0.0 if low is None else low, math.inf if high is None else high, state))
@@ -109,7 +93,9 @@ def points_of(criterion: Mapping[str, Any], level: float | None, estimator: str)
 def _censored(row: Mapping[str, Any], criterion: Mapping[str, Any], level: float | None) -> list[Point]:
     """Return the point at the grid's end beyond which the threshold lies; none where that is unknown."""
     few = (row.get("flags") or {}).get("quantile") == "too few replicates"
-    grid = sorted((r["m"], finite(r.get("isotonic"))) for r in records(criterion, "success") if r["n"] == row["n"])
+    grid = sorted(
+        (r["m"], plot.finite(r.get("isotonic"))) for r in plot.records(criterion, "success") if r["n"] == row["n"]
+    )
     known = [(float(m), share) for m, share in grid if share is not None]
     if few or level is None or not known:
         return []
@@ -123,7 +109,7 @@ def _censored(row: Mapping[str, Any], criterion: Mapping[str, Any], level: float
 
 def _estimator(criterion: Mapping[str, Any]) -> str:
     """Name the estimator that the exponents are fitted to, if the summary has it."""
-    return "interpolated" if any("interpolated" in row for row in records(criterion, "thresholds")) else "quantile"
+    return "interpolated" if any("interpolated" in row for row in plot.records(criterion, "thresholds")) else "quantile"
 
 
 def _drawable(criterion: Mapping[str, Any], level: float | None) -> bool:
@@ -165,19 +151,33 @@ def _arrow(axis: Axes, foot: tuple[float, float], length: float, colour: str, ef
 def _thresholds_figure(groups: list[dict[str, Any]], level: float | None) -> Canvas:
     rows = max(len(_drawn(group, level)) for group in groups)
     columns = 2 if len(groups) == 1 else 1
-    figure, axes = canvas(len(groups), 3.1 + 0.17 * rows / columns)
+    figure, axes = plot.canvas(len(groups), 3.1 + 0.17 * rows / columns)
     everything = [p for group in groups for c in _drawn(group, level) for p in points_of(c, level, _estimator(c))]
-    heights = [m for p in everything for m in (p.m, p.low, p.high) if 0 < m < math.inf]
-    limits = (min(heights) / 3, max(heights) * 3)
+    limits = heights(everything, 3)
     for axis, group in zip(axes, groups, strict=True):
         _draw_group(axis, group, level, columns, limits)
-        entitle(axis, len(groups), str(group.get("label", "")))
-    outer_labels(axes, "number of data $n$", r"width threshold $m^*(n,\delta)$")
+        plot.entitle(axis, len(groups), str(group.get("label", "")))
+    plot.outer_labels(axes, "number of data $n$", r"width threshold $m^*(n,\delta)$")
     return figure
 
 
 def _drawn(group: Mapping[str, Any], level: float | None) -> list[dict[str, Any]]:
     return [criterion for criterion in criteria_of(group) if _drawable(criterion, level)]
+
+
+def heights(points: list[Point], room: float) -> tuple[float, float]:
+    """Return the range of m that shows all points and the ends of their intervals, with a factor of room."""
+    shown = [m for point in points for m in (point.m, point.low, point.high) if 0 < m < math.inf]
+    return min(shown) / room, max(shown) * room
+
+
+def log_axes(axis: Axes, points: list[Point], limits: tuple[float, float]) -> list[float]:
+    """Give an axis of thresholds its log scales over the points and `limits` of m; return the n there are."""
+    n = sorted({point.n for point in points})
+    plot.log_ticks(axis, "y", 2.0 ** np.arange(math.floor(math.log2(limits[0])), math.ceil(math.log2(limits[1])) + 1))
+    plot.log_ticks(axis, "x", n)
+    axis.set(xlim=(n[0] / 1.35, n[-1] * 1.35), ylim=limits)
+    return n
 
 
 def _draw_group(
@@ -189,30 +189,28 @@ def _draw_group(
         style = criterion_look(str(criterion.get("criterion", "")))
         points = points_of(criterion, level, _estimator(criterion))
         draw_points(axis, points, style, 1.025 ** (rank - (len(criteria) - 1) / 2))
-        fitted = _draw_fit(axis, points, criterion.get("exponent") or {}, style)
-        label = f"{plain(criterion.get('criterion', ''), 30)}  {_exponent_words(criterion.get('exponent') or {})}"
+        fitted = draw_fit(axis, points, criterion.get("exponent") or {}, style)
+        label = f"{plot.plain(criterion.get('criterion', ''), 30)}  {exponent_words(criterion.get('exponent') or {})}"
         handles.append(Line2D([], [], **{**style, "linestyle": style["linestyle"] if fitted else "none"}, label=label))
         everything += points
-    n = sorted({point.n for point in everything})
-    log_ticks(axis, "y", 2.0 ** np.arange(math.floor(math.log2(limits[0])), math.ceil(math.log2(limits[1])) + 1))
-    log_ticks(axis, "x", n)
-    axis.set(xlim=(n[0] / 1.35, n[-1] * 1.35), ylim=limits)
+    n = log_axes(axis, everything, limits)
     if len(n) > 1:
         _draw_guides(axis, criteria, n, limits)
-    legend_below(axis, columns, title="exponent of $n$ [interval]", handles=handles)
+    plot.legend_below(axis, columns, title="exponent of $n$ [interval]", handles=handles)
 
 
-def _exponent_words(exponent: Mapping[str, Any]) -> str:
+def exponent_words(exponent: Mapping[str, Any]) -> str:
+    """Return the raw exponent with its interval, for a legend."""
     raw = exponent.get("raw") or {}
-    value, low, high = (finite(raw.get(key)) for key in ("value", "low", "high"))
+    value, low, high = (plot.finite(raw.get(key)) for key in ("value", "low", "high"))
     if not exponent.get("usable", True) or value is None:
         return "no exponent"
     return f"{value:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
 
 
-def _draw_fit(axis: Axes, points: list[Point], exponent: Mapping[str, Any], style: dict[str, Any]) -> bool:
+def draw_fit(axis: Axes, points: list[Point], exponent: Mapping[str, Any], style: dict[str, Any]) -> bool:
     """Draw the fitted power law over the n it rests on; return whether there is one."""
-    value = finite((exponent.get("raw") or {}).get("value"))
+    value = plot.finite((exponent.get("raw") or {}).get("value"))
     fitted = [point for point in points if point.state == "fitted"]
     if value is None or not exponent.get("usable", True) or len(fitted) < 2:
         return False
@@ -226,13 +224,13 @@ def _draw_fit(axis: Axes, points: list[Point], exponent: Mapping[str, Any], styl
 
 def _draw_guides(axis: Axes, criteria: list[dict[str, Any]], n: list[float], limits: tuple[float, float]) -> None:
     """Draw the claimed slope and the bound's local slope from the lower left corner, with their names."""
-    claims = [finite(c.get("claim_exponent")) for c in criteria]
+    claims = [plot.finite(c.get("claim_exponent")) for c in criteria]
     slope = next((claim for claim in claims if claim is not None), CLAIMED)
     grid = np.geomspace(n[0] / 1.35, n[-1] * 1.35, 60)
     start = limits[0] * 1.15
     _guide(axis, grid, start * (grid / grid[0]) ** slope, f"slope {slope:g}", (0, (6, 2)), limits)
-    bound = next((records(c, "bound_exponent") for c in criteria if records(c, "bound_exponent")), [])
-    known = sorted((float(b["n"]), float(b["alpha_eff"])) for b in bound if finite(b.get("alpha_eff")) is not None)
+    bound = next((plot.records(c, "bound_exponent") for c in criteria if plot.records(c, "bound_exponent")), [])
+    known = sorted((float(b["n"]), float(b["alpha_eff"])) for b in bound if plot.finite(b.get("alpha_eff")) is not None)
     if known:
         local = np.interp(np.log(grid), np.log([k for k, _ in known]), [alpha for _, alpha in known])
         steps = np.diff(np.log(grid)) * (local[:-1] + local[1:]) / 2
@@ -258,7 +256,7 @@ def _guide(axis: Axes, n: np.ndarray, m: np.ndarray, name: str, dashes: Any, lim
         ha="center",
         va="center",
         fontsize=6.8,
-        color=GREY,
+        color=plot.GREY,
         linespacing=0.9,
         zorder=1.5,
         path_effects=[withStroke(linewidth=2, foreground="white")],

@@ -5,21 +5,11 @@ threshold of its own, and none of them is "the" threshold.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any
 
-Record = dict[str, Any]
-
-# In the order of the proof; the certificate is the same chain, followed with the numbers of one network.
-LINKS = {
-    "initial concentration": ("E1", "E1s", "E1m"),
-    "certificate": ("Ecert",),
-    "lazy movement": ("E2", "movement"),
-    "kernel": ("E3",),
-    "linear rate": ("E4",),
-    "convergence": ("E5",),
-}
+from expreg.core.stats.describe import Record
+from expreg.kinds.network.summary.groups import LINKS, criteria
 
 
 def table(groups: Sequence[Record], verdicts: Sequence[Record]) -> list[Record]:
@@ -32,9 +22,10 @@ def table(groups: Sequence[Record], verdicts: Sequence[Record]) -> list[Record]:
     """
     judged = {(v["criterion"], v["group"]): v for v in verdicts if v["claim"] == "width"}
     rows = []
-    for link, names in LINKS.items():
-        for name in names:
-            found = [(group, c) for group in groups for c in group["criteria"] if c["criterion"] == name]
+    for link in LINKS:
+        for name in (criterion.name for criterion in criteria() if criterion.link == link):
+            pairs = [(group, c) for group in groups for c in group["criteria"] if c["criterion"] == name]
+            found = [(group, c) for group, c in pairs if (name, group["label"]) in judged]
             shared = {"link": link, "regimes": regimes([criterion for _, criterion in found])}
             rows += [_row(group["label"], c, judged[name, group["label"]]) | shared for group, c in found]
     return rows
@@ -106,7 +97,7 @@ def _widths_differ(one: Record, other: Record) -> bool:
     return bool(shared) and _disjoint(first[max(shared)], second[max(shared)])
 
 
-def _interval(record: Mapping[str, Any], prefix: str = "") -> tuple[float, float] | None:
+def _interval(record: Record, prefix: str = "") -> tuple[float, float] | None:
     low, high = record[f"{prefix}low"], record[f"{prefix}high"]
     known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
     return (low, high) if known else None

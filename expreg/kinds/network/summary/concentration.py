@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-Record = dict[str, Any]
+from expreg.core.stats.describe import Record, quantiles
 
 
 def describe(n: int, rows: pd.DataFrame) -> list[Record]:
@@ -21,7 +21,7 @@ def describe(n: int, rows: pd.DataFrame) -> list[Record]:
     records = []
     for m in np.unique(widths[known]):
         values = ratio[known & (widths == m)]
-        low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
+        low, median, high = quantiles(values, [0.05, 0.5, 0.95])
         records.append({"n": n, "m": int(m), "ratio": median, "low": low, "high": high, "cells": len(values)})
     return records
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from expreg.kinds.network import events
+from expreg.core.stats import describe
+from expreg.kinds.network.events import EVENTS
 from expreg.types import FAILED
 
 Floats = NDArray[np.float64]
@@ -21,28 +22,24 @@ _DIMENSION_AXES = {"d", "data.d"}
 
 
 class Criterion(NamedTuple):
-    """What "success" means: an event of (C.27) or a condition computed from columns.
+    """What "success" means: an event of (C.27), or a measured number that stays at or below a limit.
 
-    `claim_exponent` is the exponent of n in the width that the theorem asks for, after the factor
-    log(n/delta); None where the theorem claims none. `along_path` marks events that are judged over the
-    whole trajectory.
+    `claim` is the exponent of n in the width that the theorem asks for, after the factor log(n/delta); None where
+    the theorem claims none. `along_path` marks what is judged over the whole trajectory. `rank`: place among all
+    criteria, most telling first; it decides order and colour in figures. `link`: the step of the proof that it
+    stands for. `share`: the claim about its share of successes at the widest m. `measured`, `limit`: arrays from
+    prepared rows; None for an event, whose column says whether it holds.
     """
 
     name: str
     title: str
-    claim_exponent: float | None
+    claim: float | None
     along_path: bool
-
-
-CRITERIA = (
-    *(Criterion(event.name, event.title, event.claim, along_path=event.along_path) for event in events.EVENTS.values()),
-    Criterion("movement", "no weight moves further than lambda/(2 e^2 n)", 2.0, along_path=True),
-    Criterion("movement_frobenius", "no weight leaves the radius of the Frobenius argument", None, along_path=True),
-    Criterion("movement_refined", "each weight stays within its own radius of the certificate", None, along_path=True),
-    Criterion(
-        "movement_linearised", "no weight of the linearised network moves further than lambda/(2 e^2 n)", None, False
-    ),
-)
+    rank: int
+    link: str = ""
+    share: str = ""
+    measured: Callable[[pd.DataFrame], Any] | None = None
+    limit: Callable[[pd.DataFrame], Any] | None = None
 
 
 def _proof_radius(rows: pd.DataFrame) -> Floats:
@@ -50,19 +47,54 @@ def _proof_radius(rows: pd.DataFrame) -> Floats:
     return rows["lambda_cts"].to_numpy() / (2.0 * np.e**2 * rows["n"].to_numpy())
 
 
-# Criteria that are no event: what is measured, and the most it may be.
-_AT_MOST: dict[str, tuple[str, Callable[[pd.DataFrame], Any]]] = {
-    "movement": ("max_movement", _proof_radius),
-    "movement_frobenius": ("max_movement", lambda rows: rows["radius_frobenius"].to_numpy()),  # (C.10)
-    "movement_refined": ("refined_movement", lambda rows: np.ones(len(rows))),  # in units of the radii (C.22)
-    "movement_linearised": ("movement_linearised", _proof_radius),  # (B.24)
-}
-EVENTS = tuple(events.EVENTS)
+def _refined_movement(rows: pd.DataFrame) -> Floats:
+    """Return the movement in units of the radii (C.22); a network without radii has none to stay within."""
+    moved = rows["refined_movement"].to_numpy(copy=True)
+    moved[np.isnan(moved) & np.isfinite(rows["radius"].to_numpy())] = np.inf
+    return moved
+
+
+DERIVED = (
+    Criterion(
+        *("movement", "no weight moves further than lambda/(2 e^2 n)", 2.0, True, 1, "lazy movement"),
+        measured=lambda rows: rows["max_movement"].to_numpy(),
+        limit=_proof_radius,
+    ),
+    Criterion(
+        *("movement_frobenius", "no weight leaves the radius of the Frobenius argument", None, True, 11),
+        measured=lambda rows: rows["max_movement"].to_numpy(),
+        limit=lambda rows: rows["radius_frobenius"].to_numpy(),  # (C.10)
+    ),
+    Criterion(
+        *("movement_refined", "each weight stays within its own radius of the certificate", None, True, 10),
+        measured=_refined_movement,
+        limit=lambda rows: np.ones(len(rows)),
+    ),
+    Criterion(
+        "movement_linearised",
+        "no weight of the linearised network moves further than lambda/(2 e^2 n)",
+        *(None, False, 12),
+        measured=lambda rows: rows["movement_linearised"].to_numpy(),  # (B.24)
+        limit=_proof_radius,
+    ),
+)
+LINKS = ("initial concentration", "certificate", "lazy movement", "kernel", "linear rate", "convergence")
+"""In the order of the proof; the certificate is the same chain, followed with the numbers of one network."""
+
+
+def criteria() -> tuple[Criterion, ...]:
+    """Return all criteria there are now: the events, then those derived from measured numbers."""
+    known = (
+        Criterion(event.name, event.title, event.claim, event.along_path, event.rank, event.link, event.share)
+        for event in EVENTS.values()
+    )
+    return (*known, *DERIVED)
+
+
 _NUMBERS = (
     *("n", "m", "d", "eta", "scale", "steps", "tolerance", "lambda_cts", "lambda_max_cts", "label_norm", "gram_norm"),
     *("max_movement", "refined_movement", "movement_linearised", "radius", "radius_frobenius"),
     *("frobenius_error", "frobenius_expected"),
-    *(f"{event}_{what}" for event in EVENTS for what in ("margin", "step")),
 )
 _DEFAULTS: dict[str, str | float] = {
     "data": "data",
@@ -100,9 +132,9 @@ def prepare(cells: pd.DataFrame) -> pd.DataFrame:
     """
     # The order of the parts on disk is chance; the summary must not depend on it.
     found = cells.sort_values("cell") if "cell" in cells else cells
-    columns: dict[str, Any] = {
-        name: _numbers(found[name]) if name in found else np.nan for name in (*_NUMBERS, *EVENTS)
-    }
+    events = list(EVENTS)
+    named = (*_NUMBERS, *events, *(f"{event}_{what}" for event in events for what in ("margin", "step")))
+    columns: dict[str, Any] = {name: _numbers(found[name]) if name in found else np.nan for name in named}
     for name, default in _DEFAULTS.items():
         columns[name] = found[name].fillna(default) if name in found else default
     others = found.drop(columns=[name for name in columns if name in found])
@@ -169,9 +201,9 @@ def _replicate_codes(rows: pd.DataFrame, keys: list[str]) -> NDArray[np.int64]:
 
 def _group(key: dict[str, Any], rows: pd.DataFrame, instead: dict[str, str]) -> Group:
     # An axis that does not apply to this kind of data has no value here. `data.kind` says what `data` says.
-    shown = {name: value for name, value in key.items() if name not in ("data", "data.kind") and not pd.isna(value)}
-    told = [instead.get(name, f"{_short(name, shown)} = {_text(value)}") for name, value in shown.items()]
-    return Group(key, ", ".join([str(key["data"]), *dict.fromkeys(told)]), rows)
+    own = {name: value for name, value in key.items() if name not in ("data", "data.kind") and not pd.isna(value)}
+    parts = [instead.get(name, f"{_short(name, own)} = {describe.shown(value)}") for name, value in own.items()]
+    return Group(key, ", ".join([str(key["data"]), *dict.fromkeys(parts)]), rows)
 
 
 def _short(name: str, others: Iterable[str]) -> str:
@@ -184,16 +216,12 @@ def _last(name: str) -> str:
     return name.removesuffix(".kind").removesuffix(".name").rsplit(".", 1)[-1]
 
 
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def judge(rows: pd.DataFrame, criterion: Criterion) -> Floats | None:
     """Return per row 1 (success), 0 (none) or nan (missing); None if the criterion was measured nowhere.
 
     A failed cell (oom, timeout, error) says nothing about the mathematics: it is missing, never "no success".
     """
-    outcome = _within(rows, criterion.name) if criterion.name in _AT_MOST else rows[criterion.name].to_numpy(copy=True)
+    outcome = rows[criterion.name].to_numpy(copy=True) if criterion.limit is None else _within(rows, criterion)
     outcome[rows["status"].isin(FAILED).to_numpy()] = np.nan
     if np.isnan(outcome).all():
         return None
@@ -203,12 +231,11 @@ def judge(rows: pd.DataFrame, criterion: Criterion) -> Floats | None:
     return outcome
 
 
-def _within(rows: pd.DataFrame, name: str) -> Floats:
+def _within(rows: pd.DataFrame, criterion: Criterion) -> Floats:
     """Return per row whether what is measured stays at or below its limit, nan where either is missing."""
-    column, limit_of = _AT_MOST[name]
-    measured, limit = rows[column].to_numpy(copy=True), limit_of(rows)
-    if name == "movement_refined":  # a network without radii was looked at, and has none to stay within
-        measured[np.isnan(measured) & np.isfinite(rows["radius"].to_numpy())] = np.inf
+    assert criterion.measured is not None
+    assert criterion.limit is not None
+    measured, limit = criterion.measured(rows), criterion.limit(rows)
     return np.where(~np.isnan(measured) & np.isfinite(limit), measured <= limit, np.nan)
 
 

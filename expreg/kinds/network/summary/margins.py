@@ -1,16 +1,12 @@
 """How far an event holds or fails, and when it first fails: at the narrowest width, at the threshold, at the widest."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from expreg.core.stats.describe import Floats, Record, quantiles
 from expreg.types import FAILED
-
-Floats = NDArray[np.float64]
-Record = dict[str, Any]
 
 
 def describe(n: int, rows: pd.DataFrame, event: str, threshold: float | None) -> list[Record]:
@@ -41,16 +37,12 @@ def _places(widths: Floats, threshold: float | None) -> list[tuple[float, str]]:
 
 def _at(rows: pd.DataFrame, event: str) -> Record:
     violated = (rows[event] == 0.0).to_numpy()
-    margin = rows[f"{event}_margin"].to_numpy()
-    margin = margin[np.isfinite(margin)]
-    low, median, high = np.quantile(margin, [0.05, 0.5, 0.95]) if len(margin) else [None] * 3
-    steps = rows[f"{event}_step"].to_numpy()[violated]
-    steps = steps[np.isfinite(steps)]
+    low, median, high = quantiles(rows[f"{event}_margin"], [0.05, 0.5, 0.95])
     return {
         "margin": median,
         "low": low,
         "high": high,
         "violated": int(violated.sum()),
         "trials": len(rows),
-        "first_step": float(np.median(steps)) if len(steps) else None,
+        "first_step": quantiles(rows[f"{event}_step"][violated], [0.5])[0],
     }

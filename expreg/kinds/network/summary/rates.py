@@ -1,15 +1,14 @@
 """Linear rates of convergence fitted to curves, and steps to tolerance against the linearised prediction."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from expreg import theory
+from expreg.core.stats.describe import Floats, Record, median, quantiles
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Interval = Callable[[Floats], tuple[float | None, float | None]]
 
@@ -115,7 +114,7 @@ def _steps_to(starts: Ints, step: Floats, residual: Floats, tolerance: Floats) -
     return np.where((fall > 0) & np.isfinite(steps), np.ceil(steps - 1e-9), np.nan)
 
 
-def describe(n: int, rows: pd.DataFrame, table: pd.DataFrame, interval: Interval) -> list[dict[str, Any]]:
+def describe(n: int, rows: pd.DataFrame, table: pd.DataFrame, interval: Interval) -> list[Record]:
     """Return one record per width: medians and quartiles over replicates of the rates, and of the steps.
 
     `rows` are the cells of one group at one n, `table` their lines of `per_cell`. `speed` is
@@ -128,32 +127,26 @@ def describe(n: int, rows: pd.DataFrame, table: pd.DataFrame, interval: Interval
     ]
 
 
-def _at_width(rows: pd.DataFrame, table: pd.DataFrame, interval: Interval) -> dict[str, Any]:
+def _at_width(rows: pd.DataFrame, table: pd.DataFrame, interval: Interval) -> Record:
     measured, bound = table["measured"].to_numpy(), table["theory"].to_numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
         speed = np.log(measured) / np.log(bound)
         ratio = rows["steps"].to_numpy() / table["predicted_steps"].to_numpy()
     converged = (rows["status"] == "converged").to_numpy()
-    known = measured[np.isfinite(measured)]
-    low, high = np.quantile(known, [0.25, 0.75]) if len(known) else (None, None)
+    low, middle, high = quantiles(measured, [0.25, 0.5, 0.75])
     return {
-        "measured": _median(measured),
+        "measured": middle,
         "low": low,
         "high": high,
-        "theory": _median(bound),
-        "linearised": _median(table["linearised"].to_numpy()),
-        "cells": len(known),
+        "theory": median(bound),
+        "linearised": median(table["linearised"]),
+        "cells": int(np.isfinite(measured).sum()),
         "speed": _with_interval(speed, interval),
         "steps": _with_interval(ratio[converged], interval),
     }
 
 
-def _median(values: Floats) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else None
-
-
-def _with_interval(values: Floats, interval: Interval) -> dict[str, Any]:
-    known = values[np.isfinite(values)]
-    low, high = interval(np.sort(known)) if len(known) else (None, None)
-    return {"value": _median(known), "low": low, "high": high, "cells": len(known)}
+def _with_interval(values: Floats, interval: Interval) -> Record:
+    known = np.sort(values[np.isfinite(values)])
+    low, high = interval(known) if len(known) else (None, None)
+    return {"value": median(known), "low": low, "high": high, "cells": len(known)}

@@ -7,18 +7,13 @@ resolvable at these n".
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-CONSISTENT = "consistent"
-CONTRADICTS = "contradicts"
-UNRESOLVED = "not resolvable at these n"
+from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, UNRESOLVED, Record, verdict
 
 # Beyond this factor between its largest and its smallest value over n, lambda(n) shapes the fitted exponent.
 LAMBDA_FACTOR = 3.0
 # Measured and predicted steps to tolerance agree if their ratio lies within this factor.
 STEPS_FACTOR = 1.1
-
-Record = dict[str, Any]
 
 
 def width(criterion: Record, spectrum: Sequence[Record]) -> Record:
@@ -29,21 +24,20 @@ def width(criterion: Record, spectrum: Sequence[Record]) -> Record:
     is no usable exponent, or if lambda varies so much that the exponent mixes lambda(n) in.
     """
     exponent, thresholds = criterion["exponent"], criterion["thresholds"]
-    verdict, reason = _width_verdict(criterion, spectrum)
+    words, reason = _width_verdict(criterion, spectrum)
     missing = sum(record["missing"] for record in criterion["success"])
     fitted = [record for record in thresholds if record["n"] in exponent["used"]]
     replicates = sum(record["replicates"] for record in thresholds)
     censored = sum(record["censored_below"] + record["censored_above"] for record in thresholds)
-    return {
-        "claim": "width",
-        "criterion": criterion["criterion"],
-        "claimed": criterion["claim_exponent"],
-        **{"measured" if key == "value" else key: exponent["corrected"][key] for key in ("value", "low", "high")},
-        "replicates": min((record["replicates"] for record in fitted or thresholds), default=0),
-        "censored_share": censored / replicates if replicates else None,
-        "verdict": verdict,
-        "reason": reason + (f" {missing} cells without a result are left out." if missing else ""),
-    }
+    return verdict(
+        "width",
+        criterion["criterion"],
+        criterion["claim_exponent"],
+        exponent["corrected"],
+        (words, reason + (f" {missing} cells without a result are left out." if missing else "")),
+        replicates=min((record["replicates"] for record in fitted or thresholds), default=0),
+        censored_share=censored / replicates if replicates else None,
+    )
 
 
 def _width_verdict(criterion: Record, spectrum: Sequence[Record]) -> tuple[str, str]:
@@ -85,27 +79,27 @@ def concentration(criterion: Record, expected: float | None) -> Record | None:
     exponent = criterion["exponent"]
     numbers, claimed = exponent["raw"], criterion["claim_exponent"]
     if not exponent["usable"]:
-        verdict, reason = UNRESOLVED, f"no usable exponent: {exponent['why_not']}."
+        outcome = UNRESOLVED, f"no usable exponent: {exponent['why_not']}."
     else:
-        verdict, reason = _growth(exponent, claimed, expected)
+        outcome = _growth(exponent, claimed, expected)
     replicates = min((record["replicates"] for record in criterion["thresholds"]), default=0)
-    return _record("concentration", "E1", claimed, _numbers(numbers), replicates, verdict, reason)
+    return verdict("concentration", criterion["criterion"], claimed, numbers, outcome, replicates=replicates)
 
 
 def _growth(exponent: Record, claimed: float, expected: float) -> tuple[str, str]:
     used, low, high = exponent["used"], exponent["raw"]["low"], exponent["raw"]["high"]
     found = f"over n = {used[0]}..{used[-1]} the raw exponent lies in [{low:.2f}, {high:.2f}]"
     alone = f"the expected error alone gives {expected:.2f} (B.11, B.12)"
-    told = (
+    beside = (
         f"{alone}, which lies inside"
         if low <= expected <= high
         else f"{alone}, which lies outside: quantiles of heavy-tailed errors need not grow like their mean (B.14)"
     )
     if high < claimed:
-        return CONSISTENT, f"{found}, below the {claimed:g} of the proof; {told}."
+        return CONSISTENT, f"{found}, below the {claimed:g} of the proof; {beside}."
     if low > claimed:
-        return CONTRADICTS, f"{found}, above the {claimed:g} of the proof; {told}."
-    return UNRESOLVED, f"{found}, which holds the {claimed:g} of the proof; {told}."
+        return CONTRADICTS, f"{found}, above the {claimed:g} of the proof; {beside}."
+    return UNRESOLVED, f"{found}, which holds the {claimed:g} of the proof; {beside}."
 
 
 def lambda_factor(spectrum: Sequence[Record], used: Sequence[int]) -> float | None:
@@ -125,15 +119,15 @@ def share(claim: str, criterion: str, widest: Sequence[Record], level: float, bo
     """
     known = [record for record in widest if record["trials"]]
     worst = min(known, key=lambda record: float(record["low"]), default=None)
-    numbers = {"measured": None, "low": None, "high": None}
+    numbers = {"value": None, "low": None, "high": None}
     if worst is None or len(known) < len(widest):
         missing = [str(record["n"]) for record in widest if not record["trials"]]
-        verdict, reason = UNRESOLVED, f"there is no cell to judge at n = {', '.join(missing) or 'any'}."
+        outcome = UNRESOLVED, f"there is no cell to judge at n = {', '.join(missing) or 'any'}."
     else:
-        verdict, reason = _share_verdict(known, worst, level, bounds)
-        numbers = {"measured": worst["rate"], "low": worst["low"], "high": worst["high"]}
+        outcome = _share_verdict(known, worst, level, bounds)
+        numbers = {"value": worst["rate"], "low": worst["low"], "high": worst["high"]}
     trials = min((record["trials"] for record in known), default=0)
-    return _record(claim, criterion, level, numbers, trials, verdict, reason)
+    return verdict(claim, criterion, level, numbers, outcome, replicates=trials)
 
 
 def _share_verdict(known: Sequence[Record], worst: Record, level: float, bounds: Sequence[Record]) -> tuple[str, str]:
@@ -169,14 +163,14 @@ def rate(rates: Sequence[Record], bounds: Sequence[Record]) -> Record | None:
     where = f"at n = {worst['n']}, m = {worst['m']}"
     found = f"{where} the residual falls {speed['value']:.3g} times as fast as asked"
     if any(_slower(record["speed"]) and _sufficient(record, bounds) for record in known):
-        verdict, reason = CONTRADICTS, f"{found}, and the theorem calls some such m sufficient."
+        outcome = CONTRADICTS, f"{found}, and the theorem calls some such m sufficient."
     elif all(_at_least(record["speed"], 1.0) for record in known):
-        verdict, reason = CONSISTENT, f"{found}, the least of all n (median of {speed['cells']} replicates)."
+        outcome = CONSISTENT, f"{found}, the least of all n (median of {speed['cells']} replicates)."
     elif speed["low"] is None:
-        verdict, reason = UNRESOLVED, f"{found}, but {speed['cells']} replicates give no interval."
+        outcome = UNRESOLVED, f"{found}, but {speed['cells']} replicates give no interval."
     else:
-        verdict, reason = UNRESOLVED, f"{found}: not shown to be 1 or more, at widths below the theorem's."
-    return _record("rate of convergence", "rate", 1.0, _numbers(speed), speed["cells"], verdict, reason)
+        outcome = UNRESOLVED, f"{found}: not shown to be 1 or more, at widths below the theorem's."
+    return verdict("rate of convergence", "rate", 1.0, speed, outcome, replicates=speed["cells"])
 
 
 def _slower(speed: Record) -> bool:
@@ -200,10 +194,10 @@ def steps(rates: Sequence[Record]) -> Record | None:
     found = worst["steps"]
     where = f"{found['value']:.3f} times the predicted steps at n = {worst['n']}, m = {worst['m']}"
     close = all(_within(record["steps"], STEPS_FACTOR) for record in known)
-    verdict = CONSISTENT if close else UNRESOLVED
     relation = "agree" if close else "are not shown to agree"
     reason = f"{where}, the furthest of all n from 1; the medians {relation} within {STEPS_FACTOR - 1:.0%}."
-    return _record("steps to tolerance", "steps", 1.0, _numbers(found), found["cells"], verdict, reason)
+    outcome = (CONSISTENT if close else UNRESOLVED, reason)
+    return verdict("steps to tolerance", "steps", 1.0, found, outcome, replicates=found["cells"])
 
 
 def _within(found: Record, factor: float) -> bool:
@@ -214,22 +208,3 @@ def _sufficient(record: Record, bounds: Sequence[Record]) -> bool:
     """Tell whether the theorem calls the width of the record sufficient at its n, with our constants."""
     needed = [bound["width"] for bound in bounds if bound["n"] == record["n"] and bound["width"] is not None]
     return bool(needed) and record["m"] >= needed[0]
-
-
-def _numbers(found: Record) -> Record:
-    return {"measured": found["value"], "low": found["low"], "high": found["high"]}
-
-
-def _record(
-    claim: str, criterion: str, claimed: float, numbers: Record, replicates: int, verdict: str, reason: str
-) -> Record:
-    return {
-        "claim": claim,
-        "criterion": criterion,
-        "claimed": claimed,
-        **numbers,
-        "replicates": replicates,
-        "censored_share": None,
-        "verdict": verdict,
-        "reason": reason,
-    }

@@ -1,0 +1,83 @@
+"""The summary of a run: what all experiments have in common, around what the experiment itself makes of its rows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from expreg.core.stats import describe
+from expreg.types import Column, Experiment
+
+Record = dict[str, Any]
+
+
+class Asked(NamedTuple):
+    """What a summary is asked for: the names of the swept columns and the settings of the analysis.
+
+    `delta`: allowed failure probability; `confidence`: level of all intervals; `resamples`, `seed`: bootstrap samples.
+    """
+
+    axes: Sequence[str] = ()
+    delta: float = 0.1
+    confidence: float = 0.95
+    resamples: int = 1000
+    seed: int = 0
+
+
+def summarise(experiment: Experiment, cells: pd.DataFrame, curves: pd.DataFrame, *, name: str, **asked: Any) -> Record:
+    """Return the summary of a run as a JSON-able dict; what is unknown is null, never nan or infinite.
+
+    `cells`: one row per cell, `curves`: a row per recorded step, as the store gives them; `asked`: the fields of
+    `Asked`. The same rows give the same summary. An experiment that makes nothing of its rows gets a table of its
+    columns. Raises ValueError if delta or confidence is outside (0, 1) or there are no resamples.
+    """
+    options = Asked(**asked)
+    if not (0.0 < options.delta < 1.0 and 0.0 < options.confidence < 1.0 and options.resamples >= 1):
+        raise ValueError(f"got {options}, expected delta and confidence in (0, 1), and resamples >= 1")
+    statuses = cells["status"] if "status" in cells else pd.Series(dtype=str)
+    found = {
+        "name": name,
+        "experiment": experiment.name,
+        "counts": {"cells": len(cells), "by_status": statuses.value_counts().sort_index().to_dict()},
+        "settings": {"delta": options.delta, "confidence": options.confidence},
+    }
+    own = experiment.summarise(cells, curves, options) or {"tables": _columns(experiment.columns(), cells)}
+    whole: Record = plain(found | own)
+    return whole
+
+
+def _columns(columns: Sequence[Column], cells: pd.DataFrame) -> list[Record]:
+    """Return the table of what each declared column holds, as a list; empty where none is declared."""
+    note = "Of the cells that have a value: median, 5 % and 95 % quantiles, or how many are true."
+    head = ["column", "meaning", "cells", "median", "5 %", "95 %"]
+    rows = [_column(column, cells[column.name].dropna()) for column in columns if column.name in cells]
+    return [{"title": "Columns", "note": note, "columns": head, "rows": rows}] if rows else []
+
+
+def _column(column: Column, values: pd.Series) -> list[Any]:
+    numbers: list[Any] = ["–", "–", "–"]
+    if column.type == "bool":
+        numbers[0] = f"{int(values.sum())} true"
+    elif column.type != "string":
+        low, middle, high = describe.quantiles(values.to_numpy(dtype=float), [0.05, 0.5, 0.95])
+        numbers = [middle, low, high]
+    return [column.name, column.meaning, len(values), *numbers]
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON can hold it: Python numbers and text, null for nan, infinity and missing."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else _text(value)
+
+
+def _text(value: object) -> str | None:
+    return None if pd.isna(value) else str(value)  # type: ignore[call-overload]

@@ -1,0 +1,151 @@
+"""The tables of a group of networks: exponents, thresholds, models, margins, rates, eigenvalues."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from expreg.core.page.style import finite, records
+from expreg.core.page.words import interval, number, share
+from expreg.kinds.network.figures.look import criteria_of
+
+Record = Mapping[str, Any]
+
+
+def tables(summary: Record) -> list[dict[str, Any]]:
+    """Return the tables of every group that have rows, as `core.page.words.Parts` describes them."""
+    return [
+        table | {"group": group.get("label") or "group"}
+        for group in records(summary, "groups")
+        for table in (_exponents(group), _thresholds(group), _models(group), _margins(group), *_numbers(group))
+        if table["rows"]
+    ]
+
+
+def _exponents(group: Record) -> dict[str, Any]:
+    return {
+        "title": "",
+        "note": "Exponents of n in the width threshold, as they are and after the factor log(n/δ) is taken out.",
+        "columns": ["criterion", "meaning", "claimed", "raw", "after the log factor", "points", "usable"],
+        "prose": ["meaning", "usable"],
+        "rows": [
+            [
+                *(c.get("criterion"), c.get("title"), c.get("claim_exponent")),
+                *(_limits(found.get(kind) or {}, "value", "") for kind in ("raw", "corrected")),
+                *(found.get("points"), "yes" if found.get("usable") else f"no: {found.get('why_not')}"),
+            ]
+            for c in criteria_of(group)
+            for found in [c.get("exponent") or {}]
+        ],
+    }
+
+
+def _limits(record: Record, value: str, prefix: str) -> tuple[Any, Any, Any] | None:
+    """Return a number with its interval as a cell, None where there is neither."""
+    found = (record.get(value), record.get(f"{prefix}low"), record.get(f"{prefix}high"))
+    return None if all(finite(one) is None for one in found) else found
+
+
+def _thresholds(group: Record) -> dict[str, Any]:
+    return {
+        "title": "Thresholds",
+        "folded": "open",
+        "note": "m*(n, δ): the width from which on a share 1 − δ of replicates succeeds, an order statistic with its"
+        " distribution-free interval; beside it the value read off the monotone success curve, which the exponents are"
+        " fitted to. Median: of the width from which on all wider ones succeed (m*_last), and of the narrowest that"
+        " succeeds (m*_first); not monotone: the share of replicates in which they differ. A dash: beyond the grid, or"
+        " too few replicates to tell.",
+        "columns": [
+            *("criterion", "n", "m*(n, δ)", "off the curve", "median", "first success, median", "replicates"),
+            *("censored below | above", "not monotone", "bracketed"),
+        ],
+        "rows": [
+            [
+                *(c.get("criterion"), t.get("n"), _limits(t, "quantile", "")),
+                *(_limits(t, "interpolated", "interpolated_"), t.get("median"), t.get("median_first")),
+                *(t.get("replicates"), f"{number(t.get('censored_below'))} | {number(t.get('censored_above'))}"),
+                *(share(t.get("non_monotone")), "yes" if t.get("bracketed") else "no"),
+            ]
+            for c in criteria_of(group)
+            for t in records(c, "thresholds")
+        ],
+    }
+
+
+def _models(group: Record) -> dict[str, Any]:
+    likely = [(c.get("criterion"), (c.get("models") or {}).get("censored") or {}) for c in criteria_of(group)]
+    return {
+        "title": "Exponents by likelihood",
+        "folded": "closed",
+        "note": "Exponents of n after the log factor, with bootstrap intervals over replicates: maximum likelihood of"
+        " the replicates' own thresholds, known up to a grid cell or open (D.9, D.11), under the theory's law m* ="
+        " C n^alpha (log n + Exp(1)) and under a lognormal law, and the better by AIC. In brackets: by how much AIC"
+        " prefers it to the next.",
+        "columns": ["criterion", "theory's law", "lognormal law", "better law", "usable"],
+        "prose": ["usable"],
+        "rows": [
+            [
+                name,
+                *(
+                    _limits((found.get(law) or {}).get("corrected") or {}, "value", "")
+                    for law in ("theory", "lognormal")
+                ),
+                *(_best(found), "yes" if found.get("usable") else f"no: {found.get('why_not')}"),
+            ]
+            for name, found in likely
+            if found
+        ],
+    }
+
+
+def _best(found: Record) -> str:
+    best = found.get("best")
+    if not best:
+        return "–"
+    form = "with log factor" if best.get("exponent") == "corrected" else "without"
+    return f"{best.get('law')}, {form} ({number(best.get('aic_gap'), 2)})"
+
+
+def _margins(group: Record) -> dict[str, Any]:
+    return {
+        "title": "Margins and first violations",
+        "folded": "closed",
+        "note": "Margin: allowed over measured, median over replicates with the 5 % and 95 % quantiles; the event holds"
+        " from 1 on. At the narrowest width, the first at or above the threshold, and the widest. Step: median first"
+        " step at which the event fails, of the replicates in which it does; 0 is the start.",
+        "columns": ["criterion", "n", "m", "which", "margin", "5 % to 95 %", "violated", "of", "first step"],
+        "rows": [
+            [
+                *(c.get("criterion"), row.get("n"), row.get("m"), row.get("at"), row.get("margin")),
+                *(interval(row.get("low"), row.get("high")), row.get("violated"), row.get("trials")),
+                row.get("first_step"),
+            ]
+            for c in criteria_of(group)
+            for row in records(c, "margins")
+            if finite(row.get("margin")) is not None or row.get("violated")
+        ],
+    }
+
+
+def _numbers(group: Record) -> Iterator[dict[str, Any]]:
+    yield {
+        "title": "Rates",
+        "folded": "closed",
+        "note": "Factor by which the residual shrinks per step: median over replicates and quartiles. Smaller is"
+        " faster.",
+        "digits": 5,
+        "columns": ["n", "m", "measured", "theory", "linearised", "cells"],
+        "rows": [
+            [r["n"], r["m"], _limits(r, "measured", ""), r.get("theory"), r.get("linearised"), r.get("cells")]
+            for r in records(group, "rates")
+        ],
+    }
+    yield {
+        "title": "Eigenvalues",
+        "folded": "closed",
+        "note": "Smallest eigenvalue of the infinite-width kernel, median and quartiles over replicates, and the"
+        " largest, median.",
+        "digits": 4,
+        "columns": ["n", "smallest", "largest"],
+        "rows": [
+            [s["n"], _limits(s, "lambda_cts", "lambda_"), s.get("lambda_max_cts")] for s in records(group, "spectrum")
+        ],
+    }
