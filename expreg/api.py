@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from expreg.core import config as configs
 from expreg.core.config import grid
-from expreg.core.config import load as loading
-from expreg.core.config import plan as planning
-from expreg.core.config.model import Fault
+from expreg.core.config.fields import Fault
 from expreg.errors import InputError, Problem
 from expreg.types import FAILED, Experiment, Settings
 
@@ -71,15 +70,14 @@ class Run:
 
         Raises InputError if the plan has no such cell, or if its data file is gone or has changed.
         """
-        for settings, _ in planning.cells(self._config, data_shape=_data_shape):
-            if planning.cell_id(settings) == cell:
+        for settings, _ in configs.cells(self._config):
+            if configs.cell_id(settings) == cell:
                 return dict(_experiment(self._config).inputs(settings))
         raise InputError(Problem("E-CELL", f"the plan has no cell {cell!r}", file=str(self.directory)))
 
     @cached_property
     def _config(self) -> Any:
-        # the copy in the run directory names the user's data file by its full path
-        return loading.load(self.directory / "config.yaml", roots=[Path("/")])
+        return load_config(self.directory / "config.yaml")
 
 
 def run(
@@ -112,7 +110,7 @@ def run(
     from expreg.core.engine.progress import say
     from expreg.core.store.store import Store
 
-    with Store.open(directory, sweep.plan, loading.config_text(checked), fresh=fresh) as store:
+    with Store.open(directory, sweep.plan, configs.config_text(checked), fresh=fresh) as store:
         execute(store, sweep.experiment, sweep.cells, checked.execution, progress=progress)
         if progress:
             say("drawing the report")
@@ -219,7 +217,9 @@ def load(directory: str | os.PathLike[str]) -> Run:
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides = ()) -> Any:
     """Return the checked config of a file or a dict with overrides; raise InputError with all problems."""
-    return loading.load(source, overrides)
+    from expreg.kinds import EXPERIMENTS as KINDS
+
+    return configs.load(source, overrides, experiments=KINDS)
 
 
 def report(directory: str | os.PathLike[str]) -> Run:
@@ -256,7 +256,9 @@ def doctor() -> dict[str, Any]:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a config, for editors."""
-    return loading.json_schema()
+    from expreg.kinds import EXPERIMENTS as KINDS
+
+    return configs.json_schema(KINDS)
 
 
 class _Sweep(NamedTuple):
@@ -269,9 +271,9 @@ class _Sweep(NamedTuple):
 
 def _sweep(config: Any) -> _Sweep:
     """Check all that a run needs, before anything is written; raise InputError with what is wrong."""
-    plan = planning.plan(config, data_shape=_data_shape)
-    found = planning.cells(config, data_shape=_data_shape)
-    cells = {planning.cell_id(settings): (settings, axes) for settings, axes in found}
+    plan = configs.plan(config)
+    found = configs.cells(config)
+    cells = {configs.cell_id(settings): (settings, axes) for settings, axes in found}
     _refuse(_data_problems([settings for settings, _ in cells.values()]))
     experiment = _experiment(config)
     from expreg.core.engine.estimate import too_large
@@ -331,21 +333,12 @@ def _quantile_problems(config: Any, cells: Sequence[Settings]) -> list[Problem]:
     from expreg.kinds.network.outlook import too_few
 
     wrong = too_few(cells, config.analysis.model_dump())
-    return [loading.problem(config.source, Fault(("analysis", "delta"), "E-RANGE", wrong))] if wrong else []
+    return [configs.problem(config.source, Fault(("analysis", "delta"), "E-RANGE", wrong))] if wrong else []
 
 
 def _refuse(problems: list[Problem]) -> None:
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
-
-
-def _data_shape(path: Any, options: Any) -> tuple[int, int]:
-    from expreg import data
-
-    if "loss" in options:  # a problem of regression
-        n, d = data.read_problem(path, options["target_path"])[0].shape
-        return int(n), int(d)
-    return data.data_shape(path, options)
 
 
 def _devices(config: Any) -> int | None:
