@@ -120,11 +120,6 @@ def later(place: str) -> Callable[..., Any]:
     return call
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _nothing(*_: Any) -> list[Any]:
     return []
 

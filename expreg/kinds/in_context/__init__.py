@@ -27,7 +27,7 @@ PROBE: Settings = {
 
 IN_CONTEXT = Experiment(
     name="in_context",
-    schema=tuple,
+    schema=later("expreg.kinds.in_context.schema:in_context"),
     columns=columns,
     curves=curves,
     signature=later("expreg.kinds.in_context.program:signature"),

@@ -54,6 +54,7 @@ CLAIMS = {
 
 THRESHOLD = Experiment(
     name="threshold",
+    schema=later("expreg.kinds.network.schema:training"),
     columns=columns.training,
     curves=columns.curves,
     signature=later("expreg.kinds.network.training:signature"),
@@ -82,6 +83,7 @@ CONVERGENCE = replace(THRESHOLD, name="convergence")
 CONCENTRATION = replace(
     THRESHOLD,
     name="concentration",
+    schema=later("expreg.kinds.network.schema:concentration"),
     columns=columns.concentration,
     signature=later("expreg.kinds.network.concentration:signature"),
     build=later("expreg.kinds.network.concentration:program"),

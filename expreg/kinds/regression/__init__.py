@@ -37,7 +37,7 @@ PROBE: Settings = {
 
 REGRESSION = Experiment(
     name="regression",
-    schema=tuple,
+    schema=later("expreg.kinds.regression.schema:regression"),
     columns=columns,
     curves=curves,
     signature=later("expreg.kinds.regression.program:signature"),
