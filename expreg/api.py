@@ -14,7 +14,7 @@ from expreg.core.config import load as loading
 from expreg.core.config import plan as planning
 from expreg.core.config.model import Fault
 from expreg.errors import InputError, Problem
-from expreg.types import FAILED, Experiment, Settings
+from expreg.types import FAILED, Experiment, Settings, cores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,7 +250,7 @@ def doctor() -> dict[str, Any]:
     from expreg.core.engine.estimate import measured_speed
     from expreg.kinds import EXPERIMENTS as KINDS
 
-    facts = {"cores": devices.cpu_count(), "memory_bytes": devices.host_memory()}
+    facts = {"cores": cores(), "memory_bytes": devices.host_memory()}
     return {**manifest.setup(), **facts, "flops_per_second": measured_speed(KINDS["threshold"])}
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from threadpoolctl import threadpool_limits
 
+from expreg.types import cores
+
 AXIS = "cells"
 
 
@@ -34,7 +36,7 @@ def configure() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    jax.config.update("jax_num_cpu_devices", cpu_count())
+    jax.config.update("jax_num_cpu_devices", cores())
     if os.environ.get("EXPREG_CACHE") != "off":
         directory = cache_directory()
         try:
@@ -44,11 +46,6 @@ def configure() -> None:
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def cpu_count() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

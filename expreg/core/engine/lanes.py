@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from expreg.core.engine.devices import AXIS, cpu_count, memory, mesh, numerics
-from expreg.types import Experiment, Program, Row, Settings, Tree
+from expreg.core.engine.devices import AXIS, memory, mesh, numerics
+from expreg.types import Experiment, Program, Row, Settings, Tree, cores
 
 Cell = tuple[str, Settings]
 CPU_LANES = 32
@@ -160,7 +160,7 @@ class Engine:
         for cell in cells:
             groups.setdefault(self.experiment.signature(cell[1]), []).append(cell)
         order = sorted(groups.items(), key=lambda item: -self.experiment.cost(item[1][0][1]).flops * len(item[1]))
-        pool = ThreadPoolExecutor(min(4, cpu_count()), thread_name_prefix="expreg-compile")
+        pool = ThreadPoolExecutor(min(4, cores()), thread_name_prefix="expreg-compile")
         try:
             ahead = [pool.submit(self._compile, signature, members) for signature, members in order]
             for (signature, members), future in zip(order, ahead, strict=True):

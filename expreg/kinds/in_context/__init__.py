@@ -36,6 +36,6 @@ IN_CONTEXT = Experiment(
     row=later("expreg.kinds.in_context.program:row"),
     inputs=later("expreg.kinds.in_context.program:inputs"),
     cost=later("expreg.kinds.in_context.program:cost"),
-    size=later("expreg.kinds.in_context.program:size"),
+    size=lambda settings: f"cell n={settings['problem']['n']} d={settings['problem']['d']}",
     probe=PROBE,
 )
