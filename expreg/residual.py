@@ -13,7 +13,7 @@ it apart as `log_scale`; `loss_value`, `gradient` and `curvature` multiply it in
 value exceeds the range of the dtype (|z| > 355 in float64, (E.34)).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -331,3 +331,28 @@ def safe_weights(
         what = "needs rho, a bound on max |z| (E.22)" if missing else "has no safe weights"
         raise ValueError(f"loss {loss!r} with activation {activation!r} {what}")
     return xp.sqrt(xp.maximum(xp.zeros_like(b), mu + floor))
+
+
+def check(loss: Loss) -> Iterator[str]:
+    """Yield what is wrong with a loss at a tiny probe: its gradient, its Jacobian, the shapes of its curvature."""
+    rng = np.random.default_rng(0)
+    z, b, start = rng.normal(size=5), rng.uniform(0.1, 0.3, 5), f"loss {loss.name!r}:"
+
+    def value(z: Array) -> float:
+        at = loss.terms(z, b, *stable(z, "exp"))
+        return float(np.exp(at.log_scale) * (at.r @ at.r) / 2)
+
+    at = loss.terms(z, b, *stable(z, "exp"))
+    gradient = np.exp(at.log_scale) * (at.v * at.c)
+    slopes = [(value(z + step) - value(z - step)) / 2e-6 for step in 1e-6 * np.eye(5)]
+    if np.shape(gradient) != (5,) or not np.allclose(gradient, slopes, rtol=1e-4, atol=1e-4 * np.abs(slopes).max()):
+        yield f"{start} v c of its terms is not the gradient of e^log_scale ||r||^2 / 2 with respect to z"
+    diagonal, Q, S = loss.curvature(at, False)
+    k = np.shape(Q)[-1]
+    if (np.shape(diagonal), np.shape(Q), np.shape(S)) != ((5,), (5, k), (k, k)):
+        yield f"{start} expected a curvature of shapes (n,), (n, k), (k, k)"
+        return
+    v, L, M = loss.jacobian(at)
+    J = np.diag(v) - L @ (Q @ M).T
+    if not np.allclose(J.T @ J, np.diag(diagonal) + Q @ S @ Q.T, rtol=1e-6, atol=1e-9):
+        yield f"{start} its Gauss-Newton matrix is not J^T J of its Jacobian"

@@ -133,10 +133,7 @@ def bounds(
     size = _norm(w)
     tight = P * xp.minimum(size * xp.expm1(xp.max(xp.abs(dz))), xp.max(w) * _norm(growth))
     half = _norm(dz) / 2
-    if parity == "odd":
-        over_alpha = xp.exp(square - s) / total
-    else:
-        over_alpha = xp.exp(square if parity else 2 * square) / n
+    over_alpha = xp.exp(square - s) / total if parity == "odd" else xp.exp(square if parity else 2 * square) / n
     return Bounds(
         tight=tight,
         rows=P * size * xp.expm1(row_move),

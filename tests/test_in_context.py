@@ -7,6 +7,7 @@ import pytest
 
 import expreg
 from expreg import data, shift
+from expreg.core.store.part import BASE
 from expreg.errors import InputError
 from expreg.kinds import in_context as kind
 from expreg.kinds.in_context import program as in_context
@@ -192,6 +193,18 @@ def test_a_lane_does_not_depend_on_the_way_it_is_run(small):
         chosen = (cells["moved"] == "newton") & (cells["problem.radius"] == 0.7) & (cells["replicate"] == replicate)
         for name in ("move", "shift", "bound_rows", "softmax_residual"):
             assert told[name] == pytest.approx(cells[chosen][name].item(), rel=1e-9), name
+
+
+def test_rows_have_the_declared_columns():
+    head = {"kind": "attention", "layer": 2, "head": 2, "token": 40, "tokens": 2}
+    rows = [in_context.row(settings, record_of(settings)) for settings in (settings_of(), settings_of(**head, d=32))]
+    found = {name for row in rows for name in row}
+    declared = [column.name for column in kind.IN_CONTEXT.columns()]
+    assert {name for name in found if not name.startswith("curve_")} - set(BASE) == set(declared)
+    assert {name for name in found if name.startswith("curve_")} == {
+        f"curve_{c.name}" for c in kind.IN_CONTEXT.curves()
+    }
+    assert len(declared) == len(set(declared))
 
 
 # --- other activations, bad input -----------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""Sketches S (k, n) with E[S^T S] = I, applied and never stored; only `sampled` is told about the matrix.
+"""Sketches S (k, n) with E[S^T S] = I, applied and never stored; all but `sampled` do not look at the matrix.
 
-Each of the others is a factory `(key, rows, size) -> apply`, and `apply(A, weights)` returns S diag(weights) A, a dense (size, d)
+Each is a factory `(key, rows, size) -> apply`, and `apply(A, weights)` returns S diag(weights) A, a dense (size, d)
 array, for a dense or a Sparse A with n = `rows` rows; `weights` (n,) may be left out. The same key gives the same S
 whatever A is. Pure functions: jit, vmap over keys.
 """

@@ -143,7 +143,7 @@ def _compiled(options: dict[str, Any], checked: Checked, x0: Array, seed: int, h
         A = jax.tree.map(jnp.asarray, from_any(checked.A))
         first = jax.jit(method.init)(A, checked.b, x0, checked.weights, jax.random.key(seed), checked.tol)
         end = run(jax.jit(method.step), first, history.add)
-        return jax.tree.map(np.asarray, end._replace(problem=None, memory=None))
+        return jax.tree.map(np.asarray, end._replace(problem=end.problem._replace(A=None, key=None), memory=None))
 
 
 def _solution(kind: Objective, state: State, checked: Checked, history: list[dict[str, float]]) -> Solution:

@@ -29,7 +29,7 @@ class Solver(NamedTuple):
     - `host(A, rng)`: its directions in NumPy for a dense or csr A; None where it runs compiled only.
     - `flops(n, d, size)`: of a step beyond products with a vector, `size` the rows that its matrix is made of.
     - `exact`: whether its curvature is the Hessian, else the Gauss-Newton matrix.
-    - `second_order`; `quadratic`: whether undamped steps without a sketch converge with an order (F.9).
+    - `quadratic`: whether undamped steps without a sketch converge with an order (F.9).
     - `takes_sketch`, and the `sketch` that it takes by default.
     - `max_steps`: the default budget of `expreg.solve`.
     """
@@ -37,9 +37,8 @@ class Solver(NamedTuple):
     name: str
     traced: Callable[..., Any]
     host: Callable[..., Any] | None = None
-    flops: Callable[[float, float, float], float] = lambda n, d, size: 0.0
+    flops: Callable[[float, float, float], float] = lambda *_: 0.0
     exact: bool = True
-    second_order: bool = True
     quadratic: bool = False
     takes_sketch: bool = True
     sketch: str | None = None
@@ -65,25 +64,24 @@ class Sketch(NamedTuple):
         return size or min(self.per_column * d, 4 * n)
 
 
-def _gram(n: float, d: float, size: float) -> float:
-    return 2 * size * d * d
-
-
 NEWTON = Solver(
-    "newton", later("expreg.solver.method:newton_steps"), later("expreg.solver.on_host:newton"), _gram, quadratic=True
+    "newton",
+    later("expreg.solver.method:newton_steps"),
+    later("expreg.solver.on_host:newton"),
+    lambda _, d, size: 2 * size * d * d,
+    quadratic=True,
 )
 GAUSS_NEWTON = NEWTON._replace(name="gauss_newton", exact=False)
 PCG = Solver(
     "pcg",
     later("expreg.solver.method:pcg_steps"),
     later("expreg.solver.on_host:pcg"),
-    lambda n, d, size: 100 * n * d,
+    lambda n, d, _: 100 * n * d,
     sketch="countsketch",
 )
 LBFGS = Solver(
     "lbfgs",
     later("expreg.solver.first_order:lbfgs"),
-    second_order=False,
     takes_sketch=False,
     max_steps=FIRST_ORDER_STEPS,
 )

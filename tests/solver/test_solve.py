@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import sparse as jax_sparse
+from oracles import logarithmic, softplus
 from scipy import sparse
 
 import expreg
 from expreg import residual, solver
+from expreg.activation import ACTIVATIONS
 from expreg.errors import InputError
 from expreg.solver import host, start, validate
 from expreg.solver.state import Objective
@@ -187,6 +189,32 @@ def test_continuation_ends_at_the_wanted_weights():
     assert errors == sorted(errors, reverse=True)
     with pytest.raises(ValueError, match="expected more than 1"):
         solver.continuation(A, b, 0.0, safe=safe, factor=1.0)
+
+
+def test_records_of_the_users_own_are_solved(monkeypatch):
+    monkeypatch.setitem(residual.LOSSES, "logarithmic", logarithmic())
+    monkeypatch.setitem(ACTIVATIONS, "softplus", softplus())
+    A, _, x = planted()
+    z = A @ x
+    found = expreg.solve(A, np.cosh(z), "logarithmic", "cosh", x0=x + 0.1)
+    assert found.status == "converged", found.message
+    assert np.allclose(found.x, x, atol=1e-8)
+    b = np.logaddexp(0, z)
+    for loss, target in (("exponential", b), ("softmax", b / b.sum())):
+        found = expreg.solve(A, target, loss, "softplus")
+        assert found.status == "converged", found.message
+        assert found.softmax_residual < 1e-8 or loss == "exponential"
+    with pytest.raises(InputError, match="expected one of exp, cosh, sinh, softplus"):
+        expreg.solve(A, b, "softmax", "relu")
+
+
+@pytest.mark.parametrize("name", ["newton", "pcg", "lbfgs"])
+def test_a_solver_is_one_record(name, monkeypatch):
+    monkeypatch.setitem(solver.SOLVERS, "mine", solver.SOLVERS[name]._replace(name="mine"))
+    A, b, x = planted(noise=0.1)
+    found = expreg.solve(A, b, "softmax", solver="mine", x0=x + 0.1)
+    known = expreg.solve(A, b, "softmax", solver=name, x0=x + 0.1)
+    assert (found.status, found.steps) == (known.status, known.steps)
 
 
 # --- degeneracies ---------------------------------------------------------------------------------

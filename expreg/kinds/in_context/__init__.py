@@ -36,7 +36,7 @@ IN_CONTEXT = Experiment(
     row=later("expreg.kinds.in_context.program:row"),
     inputs=later("expreg.kinds.in_context.program:inputs"),
     cost=later("expreg.kinds.in_context.program:cost"),
-    size=later("expreg.kinds.in_context.program:size"),
+    size=lambda settings: f"cell n={settings['problem']['n']} d={settings['problem']['d']}",
     probe=PROBE,
     summarise=later("expreg.kinds.in_context.summary:summarise"),
     figures={

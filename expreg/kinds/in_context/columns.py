@@ -57,8 +57,6 @@ def curves() -> list[Column]:
 
 
 def _closeness(update: str, prefix: str = "") -> list[Column]:
-    one = [Column(update if name == "update" else name, "float64", prefix + text) for name, text in CLOSENESS.items()]
-    path = [
-        Column(f"path_{name}", "float64", f"{prefix}{text}, of all tokens so far") for name, text in CLOSENESS.items()
-    ]
-    return one + path
+    one = {update if name == "update" else name: prefix + text for name, text in CLOSENESS.items()}
+    path = {f"path_{name}": f"{prefix}{text}, of all tokens so far" for name, text in CLOSENESS.items()}
+    return [Column(name, "float64", text) for name, text in (one | path).items()]

@@ -113,8 +113,8 @@ def prepare(settings: Settings) -> Inputs:
 def make_task(static: Signature, given: Inputs) -> Task:
     """Return the problem of a cell: drawn with ||A|| = ||x|| = radius, or the first keys and a query of a head.
 
-    b is the distribution u / alpha at another x of the same norm (of exp for an odd phi, whose alpha may vanish), or that
-    of the head itself, times exp(noise) and normalised (G.12).
+    b is the distribution u / alpha at another x of the same norm (of exp for an odd phi, whose alpha may vanish), or
+    that of the head itself, times exp(noise) and normalised (G.12).
     """
     n, d, rows = static.n, static.d, static.n + static.tokens
     # one draw for all: each compiles to a program of its own size
@@ -314,8 +314,3 @@ def cost(settings: Settings) -> Cost:
     moves = static.tokens * (4 * static.d**2 + 10 * static.d + TOKEN_FLOPS) if static.tokens else 0
     flops = rows * (6 * static.d**2 + 100 * static.d + moves + MOVE_FLOPS * (1 if static.tokens else static.sizes))
     return Cost(1.0, float(flops), float(size * (3 * rows * static.d + 8 * static.n * max(static.sizes, 1))))
-
-
-def size(settings: Settings) -> str:
-    """Return the size of a cell in words."""
-    return f"cell n={settings['problem']['n']} d={settings['problem']['d']}"

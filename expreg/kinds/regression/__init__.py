@@ -46,8 +46,8 @@ REGRESSION = Experiment(
     row=later("expreg.kinds.regression.program:row"),
     inputs=later("expreg.kinds.regression.program:inputs"),
     cost=later("expreg.kinds.regression.program:cost"),
-    size=later("expreg.kinds.regression.program:size"),
-    check=later("expreg.kinds.regression.program:check"),
+    size=lambda settings: f"cell n={settings['problem']['n']} d={settings['problem']['d']}",
+    check=later("expreg.kinds.regression.files:check"),
     probe=PROBE,
     summarise=later("expreg.kinds.regression.summary:summarise"),
     figures={

@@ -1,8 +1,6 @@
 """Solve one regression problem per cell: the computation behind `regression` (E.2-E.44, F.1-F.16)."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -12,11 +10,8 @@ import numpy as np
 
 from expreg import residual, solver
 from expreg.activation import ACTIVATIONS
-from expreg.data import problems, read_problem
-from expreg.errors import InputError
-from expreg.errors import Problem as Bad
+from expreg.data import problems
 from expreg.kinds.regression.columns import CURVES, MEASURED, PROBLEM
-from expreg.solver.validate import check as validate
 from expreg.solver.words import IN_A_CONFIG, sentence
 from expreg.types import PRECISIONS, Array, Cost, Program, Row, Settings, Status
 
@@ -305,30 +300,3 @@ def cost(settings: Settings) -> Cost:
 
 EXPONENTIAL_FLOPS = 200
 """What the elementwise work on the n logits costs in a step, its line search included."""
-
-
-def size(settings: Settings) -> str:
-    """Return the size of a cell in words."""
-    return f"cell n={settings['problem']['n']} d={settings['problem']['d']}"
-
-
-def check(cells: Sequence[Settings]) -> list[Bad]:
-    """Return what is wrong with the user's own A and b for loss, activation and solver, read once for each."""
-    own = {
-        json.dumps((settings["problem"], settings["solver"]), sort_keys=True): settings
-        for settings in cells
-        if "path" in settings["problem"]
-    }
-    return [problem for settings in own.values() for problem in _file_problems(settings)]
-
-
-def _file_problems(settings: Settings) -> list[Bad]:
-    given, chosen = settings["problem"], settings["solver"]
-    named = {key: given[key] for key in ("loss", "activation")} | {"solver": chosen["name"]}
-    sketch = None if chosen["sketch"] == "none" else chosen["sketch"]
-    try:
-        A, b = read_problem(given["path"], given["target_path"])
-        validate(A, b, **named, sketch=sketch, weights=given["weight"], x0=None, tol=1e-10)
-    except InputError as error:
-        return [replace(problem, file=problem.file or given["path"]) for problem in error.problems]
-    return []
