@@ -328,7 +328,7 @@ def _options(
 def main() -> None:
     """Run the command line; turn every failure into its exit code and one line each."""
     resume = f"; resume with the same command:\n  {_same_command()}" if "run" in sys.argv[1:] else ""
-    warnings.showwarning = _warn  # type: ignore[assignment]
+    warnings.showwarning = _warn
     with handled(end_at_once(f"interrupted{resume}")):
         code = _exit_code()
     sys.exit(code)
