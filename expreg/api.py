@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expreg import registry
+from expreg.core import config as configs
 from expreg.core.config import grid
-from expreg.core.config import load as loading
-from expreg.core.config import plan as planning
-from expreg.core.config.model import Fault
+from expreg.core.config.fields import Fault
 from expreg.errors import InputError, Problem
 from expreg.kinds import EXPERIMENTS
 from expreg.types import FAILED, Experiment, Settings, cores
@@ -73,8 +72,8 @@ class Run:
 
         Raises InputError if the plan has no such cell, or if its data file is gone or has changed.
         """
-        for settings, _ in planning.cells(self._config, data_shape=_data_shape):
-            if planning.cell_id(settings) == cell:
+        for settings, _ in configs.cells(self._config):
+            if configs.cell_id(settings) == cell:
                 return dict(_experiment(self._config.experiment).inputs(settings))
         raise InputError(Problem("E-CELL", f"the plan has no cell {cell!r}", file=str(self.directory)))
 
@@ -83,8 +82,7 @@ class Run:
         from expreg.core.store import table
 
         registry.load_needed((table.plan_of(self.directory) or {}).get("modules", ()))
-        # the copy in the run directory names the user's data file by its full path
-        return loading.load(self.directory / "config.yaml", roots=[Path("/")])
+        return load_config(self.directory / "config.yaml")
 
 
 def run(
@@ -116,7 +114,7 @@ def run(
     from expreg.core.engine.progress import say
     from expreg.core.store.store import Store
 
-    with Store.open(directory, sweep.plan, loading.config_text(checked), fresh, sweep.experiment.columns()) as store:
+    with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
         execute(store, sweep.experiment, sweep.cells, checked.execution, progress=progress)
         if progress:
             say("drawing the report")
@@ -212,7 +210,7 @@ def load(directory: str | os.PathLike[str]) -> Run:
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides = ()) -> Any:
     """Return the checked config of a file or a dict with overrides; raise InputError with all problems."""
     registry.load_plugins()
-    return loading.load(source, overrides)
+    return configs.load(source, overrides, experiments=EXPERIMENTS)
 
 
 def report(directory: str | os.PathLike[str]) -> Run:
@@ -249,7 +247,7 @@ def doctor() -> dict[str, Any]:
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a config, for editors."""
     registry.load_plugins()
-    return loading.json_schema()
+    return configs.json_schema(EXPERIMENTS)
 
 
 class _Sweep(NamedTuple):
@@ -262,9 +260,8 @@ class _Sweep(NamedTuple):
 
 def _sweep(config: Any) -> _Sweep:
     """Check all that a run needs, before anything is written; raise InputError with what is wrong."""
-    plan = planning.plan(config, data_shape=_data_shape)
-    found = planning.cells(config, data_shape=_data_shape)
-    cells = {planning.cell_id(settings): (settings, axes) for settings, axes in found}
+    plan = configs.plan(config)
+    cells = {configs.cell_id(settings): (settings, axes) for settings, axes in configs.cells(config)}
     experiment = _experiment(config.experiment)
     settings = [settings for settings, _ in cells.values()]
     _refuse(experiment.check(settings))
@@ -282,7 +279,7 @@ def _asked(config: Any) -> _Sweep:
         wrong = sweep.experiment.too_few(
             [settings for settings, _ in sweep.cells.values()], config.analysis.model_dump()
         )
-        _refuse([loading.problem(config.source, Fault(("analysis", "delta"), "E-RANGE", wrong))] if wrong else [])
+        _refuse([configs.problem(config.source, Fault(("analysis", "delta"), "E-RANGE", wrong))] if wrong else [])
     return sweep
 
 
@@ -296,15 +293,6 @@ def _experiment(name: str) -> Experiment:
 def _refuse(problems: list[Problem]) -> None:
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
-
-
-def _data_shape(path: Any, options: Any) -> tuple[int, int]:
-    from expreg import data
-
-    if "loss" in options:  # a problem of regression
-        n, d = data.read_problem(path, options["target_path"])[0].shape
-        return int(n), int(d)
-    return data.data_shape(path, options)
 
 
 def _devices(config: Any) -> int | None:

@@ -288,11 +288,19 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @app.command(short_help="Print the JSON Schema of a config.")
-def schema() -> None:
-    """Print the JSON Schema of a config, for editors that complete and check YAML."""
+def schema(
+    out: Annotated[Path | None, typer.Option(help="Write it to this file.", show_default=False)] = None,
+) -> None:
+    """Print the JSON Schema of a config, for editors that complete and check YAML, or write it to a file."""
     from expreg import api
 
-    _say(_json(api.json_schema()))
+    text = _json(api.json_schema())
+    if out is None:
+        _say(text)
+        return
+    from expreg.core.store.disk import replace
+
+    replace(out, f"{text}\n".encode())
 
 
 def _version(asked: bool) -> None:

@@ -67,7 +67,6 @@ def register(*records: Any) -> None:
             _owners[place, record.name] = name
     if not _importing:
         _modules[name] = _described(name, caller.get("__file__"))
-    _forget()
 
 
 def load_module(given: str) -> None:
@@ -192,16 +191,6 @@ def check_experiment(experiment: Experiment) -> Iterator[str]:
     names = [column.name for column in columns]
     for name in sorted({name for name in names if names.count(name) > 1 or name in NAMES}):
         yield f"{start} column {name!r} is declared twice, or one of those that every experiment has"
-
-
-def _forget() -> None:
-    """Empty the caches that depend on lists."""
-    model = import_module("expreg.core.config.model")
-    getattr(model, "forget", lambda: None)()
-    if hasattr(model, "EXPERIMENTS"):  # until configs ask each experiment for its schema
-        for name, experiment in _entries("expreg.kinds:EXPERIMENTS").items():
-            if name not in model.EXPERIMENTS:
-                model.EXPERIMENTS[name] = experiment.schema()
 
 
 @contextmanager

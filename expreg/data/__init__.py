@@ -1,32 +1,30 @@
 """Points and labels: random geometries, bundled digits, the user's files, and what must hold for all of them.
 
-`make` and the catalogues `DATA` and `LABELS` need JAX and are imported when first asked for; the rest does
-not.
+JAX is imported when something is drawn, not before.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from expreg.data.files import data_shape, read_arrays, read_file, sha256
 from expreg.data.heads import HEADS, Attention, attention, attention_row
+from expreg.data.kinds import DATA, LABELS, DataKind, LabelKind, default_labels, make
 from expreg.data.matrices import read_problem, read_vector
-from expreg.data.validate import check_settings, validate
+from expreg.data.validate import validate
 from expreg.errors import InputError, Problem
-
-if TYPE_CHECKING:
-    from expreg.data.catalogue import DATA, LABELS, default_labels, make
 
 __all__ = [
     "DATA",
     "HEADS",
     "LABELS",
     "Attention",
+    "DataKind",
+    "LabelKind",
     "attention",
     "attention_row",
     "check_file",
-    "check_settings",
     "data_shape",
     "default_labels",
     "make",
@@ -47,12 +45,3 @@ def check_file(options: Mapping[str, Any], *, activation: str) -> list[Problem]:
     labels = np.zeros(len(X)) if y is None else y
     allowed = bool(options.get("allow_duplicates", False))
     return validate(X, labels, activation=activation, allow_duplicates=allowed, name=str(options["path"]))
-
-
-def __getattr__(name: str) -> Any:
-    """Import the catalogue on first use (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from expreg.data import catalogue
-
-    return getattr(catalogue, name)

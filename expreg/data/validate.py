@@ -1,9 +1,7 @@
-"""Find what is wrong with a data set, or with its settings, before anything is computed from it."""
+"""Find what is wrong with a data set before anything is computed from it."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -95,31 +93,3 @@ def _near_pairs(X: np.ndarray, *, both_signs: bool) -> Iterator[tuple[int, int, 
         for row in np.flatnonzero(near.any(axis=1)):
             j = int(near[row].argmax())
             yield start + int(row), j, -1 if both_signs and products[row, j] < 0 else 1
-
-
-def check_settings(options: Mapping[str, Any]) -> list[Problem]:
-    """Return the problems of the `data` settings that depend on more than one field; imports no JAX."""
-    kind, n, d = options["kind"], options.get("n", 1), options.get("d", 1)
-    problems = [Problem("E-RANGE", f"got {n}, expected >= 1", key="data.n")] if n < 1 else []
-    if kind == "orthonormal" and d < n:
-        problems.append(Problem("E-RANGE", f"got {d}, expected >= n = {n}: no {n} orthonormal rows", key="data.d"))
-    if kind == "equiangular":
-        coherence, least = options["coherence"], -1 / max(n - 1, 1)
-        if not least <= coherence < 1:
-            rule = f"expected {least:.6g} <= coherence < 1 for n = {n}"
-            problems.append(Problem("E-RANGE", f"got {coherence}, {rule}", key="data.coherence"))
-    if kind == "near_duplicate":
-        problems += _pair_problems(n, d, options["angle"])
-    if kind == "digits" and len(set(options.get("classes", (3, 8)))) != 2:
-        message = f"got {options['classes']}, expected two different digits"
-        problems.append(Problem("E-RANGE", message, key="data.classes"))
-    return problems
-
-
-def _pair_problems(n: int, d: int, angle: float) -> Iterator[Problem]:
-    if n % 2:
-        yield Problem("E-RANGE", f"got {n}, expected an even number: the points come in pairs", key="data.n")
-    if d < 2:
-        yield Problem("E-RANGE", f"got {d}, expected >= 2: the pairs need an angle", key="data.d")
-    if not 0 <= angle <= math.pi:
-        yield Problem("E-RANGE", f"got {angle}, expected 0 .. pi (radians)", key="data.angle")

@@ -88,11 +88,10 @@ def machine():
 
 def ids(path):
     """Return the number of cells of a config, a digest of their ids in order, and the first of them."""
-    from expreg.api import _data_shape
-    from expreg.core.config import plan
-    from expreg.core.config.load import load
+    from expreg.api import load_config
+    from expreg.core.config import cell_id, cells
 
-    found = [plan.cell_id(settings) for settings, _ in plan.cells(load(path), data_shape=_data_shape)]
+    found = [cell_id(settings) for settings, _ in cells(load_config(path))]
     digest = hashlib.sha256("\n".join(found).encode()).hexdigest()
     return {"cells": len(found), "first": found[:3], "sha256": digest}
 

@@ -10,10 +10,11 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 Number = int | float
-Values = Mapping[str, Number]
-_Closure = Callable[[Values], Number]
+_Closure = Callable[[Mapping[str, Any]], Any]
 
 MAX_LENGTH = 200
 MAX_BITS = 256  # of an integer power: large enough for any size, small enough to cost nothing
@@ -35,7 +36,7 @@ class Expression:
     names: frozenset[str]
     closure: _Closure
 
-    def __call__(self, values: Values) -> Number:
+    def __call__(self, values: Mapping[str, Any]) -> Any:
         """Return the value; raise `ExpressionError` where there is none (division by zero, log of 0, overflow)."""
         try:
             return self.closure(values)
@@ -45,28 +46,16 @@ class Expression:
             raise ExpressionError("the value overflows") from None
         except TypeError:
             raise ExpressionError("a name in it is not a number") from None
+        except KeyError as error:
+            raise ExpressionError(f"{error} has no value") from None
 
 
+@lru_cache(maxsize=4096)
 def parse(text: str, *, condition: bool = False) -> Expression:
     """Compile `text`, arithmetic or (`condition=True`) a comparison; raise `ExpressionError` otherwise.
 
     + - * / // ** ( ) min max round log (natural) sqrt; in conditions also < <= > >= == != and or not.
     """
-    body = _syntax_tree(text)
-    names: set[str] = set()
-    closure = _condition(body, names) if condition else _number(body, names)
-    return Expression(text=text, names=frozenset(names), closure=closure)
-
-
-def is_name(text: str) -> bool:
-    """Say whether `text` can stand in an expression as a name: an identifier or a dotted path of them."""
-    try:
-        return parse(text).names == {text}
-    except ExpressionError:
-        return False
-
-
-def _syntax_tree(text: str) -> ast.expr:
     if len(text) > MAX_LENGTH:
         raise ExpressionError(f"{len(text)} characters long; at most {MAX_LENGTH} are read")
     if not _ALLOWED.fullmatch(text):
@@ -77,9 +66,20 @@ def _syntax_tree(text: str) -> ast.expr:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return ast.parse(text.strip(), mode="eval").body
+            body = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, Warning, MemoryError, RecursionError):
         raise ExpressionError("not an arithmetic expression") from None
+    names: set[str] = set()
+    closure = _condition(body, names) if condition else _number(body, names)
+    return Expression("".join(text.split()), frozenset(names), closure)
+
+
+def is_name(text: str) -> bool:
+    """Say whether `text` can stand in an expression as a name: an identifier or a dotted path of them."""
+    try:
+        return parse(text).names == {text}
+    except ExpressionError:
+        return False
 
 
 def _power(base: Number, exponent: Number) -> Number:
@@ -94,23 +94,17 @@ def _power(base: Number, exponent: Number) -> Number:
     return value
 
 
-def _guarded(function: Callable[[Number], float], name: str) -> Callable[[Number], float]:
-    def call(value: Number) -> float:
+def _guarded(function: Callable[[Number], Number], name: str) -> Callable[[Number], Number]:
+    def call(value: Number) -> Number:
         try:
             return function(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ExpressionError(f"{name} of {value}") from None
 
     return call
 
 
-def _round(value: Number) -> int:
-    if not math.isfinite(value):
-        raise ExpressionError(f"round of {value}")
-    return round(value)
-
-
-_BINARY: dict[type, Callable[[Number, Number], Number]] = {
+_BINARY = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -118,8 +112,8 @@ _BINARY: dict[type, Callable[[Number, Number], Number]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Pow: _power,
 }
-_UNARY: dict[type, Callable[[Number], Number]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
-_COMPARISONS: dict[type, Callable[[Number, Number], bool]] = {
+_UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+_COMPARISONS = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
@@ -127,12 +121,8 @@ _COMPARISONS: dict[type, Callable[[Number, Number], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-_ONE: dict[str, Callable[[Number], Number]] = {
-    "round": _round,
-    "log": _guarded(math.log, "log"),
-    "sqrt": _guarded(math.sqrt, "sqrt"),
-}
-_MANY: dict[str, Callable[..., Number]] = {"min": min, "max": max}
+_ONE = {name: _guarded(function, name) for name, function in (("round", round), ("log", math.log), ("sqrt", math.sqrt))}
+_MANY: dict[str, Callable[..., Any]] = {"min": min, "max": max}
 
 
 def _number(node: ast.expr, names: set[str]) -> _Closure:
@@ -142,11 +132,13 @@ def _number(node: ast.expr, names: set[str]) -> _Closure:
         case ast.Name() | ast.Attribute():
             name = _dotted(node)
             names.add(name)
-            return lambda values: values[name]
+            return operator.itemgetter(name)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            return _both(_BINARY[type(op)], _number(left, names), _number(right, names))
+            operation, one, two = _BINARY[type(op)], _number(left, names), _number(right, names)
+            return lambda values: operation(one(values), two(values))
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
-            return _apply(_UNARY[type(op)], [_number(operand, names)])
+            sign, inner = _UNARY[type(op)], _number(operand, names)
+            return lambda values: sign(inner(values))
         case ast.Call(func=ast.Name(id=function), args=arguments, keywords=[]):
             return _call(function, [_number(argument, names) for argument in arguments])
         case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()):
@@ -156,9 +148,9 @@ def _number(node: ast.expr, names: set[str]) -> _Closure:
 
 def _dotted(node: ast.expr) -> str:
     match node:
+        case ast.Name(id=name) if name in _ONE or name in _MANY:
+            raise ExpressionError(f"'{name}' is a function")
         case ast.Name(id=name):
-            if name in _ONE or name in _MANY:
-                raise ExpressionError(f"'{name}' is a function")
             return name
         case ast.Attribute(value=value, attr=attribute):
             return f"{_dotted(value)}.{attribute}"
@@ -166,22 +158,13 @@ def _dotted(node: ast.expr) -> str:
 
 
 def _call(function: str, arguments: list[_Closure]) -> _Closure:
-    if function in _ONE:
-        if len(arguments) != 1:
-            raise ExpressionError(f"{function} takes one argument")
-        return _apply(_ONE[function], arguments)
-    if function in _MANY:
-        if len(arguments) < 2:
-            raise ExpressionError(f"{function} takes two arguments or more")
-        return _apply(_MANY[function], arguments)
-    raise ExpressionError(f"unknown function '{function}'; known: min max round log sqrt")
-
-
-def _both(operation: Callable[[Number, Number], Number], left: _Closure, right: _Closure) -> _Closure:
-    return lambda values: operation(left(values), right(values))
-
-
-def _apply(operation: Callable[..., Number], arguments: list[_Closure]) -> _Closure:
+    if function in _ONE and len(arguments) != 1:
+        raise ExpressionError(f"{function} takes one argument")
+    if function in _MANY and len(arguments) < 2:
+        raise ExpressionError(f"{function} takes two arguments or more")
+    operation = _ONE.get(function) or _MANY.get(function)
+    if operation is None:
+        raise ExpressionError(f"unknown function '{function}'; known: min max round log sqrt")
     return lambda values: operation(*[argument(values) for argument in arguments])
 
 
@@ -189,20 +172,17 @@ def _condition(node: ast.expr, names: set[str]) -> _Closure:
     match node:
         case ast.BoolOp(op=op, values=operands):
             parts = [_condition(operand, names) for operand in operands]
-            every = isinstance(op, ast.And)
-            return lambda values: (all if every else any)(part(values) for part in parts)
+            every = all if isinstance(op, ast.And) else any
+            return lambda values: every(part(values) for part in parts)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             inner = _condition(operand, names)
             return lambda values: not inner(values)
         case ast.Compare(left=left, ops=ops, comparators=rest) if all(type(op) in _COMPARISONS for op in ops):
+            holds = [_COMPARISONS[type(op)] for op in ops]
             sides = [_number(side, names) for side in (left, *rest)]
-            return _chain([_COMPARISONS[type(op)] for op in ops], sides)
+            return lambda values: _chain(holds, [side(values) for side in sides])
     raise ExpressionError(f"'{ast.unparse(node)}' is not a condition; expected a comparison like m >= n")
 
 
-def _chain(comparisons: list[Callable[[Number, Number], bool]], sides: list[_Closure]) -> _Closure:
-    def holds(values: Values) -> bool:
-        numbers = [side(values) for side in sides]
-        return all(c(a, b) for c, a, b in zip(comparisons, numbers, numbers[1:], strict=False))
-
-    return holds
+def _chain(holds: list[Callable[[Any, Any], Any]], numbers: list[Number]) -> bool:
+    return all(hold(one, other) for hold, one, other in zip(holds, numbers, numbers[1:], strict=False))

@@ -1,31 +1,59 @@
-"""Rules for single values of a config: what is accepted, what is said otherwise, and the JSON Schema of it.
+"""What a single value of a config may be: the rule that checks it, the words of a refusal, and its JSON Schema.
 
-A rule stands in the annotation of a pydantic field. It raises `PydanticCustomError` with our own code as type.
+A rule stands in the annotation of a pydantic field. It checks a config as it is written (no context: an expression is
+kept as text) and the settings of one cell (`context["names"]` gives the names, and a number comes out).
 """
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from expreg.core.config.expression import ExpressionError, parse
-from expreg.core.config.reader import TYPE_NAMES, ScalarError, scalar
+from expreg.core.config.expression import Expression, ExpressionError, parse
+from expreg.core.config.reader import TYPE_NAMES, Path, ScalarError, scalar
 
 MAX_SHOWN = 60
 MAX_INTEGER = 10**18
-TAG = "kind:"  # marks the branch of a union in the locations of pydantic's errors
+FLOAT = {"f32": "float32", "f64": "float64"}
+EPSILON = {"f32": 2.0**-23, "f64": 2.0**-52}
+SMALLEST = {"f32": 2.0**-126, "f64": 2.0**-1022}  # of the normal numbers: accelerators flush the others to 0
+LARGEST = {"f32": 2.0**128 * (1 - 2.0**-24), "f64": math.inf}
 
 _NOT_FINITE = {"nan", "inf", "+inf", "-inf", "infinity", "-infinity"}
+_BOUNDS = {"minimum": "least", "exclusiveMinimum": "above", "maximum": "most", "exclusiveMaximum": "below"}
 
 
-def fault(code: str, message: str, index: int | None = None) -> PydanticCustomError:
-    """Return the exception that carries one problem; `index` points into a list."""
-    # The message goes in as context: as a template its braces would be filled in.
-    return PydanticCustomError(code, "{message}", {"message": message, "index": index})
+class Fault(NamedTuple):
+    """A problem at a path of the config."""
+
+    path: Path
+    code: str
+    message: str
+
+    def below(self, path: Path) -> "Fault":
+        """Return the same problem below `path`."""
+        return self._replace(path=(*path, *self.path))
+
+
+def fault(code: str, message: str, *path: str | int, absolute: bool = False) -> PydanticCustomError:
+    """Return the exception that carries one problem, at `path` within the value being checked or (`absolute`) the config."""
+    return faults([Fault(path, code, message)], absolute=absolute)
+
+
+def faults(found: list[Fault], *, absolute: bool = False) -> PydanticCustomError:
+    """Return the exception that carries several problems of one block."""
+    # The messages go in as context: in a template braces would be filled in.
+    return PydanticCustomError("expreg", "{text}", {"text": found[0].message, "faults": found, "absolute": absolute})
+
+
+def carried(error: PydanticCustomError) -> Fault:
+    """Return the first problem that such an exception carries."""
+    found: Fault = (error.context or {})["faults"][0]
+    return found
 
 
 def show(value: Any) -> str:
@@ -38,7 +66,7 @@ def show(value: Any) -> str:
         case dict():
             return "a mapping"
         case list():
-            return "a list"
+            return "a list" if value else "an empty list"
     text = repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
@@ -61,29 +89,63 @@ def alternatives(options: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
+def below_precision(tolerance: float, precision: str) -> str:
+    """Return in words that a tolerance is below what a precision can reach."""
+    advice = "; use precision f64" if precision == "f32" else ""
+    return f"{tolerance:g} is below 32*eps of {FLOAT[precision]} ({32 * EPSILON[precision]:.1e}){advice}"
+
+
 class Block(BaseModel):
     """A mapping of the config: unknown keys are errors, nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    files: ClassVar[tuple[str, ...]] = ()
+    """The keys that name a file of the user; its content counts, not its place."""
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
+        """Return the sizes that follow from what is given and are no keys themselves, like d of bundled data."""
+        return {}
+
+    def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
+        """Yield what is wrong between the values of this block in one cell."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _follow_rules(self, info: ValidationInfo) -> Self:
+        if info.context is not None and "names" in info.context and (found := list(self.rules(info.context["precision"]))):
+            raise faults(found)
+        return self
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Let pydantic call `check` and `describe`."""
+    """Let pydantic call `check` and `describe`; where `null` is set, no value is a value too."""
 
-    def check(self, value: Any) -> Any:
+    null: bool = False
+
+    def check(self, value: Any, context: Any = None) -> Any:
         """Return the value in its canonical type; raise the fault otherwise."""
         raise NotImplementedError
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Return the JSON Schema of the rule."""
         raise NotImplementedError
 
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.check)
+    def axis(self, value: Any) -> None:
+        """Raise the fault if an axis cannot set this value."""
+        self._checked(value, None)
 
-    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
-        return self.describe()
+    def _checked(self, value: Any, context: Any) -> Any:
+        return None if value is None and self.null else self.check(value, context)
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(lambda value, info: self._checked(value, info.context))
+
+    def __get_pydantic_json_schema__(self, _schema: Any, handler: Any) -> dict[str, Any]:
+        found = self.describe(handler)
+        return {"anyOf": [*found.get("anyOf", [found]), {"type": "null"}]} if self.null else found
 
 
 @dataclass(frozen=True)
@@ -101,11 +163,28 @@ class Number(Rule):
     expression: bool = True
     words: tuple[str, ...] = ()
 
-    def check(self, value: Any) -> int | float | str:
-        """Return the number in its canonical type, or the expression without blanks."""
+    def check(self, value: Any, context: Any = None) -> int | float | str:
+        """Return the number in its canonical type; of a config as it is written, the expression without blanks."""
         if isinstance(value, str):
-            return value if value in self.words else self._text(value)
-        return self.number(value)
+            if value in self.words:
+                return value
+            found = self._expression(value)
+            if context is None or "names" not in context:
+                return _known(found, context)
+            try:
+                value = found(context["names"])
+            except ExpressionError as error:
+                raise fault("E-EXPR", f"'{found.text}': {error}") from None
+        number = self.number(value)
+        if context is not None and "precision" in context and isinstance(number, float):
+            _in_range(number, context["precision"])
+        return number
+
+    def axis(self, value: Any) -> None:
+        """Raise the fault if an axis cannot set this value: expressions are for the fields."""
+        self._checked(value, None)
+        if isinstance(value, str) and value not in self.words:
+            raise fault("E-TYPE", f"{got(value)}, expected {self.expected()}; axis values are plain")
 
     def number(self, value: Any) -> int | float:
         """Return the number in its canonical type: 16.0 is 16 where integers are due, 1 is 1.0 where reals are."""
@@ -115,7 +194,8 @@ class Number(Rule):
             raise fault("E-RANGE", f"got {show(value)}, expected {self.expected()}")
         if self.integer and value != int(value):
             raise fault("E-TYPE", f"got {value!r} (number), expected {self.expected()}")
-        if not self._within(value):
+        low = self.least is not None and value < self.least or self.above is not None and value <= self.above
+        if low or self.most is not None and value > self.most or self.below is not None and value >= self.below:
             raise fault("E-RANGE", f"got {value!r}, expected {self.expected()}")
         return int(value) if self.integer else float(value) + 0.0  # + 0.0 turns -0.0 into 0.0
 
@@ -129,32 +209,15 @@ class Number(Rule):
         text = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
         return f"{words}{kind} {text}".rstrip()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, _handler: Any) -> dict[str, Any]:
         """Return the JSON Schema of the rule."""
-        keys = {
-            "minimum": self.least,
-            "exclusiveMinimum": self.above,
-            "maximum": self.most,
-            "exclusiveMaximum": self.below,
-        }
-        number: dict[str, Any] = {"type": "integer" if self.integer else "number"}
-        number |= {key: bound for key, bound in keys.items() if bound is not None}
-        options = [number]
-        if self.words:
-            options.append({"enum": list(self.words)})
-        if self.expression:
-            options.append({"type": "string", "description": "an expression in swept names, like 2*n"})
-        return number if len(options) == 1 else {"anyOf": options}
+        bounds = {key: getattr(self, name) for key, name in _BOUNDS.items() if getattr(self, name) is not None}
+        options: list[dict[str, Any]] = [{"type": "integer" if self.integer else "number", **bounds}]
+        options += [{"enum": list(self.words)}] if self.words else []
+        options += [{"type": "string", "description": "an expression in swept names, like 2*n"}] if self.expression else []
+        return options[0] if len(options) == 1 else {"anyOf": options}
 
-    def _within(self, value: float) -> bool:
-        return (
-            (self.least is None or value >= self.least)
-            and (self.above is None or value > self.above)
-            and (self.most is None or value <= self.most)
-            and (self.below is None or value < self.below)
-        )
-
-    def _text(self, text: str) -> str:
+    def _expression(self, text: str) -> Expression:
         if text.strip().lower() in _NOT_FINITE:
             raise fault("E-RANGE", f"got {show(text)}, expected {self.expected()}")
         try:
@@ -166,47 +229,64 @@ class Number(Rule):
         if not self.expression:
             raise fault("E-TYPE", f"{got(text)}, expected {self.expected()}{did_you_mean(text, self.words)}")
         try:
-            parse(text)
+            return parse(text)
         except ExpressionError as error:
             raise fault("E-EXPR", f"{got(text)}, expected {self.expected()} or an expression: {error}") from None
-        return "".join(text.split())
+
+
+def _known(found: Expression, context: Any) -> str:
+    """Return the text of an expression as it is written; note its names, and refuse those that nothing sets."""
+    if context is not None:
+        for name in sorted(found.names - context["known"]):
+            hint = did_you_mean(name, context["known"]) or f"; known here: {', '.join(sorted(context['known']))}"
+            raise fault("E-EXPR", f"'{name}' is not a swept name{hint}")
+        context["used"].update(found.names)
+    return found.text
+
+
+def _in_range(number: float, precision: str) -> None:
+    if 0 < abs(number) < SMALLEST[precision] or abs(number) > LARGEST[precision]:
+        word = "0" if abs(number) < 1 else "infinite"
+        raise fault("E-RANGE", f"{number!r} is {word} in {FLOAT[precision]}")
 
 
 @dataclass(frozen=True)
 class Choice(Rule):
-    """One of a few names; `later` are names that exist but not in this version."""
+    """One of a few names, or of those that a function returns; `later` are names that are not in this version."""
 
-    options: tuple[str, ...]
+    options: tuple[str, ...] | Callable[[], Iterable[str]] = ()
     later: tuple[str, ...] = ()
 
-    def check(self, value: Any) -> str:
+    def check(self, value: Any, context: Any = None) -> str:  # noqa: ARG002
         """Return the name."""
-        if isinstance(value, str) and value in self.options:
+        options = self.names()
+        if isinstance(value, str) and value in options:
             return value
         if isinstance(value, str) and value in self.later:
-            options = alternatives(self.options)
-            raise fault("E-ENUM", f"got '{value}', which is not available in this version; expected {options}")
-        code = "E-ENUM" if isinstance(value, str) else "E-TYPE"
-        shown = f"got {show(value)}" if isinstance(value, str) else got(value)
-        hint = did_you_mean(value, self.options)
-        raise fault(code, f"{shown}, expected {alternatives(self.options)}{hint}")
+            raise fault("E-ENUM", f"got '{value}', which is not available in this version; expected {alternatives(options)}")
+        code, shown = ("E-ENUM", f"got {show(value)}") if isinstance(value, str) else ("E-TYPE", got(value))
+        raise fault(code, f"{shown}, expected {alternatives(options)}{did_you_mean(value, options)}")
 
-    def describe(self) -> dict[str, Any]:
+    def names(self) -> tuple[str, ...]:
+        """Return the names."""
+        return tuple(self.options() if callable(self.options) else self.options)
+
+    def describe(self, _handler: Any) -> dict[str, Any]:
         """Return the JSON Schema of the rule."""
-        return {"enum": list(self.options)}
+        return {"enum": list(self.names())}
 
 
 @dataclass(frozen=True)
 class Flag(Rule):
     """True or false."""
 
-    def check(self, value: Any) -> bool:
+    def check(self, value: Any, context: Any = None) -> bool:  # noqa: ARG002
         """Return the truth value."""
         if isinstance(value, bool):
             return value
         raise fault("E-TYPE", f"{got(value)}, expected true or false")
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, _handler: Any) -> dict[str, Any]:
         """Return the JSON Schema of the rule."""
         return {"type": "boolean"}
 
@@ -218,56 +298,91 @@ class Text(Rule):
     least: int = 0
     most: int = 4096
 
-    def check(self, value: Any) -> str:
+    def check(self, value: Any, context: Any = None) -> str:  # noqa: ARG002
         """Return the text."""
         if not isinstance(value, str):
             raise fault("E-TYPE", f"{got(value)}, expected text")
         if not self.least <= len(value) <= self.most or "\0" in value:
-            message = f"got {len(value)} characters, expected {self.least} to {self.most} without NUL"
-            raise fault("E-RANGE", message)
+            raise fault("E-RANGE", f"got {len(value)} characters, expected {self.least} to {self.most} without NUL")
         return value
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, _handler: Any) -> dict[str, Any]:
         """Return the JSON Schema of the rule."""
         return {"type": "string", "minLength": self.least, "maxLength": self.most}
 
 
 @dataclass(frozen=True)
-class OneOf:
-    """One of several mappings, chosen by the name under `key`; the first is meant where the name is absent."""
+class FilePath(Text):
+    """A local file of the user; the loader makes it absolute, from the place of the file in which it stands."""
 
-    key: str
-    models: tuple[type[Block], ...]
+    least: int = 1
+    most: int = 1024
 
-    def choices(self) -> dict[str, type[Block]]:
-        """Return the models by name."""
-        return {model.model_fields[self.key].default: model for model in self.models}
-
-    def __get_pydantic_core_schema__(self, _source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
-        choices = {f"{TAG}{name}": handler(model) for name, model in self.choices().items()}
-        return core_schema.tagged_union_schema(choices, self._tag)
-
-    def _tag(self, value: Any) -> str | None:
-        if isinstance(value, BaseModel):
-            return f"{TAG}{getattr(value, self.key)}"
-        default = next(iter(self.choices()))
-        return f"{TAG}{value.get(self.key, default)}" if isinstance(value, Mapping) else None
+    def check(self, value: Any, context: Any = None) -> str:
+        """Return the path; raise E-PATH for what is no local file."""
+        text = super().check(value, context)
+        if "://" in text or text.startswith("file:"):
+            raise fault("E-PATH", f"got {show(text)}, expected a local file")
+        return text
 
 
 @dataclass(frozen=True)
-class Either:
+class OneOf(Rule):
+    """One of several mappings, chosen by the name under `key`; the first is meant where the name is absent."""
+
+    key: str = "kind"
+    models: tuple[type[Block], ...] | Callable[[], Iterable[type[Block]]] = ()
+
+    def choices(self) -> dict[str, type[Block]]:
+        """Return the models by name."""
+        models = self.models() if callable(self.models) else self.models
+        return {model.model_fields[self.key].default: model for model in models}
+
+    def choose(self, value: Any) -> type[Block]:
+        """Return the model of a mapping."""
+        if not isinstance(value, Mapping):
+            raise fault("E-TYPE", f"{got(value)}, expected a mapping")
+        choices = self.choices()
+        name = value.get(self.key, next(iter(choices)))
+        if isinstance(name, str) and name in choices:
+            return choices[name]
+        try:
+            return choices[Choice(options=tuple(choices)).check(name)]
+        except PydanticCustomError as error:
+            raise faults([carried(error).below((self.key,))]) from None
+
+    def check(self, value: Any, context: Any = None) -> Block:
+        """Return the checked mapping; pydantic puts the places of its errors behind that of the field."""
+        return self.choose(value).model_validate(value, context=context)
+
+    def describe(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Return the JSON Schema of the rule; every form but the first needs its name."""
+        first, *others = [handler(model.__pydantic_core_schema__) for model in self.choices().values()]
+        return {"anyOf": [first, *({"allOf": [other], "required": [self.key]} for other in others)]}
+
+
+@dataclass(frozen=True)
+class Either(Rule):
     """A number, or a mapping in its place."""
 
-    number: Number
-    model: type[Block]
+    number: Number = Number()
+    model: type[Block] = Block
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
-        number = core_schema.no_info_plain_validator_function(self.number.check)
-        choices = {f"{TAG}number": number, f"{TAG}mapping": handler(self.model)}
-        return core_schema.tagged_union_schema(choices, self._tag)
+    def check(self, value: Any, context: Any = None) -> Any:
+        """Return the checked number or mapping."""
+        if isinstance(value, Mapping):
+            return self.model.model_validate(value, context=context)
+        return self.number.check(value, context)
 
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Callable[[Any], Any]) -> dict[str, Any]:
-        return {"anyOf": [self.number.describe(), handler(schema["choices"][f"{TAG}mapping"])]}
+    def describe(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Return the JSON Schema of the rule."""
+        number = self.number.describe(handler)
+        return {"anyOf": [*number.get("anyOf", [number]), handler(self.model.__pydantic_core_schema__)]}
 
-    def _tag(self, value: Any) -> str:
-        return f"{TAG}mapping" if isinstance(value, (Mapping, BaseModel)) else f"{TAG}number"
+
+# Numbers as many blocks have them.
+Natural = Annotated[int, Number(integer=True, least=1, most=2**24)]
+Steps = Annotated[int, Number(integer=True, least=1, most=10**9)]
+Positive = Annotated[float, Number(above=0)]
+NotNegative = Annotated[float, Number(least=0)]
+Boolean = Annotated[bool, Flag()]

@@ -13,7 +13,9 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-Path = tuple[str | int, ...]
+from expreg.core.config.fields import show
+from expreg.core.config.reader import Path
+
 Scalar = None | bool | int | float | str
 Row = dict[str, Scalar]
 Condition = Callable[[Mapping[str, Any]], Any]
@@ -37,6 +39,11 @@ class Axis:
     size: int
     make: Callable[[], tuple[Scalar, ...]]
     form: str
+
+    @cached_property
+    def numeric(self) -> bool:
+        """Whether all values are numbers."""
+        return self.form not in ("list", "scalar") or all(map(_is_number, self.values))
 
     @cached_property
     def values(self) -> tuple[Scalar, ...]:
@@ -107,16 +114,6 @@ def names(node: Node) -> tuple[str, ...]:
     return tuple(dict.fromkeys(axis.name for axis in axes(node)))
 
 
-def everywhere(node: Node) -> frozenset[str]:
-    """Return the axis names that every row has: concatenated blocks may differ in theirs."""
-    if isinstance(node, Axis):
-        return frozenset({node.name})
-    parts = [everywhere(member) for member in node.members]
-    if node.combine == "concat":
-        return frozenset.intersection(*parts) if parts else frozenset()
-    return frozenset().union(*parts)
-
-
 def rows(node: Node) -> Iterator[Row]:
     """Yield the rows, the last axis running fastest; raise `ValueError` where zipped members differ in length."""
     if isinstance(node, Axis):
@@ -148,27 +145,11 @@ def _length(node: Node) -> int:
 
 
 def _combined(block: Block) -> Iterator[Row]:
+    parts = (rows(member) for member in block.members)
     if block.combine == "concat":
-        yield from itertools.chain.from_iterable(rows(member) for member in block.members)
-        return
-    if block.combine == "zip":
-        together: Iterator[tuple[Row, ...]] = zip(*(rows(member) for member in block.members), strict=True)
-    else:
-        together = _product(block.members)
-    for parts in together:
-        merged: Row = {}
-        for part in parts:
-            merged.update(part)
-        yield merged
-
-
-def _product(members: tuple[Node, ...]) -> Iterator[tuple[Row, ...]]:
-    if not members:
-        yield ()
-        return
-    for row in rows(members[0]):
-        for rest in _product(members[1:]):
-            yield (row, *rest)
+        return itertools.chain.from_iterable(parts)
+    together = zip(*parts, strict=True) if block.combine == "zip" else itertools.product(*parts)
+    return ({name: value for part in parts for name, value in part.items()} for parts in together)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -178,7 +159,7 @@ def _block(combine: str, value: Any, path: Path, language: Language) -> Block:
     members: list[Node] = []
     condition = None
     if not isinstance(value, dict):
-        language.report(path, "E-TYPE", f"got {_kind(value)}, expected a mapping of axes")
+        language.report(path, "E-TYPE", f"got {show(value)}, expected a mapping of axes")
     elif not any(key != "when" for key in value):
         language.report(path, "E-EMPTY", "no axes; expected at least 1")
     else:
@@ -195,7 +176,7 @@ def _when(text: Any, block: Block, language: Language) -> Condition | None:
     path = (*block.path, "when")
     if isinstance(text, str):
         return language.condition(text, names(block), path)
-    language.report(path, "E-TYPE", f"got {_kind(text)}, expected a condition like m >= n")
+    language.report(path, "E-TYPE", f"got {show(text)}, expected a condition like m >= n")
     return None
 
 
@@ -206,7 +187,7 @@ def _member(key: str, value: Any, path: Path, language: Language) -> list[Node]:
     if key != "concat":
         return [_block(key, value, path, language)]
     if not isinstance(value, list) or not value:
-        language.report(path, "E-TYPE", f"got {_kind(value)}, expected a list of blocks")
+        language.report(path, "E-TYPE", f"got {show(value)}, expected a list of blocks")
         return []
     parts = tuple(_block("product", part, (*path, index), language) for index, part in enumerate(value))
     return [Block("concat", parts, path)]
@@ -239,10 +220,10 @@ def _check_list(values: list[Any], path: Path, report: Report) -> bool:
     good = True
     for index, item in enumerate(values):
         if isinstance(item, (list, dict)):
-            report((*path, index), "E-TYPE", f"got {_kind(item)}, expected a single value")
+            report((*path, index), "E-TYPE", f"got {show(item)}, expected a single value")
             good = False
         elif (key := (isinstance(item, bool), item)) in first:
-            report((*path, index), "E-DUP", f"{_show(item)} already at index {first[key]}")
+            report((*path, index), "E-DUP", f"{show(item)} already at index {first[key]}")
             good = False
         else:
             first[key] = index
@@ -251,7 +232,7 @@ def _check_list(values: list[Any], path: Path, report: Report) -> bool:
 
 def _generated(name: str, value: dict[str, Any], path: Path, language: Language) -> Axis | None:
     if len(value) != 1 or next(iter(value)) not in GENERATORS:
-        given = _show(", ".join(value))
+        given = show(", ".join(value))
         message = f"got keys {given}, expected {{geometric: [a, b, k]}}, {{linear: [a, b, k]}}, "
         message += "{range: [a, b, step]} or {count: k}"
         language.report(path, "E-UNKNOWN", message)
@@ -270,27 +251,27 @@ def _generated(name: str, value: dict[str, Any], path: Path, language: Language)
 def _check_arguments(kind: str, numbers: list[Any]) -> tuple[str, str] | None:
     form = "a positive integer" if kind == "count" else f"[a, b, {'step' if kind == 'range' else 'k'}]"
     if len(numbers) != GENERATORS[kind] or any(not _is_number(x) for x in numbers):
-        return "E-TYPE", f"got {_show(numbers)}, expected {form} with numbers"
+        return "E-TYPE", f"got {show(numbers)}, expected {form} with numbers"
     if not all(math.isfinite(x) for x in numbers):
-        return "E-RANGE", f"got {_show(numbers)}, expected finite numbers"
+        return "E-RANGE", f"got {show(numbers)}, expected finite numbers"
     first, second, last = numbers[0], numbers[-2] if len(numbers) > 1 else None, numbers[-1]
     if kind == "range":
         return _check_range(first, second, last)
     if not isinstance(last, int) or last < 1:
-        return "E-RANGE", f"got {_show(last)} values, expected an integer >= 1"
+        return "E-RANGE", f"got {show(last)} values, expected an integer >= 1"
     if kind == "geometric" and min(first, numbers[1]) <= 0:
-        return "E-RANGE", f"got ends {_show(first)} and {_show(numbers[1])}, expected both > 0"
+        return "E-RANGE", f"got ends {show(first)} and {show(numbers[1])}, expected both > 0"
     if kind != "count" and (last == 1) != (first == numbers[1]):
         return (
             "E-RANGE",
-            f"got {_show(numbers)}, expected different ends for 2 values or more, equal ends for 1",
+            f"got {show(numbers)}, expected different ends for 2 values or more, equal ends for 1",
         )
     return None
 
 
 def _check_range(first: Any, second: Any, step: Any) -> tuple[str, str] | None:
     if step == 0 or (second - first) * step < 0:
-        return "E-RANGE", f"step {_show(step)} does not lead from {_show(first)} to {_show(second)}"
+        return "E-RANGE", f"step {show(step)} does not lead from {show(first)} to {show(second)}"
     return None
 
 
@@ -338,14 +319,3 @@ def _plain(value: Fraction) -> int | float:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, dict):
-        return "a mapping"
-    return ("a list" if value else "an empty list") if isinstance(value, list) else _show(value)
-
-
-def _show(value: Any) -> str:
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,70 +1,54 @@
-"""Load a config: gather it, check it, and say everything that is wrong with it at once."""
+"""Load a config: gather it, check it as it is written, and say everything that is wrong with it at once."""
 
 import os
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from pathlib import Path as FilePath
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 from pydantic_core import PydanticCustomError
 
 from expreg.core.config import expression, grid
+from expreg.core.config.cells import Resolver, is_whole, target
 from expreg.core.config.expression import ExpressionError, parse
-from expreg.core.config.fields import Number, Rule, did_you_mean, fault, got
-from expreg.core.config.model import EXPERIMENTS, Config, Fault, Path, Source
-from expreg.core.config.reader import ScalarError, scalar, show_path
-from expreg.core.config.source import Overrides, find, gather
-from expreg.core.config.template import ALWAYS_NAMED, Model, names_used, numeric_axes, target, template, with_axes
-from expreg.core.config.walk import model_of, size_defaults, sweepable, validate
+from expreg.core.config.fields import Choice, Fault, FilePath, Number, Rule, carried, did_you_mean, got
+from expreg.core.config.model import Config, Source, check, leaves
+from expreg.core.config.reader import Document, Path, ScalarError, scalar, show_path
+from expreg.core.config.source import Overrides, gather, make_absolute, problem
 from expreg.errors import InputError, Problem
+from expreg.types import Experiment
 
 REPLICATE = Number(integer=True, least=0, most=2**31 - 1, expression=False)
 FREE = Number(expression=False)
-_COLUMNS = """
-cell status status_detail experiment name device steps seconds expreg_version jax_version attempt activation init
-scale data labels eta eta_scaled lambda_cts lambda_max_cts lambda_0 lambda_max_0 label_norm residual_initial
-residual_final frobenius_error spectral_error max_movement lambda_min_path max_steps tolerance optimizer step_rule
-curve_step curve_residual curve_linearised curve_passes step residual linearised passes
-E0 E1 E1s E1m E2 E3 E4 E5 Ecert
-sketch sketch_size start distance density condition coherence noise weight layer head token loss_rescaled error_final
-x_error curve_loss curve_error curve_damping
-loss solver rows columns nnz loss_value gradient_norm softmax_residual projective_loss alpha max_logit
-move shift shift_first_order bound_tight bound_rows bound_softmax bound_radius
-"""
-COLUMNS = frozenset(_COLUMNS.split())
-"""Columns of the results that an axis must not hide (design.md 2.4)."""
-
-_Report = Callable[[Path, str, str], None]
 
 
 def load(
     source: str | os.PathLike[str] | Mapping[str, Any],
     overrides: Overrides = (),
     *,
-    roots: Sequence[FilePath] = (),
+    experiments: Mapping[str, Experiment],
 ) -> Config:
-    """Load a config from a file or a dict, put overrides over it and check it.
+    """Load a config from a file or a dict, put overrides over it and check it as it is written.
 
-    `overrides` are texts like `training.tolerance=1e-4` or a mapping from such paths to values; files that the
-    config names may lie beside it, in the working directory, or under `roots`.
+    `overrides` are texts like `training.tolerance=1e-4` or a mapping from such paths to values; rules between values
+    are checked here where no axis changes them, and in every cell by `plan`.
     Raises `InputError` with every independent problem.
     """
-    document = gather(source, overrides, roots)
-    config, sound, first = _validate(document.value)
-    second: list[Fault] = []
-    third: list[Fault] = []
-    tree = _grid(document.value, config, lambda *parts: second.append(Fault(*parts)))
-    if config is not None and (tree is not None or config.sweep is None):
-        third += _check_names(sound, tree, complete=not (first or second or document.faulty))
-        third += _check_rules(config, sound, tree)
-    where = Source(document.value, document.keys, document.values, tree)
-    faults = _independent(first, document.faulty)
-    faults += _independent(second, document.faulty | {f.path for f in first})
-    faults += _independent(third, document.faulty | {f.path for f in first} | _set_by(model_of(sound), tree, second))
-    problems = _in_order(document.problems + [problem(where, f) for f in faults])
+    document = gather(source, overrides)
+    given = document.value
+    experiment, told = _experiment(given, experiments)
+    loading = _Loading(experiment, document)
+    config = loading.config()
+    others = {block for other in experiments.values() for block in other.schema().blocks}
+    strange = [f for f in loading.first if f.code == "E-UNKNOWN" and len(f.path) == 1 and f.path[0] in others]
+    first = [Fault(f.path, f.code, f"{experiment.name} has no {f.path[0]}; remove this key") if f in strange else f for f in loading.first]
+    faults = _independent(told + first, document.faulty)
+    if config is not None and not (faults or document.faulty or loading.second):
+        loading.second += _third(config.with_source(loading.source))
+    faults += _independent(loading.second, document.faulty | {f.path for f in loading.first})
+    problems = _in_order(document.problems + [problem(loading.source, f, loading.targets) for f in faults])
     if problems or config is None:
         raise InputError(problems)
-    return config.with_source(where)
+    return config.with_source(loading.source)
 
 
 def config_text(config: Config) -> str:
@@ -72,48 +56,16 @@ def config_text(config: Config) -> str:
     return yaml.dump(config.source.given, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a config, for editors: every key, and by experiment what differs between them."""
-    schemas = {model: model.model_json_schema() for model in dict.fromkeys(EXPERIMENTS.values())}
-    forms: dict[str, list[Any]] = {}
-    for schema in schemas.values():
-        for key, form in schema["properties"].items():
-            forms.setdefault(key, []).append(form)
-    shared = {key for key, found in forms.items() if all(form == found[0] for form in found)}
-    properties = {key: found[0] if key in shared else {"description": "by experiment"} for key, found in forms.items()}
-    properties["experiment"] = {**properties["experiment"], "enum": list(EXPERIMENTS)}
-    cases = []
-    for model, schema in schemas.items():
-        own = {
-            key: schema["properties"].get(key, False)
-            for key in forms
-            if key not in schema["properties"].keys() & shared
-        }
-        names = [name for name, other in EXPERIMENTS.items() if other is model]
-        cases.append({"if": {"properties": {"experiment": {"enum": names}}}, "then": {"properties": own}})
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "expreg config",
-        "description": (Config.__doc__ or "").strip(),
-        "type": "object",
-        "required": ["experiment", "name"],
-        "additionalProperties": False,
-        "properties": properties,
-        "allOf": cases,
-        "$defs": {name: definition for schema in schemas.values() for name, definition in schema["$defs"].items()},
-    }
-
-
-def problem(source: Source, found: Fault) -> Problem:
-    """Return a fault as a problem with its place: that of the value, of the axis that sets it, or of the mapping."""
-    path, code, message = found
-    mark = source.keys.get(path) if code == "E-UNKNOWN" else source.values.get(path)
-    if mark is None and source.grid is not None:
-        model = model_of(source.given)
-        paths = [axis.path for axis in grid.axes(source.grid) if target(model, axis.name) == path]
-        mark = find(source.values, paths[0]) if paths else None
-    mark = mark or find(source.values, path[:-1] if code == "E-MISSING" else path)
-    return Problem(code, message, *mark, key=show_path(path) or None)
+def _experiment(given: Mapping[str, Any], experiments: Mapping[str, Experiment]) -> tuple[Experiment, list[Fault]]:
+    """Return the experiment of a config, and what is wrong with its name; then the one that knows most of the keys."""
+    name = given.get("experiment")
+    likely = max(experiments.values(), key=lambda one: len(given.keys() & one.schema().model_fields.keys()))
+    if "experiment" not in given:
+        return likely, [Fault(("experiment",), "E-MISSING", "required key missing")]
+    try:
+        return experiments[Choice(options=tuple(experiments)).check(name)], []
+    except PydanticCustomError as error:
+        return likely, [Fault(("experiment",), *carried(error)[1:])]
 
 
 def _in_order(problems: list[Problem]) -> list[Problem]:
@@ -121,211 +73,161 @@ def _in_order(problems: list[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=lambda p: (files[p.file], p.line or 0, p.column or 0))
 
 
-def _set_by(model: Model, tree: grid.Block | None, faults: list[Fault]) -> set[Path]:
-    """Return the paths that are set by an axis with a fault, and those axes themselves."""
-    wrong = (
-        [axis for axis in grid.axes(tree) if any(f.path[: len(axis.path)] == axis.path for f in faults)] if tree else []
-    )
-    return {axis.path for axis in wrong} | {path for axis in wrong if (path := target(model, axis.name))}
-
-
 def _independent(faults: list[Fault], faulty: set[Path]) -> list[Fault]:
     """Leave out what is said about values that are stand-ins for something already reported."""
     return [f for f in faults if not any(f.path[:end] in faulty for end in range(len(f.path) + 1))]
 
 
-# --- single values --------------------------------------------------------------------------------
+def _third(config: Config) -> list[Fault]:
+    """Return sizes that nothing sets, and what rules say about blocks that no axis changes."""
+    resolver = Resolver(config, files=False)
+    tree = config.source.grid
+    row = {axis.name: axis.values[0] for axis in grid.axes(tree)} if tree else {}
+    for block in config.blocks:
+        resolver.block(block, row)
+    sizes = set(config.sizes.values())
+    return [
+        Fault(path, code, next(iter(cases.values())))
+        for (path, code), cases in resolver.cases.items()
+        if "" in cases or (code == "E-MISSING" and path in sizes)
+    ]
 
 
-def _validate(given: Any) -> tuple[Config | None, Any, list[Fault]]:
-    """Check single values; what is wrong is left out and the rest checked again, so that later checks can go on."""
-    faults: list[Fault] = []
-    likely = next(name for name, model in EXPERIMENTS.items() if model is model_of(given))
-    for _ in range(4):
-        config, found = validate(given)
-        faults += [new for new in found if new not in faults]
-        if config is not None:
-            return config, given, faults
-        for bad in found:
-            stand_in = {"name": "x", "experiment": likely}.get(show_path(bad.path))
-            given = {**given, str(bad.path[0]): stand_in} if stand_in else _without(given, bad.path)
-    return None, given, faults
+class _Loading:
+    """The config as it is written and its grid; `first` and `second` are what is wrong with the two."""
 
+    def __init__(self, experiment: Experiment, document: Document) -> None:
+        self.experiment, self.given, self.faulty = experiment, document.value, document.faulty
+        self.model: type[Config] = experiment.schema()
+        self.leaves = leaves(self.model)
+        files = [name for name, rules in self.leaves.items() if any(isinstance(rule, FilePath) for rule in rules)]
+        make_absolute(document, files)
+        self.first: list[Fault] = []
+        self.second: list[Fault] = []
+        constants = {name: _at(self.given, path) for name, path in self.model.sizes.items()}
+        self.constants = {name: value for name, value in constants.items() if _is_number(value)}
+        self.used: set[str] = set()
+        tree = self._parsed()
+        self.axes = list(grid.axes(tree)) if tree else []
+        self.targets = {axis.name: target(self.model, self.leaves, axis.name) for axis in self.axes}
+        self.source = Source(document.value, document.keys, document.values, tree)
 
-def _without(given: Any, path: Path) -> Any:
-    """Return a copy without the value at `path`; of a list that holds it nothing is left."""
-    first, *rest = path
-    if not isinstance(given, dict) or first not in given:
-        return given
-    if not rest or isinstance(rest[0], int):
-        return {key: value for key, value in given.items() if key != first}
-    return {**given, first: _without(given[first], tuple(rest))}
+    def config(self) -> Config | None:
+        """Check the config as it is written, then its grid."""
+        known = {*self.targets, *self.model.sizes, "replicate"}
+        given = {**self.given, "experiment": self.experiment.name}
+        config, self.first = check(self.model, given, {"known": known, "used": self.used})
+        if config is not None and self.source.grid is not None and not self._counted(config.execution.max_cells):
+            return config
+        grid_is_sound = not self.second
+        for axis in self.axes:
+            if axis.form != "broken":
+                self.second += self._axis(axis)
+        if config is not None and grid_is_sound and not self.second and not self.faulty:
+            self.second += self._idle()
+        return config
 
+    def _parsed(self) -> grid.Block | None:
+        if self.given.get("sweep") is None:
+            return None
+        language = grid.Language(
+            condition=self._condition,
+            integer=self._integer,
+            report=lambda *parts: self.second.append(Fault(*parts)),
+        )
+        return grid.parse(self.given["sweep"], language)
 
-# --- the grid -------------------------------------------------------------------------------------
+    def _integer(self, axis: str) -> bool | None:
+        path = target(self.model, self.leaves, axis)
+        return is_whole(self.leaves[show_path(path)]) if path else True if axis == "replicate" else None
 
-
-def _grid(given: Mapping[str, Any], config: Config | None, report: _Report) -> grid.Block | None:
-    """Read the sweep; a grid that is too large is refused before any of its values is made."""
-    if given.get("sweep") is None:
-        return None
-    model = model_of(given)
-    constants = {name: _constant(given, path) for name, path in model.sizes.items()}
-    language = grid.Language(
-        condition=_conditions({name: value for name, value in constants.items() if value is not None}, report),
-        integer=lambda axis: _whole(model, axis),
-        report=report,
-    )
-    tree = grid.parse(given["sweep"], language)
-    limit = config.execution.max_cells if config else 1_000_000
-    count = grid.size(tree)
-    if count > limit:
-        shown = count if count < 10**30 else "more than 10^30"
-        report(("sweep",), "E-GRID", f"{shown} cells, limit {limit} (execution.max_cells)")
-        return None
-    grid.check_zips(tree, report)
-    for axis in grid.axes(tree):
-        if axis.form != "broken":
-            _check_axis(model, axis, report)
-    return tree
-
-
-def _constant(given: Any, path: Path) -> Any:
-    value = _given(given, path, ())
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-def _conditions(
-    constants: Mapping[str, Any], report: _Report
-) -> Callable[[str, tuple[str, ...], Path], grid.Condition | None]:
-    def compile_condition(text: str, names: tuple[str, ...], path: Path) -> grid.Condition | None:
+    def _condition(self, text: str, names: tuple[str, ...], path: Path) -> grid.Condition | None:
         try:
             condition = parse(text, condition=True)
         except ExpressionError as error:
-            report(path, "E-EXPR", f"{got(text)}: {error}")
+            self.second.append(Fault(path, "E-EXPR", f"{got(text)}: {error}"))
             return None
-        known = {*names, *constants}
+        constants, known = self.constants, {*names, *self.constants}
         for name in sorted(condition.names - known):
             hint = did_you_mean(name, known) or f"; known here: {', '.join(sorted(known))}"
-            report(path, "E-EXPR", f"'{name}' is not swept in this block{hint}")
-        return lambda row: condition({**constants, **row}) if constants else condition(row)
+            self.second.append(Fault(path, "E-EXPR", f"'{name}' is not swept in this block{hint}"))
+        return (lambda row: condition({**constants, **row})) if constants else condition
 
-    return compile_condition
+    def _counted(self, limit: int) -> bool:
+        """Refuse a grid that is too large before any of its values is made."""
+        tree = self.source.grid
+        assert tree is not None
+        count = grid.size(tree)
+        if count > limit:
+            shown = count if count < 10**30 else "more than 10^30"
+            self.second.append(Fault(("sweep",), "E-GRID", f"{shown} cells, limit {limit} (execution.max_cells)"))
+            self.source = Source(self.source.given, self.source.keys, self.source.values, None)
+            return False
+        grid.check_zips(tree, lambda *parts: self.second.append(Fault(*parts)))
+        return True
+
+    def _axis(self, axis: grid.Axis) -> Iterator[Fault]:
+        """Yield what is wrong with the name of an axis, or with its values by the rule of what it sets."""
+        path = self.targets[axis.name]
+        if not (expression.is_name(axis.name) and (path or "." not in axis.name)):
+            hint = did_you_mean(axis.name, self.leaves)
+            yield Fault(axis.path, "E-AXIS", f"the config has no value '{axis.name[:60]}' to sweep{hint}")
+            return
+        if path is None and axis.name != "replicate" and axis.name in self._reserved():
+            message = f"'{axis.name}' has a meaning of its own; choose another name for the axis"
+            yield Fault(axis.path, "E-AXIS", message)
+            return
+        rules: tuple[Rule, ...] = (REPLICATE if axis.name == "replicate" else FREE,)
+        if path is not None:
+            rules = self.leaves[show_path(path)]
+        # The values of a generator lie between its ends, and the rules are intervals.
+        listed = axis.form == "list"
+        for index, value in enumerate(axis.values if listed else dict.fromkeys((axis.values[0], axis.values[-1]))):
+            if wrong := _refusal(value, rules):
+                yield Fault((*axis.path, index) if listed else axis.path, wrong.code, wrong.message)
+
+    def _reserved(self) -> set[str]:
+        """Return the names that an axis must not hide: keys of the config, columns of cells and of curves."""
+        from expreg.core.store.columns import BASE  # imports NumPy, which few configs need
+
+        columns = {column.name for column in (*BASE, *self.experiment.columns(), *self.experiment.curves())}
+        curves = {f"curve_{column.name}" for column in self.experiment.curves()}
+        return {"step", *columns, *curves, *self.model.model_fields}
+
+    def _idle(self) -> Iterator[Fault]:
+        """Yield axes that set nothing, or what is given as well."""
+        for axis in self.axes:
+            path = self.targets[axis.name]
+            if axis.name in self.model.sizes and path:
+                dotted = show_path(path)
+                if dotted in self.targets or _at(self.given, path) not in (None, axis.name):
+                    message = f"{axis.name} is swept, and {dotted} is given; remove one of them"
+                    yield Fault(axis.path, "E-AXIS", message)
+            elif path is None and axis.name not in {*self.used, "replicate"}:
+                yield Fault(axis.path, "E-AXIS", f"axis {axis.name} sets nothing: no expression names it")
 
 
-def _whole(model: Model, axis: str) -> bool | None:
-    path = target(model, axis)
-    if axis == "replicate" or path is None:
-        return True if axis == "replicate" else None
-    rules = sweepable(model)[".".join(map(str, path))]
-    return any(isinstance(rule, Number) and rule.integer for rule in rules)
-
-
-def _check_axis(model: Model, axis: grid.Axis, report: _Report) -> None:
-    """Check the name of an axis, then its values by the rule of what it sets."""
-    if not (expression.is_name(axis.name) and (target(model, axis.name) or "." not in axis.name)):
-        hint = did_you_mean(axis.name, sweepable(model))
-        report(axis.path, "E-AXIS", f"the config has no value '{axis.name[:60]}' to sweep{hint}")
-        return
-    path = target(model, axis.name)
-    if path is None and (axis.name in COLUMNS or axis.name in model.model_fields):
-        report(axis.path, "E-AXIS", f"'{axis.name}' has a meaning of its own; choose another name for the axis")
-        return
-    rules: tuple[Rule, ...] = (REPLICATE if axis.name == "replicate" else FREE,)
-    if path is not None:
-        rules = sweepable(model)[".".join(map(str, path))]
-    # The values of a generator lie between its ends, and the rules are intervals.
-    checked = axis.values if axis.form == "list" else dict.fromkeys((axis.values[0], axis.values[-1]))
-    for index, value in enumerate(checked):
-        if wrong := _refusal(value, rules):
-            report((*axis.path, index) if axis.form == "list" else axis.path, *wrong)
-
-
-def _refusal(value: Any, rules: tuple[Rule, ...]) -> tuple[str, str] | None:
+def _refusal(value: Any, rules: tuple[Rule, ...]) -> Fault | None:
     """Return why no rule takes the value, in the words of the first rule."""
     refusals = []
     for rule in rules:
         try:
-            rule.check(value)
-            if isinstance(rule, Number) and isinstance(value, str) and value not in rule.words:
-                raise fault("E-TYPE", f"{got(value)}, expected {rule.expected()}; axis values are plain")
+            rule.axis(value)
         except PydanticCustomError as error:
-            refusals.append((error.type, error.message()))
+            refusals.append(carried(error))
         else:
             return None
     return refusals[0]
 
 
-# --- names and rules ------------------------------------------------------------------------------
-
-
-def _check_names(given: Mapping[str, Any], tree: grid.Block | None, *, complete: bool) -> Iterator[Fault]:
-    """Yield unknown names in expressions, sizes that nothing sets, and axes that set nothing.
-
-    Of an incomplete config the expression that names an axis may have been left out.
-    """
-    swept = {axis.name: axis for axis in grid.axes(tree)} if tree else {}
-    row = {name: axis.values[0] for name, axis in swept.items()}
-    model = model_of(given)
-    blocks = with_axes(model, given, row, numeric_axes(tree))
-    used = list(names_used(model, blocks))
-    known = {*swept, *model.sizes, *ALWAYS_NAMED}
-    for path, name in used:
-        if name not in known:
-            hint = did_you_mean(name, known) or f"; known here: {', '.join(sorted(known))}"
-            yield Fault(path, "E-EXPR", f"'{name}' is not a swept name{hint}")
-    yield from _check_sizes(model, used, swept, size_defaults(model, blocks))
-    names = {name for _, name in used}
-    for name, axis in swept.items():
-        sets = target(model, name)
-        if name in model.sizes and sets and _given(given, sets, swept) not in (None, name):
-            yield Fault(axis.path, "E-AXIS", f"{name} is swept, and {show_path(sets)} is given; remove one of them")
-        elif sets is None and complete and name not in {*names, *ALWAYS_NAMED}:
-            yield Fault(axis.path, "E-AXIS", f"axis {name} sets nothing: no expression names it")
-
-
-def _given(given: Any, path: Path, swept: Container[str]) -> Any:
-    """Return what the config or a dotted axis puts at `path`."""
-    if show_path(path) in swept:
-        return show_path(path)
+def _at(given: Any, path: Path) -> Any:
     for part in path:
         given = given.get(part) if isinstance(given, dict) else None
     return given
 
 
-def _check_sizes(
-    model: Model, used: list[tuple[Path, str]], swept: Mapping[str, Any], fields: Container[Path]
-) -> Iterator[Fault]:
-    for name in model.sizes.keys() & {name for _, name in used}:
-        pending, seen = [name], set()
-        while pending:
-            current = pending.pop()
-            if current in swept or model.sizes.get(current) not in fields:
-                continue
-            if current in seen:
-                message = f"{name} is neither swept nor given; sweep {name} or set {show_path(model.sizes[name])}"
-                yield Fault(model.sizes[name], "E-MISSING", message)
-                break
-            seen.add(current)
-            pending += [inner for path, inner in used if path == model.sizes[current]]
-
-
-def _check_rules(config: Config, given: Mapping[str, Any], tree: grid.Block | None) -> Iterator[Fault]:
-    """Yield what the rules between values say about the values that no axis changes."""
-    numeric = numeric_axes(tree)
-    swept = {axis.name: axis.values[0] for axis in grid.axes(tree)} if tree else {}
-    if "precision" in swept:
-        return
-    model = type(config)
-    blocks = with_axes(model, given, swept, numeric)
-    for block, check in model.blocks.items():
-        paths = [target(model, name) or ("",) for name in swept.keys() - numeric]
-        if any(path[0] == block for path in paths):
-            continue
-        found = template(model, block, blocks)
-        yield from found.faults
-        if found.values:
-            yield from (Fault(*parts) for parts in check(found.values, config.precision))
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 # --- writing --------------------------------------------------------------------------------------

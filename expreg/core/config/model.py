@@ -1,46 +1,39 @@
-"""The whole config, one model per experiment: the keys that all share, and the blocks of its own.
+"""What every config has, whatever its experiment, and pydantic's errors in our words.
 
-To add an experiment: a model here with its blocks, sizes and events, one line in EXPERIMENTS, and one in
-`expreg.experiment`.
+A kind of experiment derives from `Config` with blocks and sizes of its own; its record is handed to `load`.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, WithJsonSchema, field_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
+from pydantic_core import PydanticCustomError
 
-from expreg.core.config.fields import Block, Choice, Number, Rule, Text, fault, got, show
-from expreg.core.config.grid import COMBINATIONS, GENERATORS
-from expreg.core.config.grid import Block as Grid
-from expreg.core.config.problems import DrawnContext, Gaussian, InContextProblem, RegressionProblem, Solver
-from expreg.core.config.reader import Mark
-from expreg.core.config.rules import (
-    check_data,
-    check_in_context,
-    check_network,
-    check_problem,
-    check_solver,
-    check_training,
+from expreg.core.config.fields import (
+    Block,
+    Choice,
+    Either,
+    Fault,
+    Number,
+    OneOf,
+    Rule,
+    Text,
+    carried,
+    did_you_mean,
+    fault,
+    got,
+    show,
 )
-from expreg.core.config.schema import Analysis, Data, Execution, Network, Sphere, Training
+from expreg.core.config.grid import Block as Grid
+from expreg.core.config.reader import Mark, Path
 
-EVENTS = ("E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert")
-EVENTS_AT_START = ("E1", "E1s", "E1m", "Ecert")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 _RULE = "allowed A-Z a-z 0-9 . _ - (1..64), first a letter or digit"
 
-Path = tuple[str | int, ...]
-Check = Callable[[Mapping[str, Any], str], Iterator[tuple[Path, str, str]]]
-
-
-class Fault(NamedTuple):
-    """A problem at a path of the config."""
-
-    path: Path
-    code: str
-    message: str
+Share = Annotated[float, Number(above=0, below=1, expression=False)]
+CountOrAuto = Annotated[int | str, Number(integer=True, least=1, most=2**16, expression=False, words=("auto",))]
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,7 @@ class Source:
 class _Name(Rule):
     """The name of a run."""
 
-    def check(self, value: Any) -> str:
+    def check(self, value: Any, context: Any = None) -> str:  # noqa: ARG002
         """Return the name if it can safely name a directory; raise E-NAME otherwise."""
         if not isinstance(value, str):
             raise fault("E-TYPE", f"{got(value)}, expected text")
@@ -71,16 +64,9 @@ class _Name(Rule):
             raise fault("E-NAME", f"{show(value)} is reserved on some systems; choose another name")
         return value
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, _handler: Any) -> dict[str, Any]:
         """Return the JSON Schema of the rule."""
         return {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}
-
-
-def _in_order(value: list[str]) -> list[str]:
-    for index, event in enumerate(value):
-        if event in value[:index]:
-            raise fault("E-DUP", f"{event} already at index {value.index(event)}", index)
-    return [event for event in EVENTS if event in value]
 
 
 def _none(value: list[Any]) -> list[str]:
@@ -89,32 +75,58 @@ def _none(value: list[Any]) -> list[str]:
     return value
 
 
-Events = Annotated[list[Annotated[str, Choice(EVENTS)]], AfterValidator(_in_order)]
-EventsAtStart = Annotated[list[Annotated[str, Choice(EVENTS_AT_START)]], AfterValidator(_in_order)]
-NoEvents = Annotated[list[Any], AfterValidator(_none)]
+class Analysis(Block):
+    """How rows become thresholds and intervals."""
+
+    delta: Share = Field(default=0.1, description="allowed share of failures at the threshold width")
+    confidence: Share = Field(default=0.95, description="level of the intervals")
+    resamples: Annotated[int, Number(integer=True, least=1, most=10**6, expression=False)] = Field(
+        default=1000, description="bootstrap resamples"
+    )
+    half_width: Annotated[float, Number(above=0, most=10, expression=False)] = Field(
+        default=0.1,
+        description="wanted half-width of the interval of an exponent; plan says how many replicates it needs",
+    )
 
 
-def _sweep_schema() -> dict[str, Any]:
-    pair = {"type": "array", "minItems": 3, "maxItems": 3, "items": {"type": "number"}}
-    scalar = {"type": ["number", "string", "boolean", "null"]}
-    generators = [
-        {"type": "object", "required": [name], "additionalProperties": False, "properties": {name: schema}}
-        for name in GENERATORS
-        for schema in ({"type": "integer", "minimum": 1} if name == "count" else pair,)
-    ]
-    axis = {"anyOf": [{"type": "array", "minItems": 1, "items": scalar}, scalar, *generators]}
-    axes = {"type": "object", "additionalProperties": axis}
-    properties: dict[str, Any] = {name: axes for name in COMBINATIONS if name != "concat"}
-    properties["concat"] = {"type": "array", "minItems": 1, "items": {"type": "object"}}
-    properties["when"] = {"type": "string", "description": "keep the cells for which this holds, like m >= n"}
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+class Execution(Block):
+    """Where and in what portions cells run; changes no number."""
+
+    engine: Annotated[str, Choice(options=("local",), later=("ray", "slurm"))] = Field(
+        default="local", description="who runs cells"
+    )
+    lanes: CountOrAuto = Field(default="auto", description="cells that run at the same time in one program")
+    shard: Annotated[str, Choice(options=("cells",), later=("neurons",))] = Field(
+        default="cells", description="what devices share"
+    )
+    max_cells: Annotated[int, Number(integer=True, least=1, most=10**7, expression=False)] = Field(
+        default=1_000_000, description="larger grids are refused"
+    )
+    devices: CountOrAuto = Field(default="auto", description="local devices to use")
+    slice_seconds: Annotated[float, Number(above=0, most=3600, expression=False)] = Field(
+        default=0.25, description="aimed time between two looks at the lanes"
+    )
+    cell_timeout: Annotated[float | None, Number(above=0, expression=False, null=True)] = Field(
+        default=None, description="seconds after which a cell is given up with status timeout; null never does"
+    )
+
+
+class Curve(Block):
+    """At which steps the residual is stored."""
+
+    points: Annotated[int, Number(integer=True, least=2, most=10_000)] = Field(
+        default=48, description="number of stored steps"
+    )
+    spacing: Annotated[str, Choice(options=("logarithmic", "regular"))] = Field(
+        default="logarithmic", description="how they lie"
+    )
 
 
 class Config(Block):
     """A config of expreg: which quantity is measured, over which grid."""
 
-    blocks: ClassVar[Mapping[str, Check]] = {}
-    """The blocks of the experiment, each with the rules between its values; a cell's settings have exactly these."""
+    blocks: ClassVar[tuple[str, ...]] = ()
+    """The blocks of the experiment; a cell's settings have exactly these."""
     sizes: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """The short names of expressions and axes, and the fields that they mean."""
 
@@ -124,14 +136,16 @@ class Config(Block):
     seed: Annotated[int, Number(integer=True, least=0, most=2**32 - 1, expression=False)] = Field(
         default=0, description="all randomness follows from it and the replicate"
     )
-    precision: Annotated[str, Choice(("f32", "f64"))] = Field(
+    precision: Annotated[str, Choice(options=("f32", "f64"))] = Field(
         default="f32", description="floating point numbers of a cell"
     )
-    sweep: Annotated[Any, WithJsonSchema(_sweep_schema())] = Field(default=None, description="the grid of cells")
-    measure: NoEvents = Field(default_factory=list, description="events to record; this experiment has none")
-    analysis: Analysis = Field(default_factory=Analysis, description="statistics over the rows")
-    execution: Execution = Field(default_factory=Execution, description="where and how cells run")
-    extends: Annotated[str, Text(least=1, most=1024)] | None = Field(
+    sweep: Any = Field(default=None, description="the grid of cells")
+    measure: Annotated[list[Any], AfterValidator(_none)] = Field(
+        default_factory=list, description="events to record; this experiment has none"
+    )
+    analysis: Analysis = Field(default={}, description="statistics over the rows")
+    execution: Execution = Field(default={}, description="where and how cells run")
+    extends: Annotated[str | None, Text(least=1, most=1024, null=True)] = Field(
         default=None, description="a config to start from, relative to this file"
     )
     _source: Source = PrivateAttr()
@@ -147,58 +161,88 @@ class Config(Block):
         copy._source = source
         return copy
 
-    @field_validator("experiment", mode="plain")
-    @classmethod
-    def _check_experiment(cls, value: Any) -> str:
-        return Choice(tuple(EXPERIMENTS)).check(value)
+
+# --- what stands where ----------------------------------------------------------------------------
 
 
-class TrainingConfig(Config):
-    """An experiment that trains networks."""
-
-    blocks: ClassVar = {"data": check_data, "network": check_network, "training": check_training}
-    sizes: ClassVar = {"n": ("data", "n"), "d": ("data", "d"), "m": ("network", "m")}
-
-    data: Data = Field(default_factory=Sphere, description="samples and labels")
-    network: Network = Field(default_factory=Network, description="the network")
-    training: Training = Field(default_factory=Training, description="optimizer, step size and stopping rules")
-    measure: Events = Field(default_factory=lambda: list(EVENTS), description="events to record (C.27)")
+def rules_of(model: type[Block], name: str) -> list[Rule]:
+    """Return the rules of a field."""
+    return [part for part in model.model_fields[name].metadata if isinstance(part, Rule)]
 
 
-class ConcentrationConfig(Config):
-    """The experiment that measures networks at their start, without training them."""
-
-    blocks: ClassVar = {"data": check_data, "network": check_network}
-    sizes: ClassVar = {"n": ("data", "n"), "d": ("data", "d"), "m": ("network", "m")}
-
-    data: Data = Field(default_factory=Sphere, description="samples and labels")
-    network: Network = Field(default_factory=Network, description="the network")
-    measure: EventsAtStart = Field(default_factory=lambda: list(EVENTS_AT_START), description="events to record (C.27)")
-
-
-class RegressionConfig(Config):
-    """The experiment that solves regression problems."""
-
-    blocks: ClassVar = {"problem": check_problem, "solver": check_solver}
-    sizes: ClassVar = {"n": ("problem", "n"), "d": ("problem", "d")}
-
-    problem: RegressionProblem = Field(default_factory=Gaussian, description="A, b and the loss")
-    solver: Solver = Field(default_factory=Solver, description="how it is solved, and when the solver stops")
+def inner(model: type[Block], name: str, given: Any) -> type[Block] | None:
+    """Return the model of the mapping at a field, for a union that of its kind; None for a plain value."""
+    for rule in rules_of(model, name):
+        if isinstance(rule, OneOf):
+            return rule.choose({} if given is None else given)
+        if isinstance(rule, Either):
+            return rule.model if isinstance(given, Mapping) else None
+    annotation = model.model_fields[name].annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Block) else None
 
 
-class InContextConfig(Config):
-    """The experiment that compares a step of the weights with a shift of the labels."""
+def leaves(model: type[Config]) -> dict[str, tuple[Rule, ...]]:
+    """Return the rules of every value that an axis may set, by dotted path; several where kinds differ."""
+    found: dict[str, tuple[Rule, ...]] = {}
 
-    blocks: ClassVar = {"problem": check_in_context}
-    sizes: ClassVar = {"n": ("problem", "n"), "d": ("problem", "d")}
+    def walk(block: type[Block], names: Iterable[str], prefix: str) -> None:
+        for name in names:
+            path, below = f"{prefix}{name}", [inner(block, name, None)]
+            for rule in rules_of(block, name):
+                if isinstance(rule, OneOf):
+                    below = list(rule.choices().values())
+                    path, rule = f"{prefix}{name}.{rule.key}", Choice(options=tuple(rule.choices()))
+                elif isinstance(rule, Either):
+                    below, rule = [rule.model], rule.number
+                if rule not in found.setdefault(path, ()):
+                    found[path] += (rule,)
+            for child in below:
+                if child is not None:
+                    walk(child, child.model_fields, f"{prefix}{name}.")
 
-    problem: InContextProblem = Field(default_factory=DrawnContext, description="A, b, x and what moves")
+    walk(model, ("seed", "precision", *model.blocks), "")
+    return found
 
 
-EXPERIMENTS: Mapping[str, type[Config]] = {
-    "threshold": TrainingConfig,
-    "convergence": TrainingConfig,
-    "concentration": ConcentrationConfig,
-    "regression": RegressionConfig,
-    "in_context": InContextConfig,
-}
+# --- checking -------------------------------------------------------------------------------------
+
+
+def check(model: type[Block], given: Any, context: Any, prefix: Path = ()) -> tuple[Any, list[Fault]]:
+    """Check a mapping; return it, or None and everything that is wrong with it."""
+    try:
+        return model.model_validate(given, context=context), []
+    except ValidationError as error:
+        return None, [found for details in error.errors(include_url=False) for found in _translate(details, model, given, prefix)]
+
+
+def _translate(details: Any, model: type[Block], given: Any, prefix: Path) -> list[Fault]:
+    kind, path, value = details["type"], details["loc"], details["input"]
+    if kind == "expreg":
+        told = details["ctx"]
+        return told["faults"] if told["absolute"] else [found.below((*prefix, *path)) for found in told["faults"]]
+    where = (*prefix, *path)
+    if kind == "extra_forbidden":
+        owner = _owner(model, given, path[:-1])
+        hint = did_you_mean(path[-1], owner.model_fields)
+        known = f"; known {_named(owner)}: {', '.join(owner.model_fields)}"
+        return [Fault(where, "E-UNKNOWN", f"unknown key{hint or known}")]
+    if kind == "missing":
+        return [Fault(where, "E-MISSING", "required key missing")]
+    return [Fault(where, "E-TYPE", f"{got(value)}, expected {'a list' if kind == 'list_type' else 'a mapping'}")]
+
+
+def _owner(model: type[Block], given: Any, path: Path) -> type[Block]:
+    for part in path:
+        given = given.get(part)
+        model = inner(model, str(part), given) or model
+    return model
+
+
+def _named(model: type[Block]) -> str:
+    names = [model.model_fields[key].default for key in ("kind", "name") if key in model.model_fields]
+    return f"for {names[0]}" if names and isinstance(names[0], str) else "here"
+
+
+def first_fault(error: PydanticCustomError, prefix: Path) -> Fault:
+    """Return what a rule said about the value at `prefix`."""
+    return carried(error).below(prefix)

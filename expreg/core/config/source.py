@@ -2,12 +2,13 @@
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from expreg.core.config.grid import GENERATORS, KEYWORDS
+from expreg.core.config.fields import Fault
+from expreg.core.config.grid import GENERATORS, KEYWORDS, axes
 from expreg.core.config.reader import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, Document, Mark, read, show_path
 from expreg.core.config.reader import Path as KeyPath
 from expreg.errors import InputError, Problem
@@ -15,26 +16,44 @@ from expreg.errors import InputError, Problem
 MAX_EXTENDS = 8
 COMMAND_LINE = "command line"
 MAPPING = "overrides"
-FILES = (("data", "path"), ("problem", "path"), ("problem", "target_path"))
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
 
-def gather(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides, roots: Sequence[Path]) -> Document:
-    """Return the merged mapping with the marks of its values; files may lie under `roots` only.
-
-    Raises `InputError` where nothing can be read; other problems are in the document.
-    """
+def gather(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides) -> Document:
+    """Return the merged mapping with the marks of its values; raise `InputError` where nothing can be read."""
     if isinstance(source, Mapping):
-        merged = _extended(plain(source, Mark()), Path.cwd(), roots, ())
+        merged = _extended(plain(source, Mark()), Path.cwd(), ())
     else:
-        merged = _from_file(Path(source), str(source), roots, ())
+        merged = _from_file(Path(source), str(source), ())
     for path, change in _changes(overrides, merged):
         _set(merged, path, change)
-    for path, text in _data_paths(merged.value):
-        if find(merged.values, path).file in (COMMAND_LINE, MAPPING):
-            _make_absolute(merged, path, text, Path.cwd(), roots)
     return merged
+
+
+def make_absolute(document: Document, names: Iterable[str]) -> None:
+    """Put full paths in place of those at these dotted names, fields and axes: relative to the file that has them."""
+    names = set(names)
+    found = [tuple(name.split(".")) for name in names]
+    pending: list[tuple[KeyPath, Any]] = [(("sweep",), document.value.get("sweep"))]
+    while pending:
+        path, node = pending.pop()
+        if isinstance(node, str) and names.intersection(map(str, path)):
+            found.append(path)
+        elif isinstance(node, (dict, list)):
+            pending += [((*path, key), child) for key, child in (node.items() if isinstance(node, dict) else enumerate(node))]
+    for path in found:
+        text = document.value
+        for part in path:
+            text = _child(text, part)
+        if isinstance(text, str) and not _remote(text):
+            file = find(document.values, path).file
+            directory = Path.cwd() if file in (None, COMMAND_LINE, MAPPING) else Path(str(file)).parent
+            _replace(document.value, path, os.path.realpath(directory / text))
+
+
+def _remote(text: str) -> bool:
+    return "://" in text or text.startswith("file:") or "\0" in text
 
 
 def plain(value: Any, mark: Mark) -> Document:
@@ -47,6 +66,20 @@ def plain(value: Any, mark: Mark) -> Document:
 def find(marks: Mapping[KeyPath, Mark], path: KeyPath) -> Mark:
     """Return the mark of the longest known beginning of `path`."""
     return next((marks[path[:end]] for end in range(len(path), -1, -1) if path[:end] in marks), Mark())
+
+
+def problem(source: Any, found: Fault, targets: Mapping[str, KeyPath | None] | None = None) -> Problem:
+    """Return a fault as a problem with its place: that of the value, of the axis that sets it, or of the mapping.
+
+    `targets` are the paths that axes set.
+    """
+    path, code, message = found
+    mark = source.keys.get(path) if code == "E-UNKNOWN" else source.values.get(path)
+    if mark is None and source.grid is not None and targets:
+        paths = [axis.path for axis in axes(source.grid) if targets.get(axis.name) == path]
+        mark = find(source.values, paths[0]) if paths else None
+    mark = mark or find(source.values, path[:-1] if code == "E-MISSING" else path)
+    return Problem(code, message, *mark, key=show_path(path) or None)
 
 
 def _plain(value: Any, path: KeyPath, mark: Mark, document: Document) -> Any:
@@ -92,7 +125,7 @@ def _text(value: Any) -> str:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _from_file(path: Path, label: str, roots: Sequence[Path], chain: tuple[Path, ...]) -> Document:
+def _from_file(path: Path, label: str, chain: tuple[Path, ...]) -> Document:
     real = path.resolve()
     if real in chain:
         names = " -> ".join(link.name for link in (*chain, real))
@@ -102,7 +135,7 @@ def _from_file(path: Path, label: str, roots: Sequence[Path], chain: tuple[Path,
     document = read(_bytes(path, label), file=label)
     if document.value is None and document.problems:
         raise InputError(document.problems)
-    return _extended(document, path.parent, roots, (*chain, real))
+    return _extended(document, path.parent, (*chain, real))
 
 
 def _bytes(path: Path, label: str) -> bytes:
@@ -117,63 +150,30 @@ def _bytes(path: Path, label: str) -> bytes:
         raise InputError(Problem("E-FILE", f"cannot be read: {error}", label)) from None
 
 
-def _extended(document: Document, directory: Path, roots: Sequence[Path], chain: tuple[Path, ...]) -> Document:
+def _extended(document: Document, directory: Path, chain: tuple[Path, ...]) -> Document:
     """Put `document` over the file it extends."""
     if not isinstance(document.value, dict):
         kind = {list: "a sequence"}.get(type(document.value), "a scalar")
         mark = find(document.values, ())
         raise InputError([*document.problems, Problem("E-TYPE", f"top level is {kind}; expected a mapping", *mark)])
-    for path, text in _data_paths(document.value):
-        _make_absolute(document, path, text, directory, roots)
     base = document.value.get("extends")
     if not isinstance(base, str):  # null is allowed, other types are reported with all other keys
         return document
     del document.value["extends"]
-    if not (real := _local(base, directory, roots)):
-        _fault(document, ("extends",), "E-PATH", _outside(base, roots))
+    if not (real := _local(base, directory)):
+        message = f"got '{base[:100]}', must be a local file under the directory of this config or the working directory"
+        _fault(document, ("extends",), "E-PATH", message)
         raise InputError(document.problems)
-    return _merge(_from_file(real, os.path.relpath(real), roots, chain), document)
+    return _merge(_from_file(real, os.path.relpath(real), chain), document)
 
 
-def _local(text: str, directory: Path, roots: Sequence[Path]) -> Path | None:
-    """Return the path without links if it is local and under one of the roots."""
-    if "://" in text or text.startswith("file:") or "\0" in text:
-        return None
+def _local(text: str, directory: Path) -> Path | None:
+    """Return the path without links if it is local and under this or the working directory."""
     try:
-        real = (directory / text).resolve()
+        real = (directory / text).resolve() if not _remote(text) else None
     except (OSError, RuntimeError):  # a circle of links
         return None
-    return real if any(real.is_relative_to(root.resolve()) for root in (directory, Path.cwd(), *roots)) else None
-
-
-def _outside(text: str, roots: Sequence[Path]) -> str:
-    allowed = " or ".join(["the directory of this config", "the working directory", *map(str, roots)])
-    return f"got '{text[:100]}', must be a local file under {allowed}"
-
-
-def _data_paths(value: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Yield every path of a data file: the field itself and the values of an axis of that name."""
-    for block, field in FILES:
-        found = value.get(block)
-        if isinstance(found, dict) and isinstance(found.get(field), str):
-            yield (block, field), found[field]
-    axes = {f"{block}.{field}" for block, field in FILES}
-    pending: list[tuple[KeyPath, Any]] = [(("sweep",), value.get("sweep"))]
-    while pending:
-        path, node = pending.pop()
-        if isinstance(node, str) and axes.intersection(map(str, path)):
-            yield path, node
-        elif isinstance(node, (dict, list)):
-            children = node.items() if isinstance(node, dict) else enumerate(node)
-            pending += [((*path, key), child) for key, child in children]
-
-
-def _make_absolute(document: Document, path: KeyPath, text: str, directory: Path, roots: Sequence[Path]) -> None:
-    real = _local(text, directory, roots)
-    if real is None:
-        _fault(document, path, "E-PATH", _outside(text, roots))
-    else:
-        _replace(document.value, path, str(real))
+    return real if real and any(real.is_relative_to(root.resolve()) for root in (directory, Path.cwd())) else None
 
 
 def _fault(document: Document, path: KeyPath, code: str, message: str) -> None:

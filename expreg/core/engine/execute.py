@@ -63,7 +63,7 @@ def _engine(experiment: Experiment, execution: Any, stop: Callable[[], bool]) ->
         lanes=lanes,
         devices=count,
         slice_seconds=execution.slice_seconds,
-        cell_timeout=getattr(execution, "cell_timeout", None),
+        cell_timeout=execution.cell_timeout,
         stop=stop,
     )
 

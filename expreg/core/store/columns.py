@@ -4,8 +4,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
-
 from expreg.types import Column
 
 CURVE = "curve_"
@@ -28,7 +26,7 @@ BASE = (
 NAMES = tuple(column.name for column in BASE)
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
-    "bool": (bool, np.bool_),
+    "bool": (bool,),
     "int64": (Integral,),
     "float64": (Real,),
 }
@@ -44,6 +42,7 @@ def check_row(row: Mapping[str, Any], columns: Sequence[Column]) -> None:
             continue
         if name not in types:
             raise ValueError(f"column {name!r} is not declared by the experiment")
+        value = value.item() if type(value).__name__ == "bool_" else value  # NumPy's
         if not isinstance(value, _KINDS[types[name]]) or (isinstance(value, bool) and types[name] != "bool"):
             raise ValueError(f"column {name!r} is {type(value).__name__}, declared as {types[name]}")
     check_curves(row)

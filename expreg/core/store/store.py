@@ -249,7 +249,7 @@ def _check_plan(directory: Path, plan: Mapping[str, Any]) -> None:
             raise failure("E-OUT", directory, f"has {taken[0] if taken else PARTS} but no {PLAN}; give a new directory")
         return
     if identity_hash(stored) != identity_hash(plan):
-        from expreg.core.config.plan import first_difference  # here, for the store itself needs no reader of configs
+        from expreg.core.config.cells import first_difference  # here, for the store itself needs no reader of configs
 
         short = f"plan {stored['hash'][:8]} is in the directory, this config gives {plan['hash'][:8]}"
         difference = first_difference(stored["identity"], plan["identity"])

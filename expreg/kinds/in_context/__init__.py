@@ -26,7 +26,7 @@ PROBE: Settings = {
 
 IN_CONTEXT = Experiment(
     name="in_context",
-    schema=tuple,
+    schema=later("expreg.kinds.in_context.schema:in_context"),
     columns=tuple,
     signature=later("expreg.kinds.in_context.program:signature"),
     build=later("expreg.kinds.in_context.program:program"),

@@ -44,7 +44,7 @@ PROBE: Settings = {
 
 THRESHOLD = Experiment(
     name="threshold",
-    schema=tuple,
+    schema=later("expreg.kinds.network.schema:training"),
     columns=tuple,
     signature=later("expreg.kinds.network.training:signature"),
     build=later("expreg.kinds.network.descent:program"),
@@ -63,7 +63,7 @@ THRESHOLD = Experiment(
 CONVERGENCE = replace(THRESHOLD, name="convergence")
 CONCENTRATION = Experiment(
     name="concentration",
-    schema=tuple,
+    schema=later("expreg.kinds.network.schema:concentration"),
     columns=tuple,
     signature=later("expreg.kinds.network.concentration:signature"),
     build=later("expreg.kinds.network.concentration:program"),

@@ -36,7 +36,7 @@ PROBE: Settings = {
 
 REGRESSION = Experiment(
     name="regression",
-    schema=tuple,
+    schema=later("expreg.kinds.regression.schema:regression"),
     columns=tuple,
     signature=later("expreg.kinds.regression.program:signature"),
     build=later("expreg.kinds.regression.program:program"),

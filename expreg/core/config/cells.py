@@ -1,0 +1,347 @@
+"""Turn a config into cells: put a row of the grid into it, validate what that gives, name each cell by its content.
+
+A block is validated once per distinct setting of the axes on which it depends: those that set one of its values, and
+those whose names its expressions have asked for so far.
+"""
+
+import errno
+import json
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b, sha256
+from pathlib import Path as FilePath
+from typing import Any, NamedTuple
+
+from pydantic_core import PydanticCustomError
+
+from expreg.core.config import grid
+from expreg.core.config.expression import ExpressionError
+from expreg.core.config.fields import Block, Fault, Number, did_you_mean, fault, show
+from expreg.core.config.model import Config, check, first_fault, inner, leaves, rules_of
+from expreg.core.config.reader import Path, show_path
+from expreg.core.config.source import find, problem
+from expreg.errors import InputError, Problem
+
+Settings = dict[str, Any]
+Axes = dict[str, Any]
+Row = Mapping[str, Any]
+
+ID_BYTES = 8
+HASH_BYTES = 16
+MAX_CASES = 3  # shown per problem
+CHUNK = 2**20
+NOT_IDENTITY = {"sweep", "analysis", "execution", "description", "extends"}
+
+
+class Resolved(NamedTuple):
+    """A block in one cell: its values and their canonical JSON, or nothing where it breaks a rule."""
+
+    values: dict[str, Any]
+    text: str
+
+
+class Elsewhere(Exception):
+    """The value depends on one that is wrong and reported where it stands, or not known yet."""
+
+
+class Names(Mapping[str, Any]):
+    """What the names of expressions are worth in the cell of a row; remembers which were asked for."""
+
+    def __init__(self, resolver: "Resolver", row: Row) -> None:
+        self.resolver, self.row = resolver, row
+        self.asked: set[str] = set()
+        self.trail: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        self.asked.add(name)
+        sizes = self.resolver.model.sizes
+        if name in self.row:
+            return self.row[name]
+        if name == "replicate":
+            return 0
+        if name not in sizes:
+            raise ExpressionError(f"'{name}' has no value in this part of the sweep{did_you_mean(name, self.row)}")
+        if name in self.trail:
+            message = f"{name} is neither swept nor given; sweep {name} or set {show_path(sizes[name])}"
+            raise fault("E-MISSING", message, *sizes[name], absolute=True)
+        before, self.trail = self.trail, (*self.trail, name)
+        try:
+            return self._size(*sizes[name])
+        finally:
+            self.trail = before
+
+    def _size(self, block: str, field: str) -> Any:
+        """Return the size that a field gives, which may be an expression of other sizes or follow from a file."""
+        self.asked.update(self.resolver.own[block])
+        given = self.resolver.placed(block, self.row)
+        try:
+            model = self.resolver.model_of(block, given)
+            if field not in model.model_fields:
+                return self.resolver.implied(model, given)[field]
+            raw = given.get(field, model.model_fields[field].default)
+            [rule] = [rule for rule in rules_of(model, field) if isinstance(rule, Number)]
+            return rule.check(raw, {"names": self})
+        except PydanticCustomError as error:
+            if (error.context or {})["absolute"]:
+                raise
+            raise Elsewhere from None
+        except (KeyError, OSError):
+            raise Elsewhere from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.row)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+class Resolver:
+    """Blocks of a config by the axes on which they depend, and what is wrong in which cells.
+
+    Without `files` the user's files are left alone: then what follows from them is not known.
+    """
+
+    def __init__(self, config: Config, *, files: bool = True) -> None:
+        self.config, self.model, self.files = config, type(config), files
+        tree = config.source.grid
+        names, known = grid.names(tree) if tree else (), leaves(self.model)
+        self.targets = {name: target(self.model, known, name) for name in names}
+        self.own = {
+            block: tuple(name for name in names if (self.targets[name] or ("",))[0] == block) for block in self.model.blocks
+        }
+        self.depends = {block: (*own, "precision") for block, own in self.own.items()}
+        self.blocks: dict[str, dict[Any, Resolved | None]] = {block: {} for block in self.model.blocks}
+        self.sizes: dict[Any, dict[str, Any]] = {}
+        self.cases: dict[tuple[Path, str], dict[str, str]] = {}
+
+    def block(self, block: str, row: Row) -> Resolved | None:
+        """Return a block as it is in the cell of a row, None if it breaks a rule; problems go to `cases`."""
+        key = tuple(map(row.get, self.depends[block]))
+        known = self.blocks[block]
+        if key not in known:
+            names = Names(self, row)
+            found, problems = self._resolve(block, row, names)
+            if more := names.asked.difference(self.depends[block]):
+                self.depends[block] += tuple(sorted(more))
+                known.clear()
+                key = tuple(map(row.get, self.depends[block]))
+            known[key] = found
+            where = ", ".join(f"{name} = {show(value)}" for name, value in row.items() if name in self.depends[block])
+            for path, code, message in problems:
+                self.cases.setdefault((path, code), {}).setdefault(where, message)
+        return known[key]
+
+    def placed(self, block: str, row: Row) -> dict[str, Any]:
+        """Return what is given for a block, with the axes of a row put in."""
+        given = self.config.source.given.get(block) or {}
+        for name in self.own[block]:
+            if name in row:
+                given = _with(given, (self.targets[name] or ())[1:], row[name])
+        return dict(given)
+
+    def model_of(self, block: str, given: Any) -> type[Block]:
+        """Return the model of what is given for a block."""
+        found = inner(self.model, block, given)
+        assert found is not None
+        return found
+
+    def implied(self, model: type[Block], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the sizes that are no keys, read from a file once; raise `OSError` where it cannot be read."""
+        if model.files and not self.files:
+            return {}
+        key = (model, canonical(given) if model.files else "")
+        if key not in self.sizes:
+            content = {"sha256": checksums(model.files, given)} if model.files else {}
+            self.sizes[key] = {**content, **model.implied(given)}
+        return self.sizes[key]
+
+    def problems(self) -> list[Problem]:
+        """Return one problem per place and code, with the axes of the first cells in which it occurs."""
+        found = []
+        for (path, code), cases in self.cases.items():
+            shown = [where for where in list(cases)[:MAX_CASES] if where]
+            more = f"; and {len(cases) - len(shown)} more" if len(cases) > len(shown) and shown else ""
+            text = f" (where {'; or '.join(shown)}{more})" if shown else ""
+            found.append(problem(self.config.source, Fault(path, code, next(iter(cases.values())) + text), self.targets))
+        return found
+
+    def _resolve(self, block: str, row: Row, names: Names) -> tuple[Resolved | None, list[Fault]]:
+        given = self.placed(block, row)
+        context = {"names": names, "precision": row.get("precision", self.config.precision)}
+        try:
+            model = self.model_of(block, given)
+            checked, problems = check(model, given, context, (block,))
+            if checked is None:
+                return None, problems
+            values = {**self.implied(model, given), **checked.model_dump()}
+        except PydanticCustomError as error:
+            return None, [first_fault(error, (block,))]
+        except Elsewhere:
+            return None, []
+        except OSError as error:
+            key = next((key for key in model.files if given.get(key) == error.filename), model.files[0])
+            message = f"'{error.filename or given[key]}' cannot be read: {error.strerror or 'not a file'}"
+            return None, [Fault((block, key), "E-FILE", message)]
+        return Resolved(values, canonical(without_paths(values))), []
+
+
+def target(model: type[Config], known: Mapping[str, Any], axis: str) -> Path | None:
+    """Return the path that an axis sets: a field for n, d, m and dotted names, None for free names."""
+    if axis in model.sizes:
+        return model.sizes[axis]
+    return tuple(axis.split(".")) if axis in known else None
+
+
+def _with(value: Any, path: Path, new: Any) -> dict[str, Any]:
+    """Return a copy with `new` at `path`; only the mappings on the way are copied."""
+    copy = dict(value) if isinstance(value, dict) else {}
+    first, *rest = path
+    copy[str(first)] = _with(copy.get(str(first)), tuple(rest), new) if rest else new
+    return copy
+
+
+# --- cells and their names ------------------------------------------------------------------------
+
+
+def cells(config: Config) -> Iterator[tuple[Settings, Axes]]:
+    """Yield (settings, axes) of every distinct cell, the last axis running fastest.
+
+    Cells share the parts that are equal: treat the settings as read-only. Cells that break a rule are left out, and
+    `InputError` is raised at the end; `plan` finds them all beforehand.
+    """
+    resolver = Resolver(config)
+    convert = _converters(config, resolver)
+    fixed = {"experiment": config.experiment, "measure": list(config.measure)}
+    told = {name: canonical(value) for name, value in fixed.items()}
+    seen: set[str] = set()
+    for row in _rows(config):
+        blocks = {block: resolver.block(block, row) for block in config.blocks}
+        sound = {block: found for block, found in blocks.items() if found is not None}
+        if len(sound) < len(blocks):
+            continue
+        precision = row.get("precision", config.precision)
+        seed, replicate = int(row.get("seed", config.seed)), int(row.get("replicate", 0))
+        texts = {**told, "precision": f'"{precision}"', "replicate": f"{replicate}", "seed": f"{seed}"}
+        for block, found in sound.items():
+            texts[block] = found.text
+        # the canonical JSON of the settings, from that of its parts: what most of the time would go into
+        name = _digest("{" + ",".join([f'"{key}":{texts[key]}' for key in sorted(texts)]) + "}", ID_BYTES)
+        if name in seen:
+            continue
+        seen.add(name)
+        settings: Settings = {**fixed, "seed": seed, "replicate": replicate, "precision": precision}
+        settings |= {block: found.values for block, found in sound.items()}
+        yield settings, {axis: convert[axis](value) for axis, value in row.items()}
+    if not seen and not resolver.cases:
+        resolver.cases[("sweep",), "E-GRID"] = {"": "no cell is left: `when` holds nowhere"}
+    if resolver.cases:
+        raise InputError(resolver.problems())
+
+
+def cell_id(settings: Mapping[str, Any]) -> str:
+    """Return 16 hex digits that depend on the content of the settings only, not on where a data file lies."""
+    named = {key: without_paths(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+    return _digest(canonical(named), ID_BYTES)
+
+
+def plan(config: Config) -> dict[str, Any]:
+    """Check every cell and return what plan.json holds: hash, identity, axes and the number of cells.
+
+    Plans with the same hash differ in their grids at most, so their cells may share a directory.
+    Raises `InputError` with everything that is wrong in any cell.
+    """
+    count = sum(1 for _ in cells(config))
+    identity = config.model_dump(exclude=NOT_IDENTITY)
+    for block in config.blocks:
+        if files := type(getattr(config, block)).files:
+            identity[block] = without_paths({**identity[block], "sha256": _content(files, identity[block])})
+    tree = config.source.grid
+    return {
+        "hash": _digest(canonical(identity), HASH_BYTES),
+        "identity": identity,
+        "axes": list(grid.names(tree)) if tree else [],
+        "cells": count,
+    }
+
+
+def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Return the first setting in which two identities differ, as `training.tolerance 0.05 -> 0.01`."""
+    for key in sorted({*one, *other}):
+        before, after = one.get(key, "absent"), other.get(key, "absent")
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            if inside := first_difference(before, after):
+                return f"{key}.{inside}"
+        elif canonical(before) != canonical(after):
+            texts = [value if isinstance(value, str) else canonical(value)[:100] for value in (before, after)]
+            return f"{key} {texts[0]} -> {texts[1]}"
+    return None
+
+
+def canonical(value: Any) -> str:
+    """Return JSON that is equal for equal values: sorted keys, no blanks, shortest floats."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def without_paths(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a block without the places of its files where their content is named."""
+    return {key: value for key, value in block.items() if key not in ("path", "target_path") or "sha256" not in block}
+
+
+def checksums(files: tuple[str, ...], block: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the files of a block, joined by +; raise `OSError` without a file."""
+    return "+".join(_checksum(block[key]) for key in files if block.get(key) is not None)
+
+
+def _checksum(path: str) -> str:
+    if not stat.S_ISREG(FilePath(path).stat().st_mode):
+        raise FileNotFoundError(errno.ENOENT, "not a file", path)
+    digest = sha256()
+    with open(path, "rb") as stream:
+        while part := stream.read(CHUNK):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _content(files: tuple[str, ...], block: Mapping[str, Any]) -> str | None:
+    """Return the checksum of a block's files, None if one is not there: then an axis gives the paths that are read."""
+    try:
+        return checksums(files, block)
+    except OSError:
+        return None
+
+
+def _digest(text: str, size: int) -> str:
+    return blake2b(text.encode(), digest_size=size).hexdigest()
+
+
+def _rows(config: Config) -> Iterator[grid.Row]:
+    tree = config.source.grid
+    if tree is None:
+        yield {}
+        return
+    try:
+        yield from grid.rows(tree)
+    except ExpressionError as error:
+        mark = find(config.source.values, ("sweep", "when"))
+        raise InputError(Problem("E-EXPR", f"a `when` has no value: {error}", *mark, key="sweep")) from None
+
+
+def _converters(config: Config, resolver: Resolver) -> dict[str, Callable[[Any], Any]]:
+    """Return per axis how its values are written into rows: one type per axis, so that columns have one."""
+    tree, known = config.source.grid, leaves(type(config))
+    text = {axis.name for axis in grid.axes(tree) if not axis.numeric} if tree else set()
+    found: dict[str, Callable[[Any], Any]] = {}
+    for axis in grid.axes(tree) if tree else ():
+        if axis.name in text:
+            found[axis.name] = lambda value: value
+            continue
+        path = resolver.targets[axis.name]
+        whole = axis.name == "replicate" or (path is not None and is_whole(known[show_path(path)]))
+        free_whole = not path and all(isinstance(value, int) for value in axis.values)
+        found[axis.name] = int if (whole or free_whole) and found.get(axis.name, int) is int else float
+    return found
+
+
+def is_whole(rules: tuple[Any, ...]) -> bool:
+    """Say whether a value under these rules is an integer."""
+    return any(isinstance(rule, Number) and rule.integer for rule in rules)

@@ -1,0 +1,366 @@
+"""The kinds of data and of labels: each a record of the keys it has, the rules between their values, and how it is made.
+
+To add one: a block, a function, a line in `DATA` or `LABELS`, all here; or `expreg.register(DataKind(...))` from outside.
+Imports no JAX until something is drawn.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from pydantic import AfterValidator, Field
+
+from expreg.core.config.fields import (
+    Block,
+    Boolean,
+    Fault,
+    FilePath,
+    Natural,
+    Number,
+    OneOf,
+    Positive,
+    Text,
+    fault,
+)
+from expreg.core.config.model import check
+from expreg.core.config.reader import show_path
+from expreg.errors import InputError, Problem
+
+Options = Mapping[str, Any]
+Points = tuple[Any, Any]  # X (n, d) and the labels that come with it (n,) or None
+
+MAX_SAMPLES = 2**16  # an n x n Gram matrix of doubles is then 32 GiB
+# How many images of 0, 1, ..., 9 scikit-learn bundles.
+DIGITS_AVAILABLE = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
+
+Samples = Annotated[int, Number(integer=True, least=1, most=MAX_SAMPLES)]
+Label = Annotated[str, Text(least=1, most=256)]
+
+
+class DataKind(NamedTuple):
+    """One kind of data: its keys with their rules, and `make(settings, key)`: X (n, d) and y (n,) or None."""
+
+    name: str
+    schema: type[Block]
+    make: Callable[[Options, Any], Points]
+
+
+class LabelKind(NamedTuple):
+    """One kind of labels: its keys with their rules, and `make(settings, key, X, y)`, y what came with the data: (n,)."""
+
+    name: str
+    schema: type[Block]
+    make: Callable[[Options, Any, Any, Any], Any]
+
+
+@cache
+def _compiled(module: str, name: str, *static: int) -> Callable[..., Any]:
+    """Return a generator, compiled once per (n, d): a sweep draws thousands of data sets of the same shape."""
+    from importlib import import_module
+
+    import jax
+
+    return jax.jit(getattr(import_module(f"expreg.data.{module}"), name), static_argnums=static)
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+class SignLabels(Block):
+    """Independent random signs."""
+
+    kind: Literal["sign"] = "sign"
+
+
+def _sign(_: Options, key: Any, X: Any, __: Any) -> Any:
+    return _compiled("labels", "sign", 1)(key, X.shape[0])
+
+
+class TeacherLabels(Block):
+    """The outputs of a narrow exponential network, divided by the largest."""
+
+    kind: Literal["teacher"] = "teacher"
+    m: Natural = Field(default=4, description="width of the teacher")
+    scale: Positive = Field(default=1.0, description="factor of the teacher's pre-activations: larger is less linear")
+
+
+def _teacher(options: Options, key: Any, X: Any, _: Any) -> Any:
+    return _compiled("labels", "teacher", 2)(key, X, options["m"], options["scale"])
+
+
+class GivenLabels(Block):
+    """The labels that come with the data."""
+
+    kind: Literal["given"] = "given"
+
+
+def _given(_: Options, __: Any, ___: Any, y: Any) -> Any:
+    if y is None:
+        message = "the data has no labels; expected kind sign or teacher, or a file with y"
+        raise InputError(Problem("E-DATA", message, key="data.labels"))
+    return y
+
+
+LABELS: dict[str, LabelKind] = {
+    kind.name: kind
+    for kind in (
+        LabelKind("sign", SignLabels, _sign),
+        LabelKind("teacher", TeacherLabels, _teacher),
+        LabelKind("given", GivenLabels, _given),
+    )
+}
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+class _Data(Block):
+    brings_labels: ClassVar[bool] = False
+
+    labels: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])] = Field(
+        default={}, description="where y comes from"
+    )
+    allow_duplicates: Boolean = Field(default=False, description="accept points whose Gram matrix is singular")
+
+    def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
+        if self.labels.kind == "given" and not self.brings_labels:
+            message = f"got 'given', but {getattr(self, 'kind')} data bring no labels; expected sign or teacher"  # noqa: B009
+            yield Fault(("labels", "kind"), "E-ENUM", message)
+
+
+class Drawn(_Data):
+    """Points drawn at random: n of them, in d dimensions."""
+
+    n: Samples = Field(default="n", description="number of samples")
+    d: Natural = Field(default="n", description="dimension of a sample")
+
+
+class Sphere(Drawn):
+    """Independent uniform points on the unit sphere."""
+
+    kind: Literal["sphere"] = "sphere"
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """On a line there are two points only."""
+        yield from super().rules(precision)
+        if self.d == 1 and self.n > 2 and not self.allow_duplicates:
+            message = f"got 1: of n = {self.n} points on a line of length 1 some are equal, so lambda is 0"
+            yield Fault(("d",), "E-RANGE", f"{message}; expected d >= 2, or set allow_duplicates: true to study it")
+
+
+def _sphere(options: Options, key: Any) -> Points:
+    return _compiled("generators", "sphere", 1, 2)(key, options["n"], options["d"]), None
+
+
+class Orthonormal(Drawn):
+    """Orthonormal rows; needs d >= n."""
+
+    kind: Literal["orthonormal"] = "orthonormal"
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """There are at most d orthonormal rows."""
+        yield from super().rules(precision)
+        if self.d < self.n:
+            yield Fault(("d",), "E-RANGE", f"got {self.d}, orthonormal data need d >= n = {self.n}")
+
+
+def _orthonormal(options: Options, key: Any) -> Points:
+    return _compiled("generators", "orthonormal", 1, 2)(key, options["n"], options["d"]), None
+
+
+class Equiangular(Drawn):
+    """Unit vectors with one inner product between all pairs; d = n."""
+
+    kind: Literal["equiangular"] = "equiangular"
+    coherence: Annotated[float, Number(above=-1, below=1)] = Field(
+        default=0.5, description="inner product of two different samples, in (-1/(n-1), 1)"
+    )
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """At -1/(n-1) the points are linearly dependent, below there are none."""
+        yield from super().rules(precision)
+        if self.d != self.n:
+            yield Fault(("d",), "E-RANGE", f"got {self.d}, equiangular data have d = n = {self.n}")
+        if self.n > 1 and self.coherence <= (least := -1 / (self.n - 1)):
+            message = f"got {self.coherence}, expected a number > -1/(n-1) = {least:.6g} and < 1"
+            yield Fault(("coherence",), "E-RANGE", message)
+
+
+def _equiangular(options: Options, key: Any) -> Points:
+    return _compiled("generators", "equiangular", 1)(key, options["n"], options["coherence"]), None
+
+
+class NearDuplicate(Drawn):
+    """n/2 pairs of points at a small angle."""
+
+    kind: Literal["near_duplicate"] = "near_duplicate"
+    angle: Annotated[float, Number(above=0, below=3.141592653589793)] = Field(
+        default=0.1, description="angle between the points of a pair, in radians"
+    )
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """Points come in pairs, and a pair needs an angle."""
+        yield from super().rules(precision)
+        if self.n % 2:
+            message = f"got {self.n}, near_duplicate data come in pairs: expected an even number"
+            yield Fault(("n",), "E-RANGE", message)
+        if self.d == 1:
+            yield Fault(("d",), "E-RANGE", "got 1, an angle needs d >= 2")
+
+
+def _near_duplicate(options: Options, key: Any) -> Points:
+    return _compiled("generators", "near_duplicate", 1, 2)(key, options["n"], options["d"], options["angle"]), None
+
+
+def _two_classes(value: list[int]) -> list[int]:
+    if len(value) != 2:
+        raise fault("E-RANGE", f"got {len(value)} classes, expected two different digits")
+    if value[0] == value[1]:
+        raise fault("E-DUP", f"{value[1]} already at index 0", 1)
+    return value
+
+
+class Digits(_Data):
+    """Two classes of the handwritten digits bundled with scikit-learn, rows normalised, d = 64."""
+
+    brings_labels: ClassVar[bool] = True
+
+    kind: Literal["digits"] = "digits"
+    n: Samples = Field(default="n", description="number of samples")
+    classes: Annotated[
+        list[Annotated[int, Number(integer=True, least=0, most=9, expression=False)]],
+        AfterValidator(_two_classes),
+    ] = Field(default=[3, 8], description="the digit labelled +1 and the digit labelled -1")
+    centre: Boolean = Field(default=False, description="subtract the mean image before the rows are normalised")
+    labels: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])] = Field(
+        default={"kind": "given"}, description="where y comes from"
+    )
+
+    @classmethod
+    def implied(cls, given: Options) -> dict[str, Any]:  # noqa: ARG003
+        """Return the dimension of the images."""
+        return {"d": 64}
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """No more images than there are."""
+        yield from super().rules(precision)
+        if self.n > (available := sum(DIGITS_AVAILABLE[digit] for digit in self.classes)):
+            yield Fault(("n",), "E-RANGE", f"got {self.n}, the two classes have {available} images")
+
+
+def _digits(options: Options, key: Any) -> Points:
+    from expreg.data.digits import digits
+
+    return digits(key, options["n"], classes=options["classes"], centre=options["centre"])
+
+
+class File(_Data):
+    """Arrays X (n, d) and y (n,) of a .npy, .npz, .csv or .parquet file; n and d come from the file."""
+
+    brings_labels: ClassVar[bool] = True
+    files: ClassVar[tuple[str, ...]] = ("path",)
+
+    kind: Literal["file"] = "file"
+    path: Annotated[str, FilePath()] = Field(description="any local file, relative to the file in which it stands")
+    target: Annotated[str | None, Text(least=1, most=256, null=True)] = Field(
+        default=None, description="column of y in a table"
+    )
+    features: list[Label] | None = Field(default=None, description="columns of X in a table, all others if absent")
+    normalise: Boolean = Field(default=False, description="divide every row by its norm")
+    labels: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])] = Field(
+        default={"kind": "given"}, description="where y comes from"
+    )
+
+    @classmethod
+    def implied(cls, given: Options) -> dict[str, Any]:
+        """Return the shape of the points in the file."""
+        from expreg.data.files import data_shape
+
+        n, d = data_shape(given["path"], given)
+        return {"n": n, "d": d}
+
+
+def _file(options: Options, _: Any) -> Points:
+    from expreg.data.files import read_file
+
+    return read_file(options)
+
+
+DATA: dict[str, DataKind] = {
+    kind.name: kind
+    for kind in (
+        DataKind("sphere", Sphere, _sphere),
+        DataKind("orthonormal", Orthonormal, _orthonormal),
+        DataKind("equiangular", Equiangular, _equiangular),
+        DataKind("near_duplicate", NearDuplicate, _near_duplicate),
+        DataKind("digits", Digits, _digits),
+        DataKind("file", File, _file),
+    )
+}
+
+
+# --- a data set -----------------------------------------------------------------------------------
+
+
+def make(options: Options, key_points: Any, key_labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the data set (X, y) of the `data` settings, (n, d) and (n,), float64 on the host.
+
+    A pure function of settings and keys, the same on every machine: drawn on the CPU in float64 whatever the
+    precision of the run. The two keys must be independent of each other and of those of the network (A.14).
+    Labels default to `given` for digits and files, to `sign` otherwise. Raises InputError for settings that
+    contradict each other; call `validate` for what may be wrong with the arrays.
+    """
+    import jax
+
+    settings = checked(options)
+    labels = settings["labels"]
+    with jax.enable_x64(True), jax.default_device(_cpu()):
+        X, y = DATA[settings["kind"]].make(settings, jax.device_put(key_points, _cpu()))
+        y = LABELS[labels["kind"]].make(labels, jax.device_put(key_labels, _cpu()), X, y)
+        return np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
+
+
+def checked(options: Options) -> dict[str, Any]:
+    """Return `data` settings with their defaults; raise InputError with everything that is wrong with them."""
+    schema = OneOf(models=lambda: [kind.schema for kind in DATA.values()]).choose(options)
+    given = {key: value for key, value in options.items() if key in schema.model_fields}
+    found, faults = check(schema, given, {"names": options, "precision": "f64"}, ("data",))
+    if faults:
+        raise InputError([Problem(code, message, key=show_path(path)) for path, code, message in faults])
+    return {**options, **found.model_dump()}
+
+
+def default_labels(kind: str) -> str:
+    """Return the kind of labels that data of this kind has when none is asked for."""
+    return str(DATA[kind].schema.model_fields["labels"].default.get("kind", next(iter(LABELS))))
+
+
+def check_record(record: DataKind | LabelKind) -> Iterator[str]:
+    """Yield what is wrong with a record: a schema without its name, or arrays of another shape than announced."""
+    field = record.schema.model_fields.get("kind")
+    if field is None or field.default != record.name:
+        yield f"{record.name!r}: expected a schema whose key `kind` has the default {record.name!r}"
+        return
+    if isinstance(record, LabelKind) or record.schema.files:
+        return
+    import jax
+
+    names = {"n": 4, "d": 4}
+    found, faults = check(record.schema, {"kind": record.name}, {"names": names, "precision": "f64"})
+    if faults:
+        return  # it needs keys that have no default
+    X, y = record.make({**names, **found.model_dump()}, jax.random.key(0))
+    if np.ndim(X) != 2 or (y is not None and np.shape(y) != np.shape(X)[:1]):
+        shapes = f"{np.shape(X)} and {np.shape(y)}"
+        yield f"{record.name!r}: make returned shapes {shapes}, expected (n, d) and (n,), or None for no labels"
+
+
+@cache
+def _cpu() -> Any:
+    import jax
+
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # the CPU is excluded by JAX_PLATFORMS: draw where the run is
+        return None

@@ -1,0 +1,121 @@
+"""The config of `in_context`: a regression problem whose parameter or context moves (G.1-G.12)."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from expreg.core.config.fields import FLOAT, Block, Choice, Fault, Natural, NotNegative, Number, OneOf, Positive
+from expreg.core.config.model import Config
+from expreg.data.heads import HEADS
+
+TOKENS, FEATURES = 276, 32  # of the bundled heads
+MAX_ROWS = 2**30
+MAX_SIZES = 10_000
+LARGEST_EXPONENT = {"f32": 88.72, "f64": 709.78}  # z with a finite e^z (E.34)
+
+Context = Annotated[int, Number(integer=True, least=2, most=MAX_ROWS)]
+Index = Annotated[int, Number(integer=True, least=0, most=11)]
+Token = Annotated[int, Number(integer=True, least=0, most=TOKENS - 1)]
+
+
+def in_context() -> type[Config]:
+    """Return the config of the experiment that compares a step of the weights with a shift of the labels."""
+    return InContextConfig
+
+
+def _exponentials() -> tuple[str, ...]:
+    from expreg import residual
+
+    known = getattr(residual, "activations", None)
+    return tuple(known() if known else residual.ACTIVATIONS)
+
+
+class _Task(Block):
+    activation: Annotated[str, Choice(options=_exponentials)] = Field(
+        default="exp", description="u = phi(A x), entrywise"
+    )
+    loss: Annotated[str, Choice(options=("rescaled", "softmax"))] = Field(
+        default="rescaled", description="the loss on which a step of gd or newton descends"
+    )
+    noise: NotNegative = Field(default=0.1, description="standard deviation of log b around the planted target")
+    move: Annotated[str, Choice(options=("gd", "newton", "data"))] = Field(
+        default="gd", description="what moves: x by gradient descent, x by Newton, or A by a normal matrix"
+    )
+    largest: Positive = Field(
+        default=1.0,
+        description="largest size of the move: times the safe step of gd, the full step of newton, ||A|| for data",
+    )
+    smallest: Annotated[float, Number(above=0, most=1)] = Field(
+        default=1e-3, description="smallest size of the move, as a share of the largest"
+    )
+    sizes: Annotated[int, Number(integer=True, least=2, most=MAX_SIZES)] = Field(
+        default=16, description="sizes of the move between the two, geometric; all are measured and stored"
+    )
+    tokens: Annotated[int, Number(integer=True, least=0, most=2**16)] = Field(
+        default=0, description="tokens by which the context grows, one at a time; the curve is then over tokens"
+    )
+
+    def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
+        """What sinh cannot do."""
+        if self.activation == "sinh" and self.loss == "softmax":
+            message = "got 'softmax', but with sinh it has no safe step (E.45); use rescaled"
+            yield Fault(("loss",), "E-RANGE", message)
+        if self.activation == "sinh" and self.tokens:
+            message = f"got {self.tokens}, but alpha of sinh cancels in a part of a context; use 0"
+            yield Fault(("tokens",), "E-RANGE", message)
+
+
+class DrawnContext(_Task):
+    """Normal keys with ||A|| = ||x|| = radius, and the target of another x of that norm."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    n: Context = Field(default="n", description="number of rows of A, the length of the context")
+    d: Natural = Field(default="d", description="number of columns of A")
+    radius: Positive = Field(default=1.0, description="the norm of A and of x")
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """Exponentials that do not overflow."""
+        yield from super().rules(precision)
+        if self.radius > (largest := math.sqrt(LARGEST_EXPONENT[precision] / 2)):
+            advice = "; use precision f64" if precision == "f32" else ""
+            message = f"got R = {self.radius:g}: e^(2 R^2) overflows {FLOAT[precision]}, expected at most {largest:.4g}"
+            yield Fault(("radius",), "E-RANGE", f"{message}{advice}")
+
+
+class HeadContext(_Task):
+    """The first n keys of an attention head of a language model and one of its queries."""
+
+    kind: Literal["attention"] = "attention"
+    n: Context = Field(default="n", description="length of the context at the start")
+    layer: Index = Field(default=0, description="layer of the head, one of the eight that are bundled")
+    head: Index = Field(default=0, description="head in its layer")
+    token: Token = Field(default=0, description="position of the query")
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
+        """Return the dimension of the bundled heads."""
+        return {"d": FEATURES}
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """Bundled heads, and no more tokens than the text has."""
+        yield from super().rules(precision)
+        if (self.layer, self.head) not in HEADS:
+            known = ", ".join(f"{layer}/{head}" for layer, head in HEADS)
+            message = f"got layer {self.layer}, head {self.head}, expected one of {known}"
+            yield Fault(("head",), "E-RANGE", message)
+        if self.n + self.tokens > TOKENS:
+            message = f"got {self.tokens} more than n = {self.n}, the text has {TOKENS} tokens"
+            yield Fault(("tokens",), "E-RANGE", message)
+
+
+class InContextConfig(Config):
+    """The experiment that compares a step of the weights with a shift of the labels."""
+
+    blocks: ClassVar[tuple[str, ...]] = ("problem",)
+    sizes: ClassVar[Mapping[str, tuple[str, str]]] = {"n": ("problem", "n"), "d": ("problem", "d")}
+
+    problem: Annotated[Any, OneOf(models=(DrawnContext, HeadContext))] = Field(
+        default={}, description="A, b, x and what moves"
+    )

@@ -1,0 +1,332 @@
+"""The config of experiments with networks: every key, its rule, its default and one sentence for editors."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from expreg.core.config.fields import (
+    EPSILON,
+    Block,
+    Boolean,
+    Choice,
+    Either,
+    Fault,
+    Natural,
+    NotNegative,
+    Number,
+    OneOf,
+    Positive,
+    Steps,
+    below_precision,
+    fault,
+)
+from expreg.core.config.model import Config, Curve
+
+LARGEST_TOLERANCE = 0.1  # of ||F - y||, not divided by ||y||
+_EVENTS = ("E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert")
+_AT_START = ("E1", "E1s", "E1m", "Ecert")
+
+StepsOrZero = Annotated[int, Number(integer=True, least=0, most=10**9)]
+Decay = Annotated[float, Number(least=0, below=1)]
+
+
+def training() -> type[Config]:
+    """Return the config of an experiment that trains networks."""
+    return TrainingConfig
+
+
+def concentration() -> type[Config]:
+    """Return the config of the experiment that looks at networks at their start."""
+    return ConcentrationConfig
+
+
+def _activations() -> tuple[str, ...]:
+    from expreg.activation import ACTIVATIONS
+
+    return tuple(ACTIVATIONS)
+
+
+def _data() -> list[type[Block]]:
+    from expreg.data.kinds import DATA
+
+    return [kind.schema for kind in DATA.values()]
+
+
+def _events() -> tuple[str, ...]:
+    from expreg.kinds.network import events
+
+    return tuple(getattr(events, "EVENTS", _EVENTS))
+
+
+def _events_at_start() -> tuple[str, ...]:
+    from expreg.kinds.network import events
+
+    return tuple(getattr(events, "at_start", lambda: _AT_START)())
+
+
+def _in_order(value: list[str]) -> list[str]:
+    for index, event in enumerate(value):
+        if event in value[:index]:
+            raise fault("E-DUP", f"{event} already at index {value.index(event)}", index)
+    return [event for event in _events() if event in value]
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+
+class Network(Block):
+    """F(W, x) = scale * sum_r a_r phi(<w_r, x>), (A.1)."""
+
+    m: Natural = Field(default="m", description="width; even with coupled initialisation")
+    activation: Annotated[str, Choice(options=_activations)] = Field(default="exp", description="phi")
+    init: Annotated[str, Choice(options=("coupled", "iid"))] = Field(
+        default="coupled", description="coupled: equal neurons in pairs of opposite sign, F = 0 at the start"
+    )
+    scale: Positive = Field(default=1.0, description="kappa, the output scale")
+
+    def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
+        """Coupled neurons come in pairs."""
+        if self.init == "coupled" and self.m % 2:
+            message = f"got {self.m}, init coupled pairs the neurons: expected an even number"
+            yield Fault(("m",), "E-RANGE", message)
+
+
+# --- optimizers -----------------------------------------------------------------------------------
+
+
+class Sgd(Block):
+    """Plain gradient descent (optax.sgd)."""
+
+    name: Literal["sgd"] = "sgd"
+
+
+class Momentum(Block):
+    """Heavy ball (optax.sgd with momentum)."""
+
+    name: Literal["momentum"] = "momentum"
+    momentum: Decay = Field(default=0.9, description="share of the last update that is kept")
+
+
+class Nesterov(Block):
+    """Nesterov momentum (optax.sgd with nesterov)."""
+
+    name: Literal["nesterov"] = "nesterov"
+    momentum: Decay = Field(default=0.9, description="share of the last update that is kept")
+
+
+class Adam(Block):
+    """optax.adam."""
+
+    name: Literal["adam"] = "adam"
+    b1: Decay = Field(default=0.9, description="decay of the mean of gradients")
+    b2: Decay = Field(default=0.999, description="decay of the mean of squares")
+    eps: Positive = Field(default=1e-8, description="added to the root of the mean of squares")
+
+
+class AdamW(Block):
+    """optax.adamw."""
+
+    name: Literal["adamw"] = "adamw"
+    b1: Decay = Field(default=0.9, description="decay of the mean of gradients")
+    b2: Decay = Field(default=0.999, description="decay of the mean of squares")
+    eps: Positive = Field(default=1e-8, description="added to the root of the mean of squares")
+    weight_decay: NotNegative = Field(default=1e-4, description="strength of the weight decay")
+
+
+class RmsProp(Block):
+    """optax.rmsprop."""
+
+    name: Literal["rmsprop"] = "rmsprop"
+    decay: Decay = Field(default=0.9, description="decay of the mean of squares")
+    eps: Positive = Field(default=1e-8, description="added to the root of the mean of squares")
+
+
+class AdaGrad(Block):
+    """optax.adagrad."""
+
+    name: Literal["adagrad"] = "adagrad"
+    eps: Positive = Field(default=1e-7, description="added to the sum of squares")
+
+
+class Lion(Block):
+    """optax.lion."""
+
+    name: Literal["lion"] = "lion"
+    b1: Decay = Field(default=0.9, description="weight of the momentum in the update")
+    b2: Decay = Field(default=0.99, description="decay of the momentum")
+    weight_decay: NotNegative = Field(default=1e-3, description="strength of the weight decay")
+
+
+OPTIMIZERS = (Sgd, Momentum, Nesterov, Adam, AdamW, RmsProp, AdaGrad, Lion)
+
+
+# --- schedules: a factor on the step size, 1 is the size that the rule gives ----------------------
+
+
+class Constant(Block):
+    """1 at all steps (optax.constant_schedule)."""
+
+    name: Literal["constant"] = "constant"
+
+
+class Linear(Block):
+    """From 1 to end_value (optax.linear_schedule)."""
+
+    name: Literal["linear"] = "linear"
+    end_value: NotNegative = Field(default=0.0, description="last factor")
+    transition_steps: Steps = Field(description="steps between the first and the last factor")
+    transition_begin: StepsOrZero = Field(default=0, description="steps before the change begins")
+
+
+class Polynomial(Block):
+    """From 1 to end_value as a power of the remaining share (optax.polynomial_schedule)."""
+
+    name: Literal["polynomial"] = "polynomial"
+    end_value: NotNegative = Field(default=0.0, description="last factor")
+    power: Positive = Field(default=1.0, description="the power")
+    transition_steps: Steps = Field(description="steps between the first and the last factor")
+    transition_begin: StepsOrZero = Field(default=0, description="steps before the change begins")
+
+
+class CosineDecay(Block):
+    """From 1 to alpha along a cosine (optax.cosine_decay_schedule)."""
+
+    name: Literal["cosine_decay"] = "cosine_decay"
+    decay_steps: Steps = Field(description="steps until the factor is alpha")
+    alpha: NotNegative = Field(default=0.0, description="last factor")
+    exponent: Positive = Field(default=1.0, description="power of the cosine")
+
+
+class ExponentialDecay(Block):
+    """decay_rate^(step / transition_steps) (optax.exponential_decay)."""
+
+    name: Literal["exponential_decay"] = "exponential_decay"
+    transition_steps: Steps = Field(description="steps in which the factor falls by decay_rate")
+    decay_rate: Positive = Field(description="factor per transition_steps")
+    transition_begin: StepsOrZero = Field(default=0, description="steps before the change begins")
+    staircase: Boolean = Field(default=False, description="change only at multiples of transition_steps")
+    end_value: Annotated[float | None, Number(least=0, null=True)] = Field(
+        default=None, description="bound on the factor, none if null"
+    )
+
+
+class WarmupCosineDecay(Block):
+    """From 0 to 1, then along a cosine to end_value (optax.warmup_cosine_decay_schedule)."""
+
+    name: Literal["warmup_cosine_decay"] = "warmup_cosine_decay"
+    warmup_steps: Steps = Field(description="steps until the factor is 1")
+    decay_steps: Steps = Field(description="steps until the factor is end_value, the warm-up included")
+    end_value: NotNegative = Field(default=0.0, description="last factor")
+    exponent: Positive = Field(default=1.0, description="power of the cosine")
+
+    def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
+        """The warm-up ends before the decay does."""
+        if self.decay_steps <= self.warmup_steps:
+            message = f"got {self.decay_steps}, expected more than warmup_steps = {self.warmup_steps}"
+            yield Fault(("decay_steps",), "E-RANGE", message)
+
+
+SCHEDULES = (Constant, Linear, Polynomial, CosineDecay, ExponentialDecay, WarmupCosineDecay)
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+class StepSize(Block):
+    """eta: a rule times a factor, or a fixed value."""
+
+    rule: Annotated[str, Choice(options=("spectral", "spectral_cts", "theory", "fixed"))] = Field(
+        default="spectral", description="spectral: 1 / (m scale^2 max(lambda_max(H(0)), lambda_max(H_cts)))"
+    )
+    factor: Positive = Field(default=1.0, description="multiplies the rule")
+    value: Annotated[float | None, Number(above=0, null=True)] = Field(
+        default=None, description="eta itself; with rule fixed only, and required there"
+    )
+    schedule: Annotated[Any, OneOf(key="name", models=SCHEDULES, null=True)] = Field(
+        default=None, description="how eta changes with the step; null keeps it"
+    )
+
+    def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
+        """A fixed step size has a value, any other a factor."""
+        if self.rule != "fixed" and self.value is not None:
+            message = f"rule {self.rule} takes a factor; value is for rule fixed only"
+            yield Fault(("value",), "E-RANGE", message)
+        if self.rule == "fixed" and self.value is None:
+            yield Fault(("value",), "E-MISSING", "required with rule fixed")
+        if self.rule == "fixed" and self.factor != 1.0:
+            yield Fault(("factor",), "E-RANGE", f"got {self.factor}, rule fixed has no factor; set value")
+
+
+class FlowTime(Block):
+    """A budget in flow time: ceil(flow_time * 2 / (eta m scale^2 lambda) * log(||r_0|| / tolerance)) steps."""
+
+    flow_time: Positive = Field(default=2.0, description="multiple of the time the linear rate needs")
+    at_most: Steps = Field(default=1_000_000, description="no cell makes more steps than this")
+
+
+class Training(Block):
+    """How a network is trained, and when training stops."""
+
+    optimizer: Annotated[Any, OneOf(key="name", models=OPTIMIZERS)] = Field(
+        default={}, description="an optax transformation; its parameters stand beside the name"
+    )
+    step_size: StepSize = Field(default={}, description="eta")
+    max_steps: Annotated[Any, Either(number=Number(integer=True, least=1, most=10**9), model=FlowTime)] = Field(
+        default={}, description="the budget: a number of steps, or {flow_time: 2.0}"
+    )
+    tolerance: NotNegative = Field(
+        default=0.05, description="training ends when ||F - y|| is at most this; 0 trains for the whole budget"
+    )
+    relative: Boolean = Field(default=False, description="divide ||F - y|| by ||y||")
+    measure_every: Steps = Field(
+        default=64,
+        description="steps between two measurements of movement and spectrum (E2, E3); at 16 they cost 30 % of a run",
+    )
+    divergence: Annotated[float, Number(above=1)] = Field(
+        default=1e4,
+        description="a cell has diverged when ||F - y|| is this many times max(||r_0||, ||y||)",
+    )
+    curve: Curve = Field(default={}, description="at which steps the residual is stored")
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """A tolerance that the precision can reach and of which the theorem speaks, or 0 and a number of steps."""
+        tolerance, bound = self.tolerance, 32 * EPSILON[precision]
+        if 0 < tolerance < bound:
+            yield Fault(("tolerance",), "E-RANGE", below_precision(tolerance, precision))
+        if tolerance > LARGEST_TOLERANCE and not self.relative:
+            message = f"got {tolerance:g}, expected a number >= 0 and <= {LARGEST_TOLERANCE:g}: the theorem speaks of no"
+            yield Fault(("tolerance",), "E-RANGE", f"{message} larger eps; or set relative: true")
+        if tolerance == 0 and isinstance(self.max_steps, Block):
+            message = "a budget in flow time is infinite with tolerance 0; expected a number of steps"
+            yield Fault(("max_steps",), "E-RANGE", message)
+
+
+# --- experiments ----------------------------------------------------------------------------------
+
+
+class TrainingConfig(Config):
+    """An experiment that trains networks."""
+
+    blocks: ClassVar[tuple[str, ...]] = ("data", "network", "training")
+    sizes: ClassVar[Mapping[str, tuple[str, str]]] = {"n": ("data", "n"), "d": ("data", "d"), "m": ("network", "m")}
+
+    data: Annotated[Any, OneOf(models=_data)] = Field(default={}, description="samples and labels")
+    network: Network = Field(default={}, description="the network")
+    training: Training = Field(default={}, description="optimizer, step size and stopping rules")
+    measure: Annotated[list[Annotated[str, Choice(options=_events)]], AfterValidator(_in_order)] = Field(
+        default_factory=lambda: list(_events()), description="events to record (C.27)"
+    )
+
+
+class ConcentrationConfig(Config):
+    """The experiment that measures networks at their start, without training them."""
+
+    blocks: ClassVar[tuple[str, ...]] = ("data", "network")
+    sizes: ClassVar[Mapping[str, tuple[str, str]]] = TrainingConfig.sizes
+
+    data: Annotated[Any, OneOf(models=_data)] = Field(default={}, description="samples and labels")
+    network: Network = Field(default={}, description="the network")
+    measure: Annotated[list[Annotated[str, Choice(options=_events_at_start)]], AfterValidator(_in_order)] = Field(
+        default_factory=lambda: list(_events_at_start()), description="events to record (C.27)"
+    )

@@ -1,0 +1,197 @@
+"""The config of `regression`: a problem drawn, packaged or of the user's own files, and its solver (E.2-E.44)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from expreg.core.config.fields import (
+    EPSILON,
+    Block,
+    Choice,
+    Fault,
+    FilePath,
+    Natural,
+    NotNegative,
+    Number,
+    OneOf,
+    Positive,
+    Steps,
+    below_precision,
+)
+from expreg.core.config.model import Config, Curve
+from expreg.data.heads import HEADS
+
+TOKENS, FEATURES = 276, 32  # of the bundled heads
+MAX_ROWS = 2**30
+_SOLVERS = ("auto", "newton", "gauss_newton", "gd", "lbfgs", "pcg")
+_WITH_SKETCH = ("auto", "newton", "gauss_newton", "pcg")
+_SKETCHES = ("leverage", "countsketch", "gaussian", "uniform")
+
+Rows = Annotated[int, Number(integer=True, least=1, most=MAX_ROWS)]
+Index = Annotated[int, Number(integer=True, least=0, most=11)]
+Token = Annotated[int, Number(integer=True, least=0, most=TOKENS - 1)]
+
+
+def regression() -> type[Config]:
+    """Return the config of the experiment that solves regression problems."""
+    return RegressionConfig
+
+
+def _losses() -> tuple[str, ...]:
+    from expreg.residual import LOSSES
+
+    return tuple(LOSSES)
+
+
+def _exponentials() -> tuple[str, ...]:
+    from expreg import residual
+
+    known = getattr(residual, "activations", None)
+    return tuple(known() if known else residual.ACTIVATIONS)
+
+
+def _solvers() -> tuple[str, ...]:
+    return _SOLVERS
+
+
+def _with_sketch() -> tuple[str, ...]:
+    return _WITH_SKETCH
+
+
+def _sketches() -> tuple[str, ...]:
+    return ("none", *_SKETCHES)
+
+
+class _Problem(Block):
+    loss: Annotated[str, Choice(options=_losses)] = Field(
+        default="softmax",
+        description="exponential: 1/2||u-b||^2; rescaled: 1/2||u-<u,1>b||^2; softmax: 1/2||u/<u,1>-b||^2; "
+        "projective: 1/2||u-<u,1>b||^2/||u||^2",
+    )
+    activation: Annotated[str, Choice(options=_exponentials)] = Field(
+        default="exp", description="u = phi(A x), entrywise"
+    )
+    weight: NotNegative = Field(default=0.0, description="w of the regulariser 1/2||w A x||^2")
+    start: Annotated[str, Choice(options=("random", "near", "zero"))] = Field(
+        default="random", description="x0: normal, beside the planted x, or 0"
+    )
+    distance: Positive = Field(
+        default=0.1, description="standard deviation of A x0 (start random), ||A(x0-x)||/||Ax|| (start near)"
+    )
+
+    def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
+        """No start at a stationary point."""
+        why = {"cosh": "x = 0 is stationary for cosh (E.39)", "sinh": "x = 0 solves the problem of sinh (E.38)"}
+        if self.start == "zero" and self.activation in why:
+            yield Fault(("start",), "E-RANGE", f"got 'zero', but {why[self.activation]}; use random")
+
+
+class Gaussian(_Problem):
+    """Normal A, and b = u(A x)/<u(A x),1> of a planted x (exponential: b = u(A x)), with noise."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    n: Rows = Field(default="n", description="number of rows of A")
+    d: Natural = Field(default="d", description="number of columns of A")
+    density: Annotated[float, Number(above=0, most=1)] = Field(
+        default=1.0, description="share of entries of A that are not 0, the same in every row"
+    )
+    condition: Annotated[float, Number(least=1)] = Field(
+        default=1.0, description="largest over smallest scale of the columns of A, geometric between them"
+    )
+    coherence: Annotated[float, Number(least=0, most=1)] = Field(
+        default=0.0, description="share of the columns that a single row determines: its leverage is 1"
+    )
+    scale: Positive = Field(default=1.0, description="standard deviation of A x at the planted x")
+    noise: NotNegative = Field(default=0.0, description="relative noise of b; b still sums to 1 where u/<u,1> does")
+
+
+class Attention(_Problem):
+    """A: scaled keys of an attention head of a language model, b: the attention row of one of its queries."""
+
+    kind: Literal["attention"] = "attention"
+    layer: Index = Field(default=0, description="layer of the head, one of the eight that are bundled")
+    head: Index = Field(default=0, description="head in its layer")
+    token: Token = Field(default=0, description="position of the query")
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
+        """Return the shape of the bundled heads."""
+        return {"n": TOKENS, "d": FEATURES}
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """Only some heads are bundled."""
+        yield from super().rules(precision)
+        if (self.layer, self.head) not in HEADS:
+            message = f"got layer {self.layer}, head {self.head}; bundled are {', '.join(map(str, HEADS))}"
+            yield Fault(("head",), "E-ENUM", message)
+
+
+class MatrixFile(_Problem):
+    """A and b of the user's own files; n and d come from the first."""
+
+    files: ClassVar[tuple[str, ...]] = ("path", "target_path")
+
+    kind: Literal["file"] = "file"
+    path: Annotated[str, FilePath()] = Field(
+        description="A: .npy .npz .csv .parquet .mtx .svm, relative to the file in which it stands"
+    )
+    target_path: Annotated[str | None, FilePath(null=True)] = Field(
+        default=None, description="b, where it does not stand in the file of A"
+    )
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the shape of the matrix in the file."""
+        from expreg.data.matrices import read_problem
+
+        n, d = read_problem(given["path"], given.get("target_path"))[0].shape
+        return {"n": int(n), "d": int(d)}
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """Nothing is planted in a file."""
+        yield from super().rules(precision)
+        if self.start == "near":
+            message = "got 'near', but a file has no planted x; use random or zero"
+            yield Fault(("start",), "E-RANGE", message)
+
+
+class Solver(Block):
+    """How a regression problem is solved, and when the solver stops."""
+
+    name: Annotated[str, Choice(options=_solvers)] = Field(
+        default="auto", description="auto chooses by loss, size and sparsity"
+    )
+    sketch: Annotated[str, Choice(options=_sketches)] = Field(
+        default="none", description="none: exact Hessians; else how their rows are sampled or combined"
+    )
+    sketch_size: Annotated[int | str, Number(integer=True, least=1, most=MAX_ROWS, words=("auto",))] = Field(
+        default="auto", description="rows of the sketch; auto follows from d (F.6)"
+    )
+    max_steps: Steps = Field(default=200, description="the budget")
+    tolerance: Annotated[float | str, Number(above=0, words=("auto",))] = Field(
+        default="auto", description="bound of the stopping rule (F.14); auto: 1e-10 in f64, 1e-5 in f32"
+    )
+    curve: Curve = Field(default={}, description="at which steps the curve is stored")
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """A tolerance that the precision can reach, and a sketch that is used."""
+        if not isinstance(self.tolerance, str) and self.tolerance < 32 * EPSILON[precision]:
+            yield Fault(("tolerance",), "E-RANGE", below_precision(self.tolerance, precision))
+        if self.sketch != "none" and self.name not in _with_sketch():
+            message = f"got '{self.sketch}', but {self.name} has none; use {', '.join(_with_sketch())}"
+            yield Fault(("sketch",), "E-RANGE", message)
+        if self.sketch == "none" and self.sketch_size != "auto":
+            yield Fault(("sketch_size",), "E-RANGE", f"got {self.sketch_size}, but solver.sketch is none")
+
+
+class RegressionConfig(Config):
+    """The experiment that solves regression problems."""
+
+    blocks: ClassVar[tuple[str, ...]] = ("problem", "solver")
+    sizes: ClassVar[Mapping[str, tuple[str, str]]] = {"n": ("problem", "n"), "d": ("problem", "d")}
+
+    problem: Annotated[Any, OneOf(models=(Gaussian, Attention, MatrixFile))] = Field(
+        default={}, description="A, b and the loss"
+    )
+    solver: Solver = Field(default={}, description="how it is solved, and when the solver stops")
