@@ -83,12 +83,13 @@ def plan(
 def _plan_text(told: Mapping[str, Any], outlook: list[str]) -> str:
     from expreg.core.engine.progress import counted, duration
 
+    seconds = math.nan if told["seconds"] is None else told["seconds"]
     lines = [
         f"{told['name']}: {counted(told['cells'], 'cell')} in {counted(told['programs'], 'program')}",
         *(f"  {axis}: {_values(values)}" for axis, values in told["axes"].items()),
         f"largest cell    {told['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {told['lanes']} lanes at most",
         f"work            {told['flops']:.2g} flops",
-        f"expected time   {duration(math.nan if told['seconds'] is None else told['seconds'])} on {told['devices']} x {told['device_kind']}; "
+        f"expected time   {duration(seconds)} on {told['devices']} x {told['device_kind']}; "
         f"{duration(told['compile_seconds'])} of it compiling, if nothing is cached",
     ]
     lines += outlook
@@ -370,7 +371,11 @@ def _imports_first(words: list[str]) -> list[str]:
         if word == "--":
             others += [word, *rest]
         elif word == "--import":
-            first += [word, *([value] if (value := next(rest, None)) is not None else [])]
+            value = next(rest, None)
+            if value is None:  # an option without its value, which is an error of the command
+                others.append(word)
+            else:
+                first += [word, value]
         else:
             (first if word.startswith("--import=") else others).append(word)
     return first + others

@@ -107,7 +107,8 @@ class Resolver:
         names, known = grid.names(tree) if tree else (), leaves(self.model)
         self.targets = {name: target(self.model, known, name) for name in names}
         self.own = {
-            block: tuple(name for name in names if (self.targets[name] or ("",))[0] == block) for block in self.model.blocks
+            block: tuple(name for name in names if (self.targets[name] or ("",))[0] == block)
+            for block in self.model.blocks
         }
         self.depends = {block: (*own, "precision") for block, own in self.own.items()}
         self.blocks: dict[str, dict[Any, Resolved | None]] = {block: {} for block in self.model.blocks}
@@ -162,7 +163,9 @@ class Resolver:
             shown = [where for where in list(cases)[:MAX_CASES] if where]
             more = f"; and {len(cases) - len(shown)} more" if len(cases) > len(shown) and shown else ""
             text = f" (where {'; or '.join(shown)}{more})" if shown else ""
-            found.append(problem(self.config.source, Fault(path, code, next(iter(cases.values())) + text), self.targets))
+            found.append(
+                problem(self.config.source, Fault(path, code, next(iter(cases.values())) + text), self.targets)
+            )
         return found
 
     def _resolve(self, block: str, row: Row, names: Names) -> tuple[Resolved | None, list[Fault]]:

@@ -25,7 +25,9 @@ def json_schema(experiments: Mapping[str, Experiment]) -> Schema:
     for schema in schemas.values():
         for key, form in schema["properties"].items():
             forms.setdefault(key, []).append(form)
-    shared = {key for key, found in forms.items() if len(found) == len(models) and all(form == found[0] for form in found)}
+    shared = {
+        key for key, found in forms.items() if len(found) == len(models) and all(form == found[0] for form in found)
+    }
     properties = {key: found[0] if key in shared else {"description": "by experiment"} for key, found in forms.items()}
     properties["experiment"] = {**properties["experiment"], "enum": list(by_name)}
     properties["sweep"] = {**properties["sweep"], "$ref": "#/$defs/Sweep"}

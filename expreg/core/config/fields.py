@@ -114,7 +114,11 @@ class Block(BaseModel):
 
     @model_validator(mode="after")
     def _follow_rules(self, info: ValidationInfo) -> Self:
-        if info.context is not None and "names" in info.context and (found := list(self.rules(info.context["precision"]))):
+        if (
+            info.context is not None
+            and "names" in info.context
+            and (found := list(self.rules(info.context["precision"])))
+        ):
             raise faults(found)
         return self
 
@@ -214,7 +218,9 @@ class Number(Rule):
         bounds = {key: getattr(self, name) for key, name in _BOUNDS.items() if getattr(self, name) is not None}
         options: list[dict[str, Any]] = [{"type": "integer" if self.integer else "number", **bounds}]
         options += [{"enum": list(self.words)}] if self.words else []
-        options += [{"type": "string", "description": "an expression in swept names, like 2*n"}] if self.expression else []
+        options += (
+            [{"type": "string", "description": "an expression in swept names, like 2*n"}] if self.expression else []
+        )
         return options[0] if len(options) == 1 else {"anyOf": options}
 
     def _expression(self, text: str) -> Expression:
@@ -263,7 +269,9 @@ class Choice(Rule):
         if isinstance(value, str) and value in options:
             return value
         if isinstance(value, str) and value in self.later:
-            raise fault("E-ENUM", f"got '{value}', which is not available in this version; expected {alternatives(options)}")
+            raise fault(
+                "E-ENUM", f"got '{value}', which is not available in this version; expected {alternatives(options)}"
+            )
         code, shown = ("E-ENUM", f"got {show(value)}") if isinstance(value, str) else ("E-TYPE", got(value))
         raise fault(code, f"{shown}, expected {alternatives(options)}{did_you_mean(value, options)}")
 

@@ -212,7 +212,9 @@ def check(model: type[Block], given: Any, context: Any, prefix: Path = ()) -> tu
     try:
         return model.model_validate(given, context=context), []
     except ValidationError as error:
-        return None, [found for details in error.errors(include_url=False) for found in _translate(details, model, given, prefix)]
+        return None, [
+            found for details in error.errors(include_url=False) for found in _translate(details, model, given, prefix)
+        ]
 
 
 def _translate(details: Any, model: type[Block], given: Any, prefix: Path) -> list[Fault]:

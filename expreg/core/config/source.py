@@ -41,7 +41,9 @@ def make_absolute(document: Document, names: Iterable[str]) -> None:
         if isinstance(node, str) and names.intersection(map(str, path)):
             found.append(path)
         elif isinstance(node, (dict, list)):
-            pending += [((*path, key), child) for key, child in (node.items() if isinstance(node, dict) else enumerate(node))]
+            pending += [
+                ((*path, key), child) for key, child in (node.items() if isinstance(node, dict) else enumerate(node))
+            ]
     for path in found:
         text = document.value
         for part in path:
@@ -161,7 +163,9 @@ def _extended(document: Document, directory: Path, chain: tuple[Path, ...]) -> D
         return document
     del document.value["extends"]
     if not (real := _local(base, directory)):
-        message = f"got '{base[:100]}', must be a local file under the directory of this config or the working directory"
+        message = (
+            f"got '{base[:100]}', must be a local file under the directory of this config or the working directory"
+        )
         _fault(document, ("extends",), "E-PATH", message)
         raise InputError(document.problems)
     return _merge(_from_file(real, os.path.relpath(real), chain), document)
