@@ -6,30 +6,85 @@ sections A and B: `z` are pre-activations, `K_ij = <x_i, x_j>`, `q_i = ||x_i||^2
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from math import pi
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 Array = Any  # a numpy.ndarray, a jax.Array or a tracer; naming jax here would import it
 
 
-class Activation(NamedTuple):
+def _itself(z0: Array) -> tuple[Array, ...]:
+    return (z0,)
+
+
+def _difference(
+    value: Callable[[Array], Array], derivative: Callable[[Array], Array], base: tuple[Array, ...], dl: Array
+) -> tuple[Array, Array]:
+    (z0,) = base
+    return value(z0 + dl) - value(z0), derivative(z0 + dl)
+
+
+@dataclass(frozen=True)
+class Activation:
     """One activation phi; its entry in `ACTIVATIONS` is all the package knows of it.
 
-    - `value(z)`, `derivative(z)`: phi(z) and phi'(z).
-    - `base(z0)`: a tuple of arrays like z0 that stay fixed during training.
-    - `increment(base, dl)`: (phi(z0 + dl) - phi(z0), phi'(z0 + dl)) without cancellation for small dl (A.10).
+    Required:
+
+    - `name`, `value(z)`, `derivative(z)`: phi(z) and phi'(z).
+
+    What training asks:
+
+    - `base(z0)`: a tuple of arrays like z0 that stay fixed during training, (z0,) by default.
+    - `increment(base, dl)`: (phi(z0 + dl) - phi(z0), phi'(z0 + dl)) without cancellation for small dl (A.10). The
+      default subtracts two values, so in float32 changes below 1e-7 |phi(z0)| are lost.
+
+    What the theory of networks asks; None where it is unknown, and then nothing that needs it is measured:
+
     - `expectation(K, q_i, q_j)`: E phi'(z_i) phi'(z_j), z Gaussian with covariance [[q_i, K], [K, q_j]];
       K times it is the infinite-width Gram matrix (B.3)-(B.6).
     - `variance(K, q_i, q_j)`: variance over one neuron of K phi'(z_i) phi'(z_j) (B.7)-(B.10).
+    - `powers`: first and stride of the powers of K in H^cts = e sum_k K^(k) / (k - 1)! on the unit sphere (B.15).
+
+    What regression asks (section E); it takes every activation with `stable`:
+
+    - `stable(z)`: (u, v, s) with phi(z) = e^s u, phi'(z) = e^s v and |u|, |v| <= 1 for z of any shape, s a scalar;
+      s = 0 will do where phi cannot overflow.
+    - `second(z, s)`: e^{-s} phi''(z); None where phi'' = phi.
+    - `inverse(y)`: z with phi(z) = y >= 0, or for odd phi any y; guesses a start, None where there is none.
+    - `parity`: "even", "odd" or None.
+    - `multiplicative`: whether phi(z + t) = phi(z) e^t.
+    - `softmax_curvature`: a bound of the norm of the z-Hessian of the softmax loss (E.45), None where none is known.
     """
 
     name: str
     value: Callable[[Array], Array]
     derivative: Callable[[Array], Array]
-    base: Callable[[Array], tuple[Array, ...]]
-    increment: Callable[[tuple[Array, ...], Array], tuple[Array, Array]]
-    expectation: Callable[[Array, Array, Array], Array]
-    variance: Callable[[Array, Array, Array], Array]
+    base: Callable[[Array], tuple[Array, ...]] = _itself
+    increment: Callable[[tuple[Array, ...], Array], tuple[Array, Array]] = None  # type: ignore[assignment]
+    expectation: Callable[[Array, Array, Array], Array] | None = None
+    variance: Callable[[Array, Array, Array], Array] | None = None
+    powers: tuple[int, int] | None = None
+    stable: Callable[[Array], tuple[Array, Array, Array]] | None = None
+    second: Callable[[Array, Array], Array] | None = None
+    inverse: Callable[[Array], Array] | None = None
+    parity: str | None = None
+    multiplicative: bool = False
+    softmax_curvature: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.increment is None:
+            object.__setattr__(self, "increment", partial(_difference, self.value, self.derivative))
+
+    @property
+    def exponential(self) -> bool:
+        """Return whether phi'' = phi: then |phi| and |phi'| grow by at most e^R within R (C.8), as certificates need.
+
+        The larger of the two is a sum of positive exponentials, an envelope of phi' and phi''.
+        """
+        return self.stable is not None and self.second is None
 
 
 def _exp(z: Array) -> Array:
@@ -59,6 +114,18 @@ def _exp_increment(base: tuple[Array, ...], dl: Array) -> tuple[Array, Array]:
     (e,) = base
     change = e * _expm1(dl)
     return change, e + change
+
+
+def _exp_stable(z: Array) -> tuple[Array, Array, Array]:
+    """Return (e^{z - s}, e^{z - s}, s) with s = max z (E.30)."""
+    xp = z.__array_namespace__()
+    s = xp.max(z)
+    u = xp.exp(z - s)
+    return u, u, s
+
+
+def _log(y: Array) -> Array:
+    return y.__array_namespace__().log(y)
 
 
 def _exp_expectation(K: Array, q_i: Array, q_j: Array) -> Array:
@@ -104,6 +171,30 @@ def _sinh_increment(base: tuple[Array, ...], dl: Array) -> tuple[Array, Array]:
     return s * step + c * sinh_dl, c + c * step + s * sinh_dl
 
 
+def _hyperbolic_stable(z: Array) -> tuple[Array, Array, Array]:
+    """Return (e^{-s} cosh z, e^{-s} sinh z, s) with s = max |z| (E.31), (E.32)."""
+    xp = z.__array_namespace__()
+    size = xp.abs(z)
+    s = xp.max(size)
+    half = xp.exp(size - s) / 2
+    cosh = half * (1 + xp.exp(-2 * size))
+    return cosh, xp.sign(z) * half * -xp.expm1(-2 * size), s
+
+
+def _sinh_stable(z: Array) -> tuple[Array, Array, Array]:
+    cosh, sinh, s = _hyperbolic_stable(z)
+    return sinh, cosh, s
+
+
+def _acosh(y: Array) -> Array:
+    xp = y.__array_namespace__()
+    return xp.acosh(xp.maximum(y, xp.ones_like(y)))
+
+
+def _asinh(y: Array) -> Array:
+    return y.__array_namespace__().asinh(y)
+
+
 def _cosh_expectation(K: Array, q_i: Array, q_j: Array) -> Array:
     return _exp((q_i + q_j) / 2) * _sinh(K)
 
@@ -141,10 +232,6 @@ def _step(z: Array) -> Array:
     return (z > 0).astype(z.dtype)
 
 
-def _relu_base(z0: Array) -> tuple[Array, ...]:
-    return (z0,)
-
-
 def _relu_increment(base: tuple[Array, ...], dl: Array) -> tuple[Array, Array]:
     (z0,) = base
     xp = dl.__array_namespace__()
@@ -167,12 +254,34 @@ def _relu_variance(K: Array, q_i: Array, q_j: Array) -> Array:
     return K**2 * both * (1 - both)
 
 
-EXP = Activation("exp", _exp, _exp, _exp_base, _exp_increment, _exp_expectation, _exp_variance)
-COSH = Activation("cosh", _cosh, _sinh, _hyperbolic_base, _cosh_increment, _cosh_expectation, _cosh_variance)
-SINH = Activation("sinh", _sinh, _cosh, _hyperbolic_base, _sinh_increment, _sinh_expectation, _sinh_variance)
-RELU = Activation("relu", _relu, _step, _relu_base, _relu_increment, _relu_expectation, _relu_variance)
-
-ACTIVATIONS = {activation.name: activation for activation in (EXP, COSH, SINH, RELU)}
+_LIST = (
+    Activation(
+        *("exp", _exp, _exp, _exp_base, _exp_increment, _exp_expectation, _exp_variance),
+        powers=(1, 1),
+        stable=_exp_stable,
+        inverse=_log,
+        multiplicative=True,
+        softmax_curvature=5 / 4,
+    ),
+    Activation(
+        *("cosh", _cosh, _sinh, _hyperbolic_base, _cosh_increment, _cosh_expectation, _cosh_variance),
+        powers=(2, 2),
+        stable=_hyperbolic_stable,
+        inverse=_acosh,
+        parity="even",
+        softmax_curvature=9 / 4,
+    ),
+    Activation(
+        *("sinh", _sinh, _cosh, _hyperbolic_base, _sinh_increment, _sinh_expectation, _sinh_variance),
+        powers=(1, 2),
+        stable=_sinh_stable,
+        inverse=_asinh,
+        parity="odd",
+    ),
+    Activation("relu", _relu, _step, _itself, _relu_increment, _relu_expectation, _relu_variance),
+)
+ACTIVATIONS: dict[str, Activation] = {activation.name: activation for activation in _LIST}
+"""Every activation by name; `expreg.register` adds to it."""
 
 
 def lookup(name: str) -> Activation:
@@ -180,3 +289,66 @@ def lookup(name: str) -> Activation:
     if name not in ACTIVATIONS:
         raise ValueError(f"activation: got {name!r}, expected one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+# --- what is checked once, when an activation is registered
+
+_POINTS = np.array([[-1.3, -0.6, -0.2], [0.3, 0.7, 1.1]])
+_STEP = 1e-3  # of the slopes: 1e-4 is what float32 leaves of them
+_CLOSE = 1e-3
+
+
+def check(activation: Activation) -> list[str]:
+    """Return what is wrong with an activation, one line each: shapes, finite values, functions that contradict."""
+    lines = []
+    for what, (found_of, expected_of, name) in _probes(activation).items():
+        try:
+            found = np.asarray(found_of())
+            expected = None if expected_of is None else np.asarray(expected_of())
+        except Exception as error:
+            lines.append(f"{what} raised {type(error).__name__}: {error}")
+            continue
+        if found.shape != _POINTS.shape:
+            lines.append(f"{what} has shape {found.shape}, expected that of its arguments, {_POINTS.shape}")
+        elif not np.isfinite(found).all():
+            lines.append(f"{what} is not finite at z = {_POINTS[~np.isfinite(found)][0]:g}")
+        elif expected is not None and expected.shape == found.shape:
+            off = np.abs(found - expected) > _CLOSE * (1 + np.abs(expected))
+            if off.any():
+                pair = f"{found[off][0]:.6g} at z = {_POINTS[off][0]:g}, expected {expected[off][0]:.6g}"
+                lines.append(f"{what} is {pair}, {name}")
+    return [f"activation {activation.name!r}: {line}" for line in lines]
+
+
+def _probes(phi: Activation) -> dict[str, tuple[Callable[[], Array], Callable[[], Array] | None, str]]:
+    """Return what is asked of an activation: how to find it, what it must agree with, and what that is called."""
+    z, dl, q = _POINTS, np.full_like(_POINTS, 0.1), np.ones_like(_POINTS)
+
+    def slope(function: Callable[[Array], Array]) -> Array:
+        return (function(z + _STEP) - function(z - _STEP)) / (2 * _STEP)
+
+    def moved(i: int) -> Array:
+        return phi.increment(phi.base(z), dl)[i]
+
+    def scaled(i: int) -> Array:
+        return stable(z)[i] * np.exp(stable(z)[2])
+
+    stable: Any = phi.stable
+    second: Any = phi.second
+    found = {
+        "value(z)": (lambda: phi.value(z), None, ""),
+        "derivative(z)": (lambda: phi.derivative(z), lambda: slope(phi.value), "the slope of value"),
+        "increment[0]": (lambda: moved(0), lambda: phi.value(z + dl) - phi.value(z), "value(z + dl) - value(z)"),
+        "increment[1]": (lambda: moved(1), lambda: phi.derivative(z + dl), "derivative(z + dl)"),
+    }
+    moments = {"expectation": phi.expectation, "variance": phi.variance}
+    found |= {name: (partial(moment, z / 2, q, q), None, "") for name, moment in moments.items() if moment is not None}
+    if stable is not None:
+        found["e^s u of stable(z)"] = (lambda: scaled(0), lambda: phi.value(z), "value(z)")
+        found["e^s v of stable(z)"] = (lambda: scaled(1), lambda: phi.derivative(z), "derivative(z)")
+        bend = partial(slope, phi.derivative)
+        if second is None:
+            found["phi''"] = (bend, lambda: phi.value(z), "phi: give `second` where phi'' is not phi")
+        else:
+            found["second(z, 0)"] = (lambda: second(z, np.zeros(())), bend, "the slope of derivative")
+    return found

@@ -18,12 +18,25 @@ from expreg.types import Array
 # Neurons drawn per neuron counted: a coupled pair shares one draw (B.12).
 DRAWS_PER_NEURON = {"iid": 1, "coupled": 2}
 
-# Powers k with a non-zero weight in H = e sum_k K^(k) / (k - 1)! on the unit sphere (B.15): first, stride.
-POWERS = {"exp": (1, 1), "cosh": (2, 2), "sinh": (1, 2)}
-
 
 def _array(x: Any) -> Array:
     return x if hasattr(x, "__array_namespace__") else np.asarray(x, dtype=float)
+
+
+def _known(activation: str, what: str) -> Any:
+    """Return what the theory knows of an activation; raises ValueError where that is nothing."""
+    found = getattr(lookup(activation), what)
+    if found is None:
+        raise ValueError(f"activation: got {activation!r}, whose infinite-width kernel is not known (no `{what}`)")
+    return found
+
+
+def norm(v: Array) -> Array:
+    """Return the Euclidean norm of a vector; scaled, so that no square overflows or vanishes."""
+    xp = v.__array_namespace__()
+    largest = xp.max(abs(v))
+    unit = xp.where((largest > 0) & xp.isfinite(largest), largest, xp.ones_like(largest))
+    return unit * xp.sqrt(xp.sum((v / unit) ** 2))
 
 
 # --- matrices
@@ -38,7 +51,7 @@ def infinite(X: Array, *, activation: str = "exp") -> Array:
     X = _array(X)
     K = X @ X.T
     q = K.diagonal()
-    return K * lookup(activation).expectation(K, q[:, None], q[None, :])
+    return K * _known(activation, "expectation")(K, q[:, None], q[None, :])
 
 
 def empirical(W: Array, X: Array, *, activation: str = "exp") -> Array:
@@ -59,7 +72,7 @@ def expected_squared_error(X: Array, m: int, *, init: str = "coupled", activatio
     X = _array(X)
     K = X @ X.T
     q = K.diagonal()
-    return DRAWS_PER_NEURON[init] * lookup(activation).variance(K, q[:, None], q[None, :]).sum() / m
+    return DRAWS_PER_NEURON[init] * _known(activation, "variance")(K, q[:, None], q[None, :]).sum() / m
 
 
 # --- spectra
@@ -117,7 +130,7 @@ def power_bound(X: Array, *, activation: str = "exp") -> float:
 
 def _power_weights(activation: str) -> list[tuple[int, float]]:
     """Return (k, e / (k - 1)!) of (B.15) down to rounding."""
-    first, stride = POWERS[activation]
+    first, stride = _known(activation, "powers")
     weights: list[tuple[int, float]] = []
     for k in count(first, stride):
         weight = math.e / math.factorial(k - 1)

@@ -169,8 +169,12 @@ def rate(m: Number, eta: Number, lam: Number, scale: float = 1.0) -> Number:
 
 
 def iterations(m: Number, eta: Number, lam: Number, y_norm: Number, eps: Number, *, scale: float = 1.0) -> Number:
-    """Return T = ceil(4 / (m eta scale^2 lam) log(y_norm / eps)), steps to residual eps at `rate` (C.17)."""
-    return np.maximum(np.ceil(4 / (m * eta * scale**2 * lam) * np.log(y_norm / eps)), 0.0)
+    """Return T = ceil(4 / (m eta scale^2 lam) log(y_norm / eps)), steps to residual eps at `rate` (C.17).
+
+    inf for eps = 0.
+    """
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.ceil(4 / (m * eta * scale**2 * lam) * np.log(np.divide(y_norm, eps))), 0.0)
 
 
 def movement_bound(m: Number, lam: Number, y_norm: Number, *, s_x: Number, bound: Number, radius: Number) -> Number:

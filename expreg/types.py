@@ -27,6 +27,8 @@ from enum import IntEnum
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import numpy as np
+
 Array = Any  # a numpy.ndarray or a jax.Array; naming jax here would import it everywhere
 Settings = Mapping[str, Any]
 """One fully resolved cell: a nested, JSON-able mapping (its fields are those of the config)."""
@@ -50,6 +52,12 @@ class Status(IntEnum):
 
 FAILED = ("oom", "timeout", "error")
 """Statuses that say nothing about the run itself: such a cell is tried again by the next resume."""
+PRECISIONS = {"f32": np.float32, "f64": np.float64}
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Program(NamedTuple):
@@ -65,6 +73,13 @@ class Program(NamedTuple):
     advance: Callable[[Tree], Tree]
     running: Callable[[Tree], Array]
     record: Callable[[Tree], dict[str, Array]]
+
+
+def at_once(measure: Callable[[Tree], dict[str, Array]]) -> Program:
+    """Return the program of a run that is over when it has begun: `measure(inputs)` is what it leaves."""
+    return Program(
+        init=measure, advance=lambda state: state, running=lambda _: np.zeros((), bool), record=lambda state: state
+    )
 
 
 class Cost(NamedTuple):
@@ -105,11 +120,6 @@ def later(place: str) -> Callable[..., Any]:
     return call
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _nothing(*_: Any) -> list[Any]:
     return []
 
@@ -132,8 +142,9 @@ class Experiment:
     - `prepare(settings)`: the inputs of one cell, NumPy arrays of the program's shapes.
     - `row(settings, record)`: the columns of a finished cell, `curve_*` as arrays.
     - `inputs(settings)`: the very arrays that the cell starts from, for the user.
+    - `least_bytes(settings)`: (words, bytes, "host" or "device") that a cell needs whatever else; cheap, where `cost`
+      may compute a spectrum.
     - `cost(settings)`: the estimate by which `plan` and the progress display weigh cells.
-    - `least_bytes(settings)`: lower bounds that cost nothing to know: size in words, bytes, where ("host", "device").
     - `size(settings)`: the size of a cell in words, for messages.
     - `check(cells)`: the problems of the user's own files, before anything is written.
     - `too_few(cells, analysis)`: why they are too few for what `analysis` asks, None if they are not.
@@ -159,7 +170,7 @@ class Experiment:
     row: Callable[[Settings, dict[str, Array]], Row]
     inputs: Callable[[Settings], dict[str, Array]] = lambda _: {}
     cost: Callable[[Settings], Cost] = lambda _: Cost(1.0, 1.0, 1.0)
-    least_bytes: Callable[[Settings], Sequence[tuple[str, float, str]]] = _nothing
+    least_bytes: Callable[[Settings], list[tuple[str, float, str]]] = _nothing
     size: Callable[[Settings], str] = lambda _: "cell"
     check: Callable[[Sequence[Settings]], list[Any]] = _nothing
     too_few: Callable[[Sequence[Settings], Mapping[str, Any]], str | None] = lambda *_: None

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from expreg import ntk, theory
+from expreg.activation import ACTIVATIONS
 from expreg.types import Array
 
 SLACK = {"float32": 1e-3, "float64": 1e-9}
@@ -30,8 +31,10 @@ SLACK = {"float32": 1e-3, "float64": 1e-9}
 ROUNDING_UNITS = 64
 """An eigenvalue of H may be off by (64 + n) machine epsilons of the largest: n by the solver, 64 by the entries."""
 
-COVERED = ("exp", "cosh", "sinh")
-"""Activations with one envelope above |phi'| and |phi''| that grows by at most e^R within the radius R (C.8)."""
+
+def covered() -> list[str]:
+    """Return the activations with an envelope of phi' and phi'' that grows by at most e^R within R (C.8)."""
+    return [name for name, activation in ACTIVATIONS.items() if activation.exponential]
 
 
 class Spectra(NamedTuple):
@@ -107,28 +110,16 @@ def lambert_w(x: Array) -> Array:
     return xp.where(near, branch, w)
 
 
-def _norm(v: Array) -> Array:
-    """Return the Euclidean norm of a vector; scaled, so that no square overflows or vanishes."""
-    xp = v.__array_namespace__()
-    largest = xp.max(abs(v))
-    unit = xp.where(largest > 0, largest, 1 + 0 * largest)
-    return unit * xp.sqrt(xp.sum((v / unit) ** 2))
-
-
 def _derivatives(Z: Array, live: Array, activation: str) -> tuple[Array, Array, Array]:
     """Return (s, e^-s phi'(Z), e^-s envelope(Z)), s the largest exponent; 0 in the columns that are not live.
 
-    The envelope bounds |phi'| and |phi''|: exp is its own, cosh and sinh have cosh (C.9).
+    The envelope max(|phi|, |phi'|) bounds |phi'| and |phi''|: exp is its own, cosh and sinh have cosh (C.9).
     """
     xp = Z.__array_namespace__()
-    exponent = xp.where(live, Z if activation == "exp" else abs(Z), -math.inf * xp.ones_like(Z))
-    s = xp.max(exponent)
-    E = xp.exp(exponent - s)
-    if activation == "exp":
-        return s, E, E
-    decay = xp.exp(-2 * abs(Z))
-    cosh, sinh = E * (1 + decay) / 2, xp.sign(Z) * E * -xp.expm1(-2 * abs(Z)) / 2
-    return s, sinh if activation == "cosh" else cosh, cosh
+    lowest = xp.min(xp.where(live, Z, math.inf * xp.ones_like(Z)))  # any live number leaves s as it is
+    stable: Any = ACTIVATIONS[activation].stable
+    u, v, s = stable(xp.where(live, Z, lowest))
+    return s, xp.where(live, v, 0 * v), xp.where(live, xp.maximum(abs(u), abs(v)), 0 * v)
 
 
 def _spectra(X: Array, derivative: Array, count: Array) -> Spectra:
@@ -204,14 +195,13 @@ def measure(
     size, and lambda_0 must be above 1e-5 lambda_max_0 to be told from 0.
 
     Raises:
-        ValueError: an activation without certificate (the derivative of relu jumps, so (C.8) fails).
+        ValueError: an activation without certificate, one that is not its own second derivative.
 
     """
-    if activation not in COVERED:
-        raise ValueError(f"activation: got {activation!r}, the certificate covers {', '.join(COVERED)}")
+    if activation not in covered():
+        raise ValueError(f"activation: got {activation!r}, the certificate covers {', '.join(covered())}")
     xp = Z.__array_namespace__()
     count = xp.ones_like(Z[0]) if count is None else xp.astype(count, Z.dtype)
-    Z = xp.where(count > 0, Z, 0 * count)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # a residual of 0 divides: no bound
         s, derivative, envelope = _derivatives(Z, count > 0, activation)
         q = xp.sqrt(xp.max(xp.sum(X**2, axis=1)))
@@ -221,7 +211,7 @@ def measure(
         error = (ROUNDING_UNITS + len(X)) * float(xp.finfo(Z.dtype).eps) * own.lambda_max_0
         resolved = own.lambda_0 > error
         lam = xp.where(resolved, 4 / 3 * (own.lambda_0 - error), 1 + own.lambda_max_0)
-        Y = _norm(residual)
+        Y = ntk.norm(residual)
         sizes = (own.lambda_max_0, xp.sqrt(own.points), Y / units.output)
         start = _Start(envelope, count, xp.sum(count), resolved, lam, *sizes)
         found = spectra or _convert(own, 1 / q, -s)

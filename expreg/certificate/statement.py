@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from expreg.activation import ACTIVATIONS
-from expreg.certificate.conditions import COVERED, SLACK, Measured, measure
+from expreg.certificate.conditions import SLACK, Measured, covered, measure
 from expreg.errors import InputError, Problem
 from expreg.types import Array
 
@@ -132,9 +132,9 @@ def certify(
 
 
 def _problems(X: Array, y: Array, W: Array, a: Array, activation: str, scale: float) -> Iterator[Problem]:
-    if activation not in COVERED:
-        why = ": its derivative jumps, so no radius bounds how H changes" if activation == "relu" else ""
-        yield Problem("E-ENUM", f"got {activation!r}, expected one of {', '.join(COVERED)}{why}", key="activation")
+    if activation not in covered():
+        why = ": only where phi'' = phi does a radius bound how H changes" if activation in ACTIVATIONS else ""
+        yield Problem("E-ENUM", f"got {activation!r}, expected one of {', '.join(covered())}{why}", key="activation")
     if not (math.isfinite(scale) and scale):
         yield Problem("E-RANGE", f"got {scale}, expected finite and not 0", key="scale")
     if X.ndim != 2 or W.ndim != 2 or 0 in X.shape + W.shape:
@@ -188,7 +188,7 @@ def _singular(X: Array, W: Array, activation: str) -> str:
     for i, x in enumerate(X):
         if not x.any():
             return f": X[{i}] is 0"
-        for sign in (1,) if activation == "exp" else (1, -1):
+        for sign in (1, -1) if ACTIVATIONS[activation].parity else (1,):
             near = np.flatnonzero(np.linalg.norm(X[:i] - sign * x, axis=1) <= EQUAL * np.linalg.norm(x))
             if len(near):
                 return f": X[{i}] equals {'-' if sign < 0 else ''}X[{near[0]}]"

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from expreg.activation import lookup
 from expreg.errors import Problem
 
 NORM_TOLERANCE = 1e-6
 MIN_DISTANCE = 1e-3  # closer points make lambda_min(H) of the order of 1e-6: all that is measured is that
-SIGN_SYMMETRIC = ("cosh", "sinh")  # their Gram matrix is singular for x_j = -x_i too (B.20)
 _BLOCK = 512  # rows compared at a time, so that the distances never need n^2 memory
 
 
@@ -24,7 +24,7 @@ def validate(
     """Return the problems of the data set X (n, d), y (n,); none when it can be used.
 
     Shapes come first, then finite values, then zero rows, unit norms and points nearer than 1e-3 to each
-    other (for cosh and sinh also to each other's negative), where lambda_min(H^cts) is zero or nearly so
+    other (for even and odd activations also to each other's negative), where lambda_min(H^cts) is zero or nearly so
     (B.20). `name` is the file the arrays came from.
     """
     problems = list(_shape_problems(X, y))
@@ -33,7 +33,7 @@ def validate(
     if not problems:
         problems = list(_norm_problems(X))
         if not allow_duplicates:
-            problems += _duplicate_problems(X, both_signs=activation in SIGN_SYMMETRIC)
+            problems += _duplicate_problems(X, both_signs=lookup(activation).parity is not None)
     return [replace(problem, file=name) for problem in problems]
 
 

@@ -19,14 +19,9 @@ import optax
 
 from expreg.activation import ACTIVATIONS
 from expreg.kinds.network import initial
-from expreg.kinds.network.initial import norm
-from expreg.network import neurons
+from expreg.kinds.network.events import EVENTS, NEVER, Look
+from expreg.ntk import norm
 from expreg.types import Program, Status
-
-EVENT_TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
-"""Relative slack of the events (C.27)."""
-NEVER = -1
-"""The first violation step of an event that was never violated."""
 
 
 class Optimizer(NamedTuple):
@@ -71,7 +66,7 @@ class Signature(NamedTuple):
     optimizer: str
     hyperparameters: tuple[str, ...]  # their values are traced
     schedule: tuple[str, tuple[tuple[str, float], ...]] | None
-    kernel_path: bool  # whether lambda_min(H(t)) is followed
+    events: tuple[str, ...]  # those that are judged along the path
     reach: bool  # whether the radii of the proof and the certificate are measured at the start
     measure_every: int
     curve_points: int
@@ -120,8 +115,7 @@ class State(NamedTuple):
     residual_norm: jax.Array
     movement: jax.Array
     refined_movement: jax.Array | None  # max over t and r of ||w_r(t) - w_r(0)|| / R_r
-    lambda_min: jax.Array
-    rate_margin: jax.Array  # min over t >= 1 of the bound of E4 over ||r_t||
+    carries: dict[str, jax.Array]  # of the events
     first_violation: dict[str, jax.Array]
     curve_step: jax.Array  # (P,) int32 increasing
     curve: jax.Array
@@ -165,92 +159,74 @@ def _transformation(signature: Signature, eta: jax.Array, values: tuple[Any, ...
     return OPTIMIZERS[signature.optimizer].make(step_size, **hyperparameters)
 
 
-def _measure_start(
-    signature: Signature, inputs: Inputs, z0: jax.Array, count: jax.Array, residual: jax.Array
-) -> tuple[dict[str, jax.Array], jax.Array | None]:
-    """Return what is known of the start (scalars), and the radii R_r of (C.22) if they are asked for."""
-    _, *scalars = start = initial.kernel(inputs.X, z0, count, signature.activation)
-    found = dict(zip(start._fields[1:], scalars, strict=True))
-    radii = None
-    if signature.reach:
-        constants = {"lambda_cts": inputs.lambda_cts, "gram_norm": inputs.gram_norm, "scale": inputs.scale}
-        reach = initial.reach(inputs.X, z0, count, residual, start, activation=signature.activation, **constants)
-        found |= reach._asdict()
-        radii = found.pop("radii").astype(z0.dtype)
-    return {name: value if value.dtype == bool else value.astype(z0.dtype) for name, value in found.items()}, radii
-
-
 def _init(signature: Signature, inputs: Inputs) -> State:
     X, dtype = inputs.X, jnp.dtype(signature.dtype)
-    activation = ACTIVATIONS[signature.activation]
-    weights, signs = neurons(jax.random.wrap_key_data(inputs.key), signature.neurons, signature.d)
-    live = jnp.arange(signature.neurons) < inputs.m // signature.branches
-    z0 = X @ weights.astype(dtype)
-    masked = jnp.where(live, signs, 0).astype(dtype)
-    branches = jnp.stack([masked, -masked][: signature.branches])
-    residual = inputs.scale * (activation.value(z0) @ branches.sum(0)) - inputs.y
-    found, radii = _measure_start(signature, inputs, z0, live * signature.branches, residual)
+    drawn = initial.draw(signature, inputs)
+    known, radii = initial.measure(signature, inputs, drawn)
+    found = {name: value if value.dtype == bool else value.astype(dtype) for name, value in known.items()}
     used = jnp.where(inputs.use_curvature > 0, found["lambda_max_0"], 0)  # 0 times a nan would be one
     curvature = jnp.maximum(inputs.curvature_floor, used)
     # a curvature out of range would make a step of 0: a run that never ends
     eta_scaled = jnp.where(jnp.isfinite(curvature), inputs.step_factor / curvature, jnp.nan).astype(dtype)
     eta = eta_scaled / (inputs.scale**2 * inputs.m.astype(dtype))
-    budget = _budget(inputs, eta_scaled, norm(residual))
+    budget = _budget(inputs, eta_scaled, norm(drawn.residual))
     gram, in_weights = X @ X.T, signature.form == "weight"
     linear = X if in_weights else gram
-    theta = jnp.zeros((linear.shape[1], *branches.shape), dtype)
-    return State(
+    theta = jnp.zeros((linear.shape[1], *drawn.signs.shape), dtype)
+    state = State(
         linear=linear,
         gram=gram,
-        start=jnp.where(live, weights, 0).astype(dtype)[:, None, :] if in_weights else None,
-        base=activation.base(z0),
-        signs=branches,
-        initial_residual=residual,
+        start=jnp.where(drawn.live, drawn.weights, 0).astype(dtype)[:, None, :] if in_weights else None,
+        base=ACTIVATIONS[signature.activation].base(drawn.z0),
+        signs=drawn.signs,
+        initial_residual=drawn.residual,
         inputs=inputs,
         eta=eta,
         eta_scaled=eta_scaled,
         budget=budget,
         initial=found,
-        radii=radii,
+        radii=None if radii is None else radii.astype(dtype),
         theta=theta,
         optimizer=_transformation(signature, eta, inputs.hyperparameters).init(theta),
         step=jnp.int32(0),
         status=jnp.int32(Status.running),
-        residual_norm=norm(residual),
+        residual_norm=norm(drawn.residual),
         movement=jnp.zeros((), dtype),
         refined_movement=None if radii is None else jnp.zeros((), dtype),
-        lambda_min=found["lambda_0"],
-        rate_margin=jnp.full((), jnp.inf, dtype),
-        first_violation={
-            "E2": jnp.int32(NEVER),
-            "E3": _first(NEVER, 0, _kernel_lost(inputs, found["lambda_0"])),
-            "E4": jnp.int32(NEVER),
-        },
+        carries={},
+        first_violation={name: jnp.int32(NEVER) for name in signature.events},
         curve_step=_curve_steps(signature.curve_points, signature.curve_spacing, budget),
         curve=jnp.full(signature.curve_points, jnp.nan, dtype),
         curve_length=jnp.int32(0),
     )
+    look = _look(state, state.residual_norm, found["lambda_0"])
+    state = state._replace(carries={name: EVENTS[name].init(look) for name in signature.events})
+    return _judge("measure", state, look)
 
 
-def _first(previous: Any, step: Any, violated: jax.Array) -> jax.Array:
-    """Return the first violation step: the previous one, or this step if it is the first."""
-    return jnp.where((previous == NEVER) & violated, step, previous).astype(jnp.int32)
+def _look(state: State, size: jax.Array, lambda_min: jax.Array | None = None) -> Look:
+    return Look(
+        step=state.step,
+        residual=size,
+        initial_residual=state.initial_residual,
+        initial_norm=norm(state.initial_residual),
+        eta_scaled=state.eta_scaled,
+        inputs=state.inputs,
+        initial=state.initial,
+        movement=state.movement,
+        lambda_min=lambda_min,
+    )
 
 
-def _kernel_lost(inputs: Inputs, lambda_min: jax.Array) -> jax.Array:
-    """Return whether lambda_min(H) < lambda/2, the violation of E3 (C.27)."""
-    slack = EVENT_TOLERANCE[str(inputs.lambda_cts.dtype)]
-    return ~(lambda_min >= inputs.lambda_cts / 2 * (1 - slack))
-
-
-def _rate_margin(state: State, size: jax.Array) -> jax.Array:
-    """Return log((1 - m eta kappa^2 lambda/2)^t ||r_0||^2 / ||r_t||^2): below 0 E4 is violated (C.27).
-
-    Where the step is so large that the factor is not positive, the rate asks for r_1 = 0.
-    """
-    decrease = jnp.clip(state.eta_scaled * state.inputs.lambda_cts / 2, 0, 1)
-    fall = jnp.where(state.step > 0, state.step * jnp.log1p(-decrease), 0)
-    return fall + 2 * jnp.log(norm(state.initial_residual)) - 2 * jnp.log(size)
+def _judge(when: str, state: State, look: Look) -> State:
+    """Show the events of this time a look: their carries, and the step if it is their first violation."""
+    carries, first = dict(state.carries), dict(state.first_violation)
+    for name, carry in state.carries.items():
+        event = EVENTS[name]
+        if event.when == when and event.update is not None:
+            carries[name], violated = event.update(carry, look)
+            first[name] = jnp.where((first[name] == NEVER) & violated, look.step, first[name]).astype(jnp.int32)
+    return state._replace(carries=carries, first_violation=first)
 
 
 def _evaluate(signature: Signature, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -268,7 +244,7 @@ def _outcome(state: State, size: jax.Array) -> jax.Array:
     reference = jnp.maximum(norm(state.initial_residual), norm(inputs.y))
     ends = [
         (~jnp.isfinite(size), Status.nonfinite),
-        (size <= inputs.tolerance, Status.converged),
+        ((size <= inputs.tolerance) & (inputs.tolerance > 0), Status.converged),  # 0: the whole budget
         (size > inputs.divergence * reference, Status.diverged),
         (state.step >= state.budget, Status.max_steps),
     ]
@@ -298,54 +274,34 @@ def _step(signature: Signature, state: State) -> State:
     updates, moved = optimizer.update(gradient, state.optimizer, weights)
     keep = partial(jax.tree.map, lambda new, old: jnp.where(goes_on, new, old))  # a bad update never lands
     curve, curve_length = _record_curve(state, size)
-    margin = _rate_margin(state, size)
-    violation = _first(state.first_violation["E4"], state.step, ~(margin >= -EVENT_TOLERANCE[str(size.dtype)]))
+    state = _judge("step", state, _look(state, size))
     return state._replace(
         theta=keep(state.theta + updates, state.theta),
         optimizer=keep(moved, state.optimizer),
         step=state.step + goes_on.astype(jnp.int32),
         status=status,
         residual_norm=size,
-        rate_margin=jnp.where(state.step > 0, jnp.minimum(state.rate_margin, margin), state.rate_margin),
-        first_violation=state.first_violation | {"E4": violation},
         curve=curve,
         curve_length=curve_length,
     )
 
 
 def _measure(signature: Signature, state: State) -> State:
-    """Measure the movement max_r ||w_r - w_r(0)|| and, if asked, lambda_min(H(t))."""
+    """Measure the movement max_r ||w_r - w_r(0)|| and, if an event asks, lambda_min(H(t))."""
     _, dl, derivative = _evaluate(signature, state)
     inner = state.theta * dl if signature.form == "gram" else state.theta**2
     moved = jnp.sqrt(jnp.sum(inner, axis=0))
     moved = jnp.where(jnp.isnan(moved), jnp.inf, jnp.where(state.signs == 0, 0, moved))  # out of range: far away
-    state = _measure_movement(state, moved)
-    if not signature.kernel_path:
-        return state
-    live = (jnp.abs(state.signs) * derivative).reshape(signature.n, -1)
-    kernel = state.gram * (live @ live.T) / state.inputs.m.astype(live.dtype)
-    low, _ = initial.extremes(kernel[None])
-    violation = _first(state.first_violation["E3"], state.step, _kernel_lost(state.inputs, low[0]))
-    return state._replace(
-        lambda_min=jnp.minimum(state.lambda_min, low[0]),
-        first_violation=state.first_violation | {"E3": violation},
-    )
-
-
-def _measure_movement(state: State, moved: jax.Array) -> State:
-    """Compare the movement of each neuron, (branches, p), with the radii of the proof (E2)."""
-    movement = jnp.maximum(state.movement, jnp.max(moved, initial=0.0))
-    state = state._replace(movement=movement)
-    if state.radii is None:
-        return state
-    refined = jnp.asarray(state.refined_movement)
-    share = jnp.where(state.signs == 0, 0, moved / state.radii)
-    allowed = state.initial["radius"] * (1 + EVENT_TOLERANCE[str(movement.dtype)])
-    violation = _first(state.first_violation["E2"], state.step, ~(movement <= allowed))
-    return state._replace(
-        refined_movement=jnp.maximum(refined, jnp.max(share)),
-        first_violation=state.first_violation | {"E2": violation},
-    )
+    state = state._replace(movement=jnp.maximum(state.movement, jnp.max(moved, initial=0.0)))
+    if state.radii is not None:  # those of the certificate, one for each neuron
+        share = jnp.where(state.signs == 0, 0, moved / state.radii)
+        state = state._replace(refined_movement=jnp.maximum(jnp.asarray(state.refined_movement), jnp.max(share)))
+    lambda_min = None
+    if any("kernel" in EVENTS[name].needs for name in signature.events):
+        live = (jnp.abs(state.signs) * derivative).reshape(signature.n, -1)
+        low, _ = initial.extremes((state.gram * (live @ live.T) / state.inputs.m.astype(live.dtype))[None])
+        lambda_min = low[0]
+    return _judge("measure", state, _look(state, state.residual_norm, lambda_min))
 
 
 def _running(state: State) -> jax.Array:
@@ -376,10 +332,9 @@ def _record(state: State) -> dict[str, jax.Array]:
         "initial_residual": state.initial_residual,
         "residual_final": state.residual_norm,
         "max_movement": state.movement,
-        "lambda_min_path": state.lambda_min,
-        "rate_margin": state.rate_margin,
+        **{EVENTS[name].keeps or f"{name}_carry": carry for name, carry in state.carries.items()},
         "curve_step": state.curve_step,
-        "curve": state.curve,
+        "curve_residual": state.curve,
         "curve_length": state.curve_length,
         **{f"{event}_step": step for event, step in state.first_violation.items()},
     }

@@ -1,114 +1,293 @@
-"""What a row says of the events of (C.27): whether each holds, the first violation step, the margin."""
+"""The events of (C.27): what each claims, how it is judged along the path of a run, and what a row says of it.
+
+An event is one record of `EVENTS`; config, programs, columns, summaries and documentation derive from that list.
+This module imports no JAX: functions of arrays use the operators and the namespace of what they are given.
+"""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from expreg import certificate, theory
-from expreg.kinds.network import descent
-from expreg.kinds.network.start import PRECISIONS, Problem
-from expreg.types import Array, Row, Settings, Status
+from expreg.activation import lookup
+from expreg.types import PRECISIONS, Array, Column, Row, Settings, Status
 
+TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
+"""Relative slack of the events (C.27)."""
 RESOLUTION = {"f32": 1e-4, "f64": 1e-12}
 """Where lambda is a smaller share of lambda_max(H^cts), rounding hides how lambda_min(H) compares to it (H.7)."""
+NEVER = -1
+"""The first violation step, in the record of a run, of an event that was never violated."""
 
 
-def is_plain(settings: Settings) -> bool:
-    """Return whether training is gradient descent with one step size, of which the theory speaks."""
-    training = settings.get("training")  # there may be none at all: then nothing is said of it
-    return training is None or bool(
-        training["optimizer"]["name"] == "sgd" and training["step_size"]["schedule"] is None
-    )
+class Look(NamedTuple):
+    """What an event along the path sees of a run at one step: scalars unless a shape is given."""
+
+    step: Array
+    residual: Array  # ||r_t||
+    initial_residual: Array  # r_0, (n,)
+    initial_norm: Array  # ||r_0||
+    eta_scaled: Array
+    inputs: Any  # `descent.Inputs` of the run
+    initial: Mapping[str, Array]  # what is known of the start: lambda_0, radius, ...
+    movement: Array  # max over steps so far and neurons of ||w_r(t) - w_r(0)||, as of the last measurement
+    lambda_min: Array | None = None  # of H(t); at a measurement, and only if an event of the run needs "kernel"
+
+    @property
+    def slack(self) -> float:
+        """Return the relative slack of the run's precision."""
+        return TOLERANCE[str(self.residual.dtype)]
 
 
-def _unknown(settings: Settings, eigenvalues: np.ndarray) -> set[str]:
-    """Return the events that mean nothing in this cell: decided by rounding, about another algorithm, not proved."""
-    resolved = eigenvalues[0] > RESOLUTION[settings["precision"]] * eigenvalues[-1]
-    covered = settings["network"]["activation"] in certificate.COVERED
-    return (
-        (set() if resolved else {"E1m", "E3"})
-        | (set() if is_plain(settings) else {"E0", "E4"})
-        | (set() if covered else {"E2", "Ecert"})
-    )
+class Facts(NamedTuple):
+    """What is known of a finished run on the host."""
+
+    settings: Settings
+    problem: Any  # `start.Problem`: data and spectrum of H^cts
+    record: Mapping[str, Array]  # what the program left
+    tolerance: float = math.nan
+
+    @property
+    def lam(self) -> float:
+        """Return lambda_min(H^cts)."""
+        return float(self.problem.eigenvalues[0])
+
+    @property
+    def real(self) -> type:
+        """Return the number type of the run."""
+        return PRECISIONS[self.settings["precision"]]
 
 
-def margins_at_start(record: Mapping[str, Array], found: Problem) -> dict[str, float]:
-    """Return allowed / measured of the events that need no training: they hold where this is at least 1 (C.27)."""
-    lam = float(found.eigenvalues[0])
-    return {
-        "E1": _ratio(lam / 4, record["frobenius_error"]),
-        "E1s": _ratio(lam / 4, record["spectral_error"]),
-        "E1m": _ratio(record["lambda_0"], 3 / 4 * lam),
-        "Ecert": float(record.get("certificate_margin", math.nan)),
-    }
+def _nothing(look: Look) -> Any:
+    return look.residual.__array_namespace__().zeros_like(look.residual)
 
 
-def margins_on_the_way(record: Mapping[str, Array], found: Problem, tolerance: float) -> dict[str, float]:
-    """Return allowed / measured of the events of training (C.27)."""
-    with np.errstate(over="ignore"):
-        rate = float(np.exp(float(record["rate_margin"]) / 2))
-    return {
-        "E0": _ratio(2, float(record["eta_scaled"]) * float(record["lambda_max_0"])),
-        "E2": _ratio(record.get("radius", math.nan), record["max_movement"]),
-        "E3": _ratio(record["lambda_min_path"], float(found.eigenvalues[0]) / 2),
-        "E4": rate,
-        "E5": _ratio(tolerance, record["residual_final"]),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One event of (C.27).
+
+    - `name`, `title`: the title completes "the probability that ...".
+    - `claim`: exponent of n in the width that the theorem asks for, after the factor log(n / delta); None for none.
+    - `along_path`: whether it is about the whole trajectory; a run that leaves the range of numbers then fails it.
+    - `needs`: what a cell must have for the event to mean anything, else it is null. "training": steps, not only a
+      start; "theory": H^cts; "resolved": a lambda that rounding does not hide; "reach": radii and certificate;
+      "plain": gradient descent with one step size; "tolerance": a tolerance above 0; "kernel": lambda_min(H(t)).
+    - `margin(facts)`: allowed / measured, on the host; the event holds where it is at least 1.
+    - `first(facts, margin)`: first violation step, None where the event holds; by default that of the path, and for
+      an event without one 0 where the margin is below 1.
+
+    Judged along the path, by the program, if `update` is given:
+
+    - `when`: "step", every step t = 0, 1, ...; or "measure", the start and every `measure_every` steps.
+    - `init(look)`: a number to carry along, 0 by default; `update(carry, look)`: the next one, and whether the event
+      is violated at this step. Both are traced by JAX.
+    - `keeps`: the name of the carry in the record. `column`: the column of that name in the rows, if it is one.
+    """
+
+    name: str
+    title: str
+    margin: Callable[[Facts], float]
+    claim: float | None = 2.0
+    along_path: bool = False
+    needs: frozenset[str] = frozenset()
+    first: Callable[[Facts, float], int | None] | None = None
+    when: str = "step"
+    init: Callable[[Look], Array] = _nothing
+    update: Callable[[Array, Look], tuple[Array, Array]] | None = None
+    keeps: str | None = None
+    column: Column | None = None
+
+    def violation(self, facts: Facts, margin: float) -> int | None:
+        """Return the first violation step of a finished run, None where the event holds."""
+        if self.first is not None:
+            return self.first(facts, margin)
+        if self.update is None:
+            return None if margin * (1 + TOLERANCE[np.dtype(facts.real).name]) >= 1 else 0
+        step = int(facts.record[f"{self.name}_step"])
+        return None if step == NEVER else step
 
 
 def _ratio(allowed: Any, measured: Any) -> float:
     return float(allowed) / float(measured) if measured else math.inf
 
 
-def violations_at_start(
-    record: Mapping[str, Array], margins: Mapping[str, float], precision: str
-) -> dict[str, int | None]:
-    """Return 0 for the events that do not hold at the start, None for those that do."""
-    slack = descent.EVENT_TOLERANCE[np.dtype(PRECISIONS[precision]).name]
-    holds = {event: margins[event] * (1 + slack) >= 1 for event in ("E1", "E1s", "E1m")}
-    holds["Ecert"] = bool(record.get("certified", False))
-    return {event: None if held else 0 for event, held in holds.items()}
+# --- the events
 
 
-def violations_on_the_way(
-    record: Mapping[str, Array], margins: Mapping[str, float], precision: str
-) -> dict[str, int | None]:
-    """Return the first violation step of each event of training, None where it holds.
+def _unstable(facts: Facts, margin: float) -> int | None:
+    """At 2 the error neither grows nor falls; which side of it a rounded product lies on means nothing."""
+    return None if margin * (1 - 4 * float(np.finfo(facts.real).eps)) > 1 else 0
 
-    E5: training stops when ||r_t|| <= eps for the first time, so the budget T of a run that succeeds is that t.
+
+def _left(carry: Array, look: Look) -> tuple[Array, Array]:
+    return carry, ~(look.movement <= look.initial["radius"] * (1 + look.slack))
+
+
+def _kernel_lost(carry: Array, look: Look) -> tuple[Array, Array]:
+    """Follow min_t lambda_min(H(t)); below lambda/2 E3 is violated."""
+    lambda_min: Any = look.lambda_min
+    xp = lambda_min.__array_namespace__()
+    return xp.minimum(carry, lambda_min), ~(lambda_min >= look.inputs.lambda_cts / 2 * (1 - look.slack))
+
+
+def _rate_lost(carry: Array, look: Look) -> tuple[Array, Array]:
+    """Follow min_t log((1 - m eta kappa^2 lambda/2)^t ||r_0||^2 / ||r_t||^2), t >= 1; below 0 E4 is violated.
+
+    Where the step is so large that the factor is not positive, the rate asks for r_1 = 0.
     """
-    # at 2 the error neither grows nor falls; which side of it a rounded product lies on means nothing
-    stable = margins["E0"] * (1 - 4 * float(np.finfo(PRECISIONS[precision]).eps)) > 1
-    first: dict[str, int | None] = {"E0": None if stable else 0}
-    for event in ("E2", "E3", "E4"):
-        step = int(record[f"{event}_step"])
-        first[event] = None if step == descent.NEVER else step
-    converged = int(record["status"]) == Status.converged
-    return first | {"E5": None if converged else int(record["steps"])}
+    xp = look.residual.__array_namespace__()
+    decrease = xp.clip(look.eta_scaled * look.inputs.lambda_cts / 2, 0, 1)
+    fall = xp.where(look.step > 0, look.step * xp.log1p(-decrease), 0)
+    margin = fall + 2 * xp.log(look.initial_norm) - 2 * xp.log(look.residual)
+    margin = xp.where(look.residual == 0, math.inf, margin)  # nothing is left to fall, not even where r_0 = 0
+    return xp.where(look.step > 0, xp.minimum(carry, margin), carry), ~(margin >= -look.slack)
 
 
-def columns(settings: Settings, found: Problem, margins: Mapping[str, float], first: Mapping[str, int | None]) -> Row:
-    """Return of every measured event whether it holds, first violation step and margin; None if meaningless."""
-    unknown, row = _unknown(settings, found.eigenvalues), Row()
-    for event in settings["measure"]:
-        known = event not in unknown
-        row[event] = first[event] is None if known else None
-        row[f"{event}_step"] = first[event] if known else None
-        row[f"{event}_margin"] = _finite(margins[event]) if known else None
-    return row
+def _rate_margin(facts: Facts) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.exp(float(facts.record["rate_margin"]) / 2))
 
 
-def _finite(value: Any) -> float | None:
+def _not_converged(facts: Facts, _: float) -> int | None:
+    """Training stops when ||r_t|| <= eps for the first time, so the budget T of a run that succeeds is that t."""
+    return None if int(facts.record["status"]) == Status.converged else int(facts.record["steps"])
+
+
+_LIST = (
+    Event(
+        name="E0",
+        title="the step size is stable at initialisation",
+        claim=None,
+        needs=frozenset({"training", "plain"}),
+        margin=lambda facts: _ratio(2, float(facts.record["eta_scaled"]) * float(facts.record["lambda_max_0"])),
+        first=_unstable,
+    ),
+    Event(
+        name="E1",
+        title="the initial Gram matrix is within lambda/4 in Frobenius norm",
+        needs=frozenset({"theory"}),
+        margin=lambda facts: _ratio(facts.lam / 4, facts.record["frobenius_error"]),
+    ),
+    Event(
+        name="E1s",
+        title="the initial Gram matrix is within lambda/4 in spectral norm",
+        needs=frozenset({"theory"}),
+        margin=lambda facts: _ratio(facts.lam / 4, facts.record["spectral_error"]),
+    ),
+    Event(
+        name="E1m",
+        title="the initial smallest eigenvalue is at least 3/4 lambda",
+        needs=frozenset({"theory", "resolved"}),
+        margin=lambda facts: _ratio(facts.record["lambda_0"], 3 / 4 * facts.lam),
+    ),
+    Event(
+        name="E2",
+        title="no weight leaves the radius of the proof",
+        along_path=True,
+        needs=frozenset({"training", "reach"}),
+        margin=lambda facts: _ratio(facts.record["radius"], facts.record["max_movement"]),
+        when="measure",
+        update=_left,
+    ),
+    Event(
+        name="E3",
+        title="the smallest eigenvalue stays at least lambda/2",
+        along_path=True,
+        needs=frozenset({"training", "kernel", "theory", "resolved"}),
+        margin=lambda facts: _ratio(facts.record["lambda_min_path"], facts.lam / 2),
+        when="measure",
+        init=lambda look: look.initial["lambda_0"],
+        update=_kernel_lost,
+        keeps="lambda_min_path",
+        column=Column("lambda_min_path", "float64", "smallest lambda_min(H(t)) at the measured steps; null without E3"),
+    ),
+    Event(
+        name="E4",
+        title="the residual stays below the linear rate of the proof",
+        along_path=True,
+        needs=frozenset({"training", "plain", "theory"}),
+        margin=_rate_margin,
+        init=lambda look: look.residual.__array_namespace__().full_like(look.residual, math.inf),
+        update=_rate_lost,
+        keeps="rate_margin",
+    ),
+    Event(
+        name="E5",
+        title="gradient descent converges",
+        along_path=True,
+        needs=frozenset({"training", "tolerance"}),
+        margin=lambda facts: _ratio(facts.tolerance, facts.record["residual_final"]),
+        first=_not_converged,
+    ),
+    Event(
+        name="Ecert",
+        title="the refined certificate holds",
+        needs=frozenset({"reach"}),
+        margin=lambda facts: float(facts.record["certificate_margin"]),
+        first=lambda facts, _: None if facts.record["certified"] else 0,
+    ),
+)
+EVENTS: dict[str, Event] = {event.name: event for event in _LIST}
+"""Every event by name, in the order of configs and pages; `expreg.register` adds to it."""
+
+
+# --- which of them a cell is judged by, and what its row says
+
+
+def at_start() -> list[str]:
+    """Return the events that need no training."""
+    return [name for name, event in EVENTS.items() if "training" not in event.needs]
+
+
+def is_plain(settings: Settings) -> bool:
+    """Return whether training is gradient descent with one step size, of which the theory speaks."""
+    training = settings["training"]
+    return bool(training["optimizer"]["name"] == "sgd" and training["step_size"]["schedule"] is None)
+
+
+def judged(settings: Settings) -> list[str]:
+    """Return the measured events that mean something in a cell, before its spectrum is known."""
+    activation, training = lookup(settings["network"]["activation"]), settings.get("training")
+    has = {
+        "theory": activation.expectation is not None,
+        "reach": activation.exponential and activation.expectation is not None,
+        "training": training is not None,
+        "kernel": training is not None,
+        "plain": training is not None and is_plain(settings),
+        "tolerance": training is not None and training["tolerance"] > 0,
+        "resolved": True,
+    }
+    return [name for name in settings["measure"] if all(has[need] for need in EVENTS[name].needs)]
+
+
+def row(facts: Facts) -> Row:
+    """Return of every measured event whether it holds, first violation step and margin; None if meaningless.
+
+    Null is what speaks of another algorithm, what theory does not know or prove, and what rounding decides.
+    """
+    settings, eigenvalues = facts.settings, facts.problem.eigenvalues
+    hidden = eigenvalues is not None and not eigenvalues[0] > RESOLUTION[settings["precision"]] * eigenvalues[-1]
+    known = [name for name in judged(settings) if not (hidden and "resolved" in EVENTS[name].needs)]
+    found = Row()
+    for name in settings["measure"]:
+        margin = EVENTS[name].margin(facts) if name in known else math.nan
+        first = EVENTS[name].violation(facts, margin) if name in known else None
+        found[name] = first is None if name in known else None
+        found[f"{name}_step"], found[f"{name}_margin"] = first, finite(margin)
+    return found
+
+
+def carried(facts: Facts) -> Row:
+    """Return the columns that events carry along the path; None where they were not measured."""
+    return {
+        event.column.name: float(facts.record[event.column.name]) if event.column.name in facts.record else None
+        for event in EVENTS.values()
+        if event.column is not None
+    }
+
+
+def finite(value: Any) -> float | None:
+    """Return a number, None where it is not finite."""
     return float(value) if math.isfinite(value) else None
-
-
-def reach(record: Mapping[str, Array], found: Problem) -> Row:
-    """Return the radii of the proof, the certificate and the lazy movement; None where they are undefined."""
-    names = ("radius", "refined_movement", "eta_certified", "movement_linearised")
-    if "radius" not in record:
-        return dict.fromkeys((*names, "radius_frobenius"))
-    scaled = float(found.eigenvalues[0]) / found.length**2
-    frobenius = theory.radius_frobenius(scaled, len(found.y), float(record["largest"])) / found.length
-    return {name: _finite(record.get(name, math.nan)) for name in names} | {"radius_frobenius": _finite(frobenius)}

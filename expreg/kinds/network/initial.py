@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from expreg import certificate, ntk, theory
 from expreg.activation import ACTIVATIONS
+from expreg.network import neurons
 
 
 class Kernel(NamedTuple):
@@ -20,8 +21,8 @@ class Kernel(NamedTuple):
     matrix: jax.Array  # (n, n)
     lambda_0: jax.Array
     lambda_max_0: jax.Array
-    frobenius_error: jax.Array
-    spectral_error: jax.Array
+    frobenius_error: jax.Array | None  # None where H^cts is not known
+    spectral_error: jax.Array | None
 
 
 class Reach(NamedTuple):
@@ -36,11 +37,39 @@ class Reach(NamedTuple):
     movement_linearised: jax.Array  # max_r of (B.24) at r_t = 0
 
 
-def norm(v: jax.Array) -> jax.Array:
-    """Return the Euclidean norm of a vector; scaled, so that no square overflows or vanishes."""
-    largest = jnp.max(jnp.abs(v))
-    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return unit * jnp.sqrt(jnp.sum((v / unit) ** 2))
+class Drawn(NamedTuple):
+    """The neurons of one lane and what the network makes of the points; neurons beyond the width are masked."""
+
+    weights: jax.Array  # (d, p) float32
+    live: jax.Array  # (p,) whether a column is within the width
+    z0: jax.Array  # (n, p) pre-activations
+    signs: jax.Array  # (branches, p), 0 where masked
+    residual: jax.Array  # (n,) f(0) - y
+
+
+def draw(static: Any, inputs: Any) -> Drawn:
+    """Draw the neurons of one lane; `static` and `inputs` are the signature and inputs of any program of networks."""
+    dtype = jnp.dtype(static.dtype)
+    weights, signs = neurons(jax.random.wrap_key_data(inputs.key), static.neurons, static.d)
+    live = jnp.arange(static.neurons) < inputs.m // static.branches
+    z0 = inputs.X @ weights.astype(dtype)
+    masked = jnp.where(live, signs, 0).astype(dtype)
+    branches = jnp.stack([masked, -masked][: static.branches])
+    residual = inputs.scale * (ACTIVATIONS[static.activation].value(z0) @ branches.sum(0)) - inputs.y
+    return Drawn(weights, live, z0, branches, residual)
+
+
+def measure(static: Any, inputs: Any, drawn: Drawn) -> tuple[dict[str, jax.Array], jax.Array | None]:
+    """Return what is known of the start (scalars), and the radii R_r of (C.22) if they are asked for."""
+    count = drawn.live * static.branches
+    start = kernel(inputs.X, drawn.z0, count, static.activation)
+    found = {name: value for name, value in start._asdict().items() if name != "matrix" and value is not None}
+    if not static.reach:
+        return found, None
+    constants = {"lambda_cts": inputs.lambda_cts, "gram_norm": inputs.gram_norm, "scale": inputs.scale}
+    at = (inputs.X, drawn.z0, count, drawn.residual, start)
+    found |= reach(*at, activation=static.activation, **constants)._asdict()
+    return found, found.pop("radii")
 
 
 def extremes(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -54,11 +83,15 @@ def kernel(X: jax.Array, z0: jax.Array, count: jax.Array, activation: str) -> Ke
     X, z0, count = (array.astype(jnp.float64) for array in (X, z0, count))
     gram = X @ X.T
     squares = jnp.diag(gram)
-    derivative = ACTIVATIONS[activation].derivative(z0)
+    phi = ACTIVATIONS[activation]
+    derivative = phi.derivative(z0)
     H = gram * ((derivative * count) @ derivative.T) / jnp.sum(count)
-    error = H - gram * ACTIVATIONS[activation].expectation(gram, squares[:, None], squares[None, :])
+    if phi.expectation is None:
+        low, high = extremes(H[None])
+        return Kernel(H, low[0], high[0], None, None)
+    error = H - gram * phi.expectation(gram, squares[:, None], squares[None, :])
     low, high = extremes(jnp.stack([H, error]))
-    return Kernel(H, low[0], high[0], norm(error.ravel()), jnp.maximum(jnp.abs(low[1]), jnp.abs(high[1])))
+    return Kernel(H, low[0], high[0], ntk.norm(error.ravel()), jnp.maximum(jnp.abs(low[1]), jnp.abs(high[1])))
 
 
 def reach(
@@ -73,14 +106,15 @@ def reach(
     lambda_cts: Any,
     gram_norm: Any,
 ) -> Reach:
-    """Measure the radii of the proof and the certificate at the start, for exp, cosh and sinh.
+    """Measure the radii of the proof and the certificate at the start, where phi'' = phi.
 
     `residual` = f(0) - y, (n,); `lambda_cts` = lambda_min(H^cts); `gram_norm` = ||X||^2, spectral. Radii are of
     ||w_r - w_r(0)||: those of (C.9), (C.22) for ||x_i|| <= 1, divided by max ||x_i||.
     """
     X, z0, count, residual = (array.astype(jnp.float64) for array in (X, z0, count, residual))
     length = jnp.sqrt(jnp.max(jnp.sum(X**2, axis=1)))
-    envelope = jnp.exp(z0) if activation == "exp" else jnp.cosh(z0)
+    phi = ACTIVATIONS[activation]
+    envelope = jnp.maximum(jnp.abs(phi.value(z0)), jnp.abs(phi.derivative(z0)))
     h_bar = jnp.max(envelope**2 @ count) / jnp.sum(count)
     drop = theory.ROOT_DROP * jnp.sqrt(jnp.maximum(lambda_cts, 0) / (gram_norm * h_bar))
     spectra = certificate.Spectra(start.lambda_0, start.lambda_max_0, gram_norm)
@@ -92,26 +126,17 @@ def reach(
         eta_certified=found.eta,
         certificate_margin=jnp.minimum(found.movement_margin, found.kernel_margin),
         radii=found.radius,
-        movement_linearised=_lazy(X, z0, count, residual, start, activation=activation, scale=scale),
+        movement_linearised=_lazy(X, phi.derivative(z0), count, residual, start, scale),
     )
 
 
-def _lazy(
-    X: jax.Array,
-    z0: jax.Array,
-    count: jax.Array,
-    residual: jax.Array,
-    start: Kernel,
-    *,
-    activation: str,
-    scale: Any,
-) -> jax.Array:
+def _lazy(X: jax.Array, D: jax.Array, count: jax.Array, residual: jax.Array, start: Kernel, scale: Any) -> jax.Array:
     """Return max_r ||w_r - w_r(0)|| of linearised training to r_t = 0 (B.24); nan where H(0) is singular.
 
     Conjugate gradients solve H(0) h = r_0: a second LAPACK routine beside the eigenvalues could block it.
     """
     solved, _ = jax.scipy.sparse.linalg.cg(start.matrix, residual, tol=1e-10, maxiter=4 * len(residual))
-    pulled = ACTIVATIONS[activation].derivative(z0) * solved[:, None]
+    pulled = D * solved[:, None]
     squares = jnp.sum(pulled * ((X @ X.T) @ pulled), axis=0)
     largest = jnp.sqrt(jnp.max(jnp.where(count > 0, squares, 0))) / (jnp.abs(scale) * jnp.sum(count))
     return jnp.where(start.lambda_0 > 1e-10 * start.lambda_max_0, largest, jnp.nan)

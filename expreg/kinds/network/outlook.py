@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from expreg import theory
+from expreg.activation import lookup
 from expreg.core.stats import power
 from expreg.kinds.network.start import problem
 from expreg.types import Settings
@@ -19,8 +20,6 @@ MOST_N = 8
 MOST_REGIMES = 6
 LARGEST_N = 512
 """Above it the spectrum of H^cts takes too long for a plan."""
-FROM_THE_THEOREM = ("exp", "cosh", "sinh")
-"""For cosh and sinh the arguments hold with the envelope cosh(z) <= e^|z| in place of the derivative."""
 _COLUMNS = {
     "n": "n",
     "d": "d",
@@ -123,12 +122,13 @@ def _thinned(values: Sequence[int]) -> set[int]:
 def _row(settings: Settings, delta: float) -> dict[str, Any]:
     found = problem(settings)
     n, d, network = settings["data"]["n"], settings["data"]["d"], settings["network"]
-    lam, label_norm = float(found.eigenvalues[0]), float(np.linalg.norm(found.y))
+    (lam, highest), label_norm = found.extremes, float(np.linalg.norm(found.y))
     s_x = float(np.linalg.norm(found.X, 2))
     row = {"n": n, "d": d, "lambda": lam, "spectral_norm": s_x, "label_norm": label_norm}
     names = [name for name in _COLUMNS if name not in row]
-    sound = lam > 1e-12 * found.eigenvalues[-1] and network["activation"] in FROM_THE_THEOREM
-    numbers = _asked(settings, lam, s_x, label_norm, delta) if sound else {}
+    # for cosh and sinh the arguments hold with the envelope cosh(z) <= e^|z| in place of the derivative
+    proved = lookup(network["activation"]).exponential and lam and highest and lam > 1e-12 * highest
+    numbers = _asked(settings, lam or 0.0, s_x, label_norm, delta) if proved else {}
     return row | {name: _finite(numbers.get(name)) for name in names}
 
 

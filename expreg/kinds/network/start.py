@@ -1,4 +1,7 @@
-"""What a network cell starts from: points, labels, the spectrum of H^cts, the neurons, and how wide its program is."""
+"""What a network cell starts from: points, labels, the spectrum of H^cts, the neurons, and how wide its program is.
+
+Where the theory of its activation is unknown, so is everything about H^cts: None on the host, nan in a program.
+"""
 
 import json
 import math
@@ -9,11 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from expreg import data, ntk
+from expreg import data, ntk, theory
+from expreg.activation import lookup
+from expreg.kinds.network import events
 from expreg.network import initialise
-from expreg.types import Array, Row, Settings
+from expreg.types import PRECISIONS, Array, Row, Settings
 
-PRECISIONS: dict[str, type[np.float32] | type[np.float64]] = {"f32": np.float32, "f64": np.float64}
 BRANCHES = {"coupled": 2, "iid": 1}
 SMALLEST_PROGRAM = 8192
 """Elements n x m below which a wider bucket costs less than compiling another program."""
@@ -25,15 +29,21 @@ class Problem(NamedTuple):
     X: np.ndarray  # (n, d) float64
     y: np.ndarray  # (n,) float64
     key: np.ndarray  # (2,) uint32, of the neuron stream
-    modes: ntk.Modes  # of H^cts
+    modes: ntk.Modes | None  # of H^cts
     gram_norm: float  # ||X||^2, spectral
     length: float  # max ||x_i||
-    error: float  # m E ||H(0) - H^cts||_F^2 (B.11) of independent neurons
+    error: float | None  # m E ||H(0) - H^cts||_F^2 (B.11) of independent neurons
 
     @property
-    def eigenvalues(self) -> np.ndarray:
+    def eigenvalues(self) -> np.ndarray | None:
         """Return the eigenvalues of H^cts, ascending."""
-        return self.modes.values
+        return None if self.modes is None else self.modes.values
+
+    @property
+    def extremes(self) -> tuple[float | None, float | None]:
+        """Return the smallest and the largest eigenvalue of H^cts."""
+        values = self.eigenvalues
+        return (None, None) if values is None else (float(values[0]), float(values[-1]))
 
 
 @jax.jit
@@ -49,15 +59,18 @@ def _keys(seed: Array, replicate: Array, n: Array, d: Array) -> Array:
 def _problem(data_text: str, activation: str, seed: int, replicate: int) -> Problem:
     settings = json.loads(data_text)
     points, labels, neurons = np.asarray(_keys(seed, replicate, settings["n"], settings["d"]))
+    phi = lookup(activation)
     X, y = data.make(settings, jax.random.wrap_key_data(points), jax.random.wrap_key_data(labels))
     return Problem(
-        X,
-        y,
-        neurons,
-        ntk.modes(ntk.infinite(X, activation=activation)),
+        X=X,
+        y=y,
+        key=neurons,
+        modes=None if phi.expectation is None else ntk.modes(ntk.infinite(X, activation=activation)),
         gram_norm=float(np.linalg.norm(X, 2)) ** 2,
         length=float(np.linalg.norm(X, axis=1).max()),
-        error=float(ntk.expected_squared_error(X, 1, init="iid", activation=activation)),
+        error=None
+        if phi.variance is None
+        else float(ntk.expected_squared_error(X, 1, init="iid", activation=activation)),
     )
 
 
@@ -77,23 +90,50 @@ def bucket(m: int, n: int, *, base: int = 2) -> int:
     return int(1 << each * -(-power // each))
 
 
+def shape(settings: Settings, *, base: int = 2) -> dict[str, Any]:
+    """Return what is static in every program of networks: sizes, number type, and whether the radii are measured."""
+    network, n = settings["network"], settings["data"]["n"]
+    branches = BRANCHES[network["init"]]
+    return {
+        "n": n,
+        "d": settings["data"]["d"],
+        "neurons": bucket(network["m"], n, base=base) // branches,
+        "branches": branches,
+        "activation": network["activation"],
+        "dtype": np.dtype(PRECISIONS[settings["precision"]]).name,
+        "reach": any("reach" in events.EVENTS[name].needs for name in events.judged(settings)),
+    }
+
+
+def arrays(settings: Settings) -> dict[str, Array]:
+    """Return what every program of networks starts from, in the cell's precision."""
+    found, real = problem(settings), PRECISIONS[settings["precision"]]
+    lam, _ = found.extremes
+    return {
+        "X": found.X.astype(real),
+        "y": found.y.astype(real),
+        "key": found.key,
+        "m": np.int32(settings["network"]["m"]),
+        "scale": real(settings["network"]["scale"]),
+        "lambda_cts": real(math.nan if lam is None else lam),
+        "gram_norm": real(found.gram_norm),
+    }
+
+
 def inputs(settings: Settings) -> dict[str, Array]:
     """Return the arrays that the cell starts from: X (n, d), y (n,), W (d, m), a (m,)."""
     found, network = problem(settings), settings["network"]
+    key = jax.random.wrap_key_data(jax.numpy.asarray(found.key))
+    W, a = initialise(key, network["m"], settings["data"]["d"], init=network["init"])
     real = PRECISIONS[settings["precision"]]
-    W, a = initialise(
-        jax.random.wrap_key_data(jax.numpy.asarray(found.key)),
-        network["m"],
-        settings["data"]["d"],
-        init=network["init"],
-    )
-    arrays = {"X": found.X, "y": found.y, "W": W, "a": a}
-    return {name: np.asarray(value).astype(real) for name, value in arrays.items()}
+    return {name: np.asarray(v).astype(real) for name, v in {"X": found.X, "y": found.y, "W": W, "a": a}.items()}
 
 
-def identity(settings: Settings, found: Problem) -> Row:
-    """Return the columns that say what a cell is: its sizes, its data and their spectrum."""
-    network = settings["network"]
+def row(facts: events.Facts) -> Row:
+    """Return the columns that every network has: its sizes, its data and their spectrum, its start, its events."""
+    settings, found, record = facts.settings, facts.problem, facts.record
+    network, (lowest, highest) = settings["network"], found.extremes
+    branches = BRANCHES[network["init"]]
     return {
         "n": settings["data"]["n"],
         "d": settings["data"]["d"],
@@ -103,11 +143,14 @@ def identity(settings: Settings, found: Problem) -> Row:
         "scale": float(network["scale"]),
         "data": settings["data"]["kind"],
         "labels": settings["data"]["labels"]["kind"],
-        "lambda_cts": float(found.eigenvalues[0]),
-        "lambda_max_cts": float(found.eigenvalues[-1]),
+        "lambda_cts": lowest,
+        "lambda_max_cts": highest,
         "gram_norm": found.gram_norm,
-        "frobenius_expected": math.sqrt(found.error * BRANCHES[network["init"]] / network["m"]),
+        "frobenius_expected": None if found.error is None else math.sqrt(found.error * branches / network["m"]),
         "label_norm": float(np.linalg.norm(found.y)),
+        **{name: float(record[name]) if name in record else None for name in START},
+        **_reach(record, found),
+        **events.row(facts),
     }
 
 
@@ -117,3 +160,17 @@ def certify(settings: Settings, arrays: Mapping[str, Array], refined: bool) -> A
 
     network = settings["network"]
     return certificate(**arrays, activation=network["activation"], scale=network["scale"], refined=refined)
+
+
+START = ("lambda_0", "lambda_max_0", "frobenius_error", "spectral_error")
+
+
+def _reach(record: Mapping[str, Array], found: Problem) -> Row:
+    """Return the radii of the proof, the certificate and the lazy movement; None where they are undefined."""
+    names = ("radius", "refined_movement", "eta_certified", "movement_linearised")
+    lam, _ = found.extremes
+    if "radius" not in record or lam is None:
+        return dict.fromkeys((*names, "radius_frobenius"))
+    frobenius = theory.radius_frobenius(lam / found.length**2, len(found.y), float(record["largest"])) / found.length
+    row = {name: events.finite(record.get(name, math.nan)) for name in names}
+    return row | {"radius_frobenius": events.finite(frobenius)}

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from expreg.kinds.network import events
 from expreg.types import FAILED
 
 Floats = NDArray[np.float64]
@@ -34,15 +35,7 @@ class Criterion(NamedTuple):
 
 
 CRITERIA = (
-    Criterion("E0", "the step size is stable at initialisation", None, along_path=False),
-    Criterion("E1", "the initial Gram matrix is within lambda/4 in Frobenius norm", 2.0, along_path=False),
-    Criterion("E1s", "the initial Gram matrix is within lambda/4 in spectral norm", 2.0, along_path=False),
-    Criterion("E1m", "the initial smallest eigenvalue is at least 3/4 lambda", 2.0, along_path=False),
-    Criterion("E2", "no weight leaves the radius of the proof", 2.0, along_path=True),
-    Criterion("E3", "the smallest eigenvalue stays at least lambda/2", 2.0, along_path=True),
-    Criterion("E4", "the residual stays below the linear rate of the proof", 2.0, along_path=True),
-    Criterion("E5", "gradient descent converges", 2.0, along_path=True),
-    Criterion("Ecert", "the refined certificate holds", 2.0, along_path=False),
+    *(Criterion(event.name, event.title, event.claim, along_path=event.along_path) for event in events.EVENTS.values()),
     Criterion("movement", "no weight moves further than lambda/(2 e^2 n)", 2.0, along_path=True),
     Criterion("movement_frobenius", "no weight leaves the radius of the Frobenius argument", None, along_path=True),
     Criterion("movement_refined", "each weight stays within its own radius of the certificate", None, along_path=True),
@@ -64,7 +57,7 @@ _AT_MOST: dict[str, tuple[str, Callable[[pd.DataFrame], Any]]] = {
     "movement_refined": ("refined_movement", lambda rows: np.ones(len(rows))),  # in units of the radii (C.22)
     "movement_linearised": ("movement_linearised", _proof_radius),  # (B.24)
 }
-EVENTS = tuple(criterion.name for criterion in CRITERIA if criterion.name not in _AT_MOST)
+EVENTS = tuple(events.EVENTS)
 _NUMBERS = (
     *("n", "m", "d", "eta", "scale", "steps", "tolerance", "lambda_cts", "lambda_max_cts", "label_norm", "gram_norm"),
     *("max_movement", "refined_movement", "movement_linearised", "radius", "radius_frobenius"),
