@@ -268,9 +268,9 @@ def bench(
     regression: twelve problems, verified by a judge that belongs to no solver. scaling: seconds per step against
     the number of non-zeros. Progress goes to standard error.
     """
-    from expreg import commands
+    from expreg import benchmark, commands
 
-    found, text = commands.bench(suite, quick=quick, limit=limit, only=only, say=_complain)
+    found, text = benchmark.bench(suite, quick=quick, limit=limit, only=only, say=_complain)
     _say(commands.document(found) if as_json else text)
 
 

@@ -17,7 +17,6 @@ from expreg.errors import InputError, Problem
 SHOWN = 12
 """Entries of x that a terminal shows; --out and --json have all of them."""
 OUTPUTS = (".npy", ".npz", ".csv")
-SUITES = ("regression", "scaling")
 
 
 def solve_files(
@@ -109,26 +108,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     return value
-
-
-def bench(
-    suite: str, *, quick: bool, limit: float | None, only: str | None, say: Callable[[str], None]
-) -> tuple[dict[str, Any], str]:
-    """Run a suite of the benchmark; return its document and its table. Progress goes to `say`. Raises InputError."""
-    from expreg.benchmark import scaling
-    from expreg.benchmark import suite as regression
-    from expreg.benchmark.problems import CASES
-    from expreg.solver import solve
-
-    if suite not in SUITES:
-        message = f"got {suite!r}, expected one of {', '.join(SUITES)}"
-        raise InputError(Problem("E-ENUM", message, key="SUITE"))
-    if suite == "scaling":
-        found = scaling.run(solve, quick=quick, say=say)
-        return found, scaling.text(found)
-    names = [name for name in CASES if only is None or only in name]
-    if not names:
-        message = f"got {only!r}, expected part of the name of a problem: {'; '.join(CASES)}"
-        raise InputError(Problem("E-ENUM", message, key="--only"))
-    found = regression.run(solve, names, quick=quick, limit=limit, say=say)
-    return found, regression.text(found)

@@ -10,14 +10,11 @@ Every function is pure and unbatched; NumPy or JAX arrays, `jit` and `vmap` comp
 (arXiv:2305.00660) and its companions a context is a change of the matrix A.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from expreg import residual
-
-Array = Any  # a numpy.ndarray, a jax.Array or a tracer
-
-CURVATURE = {"exp": 5 / 4, "cosh": 9 / 4}
-"""Bounds of the norm of the z-Hessian of the softmax loss (E.45)."""
+from expreg.activation import ACTIVATIONS
+from expreg.types import Array
 
 
 class Attention(NamedTuple):
@@ -39,10 +36,14 @@ def attention(z: Array, present: Array, activation: str = "exp") -> Attention:
 def descent_step(A: Array, at: Attention, wanted: Array, norm: Array, activation: str = "exp") -> Array:
     """Return dx (d,) of one step of gradient descent that is asked to move f by `wanted` (n,) (E.7).
 
-    The step size is 1 / (curvature ||A||^2) with the bound of (E.45); `norm` is ||A|| or more.
+    The step size is 1 / (curvature ||A||^2) with the bound of (E.45); `norm` is ||A|| or more. Raises ValueError for
+    an activation without such a bound.
     """
+    bound = ACTIVATIONS[activation].softmax_curvature
+    if bound is None:
+        raise ValueError(f"activation: got {activation!r}, whose softmax loss has no bounded curvature (E.45)")
     change = wanted - at.f @ wanted
-    return (at.w * change) @ A / (CURVATURE[activation] * norm * norm)
+    return (at.w * change) @ A / (bound * norm * norm)
 
 
 def newton_step(A: Array, at: Attention, wanted: Array, damping: float) -> Array:

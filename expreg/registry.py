@@ -26,7 +26,8 @@ _LISTS: Mapping[str, tuple[str, str]] = {
     "expreg.data.kinds:DataKind": ("expreg.data.kinds:DATA", "expreg.data.kinds:check_record"),
     "expreg.data.kinds:LabelKind": ("expreg.data.kinds:LABELS", "expreg.data.kinds:check_record"),
     "expreg.residual:Loss": ("expreg.residual:LOSSES", "expreg.residual:check"),
-    "expreg.solver.method:Solver": ("expreg.solver.method:SOLVERS", "expreg.solver.method:check"),
+    "expreg.solver.records:Solver": ("expreg.solver.records:SOLVERS", "expreg.solver.records:check"),
+    "expreg.solver.records:Sketch": ("expreg.solver.records:SKETCHES", "expreg.solver.records:check"),
 }
 """By type of record: its list, and the function that returns what a tiny probe finds wrong with one, in lines."""
 _FUNCTIONS = frozenset(

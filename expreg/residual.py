@@ -6,20 +6,20 @@ alpha = <u, 1>, P = I - b 1^T and Gam = P^T P, the losses are (E.2), (E.44)
     exponential  1/2 ||u - b||^2             softmax     1/2 ||u / alpha - b||^2
     rescaled     1/2 ||u - alpha b||^2       projective  1/2 ||P u||^2 / ||u||^2
 
-Nothing n x n is ever formed: the curvature is a diagonal plus rank at most 4. Everything is computed from
-u e^{-s} and v e^{-s} (E.30)-(E.32), so only the common factor e^{2s} of the exponential and the rescaled loss
-can overflow. `terms` keeps it apart as `log_scale`; `loss_value`, `gradient` and `curvature` multiply it in
-and are infinite where the true value exceeds the range of the dtype (|z| > 355 in float64, (E.34)).
+and `LOSSES` is their list: one record each, which says all that the package asks of a loss. Nothing n x n is ever
+formed: the curvature is a diagonal plus rank at most 4. Everything is computed from u e^{-s} and v e^{-s}
+(E.30)-(E.32), so only the common factor e^{2s} of the exponential and the rescaled loss can overflow. `terms` keeps
+it apart as `log_scale`; `loss_value`, `gradient` and `curvature` multiply it in and are infinite where the true
+value exceeds the range of the dtype (|z| > 355 in float64, (E.34)).
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-Array = Any  # a numpy.ndarray, a jax.Array or a tracer
-
-ACTIVATIONS = ("exp", "cosh", "sinh")
-LOSSES = ("exponential", "softmax", "rescaled", "projective")
+from expreg.activation import ACTIVATIONS, Activation
+from expreg.types import Array
 
 
 class Terms(NamedTuple):
@@ -27,8 +27,8 @@ class Terms(NamedTuple):
 
     - `log_scale`: 2 s for the exponential and the rescaled loss, 0 otherwise.
     - `u`, `v` (n,): activation and derivative, divided by e^s, alpha or ||u||: what the loss asks for.
-    - `r` (n,): the residual; `c` (n,): the gradient with respect to u, so that the z-gradient is v c.
-    - `b` (n,): the target as given.
+    - `r` (n,): the residual, u minus its target; `c` (n,): the gradient with respect to u; the z-gradient is v c.
+    - `b` (n,): the target as given. `w` (n,): phi'' divided as u is; None where phi'' = phi.
     """
 
     log_scale: Array
@@ -37,6 +37,7 @@ class Terms(NamedTuple):
     r: Array
     c: Array
     b: Array
+    w: Array | None = None
 
 
 class Curvature(NamedTuple):
@@ -55,22 +56,46 @@ class Jacobian(NamedTuple):
     M: Array
 
 
+class Loss(NamedTuple):
+    """One loss; its entry in `LOSSES` is all the package knows of it.
+
+    - `terms(z, b, u, v, s)`: the `Terms` for phi(z) = e^s u, phi'(z) = e^s v.
+    - `curvature(at, exact)`: e^{-log_scale} times the z-Hessian, or with `exact` False the Gauss-Newton matrix.
+    - `jacobian(at)`: dr/dz as a `Jacobian`.
+    - `relative`: whether b is compared with multiples of u, so that the scale of u is free and <b, 1> should be 1.
+    - `rows_power`: the power of n by which the loss grows when the rows are repeated.
+    - `stand_in`: for a loss that vanishes without a fit, the name of the one by which starts are compared.
+    - `bounded`: whether its z-curvature is bounded, so that it never overflows.
+    - `floor(b, activation, rho)`: what -lambda_min of its z-Hessian is at most, (n,), None where nothing is known;
+      `boxed`: whether that holds on a box max |z| <= rho only.
+    """
+
+    name: str
+    terms: Callable[[Array, Array, Array, Array, Array], Terms]
+    curvature: Callable[[Terms, bool], Curvature]
+    jacobian: Callable[[Terms], Jacobian]
+    relative: bool = True
+    rows_power: int = 0
+    stand_in: str | None = None
+    bounded: bool = False
+    floor: Callable[[Array, Activation, Any], Array | None] = lambda *_: None
+    boxed: bool = False
+
+
+def activations() -> list[str]:
+    """Return the names of the activations that a regression may have: those with `stable`."""
+    return [name for name, activation in ACTIVATIONS.items() if activation.stable is not None]
+
+
 def stable(z: Array, activation: str) -> tuple[Array, Array, Array]:
     """Return (u, v, s): phi(z) = e^s u and phi'(z) = e^s v with |u|, |v| <= 1 (E.30)-(E.32).
 
-    z has shape (n,); s is max z for exp, max |z| for cosh and sinh.
+    z has shape (n,); s is max z for exp, max |z| for cosh and sinh. Raises ValueError for one without such a form.
     """
-    xp = z.__array_namespace__()
-    if activation == "exp":
-        s = xp.max(z)
-        u = xp.exp(z - s)
-        return u, u, s
-    size = xp.abs(z)
-    s = xp.max(size)
-    half = xp.exp(size - s) / 2
-    cosh = half * (1 + xp.exp(-2 * size))
-    sinh = xp.sign(z) * half * -xp.expm1(-2 * size)
-    return (cosh, sinh, s) if activation == "cosh" else (sinh, cosh, s)
+    form = ACTIVATIONS[activation].stable
+    if form is None:
+        raise ValueError(f"activation: got {activation!r}, expected one of {', '.join(activations())}")
+    return form(z)
 
 
 def softmax(z: Array, activation: str = "exp") -> Array:
@@ -81,7 +106,26 @@ def softmax(z: Array, activation: str = "exp") -> Array:
 
 def terms(z: Array, b: Array, loss: str, activation: str) -> Terms:
     """Return what value, gradient and curvature at z share (E.5)-(E.13), (E.44); z and b have shape (n,)."""
-    return _TERMS[loss](z, b, *stable(z, activation))
+    u, v, s = stable(z, activation)
+    at = LOSSES[loss].terms(z, b, u, v, s)
+    second = ACTIVATIONS[activation].second
+    return at if second is None else at._replace(w=second(z, s) * ((at.u @ u) / (u @ u)))
+
+
+def scaled_curvature(at: Terms, loss: str, *, exact: bool = True) -> Curvature:
+    """Return e^{-log_scale} times the z-Hessian, or with `exact=False` the Gauss-Newton matrix (E.5)-(E.13), (E.44).
+
+    The Gauss-Newton matrix is (dr/dz)^T (dr/dz): never indefinite, and the Hessian where the residual is zero.
+    """
+    return LOSSES[loss].curvature(at, exact)
+
+
+def jacobian(at: Terms, loss: str) -> Jacobian:
+    """Return dr/dz as diagonal minus low rank; its product with A needs A^T Q of the Gauss-Newton matrix only.
+
+    Rows of (dr/dz) A are v_i a_i - L_i (Q M)^T A: row sampling and sketches of it cost what they cost for A (F.11).
+    """
+    return LOSSES[loss].jacobian(at)
 
 
 def _exponential(z: Array, b: Array, u: Array, v: Array, s: Array) -> Terms:
@@ -113,60 +157,115 @@ def _projective(z: Array, b: Array, u: Array, v: Array, s: Array) -> Terms:
     return Terms(0 * s, q, v / size, r, r - b @ r - (r @ r) * q, b)
 
 
-_TERMS = {
-    "exponential": _exponential,
-    "rescaled": _rescaled,
-    "softmax": _softmax,
-    "projective": _projective,
-}
-
-
-def scaled_curvature(at: Terms, loss: str, *, exact: bool = True) -> Curvature:
-    """Return e^{-log_scale} times the z-Hessian, or with `exact=False` the Gauss-Newton matrix (E.5)-(E.13), (E.44).
-
-    The Gauss-Newton matrix is (dr/dz)^T (dr/dz): never indefinite, and the Hessian where the residual is zero.
-    """
-    xp = at.u.__array_namespace__()
-    u, v, c = at.u, at.v, at.c
-    diagonal = v * v + u * c if exact else v * v
-    if loss == "exponential":
-        return Curvature(diagonal, u[:, None][:, :0], xp.zeros((0, 0), dtype=u.dtype))
-    if loss == "softmax":
-        second = v * (u + c) if exact else v * u
-        return Curvature(diagonal, xp.stack([v, second]).T, _corner(u @ u, xp))
-    corner = _corner(at.b @ at.b, xp)
-    if loss == "rescaled":
-        return Curvature(diagonal, xp.stack([v, v * at.b]).T, corner)
-    twice = at.r @ at.r  # 2 L
-    if exact:
-        diagonal = diagonal - twice * (v * v)
-    zero = xp.zeros_like(corner)
-    own = -2 * _corner(0 * twice, xp, 1) if exact else -_corner(twice, xp, 1)
-    S = xp.concatenate([xp.concatenate([corner, zero], axis=1), xp.concatenate([zero, own], axis=1)])
-    return Curvature(diagonal, xp.stack([v, v * at.b, v * u, v * c]).T, S)
-
-
-def jacobian(at: Terms, loss: str) -> Jacobian:
-    """Return dr/dz as diagonal minus low rank; its product with A needs A^T Q of the Gauss-Newton matrix only.
-
-    Rows of (dr/dz) A are v_i a_i - L_i (Q M)^T A: row sampling and sketches of it cost what they cost for A (F.11).
-    """
-    xp = at.u.__array_namespace__()
-    if loss == "exponential":
-        return Jacobian(at.v, at.u[:, None][:, :0], xp.zeros((0, 0), dtype=at.u.dtype))
-    first = xp.asarray([[1.0], [0.0]], dtype=at.u.dtype)
-    if loss != "projective":
-        return Jacobian(at.v, (at.b if loss == "rescaled" else at.u)[:, None], first)
-    one, total = xp.ones_like(at.u[0]), xp.sum(at.u)
-    zero = 0 * one
-    mix = xp.stack([xp.stack([one, zero]), xp.stack([zero, zero]), xp.stack([-total, one]), xp.stack([zero, zero])])
-    return Jacobian(at.v, xp.stack([at.b, at.u], axis=1), mix)
+def _diagonal(at: Terms, exact: bool) -> Array:
+    return at.v * at.v + (at.u if at.w is None else at.w) * at.c if exact else at.v * at.v
 
 
 def _corner(first: Array, xp: Any, other: int = -1) -> Array:
     """Return [[first, other], [other, 0]]."""
     off = xp.zeros_like(first) + other
     return xp.stack([xp.stack([first, off]), xp.stack([off, xp.zeros_like(first)])])
+
+
+def _exponential_curvature(at: Terms, exact: bool) -> Curvature:
+    xp = at.u.__array_namespace__()
+    return Curvature(_diagonal(at, exact), at.u[:, None][:, :0], xp.zeros((0, 0), dtype=at.u.dtype))
+
+
+def _softmax_curvature(at: Terms, exact: bool) -> Curvature:
+    xp, u, v = at.u.__array_namespace__(), at.u, at.v
+    second = v * (u + at.c) if exact else v * u
+    return Curvature(_diagonal(at, exact), xp.stack([v, second]).T, _corner(u @ u, xp))
+
+
+def _rescaled_curvature(at: Terms, exact: bool) -> Curvature:
+    xp = at.u.__array_namespace__()
+    return Curvature(_diagonal(at, exact), xp.stack([at.v, at.v * at.b]).T, _corner(at.b @ at.b, xp))
+
+
+def _projective_curvature(at: Terms, exact: bool) -> Curvature:
+    xp, diagonal, v = at.u.__array_namespace__(), _diagonal(at, exact), at.v
+    corner, twice = _corner(at.b @ at.b, xp), at.r @ at.r  # 2 L
+    if exact:
+        diagonal = diagonal - twice * (v * v)
+    zero = xp.zeros_like(corner)
+    own = -2 * _corner(0 * twice, xp, 1) if exact else -_corner(twice, xp, 1)
+    S = xp.concatenate([xp.concatenate([corner, zero], axis=1), xp.concatenate([zero, own], axis=1)])
+    return Curvature(diagonal, xp.stack([v, v * at.b, v * at.u, v * at.c]).T, S)
+
+
+def _exponential_jacobian(at: Terms) -> Jacobian:
+    xp = at.u.__array_namespace__()
+    return Jacobian(at.v, at.u[:, None][:, :0], xp.zeros((0, 0), dtype=at.u.dtype))
+
+
+def _rescaled_jacobian(at: Terms) -> Jacobian:
+    return _rank_one(at, at.b)
+
+
+def _softmax_jacobian(at: Terms) -> Jacobian:
+    return _rank_one(at, at.u)
+
+
+def _rank_one(at: Terms, L: Array) -> Jacobian:
+    xp = at.u.__array_namespace__()
+    return Jacobian(at.v, L[:, None], xp.asarray([[1.0], [0.0]], dtype=at.u.dtype))
+
+
+def _projective_jacobian(at: Terms) -> Jacobian:
+    xp = at.u.__array_namespace__()
+    one, total = xp.ones_like(at.u[0]), xp.sum(at.u)
+    zero = 0 * one
+    mix = xp.stack([xp.stack([one, zero]), xp.stack([zero, zero]), xp.stack([-total, one]), xp.stack([zero, zero])])
+    return Jacobian(at.v, xp.stack([at.b, at.u], axis=1), mix)
+
+
+def _exponential_floor(b: Array, activation: Activation, rho: Any) -> Array | None:
+    """Return the bound of (E.20), (E.21)."""
+    del rho
+    xp = b.__array_namespace__()
+    if activation.multiplicative:
+        return xp.maximum(b, xp.zeros_like(b)) ** 2 / 8
+    even = {"even": xp.where(b <= 4, b - 1, 1 + b * b / 8), "odd": b * b / 8 - 1}
+    return even.get(activation.parity or "")
+
+
+def _softmax_floor(b: Array, activation: Activation, rho: Any) -> Array | None:
+    """Return the bound of (E.23), (E.24)."""
+    del rho
+    xp = b.__array_namespace__()
+    spread = 1 + xp.max(b) - xp.min(b)
+    whole = xp.zeros_like(b) + spread
+    return whole / 2 if activation.multiplicative else whole if activation.parity == "even" else None
+
+
+def _rescaled_floor(b: Array, activation: Activation, rho: Any) -> Array | None:
+    """Return the bound of (E.22)."""
+    xp, n = b.__array_namespace__(), b.shape[0]
+    positive, U = xp.maximum(b, xp.zeros_like(b)), float(activation.value(np.float64(rho)))
+    if activation.parity == "odd":
+        K = U * (n * (xp.abs(b) + b @ b) + xp.sum(xp.abs(b)))
+    elif activation.multiplicative or activation.parity == "even":
+        K = U * (n * positive + xp.sum(positive))
+    else:
+        return None
+    return xp.where(K <= 2 * U, K * K / 4, U * (K - U))
+
+
+EXPONENTIAL = Loss(
+    "exponential", _exponential, _exponential_curvature, _exponential_jacobian,
+    relative=False, rows_power=1, floor=_exponential_floor,
+)  # fmt: skip
+SOFTMAX = Loss(
+    "softmax", _softmax, _softmax_curvature, _softmax_jacobian, rows_power=-1, bounded=True, floor=_softmax_floor
+)
+RESCALED = Loss(
+    "rescaled", _rescaled, _rescaled_curvature, _rescaled_jacobian,
+    rows_power=1, stand_in="projective", floor=_rescaled_floor, boxed=True,
+)  # fmt: skip
+PROJECTIVE = Loss("projective", _projective, _projective_curvature, _projective_jacobian)
+
+LOSSES: dict[str, Loss] = {loss.name: loss for loss in (EXPONENTIAL, SOFTMAX, RESCALED, PROJECTIVE)}
 
 
 def _factor(at: Terms) -> Array:
@@ -225,31 +324,35 @@ def safe_weights(
     Raises ValueError without `rho` there, and for the pairs that have no such formula: the projective loss
     and softmax with sinh.
     """
-    xp = b.__array_namespace__()
-    zero = xp.zeros_like(b)
-    if loss == "exponential":
-        return xp.sqrt(xp.maximum(zero, mu + _exponential_bound(b, activation, xp)))
-    if loss == "softmax" and activation != "sinh":
-        spread = xp.max(b) - xp.min(b)
-        return xp.sqrt(zero + mu + ((1 + spread) / 2 if activation == "exp" else 1 + spread))
-    if loss == "rescaled" and rho is not None:
-        return xp.sqrt(mu + _rescaled_bound(b, activation, rho, xp))
-    what = "needs rho, a bound on max |z| (E.22)" if loss == "rescaled" else "has no safe weights"
-    raise ValueError(f"loss {loss!r} with activation {activation!r} {what}")
+    xp, chosen, phi = b.__array_namespace__(), LOSSES[loss], ACTIVATIONS[activation]
+    missing = chosen.boxed and rho is None
+    floor = None if missing or phi.second is not None else chosen.floor(b, phi, rho)
+    if floor is None:
+        what = "needs rho, a bound on max |z| (E.22)" if missing else "has no safe weights"
+        raise ValueError(f"loss {loss!r} with activation {activation!r} {what}")
+    return xp.sqrt(xp.maximum(xp.zeros_like(b), mu + floor))
 
 
-def _exponential_bound(b: Array, activation: str, xp: Any) -> Array:
-    if activation == "exp":
-        return xp.maximum(b, xp.zeros_like(b)) ** 2 / 8
-    return xp.where(b <= 4, b - 1, 1 + b * b / 8) if activation == "cosh" else b * b / 8 - 1
+def check(loss: Loss) -> Iterator[str]:
+    """Yield what is wrong with a loss at a tiny probe: its gradient, its Jacobian, the shapes of its curvature."""
+    rng = np.random.default_rng(0)
+    z, b, start = rng.normal(size=5), rng.uniform(0.1, 0.3, 5), f"loss {loss.name!r}:"
 
+    def value(z: Array) -> float:
+        at = loss.terms(z, b, *stable(z, "exp"))
+        return float(np.exp(at.log_scale) * (at.r @ at.r) / 2)
 
-def _rescaled_bound(b: Array, activation: str, rho: float, xp: Any) -> Array:
-    n = b.shape[0]
-    positive = xp.maximum(b, xp.zeros_like(b))
-    U = float({"exp": np.exp, "cosh": np.cosh, "sinh": np.sinh}[activation](rho))
-    if activation == "sinh":
-        K = U * (n * (xp.abs(b) + b @ b) + xp.sum(xp.abs(b)))
-    else:
-        K = U * (n * positive + xp.sum(positive))
-    return xp.where(K <= 2 * U, K * K / 4, U * (K - U))
+    at = loss.terms(z, b, *stable(z, "exp"))
+    gradient = np.exp(at.log_scale) * (at.v * at.c)
+    slopes = [(value(z + step) - value(z - step)) / 2e-6 for step in 1e-6 * np.eye(5)]
+    if np.shape(gradient) != (5,) or not np.allclose(gradient, slopes, rtol=1e-4, atol=1e-4 * np.abs(slopes).max()):
+        yield f"{start} v c of its terms is not the gradient of e^log_scale ||r||^2 / 2 with respect to z"
+    diagonal, Q, S = loss.curvature(at, False)
+    k = np.shape(Q)[-1]
+    if (np.shape(diagonal), np.shape(Q), np.shape(S)) != ((5,), (5, k), (k, k)):
+        yield f"{start} expected a curvature of shapes (n,), (n, k), (k, k)"
+        return
+    v, L, M = loss.jacobian(at)
+    J = np.diag(v) - L @ (Q @ M).T
+    if not np.allclose(J.T @ J, np.diag(diagonal) + Q @ S @ Q.T, rtol=1e-6, atol=1e-9):
+        yield f"{start} its Gauss-Newton matrix is not J^T J of its Jacobian"

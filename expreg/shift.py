@@ -12,14 +12,14 @@ is the checked entrance for one move. Source: section 2.5 of the second paper (a
 constants exp(O(R^2 + log n)); the bounds here are derived independently.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from expreg import residual
+from expreg.activation import ACTIVATIONS
 from expreg.errors import InputError, Problem
-
-Array = Any  # a numpy.ndarray, a jax.Array or a tracer
+from expreg.types import Array
 
 SMALLEST_ALPHA = 1e-3
 """sinh is refused where |<u, 1>| is less than this share of <|u|, 1>: the shift divides by alpha (G.11)."""
@@ -124,28 +124,28 @@ def bounds(
     - radius (G.10): (1 + sqrt(n) ||b||) R e^{2 R^2} / n times `move`; cosh has e^{R^2} there because alpha >= n,
       sinh e^{R^2} / |alpha| in place of e^{2 R^2} / n: it knows no lower bound of alpha
     """
-    xp = z.__array_namespace__()
+    xp, parity = z.__array_namespace__(), ACTIVATIONS[activation].parity
     u, v, s = residual.stable(z, activation)
-    total = xp.abs(xp.sum(u))
-    w = (v if activation == "sinh" else u) / total
+    total, n, square = xp.abs(xp.sum(u)), z.shape[0], radius * radius
+    w = (v if parity == "odd" else u) / total
     P = projection_norm(b)
-    growth = xp.expm1(dz if activation == "exp" else xp.abs(dz))
+    growth = xp.expm1(xp.abs(dz) if parity else dz)
     size = _norm(w)
     tight = P * xp.minimum(size * xp.expm1(xp.max(xp.abs(dz))), xp.max(w) * _norm(growth))
     half = _norm(dz) / 2
-    n = z.shape[0]
-    square = radius * radius
-    over_alpha = {
-        "exp": xp.exp(2 * square) / n,
-        "cosh": xp.exp(square) / n,
-        "sinh": xp.exp(square - s) / total,
-    }[activation]
+    over_alpha = xp.exp(square - s) / total if parity == "odd" else xp.exp(square if parity else 2 * square) / n
     return Bounds(
         tight=tight,
         rows=P * size * xp.expm1(row_move),
-        softmax=half * xp.nan if activation == "sinh" else half,
+        softmax=half * xp.nan if parity == "odd" else half,
         radius=(1 + n**0.5 * _norm(b)) * radius * over_alpha * move,
     )
+
+
+def activations() -> list[str]:
+    """Return the names of the activations that the bounds are proven for: phi'' = phi, multiplicative, even or odd."""
+    known = (ACTIVATIONS[name] for name in residual.activations())
+    return [phi.name for phi in known if phi.second is None and (phi.multiplicative or phi.parity)]
 
 
 def measure(A: Array, b: Array, x: Array, *, dx: Array = None, dA: Array = None, activation: str = "exp") -> Shift:
@@ -187,9 +187,8 @@ def measure(A: Array, b: Array, x: Array, *, dx: Array = None, dA: Array = None,
 
 def problems(A: Array, b: Array, x: Array, *, activation: str = "exp") -> list[Problem]:
     """Return what is wrong with a task, A (n, d), b (n,), x (d,), as NumPy arrays; an empty list if nothing is."""
-    if activation not in residual.ACTIVATIONS:
-        known = ", ".join(residual.ACTIVATIONS)
-        return [Problem("E-ENUM", f"got {activation!r}, expected one of {known}", key="activation")]
+    if activation not in (known := activations()):
+        return [Problem("E-ENUM", f"got {activation!r}, expected one of {', '.join(known)}", key="activation")]
     if A.ndim != 2 or b.shape != A.shape[:1] or x.shape != A.shape[1:]:
         shapes = f"got A {A.shape}, b {b.shape}, x {x.shape}, expected (n, d), (n,), (d,)"
         return [Problem("E-SHAPE", shapes, key="A, b, x")]

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from expreg import activation, residual
+
 PHI = {
     "exp": (np.exp, np.exp),
     "cosh": (np.cosh, np.sinh),
@@ -74,3 +76,45 @@ def infinite_ntk(X, activation="exp", order=80):
             across = np.sqrt(max(z @ z - along**2, 0.0))
             H[i, j] = x @ z * np.sum(mass * derivative(np.linalg.norm(x) * u) * derivative(along * u + across * v))
     return H
+
+
+def logarithmic():
+    """Return a loss of a user's own: 1/2 ||log u - log b||^2, for phi > 0."""
+
+    def terms(z, b, u, v, s):
+        xp = z.__array_namespace__()
+        r = xp.log(u) + s - xp.log(b)
+        return residual.Terms(0 * s, xp.log(u) + s, v / u, r, r, b)
+
+    def curvature(at, exact):
+        xp = at.u.__array_namespace__()
+        diagonal = at.v**2 + (1 - at.v**2) * at.r if exact else at.v**2  # (log phi)'' = 1 - (phi' / phi)^2
+        return residual.Curvature(diagonal, at.u[:, None][:, :0], xp.zeros((0, 0), dtype=at.u.dtype))
+
+    def jacobian(at):
+        xp = at.u.__array_namespace__()
+        return residual.Jacobian(at.v, at.u[:, None][:, :0], xp.zeros((0, 0), dtype=at.u.dtype))
+
+    return residual.Loss("logarithmic", terms, curvature, jacobian, relative=False, rows_power=1)
+
+
+def softplus():
+    """Return an activation of a user's own: log(1 + e^z), which cannot overflow."""
+
+    def value(z):
+        xp = z.__array_namespace__()
+        return xp.maximum(z, 0 * z) + xp.log1p(xp.exp(-xp.abs(z)))
+
+    def slope(z):
+        return 1 / (1 + z.__array_namespace__().exp(-z))
+
+    return activation.EXP._replace(
+        name="softplus",
+        value=value,
+        derivative=slope,
+        stable=lambda z: (value(z), slope(z), 0 * z[0]),
+        second=lambda z, s: slope(z) * (1 - slope(z)),
+        inverse=lambda y: y.__array_namespace__().log(y.__array_namespace__().expm1(y)),
+        multiplicative=False,
+        softmax_curvature=None,
+    )

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from expreg import commands
-from expreg.benchmark import peers, scaling, suite
+from expreg.benchmark import bench, peers, scaling, suite
 from expreg.benchmark.judge import REQUIRED, Judge
 from expreg.benchmark.problems import CASES
 from expreg.errors import InputError
@@ -102,7 +102,7 @@ def test_the_judges_time_and_the_limit_are_kept_apart():
 
 def test_the_command_prints_a_table_and_a_document(monkeypatch):
     monkeypatch.setattr(suite, "run", partial(suite.run, peers=()))
-    found, text = commands.bench("regression", quick=True, limit=0.2, only=FIRST, say=lambda line: None)
+    found, text = bench("regression", quick=True, limit=0.2, only=FIRST, say=lambda line: None)
     assert json.loads(commands.document(found))["of"] == 1
     assert text.splitlines()[1].startswith(FIRST)
     own = found["problems"][0]["outcomes"][0]
@@ -112,9 +112,9 @@ def test_the_command_prints_a_table_and_a_document(monkeypatch):
 
 def test_unknown_suites_and_problems_are_named():
     with pytest.raises(InputError, match="got 'speed', expected one of regression, scaling"):
-        commands.bench("speed", quick=True, limit=None, only=None, say=print)
+        bench("speed", quick=True, limit=None, only=None, say=print)
     with pytest.raises(InputError, match="got 'nothing', expected part of the name"):
-        commands.bench("regression", quick=True, limit=None, only="nothing", say=print)
+        bench("regression", quick=True, limit=None, only="nothing", say=print)
 
 
 def test_the_slope_is_that_of_the_steps_without_the_start():

@@ -7,6 +7,7 @@ import pytest
 
 import expreg
 from expreg import data, shift
+from expreg.core.store.part import BASE
 from expreg.errors import InputError
 from expreg.kinds import in_context as kind
 from expreg.kinds.in_context import program as in_context
@@ -38,17 +39,17 @@ def small(tmp_path_factory):
 
 def test_a_row_is_what_the_checked_entrance_measures(small):
     cells = small.cells
-    for kind in ("gd", "newton"):
-        row = cells[cells["moved"] == kind].iloc[0]
+    for moved in ("gd", "newton"):
+        row = cells[cells["moved"] == moved].iloc[0]
         given = small.inputs(row["cell"])
         A, b, x = given["A"], given["b"], given["x0"]
         assert np.linalg.norm(A, 2) == pytest.approx(row["problem.radius"], rel=1e-12)
         assert np.linalg.norm(x) == pytest.approx(row["problem.radius"], rel=1e-12)
         assert b.sum() == pytest.approx(1, abs=1e-14)
-        found = shift.measure(A, b, x, dx=step_by_hand(kind, A, b, x))
+        found = shift.measure(A, b, x, dx=step_by_hand(moved, A, b, x))
         for name, value in found._asdict().items():
             if name != "target_shift":
-                assert row[name] == pytest.approx(value, rel=1e-6), (kind, name)
+                assert row[name] == pytest.approx(value, rel=1e-6), (moved, name)
 
 
 def step_by_hand(kind, A, b, x):
@@ -192,6 +193,18 @@ def test_a_lane_does_not_depend_on_the_way_it_is_run(small):
         chosen = (cells["moved"] == "newton") & (cells["problem.radius"] == 0.7) & (cells["replicate"] == replicate)
         for name in ("move", "shift", "bound_rows", "softmax_residual"):
             assert told[name] == pytest.approx(cells[chosen][name].item(), rel=1e-9), name
+
+
+def test_rows_have_the_declared_columns():
+    head = {"kind": "attention", "layer": 2, "head": 2, "token": 40, "tokens": 2}
+    rows = [in_context.row(settings, record_of(settings)) for settings in (settings_of(), settings_of(**head, d=32))]
+    found = {name for row in rows for name in row}
+    declared = [column.name for column in kind.IN_CONTEXT.columns()]
+    assert {name for name in found if not name.startswith("curve_")} - set(BASE) == set(declared)
+    assert {name for name in found if name.startswith("curve_")} == {
+        f"curve_{c.name}" for c in kind.IN_CONTEXT.curves()
+    }
+    assert len(declared) == len(set(declared))
 
 
 # --- other activations, bad input -----------------------------------------------------------------

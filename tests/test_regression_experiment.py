@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import logarithmic, softplus
 
 import expreg
 from expreg import api, residual
+from expreg.activation import ACTIVATIONS
 from expreg.core.config import load, plan
 from expreg.core.engine.lanes import Engine
+from expreg.core.store.part import BASE
 from expreg.data import problems
 from expreg.errors import InputError
 from expreg.kinds import EXPERIMENTS
@@ -36,7 +39,7 @@ def drawn(replicate=0, **change):
 # --- problems -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("activation", residual.ACTIVATIONS)
+@pytest.mark.parametrize("activation", residual.activations())
 @pytest.mark.parametrize("loss", residual.LOSSES)
 def test_the_planted_x_has_no_residual(loss, activation):
     found = drawn(loss=loss, activation=activation)
@@ -135,6 +138,32 @@ def test_a_loss_without_low_rank_part_runs_in_lanes():
         problem={**CONFIG["problem"], "loss": "exponential"}, sweep={"product": {"replicate": {"count": 3}}}
     )
     assert {row["status"] for row in run_alone(cells).values()} == {"converged"}
+
+
+def test_records_of_the_users_own_run_in_lanes(monkeypatch):
+    monkeypatch.setitem(residual.LOSSES, "logarithmic", logarithmic())
+    monkeypatch.setitem(ACTIVATIONS, "softplus", softplus())
+    [(cell, settings)] = settings_of().items()
+    for loss, activation in (("logarithmic", "cosh"), ("softmax", "softplus")):
+        problem = {**settings["problem"], "loss": loss, "activation": activation}
+        [row] = run_alone({cell: {**settings, "problem": problem}}).values()
+        assert row["status"] == "converged"
+        assert row["x_error"] < 1e-6 or loss == "softmax"  # cosh: up to sign
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "attention"])
+def test_a_row_has_the_declared_columns(kind):
+    own = {"n": 24, "d": 3} if kind == "gaussian" else {}
+    [row] = run_alone(settings_of(problem={"kind": kind, **own}, solver={"max_steps": 1})).values()
+    experiment = EXPERIMENTS["regression"]
+    base = {*BASE, *(name for name in row if name.startswith("problem."))}
+    declared = [column.name for column in experiment.columns()]
+    assert {name for name in row if not name.startswith("curve_")} - base == set(declared)
+    assert {name for name in row if name.startswith("curve_")} == {f"curve_{c.name}" for c in experiment.curves()}
+    assert len(declared) == len(set(declared))
+    for column in experiment.columns():
+        fits = {"string": str, "int64": int, "float64": float}[column.type]
+        assert row[column.name] is None or isinstance(row[column.name], fits), column.name
 
 
 def test_cosh_is_solved_up_to_sign():

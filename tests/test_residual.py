@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import logarithmic, softplus
 
 from expreg import residual
-from expreg.residual import ACTIVATIONS, LOSSES
+from expreg.activation import ACTIVATIONS as ACTIVATIONS_THERE_ARE
+from expreg.residual import LOSSES
 
+ACTIVATIONS = residual.activations()
 PAIRS = list(product(LOSSES, ACTIVATIONS))
 PHI = {"exp": (np.exp, np.exp), "cosh": (np.cosh, np.sinh), "sinh": (np.sinh, np.cosh)}
 
@@ -177,3 +180,60 @@ def test_pairs_without_safe_weights_say_so():
         residual.safe_weights(np.ones(3))
     with pytest.raises(ValueError, match="has no safe weights"):
         residual.safe_weights(np.ones(3), "softmax", "sinh")
+
+
+# --- a user's own loss and activation ---------------------------------------------------------------
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Add one record of each; the value of the loss by its definition."""
+    monkeypatch.setitem(LOSSES, "logarithmic", logarithmic())
+    monkeypatch.setitem(ACTIVATIONS_THERE_ARE, "softplus", softplus())
+    phi = {"exp": jnp.exp, "cosh": jnp.cosh, "softplus": jax.nn.softplus}
+    return lambda z, b, activation: jnp.sum((jnp.log(phi[activation](z)) - jnp.log(b)) ** 2) / 2
+
+
+@pytest.mark.parametrize("activation", ["exp", "cosh"])
+def test_a_loss_of_the_users_own_is_one_record(own, activation):
+    z, b = (jnp.asarray(part) for part in problem())
+    assert list(residual.check(LOSSES["logarithmic"])) == []
+    assert close(residual.loss_value(z, b, "logarithmic", activation), own(z, b, activation))
+    assert close(residual.gradient(z, b, "logarithmic", activation), jax.grad(own)(z, b, activation))
+    assert close(dense(residual.curvature(z, b, "logarithmic", activation)), jax.hessian(own)(z, b, activation))
+    with pytest.raises(ValueError, match="has no safe weights"):
+        residual.safe_weights(np.ones(3), "logarithmic")
+
+
+@pytest.mark.parametrize("loss", ["exponential", "softmax", "rescaled", "projective"])
+def test_an_activation_of_the_users_own_has_its_own_second_derivative(own, loss):
+    z, b = (jnp.asarray(part) for part in problem(seed=2))
+
+    def value(z):
+        r = residual_of(jax.nn.softplus(z), b, loss)
+        return r @ r / 2
+
+    assert close(residual.gradient(z, b, loss, "softplus"), jax.grad(value)(z))
+    assert close(dense(residual.curvature(z, b, loss, "softplus")), jax.hessian(value)(z))
+    with pytest.raises(ValueError, match="has no safe weights"):
+        residual.safe_weights(np.ones(3), loss, "softplus", rho=1.0)
+
+
+def residual_of(u, b, loss):
+    scale = {"exponential": 1.0, "rescaled": 1.0, "softmax": u.sum(), "projective": jnp.linalg.norm(u)}[loss]
+    return (u - b if loss == "exponential" else u - u.sum() * b) / scale
+
+
+def test_a_wrong_loss_is_seen_by_its_probe():
+    right = LOSSES["softmax"]
+    assert [list(residual.check(loss)) for loss in LOSSES.values()] == [[]] * len(LOSSES)
+    wrong = right._replace(terms=lambda *at: (found := right.terms(*at))._replace(c=2 * found.c))
+    assert "is not the gradient" in next(residual.check(wrong))
+    other = right._replace(jacobian=LOSSES["rescaled"].jacobian)
+    assert "is not J^T J" in next(residual.check(other))
+
+
+def test_an_activation_without_a_stable_form_is_refused():
+    assert "relu" not in residual.activations()
+    with pytest.raises(ValueError, match="got 'relu', expected one of exp, cosh, sinh"):
+        residual.stable(np.ones(3), "relu")

@@ -136,7 +136,7 @@ def test_blocks_of_threads_give_what_one_thread_gives(monkeypatch):
     x, y = rng.normal(size=D), rng.normal(size=N)
     one = sparse.matvec(A, x), sparse.rmatvec(A, y)
     monkeypatch.setattr(matrix, "_MANY", 0)
-    monkeypatch.setattr(matrix, "_cores", lambda: 3)
+    monkeypatch.setattr(matrix, "cores", lambda: 3)
     np.testing.assert_array_equal(sparse.matvec(A, x), one[0])
     np.testing.assert_allclose(sparse.rmatvec(A, y), one[1], rtol=1e-13)
 

@@ -43,47 +43,47 @@ Watch = Callable[[np.ndarray], None]
 """Look at an iterate; raises when it is accurate enough or the time is up."""
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+_compiled = partial(jax.jit, static_argnums=(0, 1))
+
+
+def _outer(loss: str, activation: str, z: Any, b: Any) -> tuple[Any, Any, Any, Any]:
+    """Return the residual r (n,) and v, L, R of its z-Jacobian diag(v) - L R^T."""
+    at = residual.terms(z, b, loss, activation)
+    v, L, M = residual.jacobian(at, loss)
+    factor = jnp.exp(at.log_scale / 2)
+    return factor * at.r, factor * v, factor * L, residual.scaled_curvature(at, loss, exact=False).Q @ M
+
+
+@_compiled
 def _residual(loss: str, activation: str, arguments: Any, x: Any) -> Any:
     A, b, scale = arguments
-    u, _, _ = _outer(loss, activation, sparse.matvec(A, x), b)
-    return scale * u
+    return scale * _outer(loss, activation, sparse.matvec(A, x), b)[0]
 
 
-def _outer(loss: str, activation: str, z: Any, b: Any) -> tuple[Any, Any, Any]:
-    """Return residual r (n,), and v, L (n,) of its z-Jacobian diag(v) - L v^T; L is None where there is none."""
-    u, v, s = residual.stable(z, activation)
-    if loss == "softmax":
-        alpha = jnp.sum(u)
-        return u / alpha - b, v / alpha, u / alpha
-    u, v = jnp.exp(s) * u, jnp.exp(s) * v
-    return (u - b, v, None) if loss == "exponential" else (u - jnp.sum(u) * b, v, b)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
+@_compiled
 def _jacobian(loss: str, activation: str, arguments: Any, x: Any) -> Any:
     A, b, scale = arguments
-    _, v, L = _outer(loss, activation, sparse.matvec(A, x), b)
+    _, v, L, R = _outer(loss, activation, sparse.matvec(A, x), b)
     rows = sparse.to_dense(sparse.scale_rows(A, v))
-    return scale * (rows if L is None else rows - jnp.outer(L, sparse.rmatvec(A, v)))
+    return scale * (rows - sum(jnp.outer(left, sparse.rmatvec(A, right)) for left, right in zip(L.T, R.T, strict=True)))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@_compiled
 def _forward(loss: str, activation: str, arguments: Any, x: Any, p: Any) -> Any:
     A, b, scale = arguments
-    _, v, L = _outer(loss, activation, sparse.matvec(A, x), b)
-    t = v * sparse.matvec(A, p)
-    return scale * (t if L is None else t - L * jnp.sum(t))
+    _, v, L, R = _outer(loss, activation, sparse.matvec(A, x), b)
+    t = sparse.matvec(A, p)
+    return scale * (v * t - L @ (R.T @ t))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@_compiled
 def _backward(loss: str, activation: str, arguments: Any, x: Any, y: Any) -> Any:
     A, b, scale = arguments
-    _, v, L = _outer(loss, activation, sparse.matvec(A, x), b)
-    return scale * sparse.rmatvec(A, v * (y if L is None else y - L @ y))
+    _, v, L, R = _outer(loss, activation, sparse.matvec(A, x), b)
+    return scale * sparse.rmatvec(A, v * y - R @ (L.T @ y))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@_compiled
 def _value(loss: str, activation: str, arguments: Any, x: Any) -> tuple[Any, Any]:
     A, b, scale = arguments
     z = sparse.matvec(A, x)
@@ -91,7 +91,7 @@ def _value(loss: str, activation: str, arguments: Any, x: Any) -> tuple[Any, Any
     return scale**2 * residual.loss_value(z, b, loss, activation), scale**2 * gradient
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@_compiled
 def _curvature(loss: str, activation: str, arguments: Any, x: Any, p: Any) -> Any:
     A, b, scale = arguments
     found = residual.curvature(sparse.matvec(A, x), b, loss, activation)
@@ -111,12 +111,12 @@ def objective(A: Any, b: np.ndarray, loss: str, activation: str, x0: np.ndarray)
 # --- SciPy ------------------------------------------------------------------------------------------
 
 
-def scipy_trf(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
+def trust_region_exact(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
     """SciPy least_squares, trust region reflective, exact steps by a singular value decomposition of J."""
     _trf(problem, x0, watch, lambda x: np.asarray(problem.jacobian(x)), "exact")
 
 
-def scipy_lsmr(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
+def trust_region_lsmr(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
     """SciPy least_squares, trust region reflective, steps by LSMR on products with J."""
     linalg: Any = import_module("scipy.sparse.linalg")
 
@@ -139,35 +139,22 @@ def _trf(problem: Objective, x0: np.ndarray, watch: Watch, jacobian: Callable, s
         watch(x)
         return jacobian(x)
 
-    optimize.least_squares(
-        lambda x: np.asarray(problem.residual(x)),
-        x0,
-        watched,
-        tr_solver=solver,
-        ftol=None,
-        gtol=None,
-        xtol=3e-16,
-        max_nfev=MAX_STEPS,
-    )
+    limits = {"ftol": None, "gtol": None, "xtol": 3e-16, "max_nfev": MAX_STEPS}
+    optimize.least_squares(lambda x: np.asarray(problem.residual(x)), x0, watched, tr_solver=solver, **limits)
 
 
-def scipy_lbfgs(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
-    """SciPy L-BFGS-B."""
-    _minimise(problem, x0, watch, "L-BFGS-B", {"ftol": 0, "gtol": 0, "maxfun": MAX_STEPS})
-
-
-def scipy_trust(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
-    """SciPy trust-ncg: Newton steps by truncated conjugate gradients on Hessian products."""
-    _minimise(problem, x0, watch, "trust-ncg", {"gtol": 0}, hessp=lambda x, p: np.asarray(problem.curvature(x, p)))
-
-
-def _minimise(problem: Objective, x0: np.ndarray, watch: Watch, method: str, options: dict, **more: Any) -> None:
+def _minimise(method: str, options: dict[str, Any], problem: Objective, x0: np.ndarray, watch: Watch) -> None:
+    """SciPy minimize; trust-ncg takes Newton steps by truncated conjugate gradients on Hessian products."""
     optimize: Any = import_module("scipy.optimize")
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
         loss, gradient = problem.value(x)
         return float(loss), np.asarray(gradient)
 
+    def curvature(x: np.ndarray, p: np.ndarray) -> np.ndarray:
+        return np.asarray(problem.curvature(x, p))
+
+    more: dict[str, Any] = {"hessp": curvature} if method == "trust-ncg" else {}
     options = {"maxiter": MAX_STEPS, **options}
     optimize.minimize(
         value, x0, jac=True, method=method, callback=lambda x: watch(np.array(x)), options=options, **more
@@ -177,25 +164,10 @@ def _minimise(problem: Objective, x0: np.ndarray, watch: Watch, method: str, opt
 # --- optimistix -------------------------------------------------------------------------------------
 
 
-def optimistix_lm(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
-    """Optimistix LevenbergMarquardt with its default linear solver."""
-    _step_by_step("LevenbergMarquardt", problem, x0, watch)
-
-
-def optimistix_gn(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
-    """Optimistix GaussNewton with its default linear solver."""
-    _step_by_step("GaussNewton", problem, x0, watch)
-
-
-def optimistix_bfgs(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
-    """Optimistix BFGS."""
-    _step_by_step("BFGS", problem, x0, watch)
-
-
 def _step_by_step(name: str, problem: Objective, x0: np.ndarray, watch: Watch) -> None:
     """Run an optimistix solver as its documentation does interactively, one compiled step at a time."""
     x: Any = jnp.asarray(x0)
-    start, step = _compiled(name, *problem.kind, problem.shape, x, problem.arguments)
+    start, step = _step_of(name, *problem.kind, problem.shape, x, problem.arguments)
     state = start
     for _ in range(MAX_STEPS):
         x, state, _ = step(x, problem.arguments, state)
@@ -206,7 +178,7 @@ _steps: dict[tuple, tuple[Any, Callable]] = {}
 """First states and compiled steps; only those of the current problem, so that its arrays can be freed."""
 
 
-def _compiled(name: str, loss: str, activation: str, shape: tuple[int, int], x: Any, arguments: Any) -> Any:
+def _step_of(name: str, loss: str, activation: str, shape: tuple[int, int], x: Any, arguments: Any) -> Any:
     """Return the first state and the step; kept, because optimistix compares what it compiled by identity."""
     import equinox
     import optimistix
@@ -238,14 +210,15 @@ class Peer(NamedTuple):
     package: str
 
 
+_LBFGS = partial(_minimise, "L-BFGS-B", {"ftol": 0, "gtol": 0, "maxfun": MAX_STEPS})
 PEERS: dict[str, Peer] = {
-    "scipy trf": Peer(scipy_trf, dense=True, package="scipy"),
-    "scipy lsmr": Peer(scipy_lsmr, dense=False, package="scipy"),
-    "scipy l-bfgs-b": Peer(scipy_lbfgs, dense=False, package="scipy"),
-    "scipy trust-ncg": Peer(scipy_trust, dense=False, package="scipy"),
-    "optimistix lm": Peer(optimistix_lm, dense=True, package="optimistix"),
-    "optimistix gn": Peer(optimistix_gn, dense=True, package="optimistix"),
-    "optimistix bfgs": Peer(optimistix_bfgs, dense=False, package="optimistix"),
+    "scipy trf": Peer(trust_region_exact, dense=True, package="scipy"),
+    "scipy lsmr": Peer(trust_region_lsmr, dense=False, package="scipy"),
+    "scipy l-bfgs-b": Peer(_LBFGS, dense=False, package="scipy"),
+    "scipy trust-ncg": Peer(partial(_minimise, "trust-ncg", {"gtol": 0}), dense=False, package="scipy"),
+    "optimistix lm": Peer(partial(_step_by_step, "LevenbergMarquardt"), dense=True, package="optimistix"),
+    "optimistix gn": Peer(partial(_step_by_step, "GaussNewton"), dense=True, package="optimistix"),
+    "optimistix bfgs": Peer(partial(_step_by_step, "BFGS"), dense=False, package="optimistix"),
 }
 
 

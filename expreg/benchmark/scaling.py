@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from expreg.benchmark import table
 from expreg.benchmark.problems import NOISE, random_rows
 from expreg.data import problems
 
@@ -39,8 +40,8 @@ def run(
         row = {"nnz": int(A.nnz), "rows": A.shape[0], "steps": steps, "passes": passes}
         rows.append({**row, "seconds_per_step": seconds / steps, "seconds_per_pass": seconds / passes})
         say(f"{A.nnz:10d} non-zeros {1e3 * seconds / steps:10.3f} ms per step, {steps} steps")
-    told = {"columns": COLUMNS, "entries_per_row": EACH, "solver": solver, "rows": rows}
-    return {**told, "slope": _slope(rows, "seconds_per_step"), "slope_per_pass": _slope(rows, "seconds_per_pass")}
+    found = {"columns": COLUMNS, "entries_per_row": EACH, "solver": solver, "rows": rows}
+    return {**found, "slope": _slope(rows, "seconds_per_step"), "slope_per_pass": _slope(rows, "seconds_per_pass")}
 
 
 def _slope(rows: list[dict[str, Any]], column: str) -> float:
@@ -63,11 +64,11 @@ def _once(solve: Callable[..., Any], A: Any, b: np.ndarray, solver: str) -> tupl
 
 def text(document: dict[str, Any]) -> str:
     """Return the table that people read."""
-    lines = [f"{'non-zeros':>12} {'rows':>10} {'ms per step':>12} {'steps':>6} {'ms per pass':>12} {'passes':>7}"]
-    for row in document["rows"]:
-        step, once = 1e3 * row["seconds_per_step"], 1e3 * row["seconds_per_pass"]
-        lines.append(
-            f"{row['nnz']:12d} {row['rows']:10d} {step:12.3f} {row['steps']:6d} {once:12.3f} {row['passes']:7d}"
-        )
+    rows = [
+        [str(row[name]) for name in ("nnz", "rows", "steps", "passes")]
+        + [f"{1e3 * row[f'seconds_per_{unit}']:.3f}" for unit in ("step", "pass")]
+        for row in document["rows"]
+    ]
+    shown = table(["non-zeros", "rows", "steps", "passes", "ms per step", "ms per pass"], rows)
     slopes = f"{document['slope']:.3f} per step, {document['slope_per_pass']:.3f} per pass"
-    return "\n".join([*lines, "", f"slope of log seconds on log non-zeros: {slopes}"])
+    return f"{shown}\nslope of log seconds on log non-zeros: {slopes}"

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import sparse as scipy_sparse
 
 from expreg import sparse
+from expreg.benchmark import table
 from expreg.benchmark.judge import REQUIRED, Judge
 from expreg.benchmark.peers import PEERS, Peer, missing, objective
 from expreg.benchmark.problems import CASES, Case
@@ -103,7 +104,7 @@ def run(
             for outcome in _outcomes(case, solve, peers, seconds):
                 outcomes.append(outcome)
                 say(_line(name, outcome))
-            found.append(_told(case, outcomes))
+            found.append(_summary(case, outcomes))
     return {"accuracy": REQUIRED, "limit_seconds": seconds, "quick": quick, "problems": found, **_overall(found)}
 
 
@@ -174,7 +175,7 @@ def _measured(name: str, warm: Callable[[], _Run], once: Callable[[], _Run]) -> 
 # --- what it amounts to -----------------------------------------------------------------------------
 
 
-def _told(case: Case, outcomes: list[Outcome]) -> dict[str, Any]:
+def _summary(case: Case, outcomes: list[Outcome]) -> dict[str, Any]:
     own = outcomes[0].seconds
     rivals = {o.solver: o.seconds for o in outcomes[1:] if o.seconds is not None}
     best = min(rivals, key=lambda name: rivals[name]) if rivals else None
@@ -199,8 +200,8 @@ def _overall(found: list[dict[str, Any]]) -> dict[str, Any]:
     Where no peer got there we are first without a ratio; where we did not get there we are not first, and the
     geometric mean says of how many problems it is one.
     """
-    ratios = [told["times_faster"] for told in found if told["times_faster"]]
-    alone = [told for told in found if told["best_peer"] is None and told["outcomes"][0]["seconds"] is not None]
+    ratios = [one["times_faster"] for one in found if one["times_faster"]]
+    alone = [one for one in found if one["best_peer"] is None and one["outcomes"][0]["seconds"] is not None]
     mean = math.exp(statistics.fmean(math.log(ratio) for ratio in ratios)) if ratios else None
     first = sum(ratio > 1 for ratio in ratios) + len(alone)
     return {"first_on": first, "of": len(found), "geometric_mean": mean, "mean_over": len(ratios)}
@@ -214,24 +215,22 @@ def _line(name: str, outcome: Outcome) -> str:
 def text(document: dict[str, Any]) -> str:
     """Return the table that people read: seconds per solver and problem, notes below."""
     solvers = [outcome["solver"] for outcome in document["problems"][0]["outcomes"]]
-    lines = [" ".join(["problem".ljust(38), *(name.rjust(15) for name in solvers), "faster".rjust(8)])]
-    notes: dict[str, None] = {}
-    for told in document["problems"]:
-        seconds = [_cell(outcome["seconds"]) for outcome in told["outcomes"]]
-        ratio = f"{told['times_faster']:.2f}x" if told["times_faster"] else "-"
-        lines.append(" ".join([told["problem"].ljust(38), *(cell.rjust(15) for cell in seconds), ratio.rjust(8)]))
-        notes |= dict.fromkeys(f"{told['problem']}: {o['solver']}: {o['note']}" for o in told["outcomes"] if o["note"])
-    first = max(o["first_seconds"] for t in document["problems"] for o in t["outcomes"])
-    mean = document["geometric_mean"]
-    lines += [
-        "",
+    rows = [
+        [
+            one["problem"],
+            *("-" if o["seconds"] is None else f"{o['seconds']:.4g}" for o in one["outcomes"]),
+            f"{one['times_faster']:.2f}x" if one["times_faster"] else "-",
+        ]
+        for one in document["problems"]
+    ]
+    outcomes = [(one["problem"], outcome) for one in document["problems"] for outcome in one["outcomes"]]
+    notes = dict.fromkeys(f"{problem}: {o['solver']}: {o['note']}" for problem, o in outcomes if o["note"])
+    first, mean = max(o["first_seconds"] for _, o in outcomes), document["geometric_mean"]
+    lines = [
+        table(["problem", *solvers, "faster"], rows),
         f"seconds, median of {REPEATS}, to accuracy {document['accuracy']:.0e}; warm-up with "
         f"compilation, not counted, took up to {first:.1f} s",
         f"expreg first on {document['first_on']} of {document['of']}"
         + (f"; geometric mean {mean:.2f}x over the best peer of {document['mean_over']} problems" if mean else ""),
     ]
     return "\n".join([*lines, "", *notes] if notes else lines)
-
-
-def _cell(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:.4g}"

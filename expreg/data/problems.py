@@ -132,4 +132,4 @@ def target(rng: np.random.Generator, z: np.ndarray, *, loss: str, activation: st
     """
     u, _, s = residual.stable(z, activation)
     noisy = u * np.exp(noise * rng.standard_normal(len(z)))
-    return np.asarray(noisy * np.exp(s) if loss == "exponential" else noisy / noisy.sum())
+    return np.asarray(noisy / noisy.sum() if residual.LOSSES[loss].relative else noisy * np.exp(s))

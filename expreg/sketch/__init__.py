@@ -2,7 +2,7 @@
 
 from expreg.sketch.accuracy import distortion, oversampling, sample_size
 from expreg.sketch.jacobian import Jacobian, of_residual, of_weights, sample, sketch
-from expreg.sketch.oblivious import OBLIVIOUS, countsketch, gaussian, osnap, srht, uniform
+from expreg.sketch.oblivious import OBLIVIOUS, countsketch, draw, gaussian, osnap, sampled, srht, uniform
 from expreg.sketch.scores import leverage, leverage_of, sketched_leverage
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Jacobian",
     "countsketch",
     "distortion",
+    "draw",
     "gaussian",
     "leverage",
     "leverage_of",
@@ -19,6 +20,7 @@ __all__ = [
     "oversampling",
     "sample",
     "sample_size",
+    "sampled",
     "sketch",
     "sketched_leverage",
     "srht",

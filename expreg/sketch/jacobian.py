@@ -7,10 +7,9 @@ low-rank part (F.12), not only its diagonal part.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from expreg.sketch.oblivious import Apply
+from expreg.sketch.oblivious import Apply, sampled
 from expreg.sparse import Matrix, rmatvec, take_rows
 from expreg.types import Array
 
@@ -57,13 +56,7 @@ def sample(key: Array, J: Jacobian, probabilities: Array, size: int) -> Array:
     The Gram matrix of the result, (size, d), or (2 size, d) with a regulariser, is an unbiased estimate of H (F.5),
     (F.12). `probabilities` (n,) sum to 1; rows of probability 0 are never drawn.
     """
-    upper = jnp.cumsum(probabilities)
-    # scaled by the sum as it was rounded: a draw beyond it would be a row of probability 0
-    drawn = jax.random.uniform(key, (size,), probabilities.dtype) * upper[-1]
-    index = jnp.minimum(jnp.searchsorted(upper, drawn, side="right"), probabilities.shape[0] - 1)
-    scale = 1 / jnp.sqrt(size * probabilities[index])
-    found = rows(J, index)
-    return found * (scale if J.w is None else jnp.concatenate([scale, scale]))[:, None]
+    return sketch(sampled(key, probabilities, size), J)
 
 
 def sketch(apply: Apply, J: Jacobian) -> Array:

@@ -1,4 +1,4 @@
-"""Sketches that do not look at the matrix: S (k, n) with E[S^T S] = I, applied and never stored.
+"""Sketches S (k, n) with E[S^T S] = I, applied and never stored; all but `sampled` do not look at the matrix.
 
 Each is a factory `(key, rows, size) -> apply`, and `apply(A, weights)` returns S diag(weights) A, a dense (size, d)
 array, for a dense or a Sparse A with n = `rows` rows; `weights` (n,) may be left out. The same key gives the same S
@@ -6,7 +6,7 @@ whatever A is. Pure functions: jit, vmap over keys.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def gaussian(key: Array, rows: int, size: int) -> Apply:
     """
 
     def apply(A: Matrix, weights: Array | None = None) -> Array:
-        dtype = _dtype(A)
+        dtype = np.dtype(A.dtype)
 
         def row(i: Array) -> Array:
             line = jax.random.normal(jax.random.fold_in(key, i), (rows,), dtype)
@@ -63,7 +63,7 @@ def osnap(key: Array, rows: int, size: int, *, nonzeros: int = 4) -> Apply:
     signs = jax.random.rademacher(sign, (nonzeros, rows), jnp.int8)
 
     def apply(A: Matrix, weights: Array | None = None) -> Array:
-        factors = signs.astype(_dtype(A)) / np.sqrt(nonzeros)
+        factors = signs.astype(np.dtype(A.dtype)) / np.sqrt(nonzeros)
         factors = factors if weights is None else factors * weights
         total = jnp.zeros((size, A.shape[1]), factors.dtype)
         for bucket, factor in zip(buckets, factors, strict=True):
@@ -109,10 +109,32 @@ def uniform(key: Array, rows: int, size: int) -> Apply:
     Needs size >= 3 mu d / eps^2 log(2 d / delta), mu = n/d times the largest leverage score: it fails on coherent
     rows, and is here to be compared with.
     """
-    index = jax.random.randint(key, (size,), 0, rows)
+    return _chosen(jax.random.randint(key, (size,), 0, rows), np.sqrt(rows / size))
 
+
+def draw(uniforms: Array, probabilities: Array) -> tuple[Array, Array]:
+    """Return rows (s,) drawn with replacement, row i with probability p_i, and their scales 1 / sqrt(s p_i) (F.5).
+
+    The one row sampler, of NumPy as of JAX: `uniforms` (s,) in [0, 1), `probabilities` (n,) with sum 1. Rows of
+    probability 0 are never drawn.
+    """
+    xp = probabilities.__array_namespace__()
+    upper = xp.cumsum(probabilities)
+    # scaled by the sum as it was rounded: a draw beyond it would be a row of probability 0
+    index = xp.searchsorted(upper, uniforms * upper[-1], side="right")
+    index = xp.minimum(index, probabilities.shape[0] - 1)
+    return index, 1 / xp.sqrt(uniforms.shape[0] * probabilities[index])
+
+
+def sampled(key: Array, probabilities: Array, size: int) -> Apply:
+    """Make the sketch of `size` rows that are drawn by `draw`; it knows the matrix through its probabilities only."""
+    index, scale = draw(jax.random.uniform(key, (size,), probabilities.dtype), probabilities)
+    return _chosen(index, scale[:, None])
+
+
+def _chosen(index: Array, scale: Any) -> Apply:
     def apply(A: Matrix, weights: Array | None = None) -> Array:
-        found = take_rows(A, index) * np.sqrt(rows / size)
+        found = take_rows(A, index) * scale
         return found if weights is None else found * weights[index][:, None]
 
     return apply
@@ -125,10 +147,6 @@ OBLIVIOUS: dict[str, Sketch] = {
     "srht": srht,
     "uniform": uniform,
 }
-
-
-def _dtype(A: Matrix) -> np.dtype:
-    return np.dtype(A.dtype)
 
 
 def _add_rows(total: Array, A: Matrix, bucket: Array, factor: Array) -> Array:

@@ -1,8 +1,20 @@
-"""Solvers of the regression family: one driver, each method an (init, step) pair (F.1-F.16)."""
+"""Solvers of the regression family: records, one step, one loop, on the host and compiled (F.1-F.16)."""
 
-from expreg.solver.degenerate import Collapse, collapse
-from expreg.solver.edge import Solution, continuation, solve
-from expreg.solver.method import make
-from expreg.solver.state import Method, Point, Problem, State
+from importlib import import_module
+from typing import Any
 
-__all__ = ["Collapse", "Method", "Point", "Problem", "Solution", "State", "collapse", "continuation", "make", "solve"]
+_HOMES = {
+    **dict.fromkeys(("Collapse", "collapse"), "degenerate"),
+    **dict.fromkeys(("Solution", "continuation", "solve"), "edge"),
+    **dict.fromkeys(("SKETCHES", "SOLVERS", "Sketch", "Solver", "chosen"), "records"),
+    **dict.fromkeys(("Method", "Point", "Problem", "State"), "state"),
+    "make": "method",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: a config asks for the names of the solvers, and that must not import JAX."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,18 +1,19 @@
-"""`expreg.solve`: checks, the default rule, the loop over steps on the host, and a sentence about how it ended."""
+"""`expreg.solve`: checks, a start, steps on the host or compiled, and a sentence about how they ended."""
 
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from expreg import residual
-from expreg.solver import auto, host, validate
-from expreg.solver.state import Objective, State, first_state
+from expreg.solver import host, newton, start, validate
+from expreg.solver.records import AUTO, chosen
+from expreg.solver.state import Objective, State, first_state, run
 from expreg.solver.validate import DEFAULT_TOL, Checked
+from expreg.solver.words import IN_A_CALL, sentence
 from expreg.types import Array, Status
-
-MAX_STEPS = 200
-FIRST_ORDER_STEPS = 20_000
 
 
 class Solution(NamedTuple):
@@ -45,7 +46,7 @@ def solve(
     b: Any,
     loss: str = "rescaled",
     activation: str = "exp",
-    solver: str = "auto",
+    solver: str = AUTO,
     sketch: str | None = None,
     weights: Any = None,
     x0: Any = None,
@@ -85,13 +86,24 @@ def solve(
     checked = validate.check(
         A, b, loss=loss, activation=activation, solver=solver, sketch=sketch, weights=weights, x0=x0, tol=tol
     )
-    kind = Objective(loss, activation, solver != "gauss_newton", host.HOST)
-    history = _History()
-    if sketch is None and solver not in ("gd", "lbfgs"):
-        state = _on_host(kind, checked, solver, key, max_steps or MAX_STEPS, history)
-    else:
-        state = _compiled(kind, checked, solver, sketch, sketch_size, key, max_steps, history)
-    return _solution(kind, state, checked, history.rows)
+    record = chosen(solver, *checked.A.shape, dense=not sparse.issparse(checked.A))
+    kind, budget, history = (
+        Objective(loss, activation, record.exact, host.HOST),
+        max_steps or record.max_steps,
+        _History(),
+    )
+    seed = _seed(key)
+    rng = np.random.default_rng(seed)
+    with host.calm():
+        problem = start.problem_of(checked)
+        x = start.first_guess(kind, problem, rng) if checked.x0 is None else checked.x0
+        if sketch is None and record.host is not None:
+            step = partial(newton.step, kind, record.host(checked.A, rng), budget)
+            end = run(step, first_state(kind, problem, x, np.zeros_like(x[0])), history.add)
+            return _solution(kind, end, checked, history.rows)
+    options = {"loss": loss, "activation": activation, "solver": record.name, "sketch": sketch}
+    end = _compiled({**options, "sketch_size": sketch_size, "max_steps": budget}, checked, x, seed, history)
+    return _solution(kind, end, checked, history.rows)
 
 
 class _History:
@@ -118,26 +130,7 @@ def _seed(key: Any) -> int:
     return int(np.asarray(key if plain else jax.random.key_data(key)).ravel()[-1])
 
 
-def _on_host(kind: Objective, checked: Checked, solver: str, key: Any, max_steps: int, history: _History) -> State:
-    rng = np.random.default_rng(_seed(key))
-    with host.calm():
-        problem = auto.problem_of(checked.A, checked.b, checked.weights, checked.tol, checked.norms)
-        x = auto.first_guess(kind, problem, rng) if checked.x0 is None else checked.x0
-        state = first_state(kind, problem, x, np.zeros_like(x[0]))
-        history.add(state)
-        return auto.run(kind, auto.choose(solver, checked.A, rng), max_steps, state, history.add)
-
-
-def _compiled(
-    kind: Objective,
-    checked: Checked,
-    solver: str,
-    sketch: str | None,
-    size: int | None,
-    key: Any,
-    max_steps: int | None,
-    history: _History,
-) -> State:
+def _compiled(options: dict[str, Any], checked: Checked, x0: Array, seed: int, history: _History) -> State:
     """Take the steps of a `Method` under jit: gradient descent, L-BFGS and everything sketched."""
     import jax
     import jax.numpy as jnp
@@ -145,70 +138,38 @@ def _compiled(
     from expreg.solver.method import make
     from expreg.sparse import from_any
 
-    budget = max_steps or (FIRST_ORDER_STEPS if solver in ("gd", "lbfgs") else MAX_STEPS)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        method = make(
-            loss=kind.loss,
-            activation=kind.activation,
-            solver=solver,
-            sketch=sketch,
-            sketch_size=size,
-            max_steps=budget,
-        )
-        x0 = checked.x0
-        if x0 is None:
-            with host.calm():
-                problem = auto.problem_of(checked.A, checked.b, checked.weights, checked.tol, checked.norms)
-                x0 = auto.first_guess(kind, problem, np.random.default_rng(_seed(key)))
+        method = make(**options)
         A = jax.tree.map(jnp.asarray, from_any(checked.A))
-        random = jax.random.key(_seed(key))
-        state = jax.jit(method.init)(A, checked.b, x0, checked.weights, random, checked.tol)
-        step = jax.jit(method.step)
-        history.add(state)
-        while bool(method.running(state)):
-            state = step(state)
-            history.add(state)
-        return jax.tree.map(np.asarray, state._replace(problem=None, memory=None))
+        first = jax.jit(method.init)(A, checked.b, x0, checked.weights, jax.random.key(seed), checked.tol)
+        end = run(jax.jit(method.step), first, history.add)
+        return jax.tree.map(np.asarray, end._replace(problem=end.problem._replace(A=None, key=None), memory=None))
 
 
 def _solution(kind: Objective, state: State, checked: Checked, history: list[dict[str, float]]) -> Solution:
     with host.calm():
-        told = residual.summary(np.asarray(state.point.z), checked.b, kind.activation)
+        reported = residual.summary(np.asarray(state.point.z), checked.b, kind.activation)
     status = Status(int(state.status)).name
     names = ("alpha", "softmax_residual", "projective_loss", "max_logit")
     return Solution(
         x=np.asarray(state.x),
         status=status,
-        message=_message(status, state, checked, float(told["alpha"])),
+        message=_message(status, state, checked),
         steps=int(state.step),
         loss=float(state.loss),
         gradient_norm=float(state.gradient_norm),
         decrement=float(state.decrement),
         history=history,
-        **{name: float(told[name]) for name in names},
+        **{name: float(reported[name]) for name in names},
     )
 
 
-def _message(status: str, state: State, checked: Checked, alpha: float) -> str:
-    relative, steps = float(state.relative), int(state.step)
-    reached = f"the gradient is {relative:.1e} of the terms that cancel in it after {steps} steps"
-    if status == "converged":
-        return f"{reached}, within tol {checked.tol:.1e}"
-    if status == "max_steps" and float(state.damping) > 1:
-        return (
-            f"no step lowers the loss any further: {reached}, tol is {checked.tol:.1e}. Rounding, or a curvature that "
-            "is singular: try float64, a larger tol, or weights > 0"
-        )
-    return {
-        "max_steps": f"{reached}, tol is {checked.tol:.1e}: try more steps, solver newton, or a start nearer by",
-        "diverged": "the loss grew without bound: try solver newton, a smaller step size, or a start nearer to 0",
-        "nonfinite": f"a value is not finite after {steps} steps: try a start with smaller logits, or the softmax "
-        "loss, which never overflows (E.35)",
-        "collapsed": f"alpha fell to {alpha:.1e}: the loss tends to 0 while the fit does not improve (E.37). Centre "
-        "the rows of A, or use the softmax or the projective loss, or weights > 0",
-        "trivial": "A x = 0, which minimises the loss of sinh whatever b is (E.38): try the softmax, projective or "
-        "exponential loss, or another start",
-    }[status]
+def _message(status: str, state: State, checked: Checked) -> str:
+    reached = (
+        f"the gradient is {float(state.relative):.1e} of the terms that cancel in it after {int(state.step)} steps"
+    )
+    found = sentence(status, float(state.damping), IN_A_CALL)
+    return f"{found} ({reached}, tol {checked.tol:.1e})" if found else f"{reached}, within tol {checked.tol:.1e}"
 
 
 def continuation(

@@ -1,5 +1,6 @@
 """Gradient descent and L-BFGS of optax, as steps on the same state."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,24 +8,33 @@ import jax.numpy as jnp
 import optax
 
 from expreg import residual
-from expreg.solver.state import Objective, State, evaluate, judged, scaled_value
+from expreg.solver.state import Objective, State, Steps, evaluate, judged, scaled_value
 from expreg.types import Array
 
 LINESEARCH_STEPS = 30
 
 
-def optimizer(name: str, step_size: float | None) -> optax.GradientTransformationExtraArgs:
-    """Return `lbfgs`, or `gd` with a backtracking line search, or with a fixed step size, which may diverge."""
-    if name == "lbfgs":
-        search = optax.scale_by_zoom_linesearch(max_linesearch_steps=LINESEARCH_STEPS, initial_guess_strategy="one")
-        return optax.lbfgs(linesearch=search)
+def lbfgs(kind: Objective, matrix: None, max_steps: int, step_size: float | None) -> Steps:
+    """Return L-BFGS with a zoom line search."""
+    del matrix, step_size
+    search = optax.scale_by_zoom_linesearch(max_linesearch_steps=LINESEARCH_STEPS, initial_guess_strategy="one")
+    return _steps(kind, optax.lbfgs(linesearch=search), False, max_steps)
+
+
+def gd(kind: Objective, matrix: None, max_steps: int, step_size: float | None) -> Steps:
+    """Return gradient descent with a backtracking line search, or with a fixed step size, which may diverge."""
+    del matrix
     if step_size is not None:
-        return optax.with_extra_args_support(optax.sgd(step_size))
+        return _steps(kind, optax.with_extra_args_support(optax.sgd(step_size)), True, max_steps)
     search = optax.scale_by_backtracking_linesearch(LINESEARCH_STEPS, increase_factor=2.0, max_learning_rate=1e30)
-    return optax.chain(optax.sgd(1.0), search)
+    return _steps(kind, optax.chain(optax.sgd(1.0), search), False, max_steps)
 
 
-def step(kind: Objective, chosen: Any, max_steps: int, state: State) -> State:
+def _steps(kind: Objective, chosen: Any, fixed: bool, max_steps: int) -> Steps:
+    return Steps(partial(_step, kind, chosen, max_steps), partial(_ready, chosen, fixed, kind))
+
+
+def _step(kind: Objective, chosen: Any, max_steps: int, state: State) -> State:
     """Return the state after one update of the optimizer; all of it divided by e^{log_scale} of x0."""
     problem, point = state.problem, state.point
     inner, log_scale = state.memory
@@ -43,7 +53,7 @@ def step(kind: Objective, chosen: Any, max_steps: int, state: State) -> State:
     return judged(kind, moved, max_steps)
 
 
-def ready(chosen: Any, fixed: bool, kind: Objective, state: State) -> State:
+def _ready(chosen: Any, fixed: bool, kind: Objective, state: State) -> State:
     """Return the state with a fresh optimizer.
 
     Unless the step size is fixed, the objective is divided by its curvature along the gradient, so that the first

@@ -4,7 +4,6 @@ Measured on two cores: BLAS with threads of its own takes up to ten times longer
 than two Python threads that hold half of the rows each, so BLAS is limited to one thread while a solver runs.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 from expreg.solver.state import Backend
-from expreg.types import Array, Tree
+from expreg.types import Array, Tree, cores
 
 MANY = 400_000
 """Entries below which a second thread costs more than it gives."""
@@ -44,11 +43,6 @@ def rows(A: Any) -> Rows:
 
 def _is_csr(A: Any) -> bool:
     return bool(sparse.issparse(A))
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

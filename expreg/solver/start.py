@@ -1,4 +1,4 @@
-"""Where to start on the host: linear least squares for the logits that the targets ask for.
+"""Where to start on the host: the solution on a subset of the rows, or least squares for the wanted logits.
 
 Where u(Ax) = c b could hold exactly, A x = phi^{-1}(c b): a linear problem, solved with one Gram matrix. For exp
 and a loss that ignores the scale c drops out as a mean; for sinh c is tried on a grid, for cosh the signs of the
@@ -6,12 +6,30 @@ logits are found by alternating projections. Derived; for exp it is what general
 """
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
+from scipy import sparse
 
-from expreg.solver import host
-from expreg.solver.state import Objective, Problem, scaled_value
+from expreg.activation import ACTIVATIONS
+from expreg.residual import LOSSES
+from expreg.solver import host, newton
+from expreg.solver.records import AUTO, MANY_COLUMNS, PER_COLUMN, chosen
+from expreg.solver.state import Objective, Problem, first_state, run, scaled_value
+from expreg.solver.validate import REACHABLE, Checked
 from expreg.types import Array
+
+LEAST_ROWS = 4096
+GROWTH = 16
+"""Each subset has this many times the rows of the one before."""
+SAMPLE = 2048
+"""Rows that are looked at to see whether a column hangs on few rows."""
+ROUGH = 1e-3
+"""The tolerance on a subset: its minimiser is off by more."""
+ROUGH_STEPS = 30
+SLIGHT = 0.1
+"""The size of the logits at a start of which nothing is known."""
 
 SCALES = (0.1, 1.0, 10.0, 100.0, 1e4)
 """Candidates of c times max |b| for sinh."""
@@ -22,18 +40,81 @@ GOOD = 0.1
 """A candidate fits if its loss is at most this share of what it would be without cancellation."""
 
 
+def problem_of(given: Checked) -> Problem:
+    """Return the problem on the host.
+
+    Where a column hangs on few rows, ||a_j|| n^-1/2 may be far above the size of its entries in the rows that count,
+    and the tolerance is a hundred times smaller.
+    """
+    least = REACHABLE * float(np.finfo(given.b.dtype).eps)
+    sharp = max(given.tol / 100, least) if _concentrated(given.A, given.norms) else given.tol
+    return Problem(host.rows(given.A), given.b, given.weights, np.asarray(sharp, given.b.dtype), given.norms, None)
+
+
+def _concentrated(A: Any, norms: Array) -> bool:
+    """Return whether some column's norm on every k-th row is less than a quarter of what it should be."""
+    every = A.shape[0] // SAMPLE
+    return every >= 2 and bool((host.column_norms(A[::every]) * np.sqrt(every) < norms / 4).any())
+
+
+def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> Array:
+    """Return a start: for many rows the solution on a subset, itself found so, else the best linear guess.
+
+    From a start without a fit the rescaled loss of sinh falls to 0: its stand-in is minimised first.
+    """
+    n, d = problem.A.shape
+    loss = LOSSES[kind.loss]
+    if loss.stand_in and ACTIVATIONS[kind.activation].parity == "odd":
+        kind = kind._replace(loss=loss.stand_in)
+        x = first_guess(kind, problem, rng)
+        return _roughly(kind, problem._replace(tol=problem.tol + ROUGH), x, rng, x)
+    size = max(PER_COLUMN * d, n // GROWTH, LEAST_ROWS)
+    small = (rng.normal(size=d) / problem.norms * np.sqrt(n / d) * SLIGHT).astype(problem.b.dtype)
+    if d > MANY_COLUMNS:
+        return small
+    if 2 * size > n:
+        return best(kind, problem)
+    part = _subset(kind, problem, np.sort(rng.integers(0, n, size)))
+    return _roughly(kind, part, first_guess(kind, part, rng), rng, small)
+
+
+def _roughly(kind: Objective, problem: Problem, x: Array, rng: np.random.Generator, otherwise: Array) -> Array:
+    """Return where a few steps from x lead, or `otherwise` if that is not finite."""
+    A = problem.A.whole
+    directions = chosen(AUTO, *A.shape, dense=not sparse.issparse(A)).host
+    assert directions is not None
+    step = partial(newton.step, kind, directions(A, rng), ROUGH_STEPS)
+    end = run(step, first_state(kind, problem, x, np.zeros_like(x[0])))
+    return end.x if np.isfinite(end.x).all() else otherwise
+
+
+def _subset(kind: Objective, problem: Problem, index: Array) -> Problem:
+    """Return the problem of these rows, its loss and regulariser in the proportion of the whole."""
+    share, loss = len(index) / problem.A.shape[0], LOSSES[kind.loss]
+    A = problem.A.whole[index]
+    b, weights = problem.b[index], problem.weights[index] * share ** ((loss.rows_power - 1) / 2)
+    if loss.relative:
+        total = b.sum()
+        b = b * (problem.b.sum() / total if total != 0 else 1 / share)
+    norms = host.column_norms(A)
+    tol = np.asarray(max(ROUGH, float(problem.tol)), dtype=b.dtype)
+    return Problem(host.rows(A), b, weights, tol, np.where(norms > 0, norms, 1).astype(b.dtype), None)
+
+
 def candidates(kind: Objective, problem: Problem) -> Iterator[Array]:
-    """Yield starting points x (d,), best guess first; never x = 0 for cosh and sinh, where it is stationary."""
-    b, free = problem.b, kind.loss != "exponential"
-    if kind.activation == "exp":
+    """Yield starting points x (d,), best guess first; never x = 0 for even and odd phi, where it is stationary."""
+    b, free, phi = problem.b, LOSSES[kind.loss].relative, ACTIVATIONS[kind.activation]
+    if phi.multiplicative:
         yield from _logarithms(problem, free)
-    elif kind.activation == "sinh":
+    elif phi.inverse is None:
+        yield SLIGHT / problem.norms
+    elif phi.parity == "even":
+        least = np.quantile(b, 0.02)
+        yield _signs(problem, phi.inverse(b / least if free and least > 0 else b))
+    else:
         top = np.abs(b).max()
         scales = [c / top for c in SCALES] if free and top > 0 else [1.0]
-        yield from _fits(problem, np.stack([np.arcsinh(c * b) for c in scales], axis=1))
-    else:
-        least = np.quantile(b, 0.02)
-        yield _signs(problem, np.arccosh(np.maximum(b / least if free and least > 0 else b, 1.0)))
+        yield from _fits(problem, np.nan_to_num(np.stack([phi.inverse(c * b) for c in scales], axis=1)))
 
 
 def _logarithms(problem: Problem, free: bool) -> Iterator[Array]:
@@ -48,11 +129,11 @@ def _logarithms(problem: Problem, free: bool) -> Iterator[Array]:
 
 
 def best(kind: Objective, problem: Problem) -> Array:
-    """Return the candidate with the smallest loss; for the rescaled loss, which favours collapse, the best fit.
+    """Return the candidate with the smallest loss; for one that vanishes without a fit, of its stand-in.
 
     Of a large problem the first that fits at all is taken.
     """
-    judge = kind._replace(loss="softmax" if kind.loss == "rescaled" else kind.loss)
+    judge = kind._replace(loss=LOSSES[kind.loss].stand_in or kind.loss)
     found, least = None, np.inf
     small = problem.A.shape[0] * problem.A.shape[1] <= SMALL
     for x in candidates(kind, problem):

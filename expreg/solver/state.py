@@ -9,7 +9,8 @@ from math import log
 from typing import Any, NamedTuple
 
 from expreg import residual
-from expreg.residual import Terms
+from expreg.activation import ACTIVATIONS
+from expreg.residual import LOSSES, Terms
 from expreg.types import Array, Status, Tree
 
 
@@ -98,6 +99,13 @@ class Method(NamedTuple):
     running: Callable[[State], Array]
 
 
+class Steps(NamedTuple):
+    """A solver for one objective: `step(state)`, and `ready(state)` of the first state."""
+
+    step: Callable[[State], State]
+    ready: Callable[[State], State] = lambda state: state
+
+
 class Objective(NamedTuple):
     """The functions of one (loss, activation) pair on one backend."""
 
@@ -105,6 +113,20 @@ class Objective(NamedTuple):
     activation: str
     exact: bool
     ops: Backend
+
+
+def running(state: State) -> Array:
+    """Return whether the state goes on; False for a state of zeros, which is what an idle lane holds."""
+    return (state.status == int(Status.running)) & (state.passes > 0)
+
+
+def run(step: Callable[[State], State], state: State, seen: Callable[[State], None] = lambda _: None) -> State:
+    """Return the state at which the steps end, of the host or compiled; `seen` looks at every state."""
+    seen(state)
+    while bool(running(state)):
+        state = step(state)
+        seen(state)
+    return state
 
 
 def scaled_value(
@@ -191,8 +213,9 @@ def _status(kind: Objective, state: State, max_steps: int) -> Array:
 
 
 def _collapsed(kind: Objective, at: Terms) -> Array:
+    """Return whether u vanishes without a fit, for a loss that allows it and a phi that can be as small as it likes."""
     xp = kind.ops.xp
-    if kind.loss != "rescaled" or kind.activation != "exp":
+    if LOSSES[kind.loss].stand_in is None or ACTIVATIONS[kind.activation].parity:
         return xp.asarray(False)
     alpha = xp.sum(at.u)
     small = at.log_scale / 2 + xp.log(alpha) < log(COLLAPSED * at.u.shape[0])
@@ -202,4 +225,4 @@ def _collapsed(kind: Objective, at: Terms) -> Array:
 
 def _trivial(kind: Objective, z: Array) -> Array:
     xp = kind.ops.xp
-    return xp.max(xp.abs(z)) < TRIVIAL if kind.activation == "sinh" else xp.asarray(False)
+    return xp.max(xp.abs(z)) < TRIVIAL if ACTIVATIONS[kind.activation].parity == "odd" else xp.asarray(False)

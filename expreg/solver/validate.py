@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from expreg.activation import ACTIVATIONS
 from expreg.errors import InputError, Problem
-from expreg.residual import ACTIVATIONS, LOSSES
+from expreg.residual import LOSSES, activations
 from expreg.solver.host import column_norms
+from expreg.solver.records import SKETCHES, names, with_sketch
 from expreg.types import Array
 
-SOLVERS = ("auto", "newton", "gauss_newton", "gd", "lbfgs", "pcg")
-SKETCHES = (None, "leverage", "countsketch", "gaussian", "uniform")
 DEFAULT_TOL = 1e-10
 REACHABLE = 32
 """The smallest tolerance of a precision, in units of its rounding."""
@@ -48,13 +48,13 @@ def check(
 
 
 def _names(**given: str | None) -> list[Problem]:
-    known = {"loss": LOSSES, "activation": ACTIVATIONS, "solver": SOLVERS, "sketch": SKETCHES}
+    known = {"loss": LOSSES, "activation": activations(), "solver": names(), "sketch": (None, *SKETCHES)}
     problems = [
-        Problem("E-ENUM", f"got {given[key]!r}, expected one of {', '.join(map(str, names))}", key=key)
-        for key, names in known.items()
-        if given[key] not in names
+        Problem("E-ENUM", f"got {given[key]!r}, expected one of {', '.join(map(str, choices))}", key=key)
+        for key, choices in known.items()
+        if given[key] not in choices
     ]
-    if given["sketch"] is not None and given["solver"] in ("gd", "lbfgs"):
+    if given["sketch"] is not None and given["solver"] not in with_sketch() and given["solver"] in names():
         problems.append(Problem("E-ENUM", f"solver {given['solver']} uses no sketch, expected None", key="sketch"))
     return problems
 
@@ -150,24 +150,25 @@ def _empty(norms: Array, shape: tuple[int, int]) -> list[Problem]:
 
 
 def _start(x0: Array | None, loss: str, activation: str) -> list[Problem]:
-    if x0 is None or x0.any() or activation == "exp" or (activation == "sinh" and loss == "exponential"):
+    parity = ACTIVATIONS[activation].parity
+    if x0 is None or x0.any() or parity is None or (parity == "odd" and not LOSSES[loss].relative):
         return []
-    why = "every loss is stationary there (E.39)" if activation == "cosh" else "<u, 1> = 0 there (E.38)"
+    why = "every loss is stationary there (E.39)" if parity == "even" else "<u, 1> = 0 there (E.38)"
     return [Problem("E-START", f"got 0 with {activation}, expected another start: {why}", key="x0")]
 
 
 def _warn(A: Any, b: Array, norms: Array, loss: str, activation: str) -> None:
     """Warn of what no solver can help: <b, 1> != 1 (E.17), an intercept with the rescaled loss of exp (E.36)."""
     beta, rounding = float(b.sum(dtype=np.float64)), 1e-4 if b.dtype == np.float32 else 1e-8
-    if loss != "exponential" and abs(beta - 1) > rounding:
+    if LOSSES[loss].relative and abs(beta - 1) > rounding:
         _say(f"<b, 1> is {beta:g}: no zero residual unless it is 1 (E.17); divide b by its sum")
-    if loss == "rescaled" and activation == "exp":
+    if LOSSES[loss].stand_in and ACTIVATIONS[activation].multiplicative:
         sums = np.asarray(A.sum(axis=0), dtype=np.float64).ravel()
         constant = np.flatnonzero(np.isclose(sums**2, A.shape[0] * norms.astype(np.float64) ** 2, rtol=1e-12, atol=0))
         if len(constant):
             _say(
-                f"column {constant[0]} of A is an intercept: the rescaled loss of exp has no minimum but exact fits "
-                "(E.36); leave it out, or use the softmax or the projective loss"
+                f"column {constant[0]} of A is an intercept: the {loss} loss of {activation} has no minimum but exact "
+                "fits (E.36); leave it out, or use the softmax or the projective loss"
             )
 
 

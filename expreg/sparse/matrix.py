@@ -10,7 +10,6 @@ Everything here can be jitted, vmapped and differentiated. On NumPy arrays, not 
 on the host: SciPy's loops, one block of rows per core.
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from expreg.types import Array
+from expreg.types import Array, cores
 
 WIDTH = 16
 """Largest number of entries in a piece: with 32 XLA no longer makes one loop of the sum."""
@@ -256,15 +255,11 @@ def _host_rmatvec(A: Sparse, y: np.ndarray) -> np.ndarray:
 
 def _each(function: Callable[[slice], np.ndarray], A: Sparse) -> list[np.ndarray]:
     """Apply `function` to one slice of rows per core, with about as many entries each, all at the same time."""
-    edges = np.searchsorted(A.starts, np.linspace(0, A.nnz, _cores() + 1)[1:-1])
+    edges = np.searchsorted(A.starts, np.linspace(0, A.nnz, cores() + 1)[1:-1])
     slices = [slice(int(a), int(b)) for a, b in zip([0, *edges], [*edges, A.shape[0]], strict=True)]
     return list(_pool().map(function, slices))  # SciPy's loops release the interpreter lock
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_cores(), thread_name_prefix="expreg-sparse")
+    return ThreadPoolExecutor(cores(), thread_name_prefix="expreg-sparse")

@@ -140,6 +140,23 @@ def test_samples_of_the_promised_size_keep_the_promise(kind, low_rank):
         assert within(A, b, exact, 3 * D) < 1 - DELTA  # a much smaller sample fails as well
 
 
+def test_the_sampler_is_the_same_on_the_host():
+    """In NumPy, as the preconditioner of `expreg.solve` draws: the promise of (F.6), and the rows of JAX."""
+    A, size, rng = coherent(), sketch.sample_size(D, EPS, DELTA), np.random.default_rng(8)
+    tau = projection(A)
+    kept = 0
+    for _ in range(100):
+        index, scale = sketch.draw(rng.random(size), tau / tau.sum())
+        rows = A[index] * scale[:, None]
+        kept += float(sketch.distortion(jnp.asarray(A.T @ A), jnp.asarray(rows.T @ rows))) <= EPS
+    assert kept >= 100 * (1 - DELTA)
+    uniforms = rng.random(size)
+    for one, other in zip(
+        sketch.draw(uniforms, tau / tau.sum()), sketch.draw(*map(jnp.asarray, (uniforms, tau / tau.sum()))), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
 def test_sketched_scores_are_good_enough_to_sample_by():
     A, v = coherent(), jnp.asarray(parts()[0])
     J = sketch.of_residual(jnp.asarray(A), v)

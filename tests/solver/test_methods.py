@@ -14,7 +14,7 @@ from expreg.solver.state import Objective, first_state
 from expreg.sparse import from_dense
 from expreg.types import Status
 
-PAIRS = [(loss, activation) for loss in residual.LOSSES for activation in residual.ACTIVATIONS]
+PAIRS = [(loss, activation) for loss in residual.LOSSES for activation in residual.activations()]
 PHI = {"exp": np.exp, "cosh": np.cosh, "sinh": np.sinh}
 
 
@@ -215,3 +215,21 @@ def test_unknown_names_are_refused():
         solver.make(solver="simplex")
     with pytest.raises(ValueError, match="expected one of"):
         solver.make(sketch="srht")
+
+
+@pytest.mark.parametrize(("n", "d", "name"), [(5000, 96, "newton"), (4656, 97, "newton"), (4657, 97, "pcg")])
+def test_auto_is_one_rule_for_sweeps_and_for_solve(n, d, name):
+    assert solver.chosen("auto", n, d).name == name
+    shapes = [jax.ShapeDtypeStruct(shape, float) for shape in ((n, d), (n,), (d,))]
+    text = []
+    for given in ("auto", name):
+        method = solver.make(loss="softmax", solver=given)
+        state = jax.eval_shape(lambda *at, m=method: m.init(*at, None, jax.random.key(0)), *shapes)
+        text.append(str(jax.make_jaxpr(method.step)(state)))
+    assert text[0] == text[1]
+
+
+def test_a_sparse_matrix_is_no_reason_for_gram_matrices():
+    assert solver.chosen("auto", 10**6, 32, dense=False).name == "pcg"
+    assert solver.chosen("auto", 10**6, 32).name == "newton"
+    assert solver.chosen("auto", 10**4, 5000).name == "pcg"

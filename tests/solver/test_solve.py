@@ -7,15 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import sparse as jax_sparse
+from oracles import logarithmic, softplus
 from scipy import sparse
 
 import expreg
 from expreg import residual, solver
+from expreg.activation import ACTIVATIONS
 from expreg.errors import InputError
-from expreg.solver import auto, host, start
+from expreg.solver import host, start, validate
 from expreg.solver.state import Objective
 
-PAIRS = [(loss, activation) for loss in residual.LOSSES for activation in residual.ACTIVATIONS]
+PAIRS = [(loss, activation) for loss in residual.LOSSES for activation in residual.activations()]
 PHI = {"exp": np.exp, "cosh": np.cosh, "sinh": np.sinh}
 
 
@@ -142,7 +144,7 @@ def test_a_large_problem_starts_from_a_subset_of_its_rows_and_uses_conjugate_gra
     A, b, x = planted(n=20_000, d=128, noise=0.1)
     found = expreg.solve(A, b, "softmax")
     assert found.status == "converged"
-    assert auto.choose("auto", A, np.random.default_rng(0)).name == "pcg"
+    assert solver.chosen("auto", *A.shape).name == "pcg"
     before = A.T @ residual.gradient(0 * b, b, "softmax", "exp")
     assert np.linalg.norm(gradient(found, A, b, "softmax", "exp")) < 1e-8 * np.linalg.norm(before)
     cold = expreg.solve(A, b, "softmax", x0=0 * x)
@@ -167,7 +169,7 @@ def test_coherent_rows_fall_back_to_the_gram_matrix():
 def test_the_start_is_exact_where_the_fit_is_exact():
     for loss, activation in (("softmax", "exp"), ("exponential", "sinh")):
         A, b, x = planted(loss=loss, activation=activation)
-        problem = auto.problem_of(A, b, 0 * b, 1e-10, np.linalg.norm(A, axis=0))
+        problem = start.problem_of(validate.Checked(A, b, 0 * b, None, 1e-10, np.linalg.norm(A, axis=0)))
         kind = Objective(loss, activation, True, host.HOST)
         assert np.allclose(start.best(kind, problem), x, atol=1e-9)
 
@@ -187,6 +189,32 @@ def test_continuation_ends_at_the_wanted_weights():
     assert errors == sorted(errors, reverse=True)
     with pytest.raises(ValueError, match="expected more than 1"):
         solver.continuation(A, b, 0.0, safe=safe, factor=1.0)
+
+
+def test_records_of_the_users_own_are_solved(monkeypatch):
+    monkeypatch.setitem(residual.LOSSES, "logarithmic", logarithmic())
+    monkeypatch.setitem(ACTIVATIONS, "softplus", softplus())
+    A, _, x = planted()
+    z = A @ x
+    found = expreg.solve(A, np.cosh(z), "logarithmic", "cosh", x0=x + 0.1)
+    assert found.status == "converged", found.message
+    assert np.allclose(found.x, x, atol=1e-8)
+    b = np.logaddexp(0, z)
+    for loss, target in (("exponential", b), ("softmax", b / b.sum())):
+        found = expreg.solve(A, target, loss, "softplus")
+        assert found.status == "converged", found.message
+        assert found.softmax_residual < 1e-8 or loss == "exponential"
+    with pytest.raises(InputError, match="expected one of exp, cosh, sinh, softplus"):
+        expreg.solve(A, b, "softmax", "relu")
+
+
+@pytest.mark.parametrize("name", ["newton", "pcg", "lbfgs"])
+def test_a_solver_is_one_record(name, monkeypatch):
+    monkeypatch.setitem(solver.SOLVERS, "mine", solver.SOLVERS[name]._replace(name="mine"))
+    A, b, x = planted(noise=0.1)
+    found = expreg.solve(A, b, "softmax", solver="mine", x0=x + 0.1)
+    known = expreg.solve(A, b, "softmax", solver=name, x0=x + 0.1)
+    assert (found.status, found.steps) == (known.status, known.steps)
 
 
 # --- degeneracies ---------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Move the parameter or the context of a regression problem: `in_context`."""
 
+from expreg.kinds.in_context.columns import columns, curves
 from expreg.types import Experiment, Settings, later
 
 PROBE: Settings = {
@@ -27,7 +28,8 @@ PROBE: Settings = {
 IN_CONTEXT = Experiment(
     name="in_context",
     schema=later("expreg.kinds.in_context.schema:in_context"),
-    columns=tuple,
+    columns=columns,
+    curves=curves,
     signature=later("expreg.kinds.in_context.program:signature"),
     build=later("expreg.kinds.in_context.program:program"),
     prepare=later("expreg.kinds.in_context.program:prepare"),

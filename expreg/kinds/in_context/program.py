@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from expreg import context, data, ntk, residual, shift
+from expreg import data, ntk, residual, shift
+from expreg.activation import ACTIVATIONS, ACTIVATIONS["exp"]
 from expreg.kinds.in_context.growth import compare
-from expreg.kinds.network.start import PRECISIONS
-from expreg.types import Array, Cost, Program, Row, Settings, Status
+from expreg.types import PRECISIONS, Array, Cost, Program, Row, Settings, Status, at_once
 
 MOVES = ("gd", "newton", "data")
 DAMPING = {"float32": 1e-5, "float64": 1e-9}
@@ -85,13 +85,8 @@ def signature(settings: Settings) -> Signature:
 
 
 def program(static: Signature) -> Program:
-    """Return the program that measures one problem; it is done when it has begun."""
-    return Program(
-        init=partial(measure, static),
-        advance=lambda state: state,
-        running=lambda _: jnp.zeros((), bool),
-        record=lambda state: state,
-    )
+    """Return the program that measures one problem."""
+    return at_once(partial(measure, static))
 
 
 def prepare(settings: Settings) -> Inputs:
@@ -118,8 +113,8 @@ def prepare(settings: Settings) -> Inputs:
 def make_task(static: Signature, given: Inputs) -> Task:
     """Return the problem of a cell: drawn with ||A|| = ||x|| = radius, or the first keys and a query of a head.
 
-    b is the distribution u / alpha at another x of the same norm (of exp for sinh, whose alpha may vanish), or that
-    of the head itself, times exp(noise) and normalised (G.12).
+    b is the distribution u / alpha at another x of the same norm (of exp for an odd phi, whose alpha may vanish), or
+    that of the head itself, times exp(noise) and normalised (G.12).
     """
     n, d, rows = static.n, static.d, static.n + static.tokens
     # one draw for all: each compiles to a program of its own size
@@ -133,7 +128,8 @@ def make_task(static: Signature, given: Inputs) -> Task:
         scale, unit = _norms(grown := grown.reshape(rows, d), direction)
         norm, grown = given.radius, grown * (given.radius / scale)
         x, planted = given.radius * _unit(x), given.radius * _unit(planted)
-    f = residual.softmax(grown[:n] @ planted, "cosh" if static.activation == "cosh" else "exp")
+    odd = ACTIVATIONS[static.activation].parity == "odd"
+    f = residual.softmax(grown[:n] @ planted, ACTIVATIONS["exp"].name if odd else static.activation)
     b = f * jnp.exp(given.noise * noise)
     return Task(grown[:n], b / b.sum(), x, grown, norm, direction / unit)
 
@@ -192,8 +188,8 @@ def _gd_unit(static: Signature, task: Task, z: Array) -> _Unit:
 
 def _curvature(static: Signature, task: Task, z: Array) -> Array:
     """Return the bound of the norm of the z-Hessian on the box |z_i| <= max |z|, over e^{2s} if rescaled (E.45)."""
-    if static.loss == "softmax":
-        return jnp.asarray(context.CURVATURE[static.activation], z.dtype)
+    if residual.LOSSES[static.loss].bounded:
+        return jnp.asarray(ACTIVATIONS[static.activation].softmax_curvature, z.dtype)
     b = task.b
     _, _, s = residual.stable(z, static.activation)
     square = shift.projection_norm(b) ** 2
@@ -204,8 +200,8 @@ def _curvature(static: Signature, task: Task, z: Array) -> Array:
 def _newton_unit(static: Signature, task: Task, z: Array) -> _Unit:
     """Take the full Gauss-Newton step (E.5)-(E.13), damped where its matrix is singular; free of e^{2s}."""
     at = residual.terms(z, task.b, static.loss, static.activation)
-    other = task.b if static.loss == "rescaled" else at.u
-    J = at.v[:, None] * task.A - other[:, None] * (at.v @ task.A)[None, :]
+    low = residual.jacobian(at, static.loss).L
+    J = at.v[:, None] * task.A - low * (at.v @ task.A)[None, :]
     gram = J.T @ J
     mu = DAMPING[static.dtype] * jnp.trace(gram) / static.d
     return _weight_unit(task, -jnp.linalg.solve(gram + mu * jnp.eye(static.d, dtype=J.dtype), at.r @ J))
@@ -277,15 +273,18 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
     numbers = {name: float(value) for name, value in record.items() if not name.startswith(("curve_", "steps"))}
     curves = {name: value.astype(np.float64) for name, value in record.items() if name.startswith("curve_")}
     status, detail = _status(static, numbers)
-    told = {"activation": static.activation, "loss": static.loss, "n": static.n, "d": static.d}
-    told |= {name: problem[name] for name in ("move", "layer", "head", "token") if name in problem}
-    told["moved"] = told.pop("move")
+    place = {name: problem[name] for name in ("layer", "head", "token") if name in problem}
     close = {name.removeprefix("curve_"): _middle(value) for name, value in curves.items()} if static.tokens else {}
     return {
         "status": status,
         "status_detail": detail,
         "problem": static.kind,
-        **told,
+        "activation": static.activation,
+        "loss": static.loss,
+        "n": static.n,
+        "d": static.d,
+        "moved": problem["move"],
+        **place,
         **{f"{name}_median" if name == "update" else name: value for name, value in close.items()},
         **{name: None if np.isnan(value) else value for name, value in numbers.items()},
         "curve_step": np.arange(1, (static.tokens or static.sizes) + 1),
@@ -301,7 +300,7 @@ def _middle(values: np.ndarray) -> float | None:
 def _status(static: Signature, numbers: dict[str, float]) -> tuple[str, str]:
     """Return status and detail; a bound that overflows is no failure, a shift that is not finite is."""
     share = numbers["alpha_share"]
-    if static.activation == "sinh" and share < shift.SMALLEST_ALPHA:
+    if ACTIVATIONS[static.activation].parity == "odd" and share < shift.SMALLEST_ALPHA:
         return "collapsed", f"alpha = <u, 1> is {share:.2g} of <|u|, 1>: the shift divides by it"
     if not np.isfinite([numbers["shift"], numbers["shift_softmax"]]).all():
         return Status.nonfinite.name, f"max |dz| = {numbers['largest_change']:.3g}: the moved exponentials overflow"

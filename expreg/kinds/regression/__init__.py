@@ -1,5 +1,6 @@
 """Solve regression problems: `regression`."""
 
+from expreg.kinds.regression.columns import columns, curves
 from expreg.types import Experiment, Settings, later
 
 PROBE: Settings = {
@@ -32,19 +33,20 @@ PROBE: Settings = {
     },
     "measure": [],
 }
-"""A run that cannot converge, by which the speed of this machine is told."""
+"""A run that cannot converge, by which the speed of this machine is measured."""
 
 REGRESSION = Experiment(
     name="regression",
     schema=later("expreg.kinds.regression.schema:regression"),
-    columns=tuple,
+    columns=columns,
+    curves=curves,
     signature=later("expreg.kinds.regression.program:signature"),
     build=later("expreg.kinds.regression.program:program"),
     prepare=later("expreg.kinds.regression.program:prepare"),
     row=later("expreg.kinds.regression.program:row"),
     inputs=later("expreg.kinds.regression.program:inputs"),
     cost=later("expreg.kinds.regression.program:cost"),
-    check=later("expreg.kinds.regression.files:check"),
     size=lambda settings: f"cell n={settings['problem']['n']} d={settings['problem']['d']}",
+    check=later("expreg.kinds.regression.files:check"),
     probe=PROBE,
 )

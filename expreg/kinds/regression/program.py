@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from expreg import residual, solver
+from expreg.activation import ACTIVATIONS
 from expreg.data import problems
-from expreg.solver.sketched import rows_of
-from expreg.types import Array, Cost, Program, Row, Settings, Status
+from expreg.kinds.regression.columns import CURVES, MEASURED, PROBLEM
+from expreg.solver.words import IN_A_CONFIG, sentence
+from expreg.types import PRECISIONS, Array, Cost, Program, Row, Settings, Status
 
-PRECISIONS: dict[str, type[np.float32] | type[np.float64]] = {"f32": np.float32, "f64": np.float64}
 TOLERANCE = {"f32": 1e-5, "f64": 1e-10}
 """What `tolerance: auto` means."""
 
@@ -166,12 +167,11 @@ def program(static: Signature) -> Program:
 
 NO_LIMIT = 2**30
 """The budget of the solver itself: that of a cell is kept by its lane, so that it can be swept."""
-CURVES = ("residual", "loss", "passes", "damping", "error")
 
 
 def _signs(activation: str) -> tuple[int, ...]:
-    """Return the signs s for which s x is planted when x is: cosh is even (E.39)."""
-    return (1, -1) if activation == "cosh" else (1,)
+    """Return the signs s for which s x is planted when x is: both for an even phi (E.39)."""
+    return (1, -1) if ACTIVATIONS[activation].parity == "even" else (1,)
 
 
 def _noted(signs: tuple[int, ...], state: State) -> State:
@@ -241,30 +241,13 @@ def _curve(record: dict[str, Array]) -> dict[str, np.ndarray]:
     return found
 
 
-PROBLEM = (
-    "density",
-    "condition",
-    "coherence",
-    "noise",
-    "scale",
-    "weight",
-    "start",
-    "distance",
-    "layer",
-    "head",
-    "token",
-)
-"""Keys of `problem` that are columns under their own names."""
-
-
 def row(settings: Settings, record: dict[str, Array]) -> Row:
     """Return the columns of a finished cell with its curve as lists."""
     found, chosen, given = problem(settings), settings["solver"], settings["problem"]
     status = Status(int(record["status"])) or Status.max_steps  # running: its lane ended at the budget
-    measured = ("gradient_norm", "softmax_residual", "projective_loss", "alpha", "max_logit", "loss_rescaled")
     return {
         "status": status.name,
-        "status_detail": DETAILS.get(status.name, ""),
+        "status_detail": sentence(status.name, float(record["damping"]), IN_A_CONFIG),
         "loss": given["loss"],
         "activation": given["activation"],
         "solver": chosen["name"],
@@ -281,7 +264,7 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         **{name: given.get(name) for name in PROBLEM},
         "loss_value": float(record["last_loss"]),
         "residual_final": float(record["last_residual"]),
-        **{name: float(record[name]) for name in measured},
+        **{name: float(record[name]) for name in MEASURED},
         **_errors(found.planted, _signs(given["activation"]), record),
         **_curve(record),
     }
@@ -292,7 +275,7 @@ def _sketch_size(settings: Settings) -> int | None:
     static = signature(settings)
     if static.sketch is None:
         return None
-    return rows_of(static.sketch, static.n, static.d, static.sketch_size)
+    return solver.SKETCHES[static.sketch].rows(static.n, static.d, static.sketch_size)
 
 
 def _errors(planted: np.ndarray | None, signs: tuple[int, ...], record: dict[str, Array]) -> Row:
@@ -303,27 +286,17 @@ def _errors(planted: np.ndarray | None, signs: tuple[int, ...], record: dict[str
     return {"error_final": float(record["last_error"]), "x_error": float(distance)}
 
 
-DETAILS = {
-    "max_steps": "the gradient is above the tolerance after the whole budget; try solver.max_steps",
-    "diverged": "the loss grew without bound; try solver.name newton or a start nearer to 0",
-    "nonfinite": "a number left the range of the precision; try precision f64",
-    "collapsed": "alpha went to 0: the rescaled loss vanishes without a fit (E.37); try loss softmax",
-    "trivial": "x went to 0, where sinh vanishes (E.38); try loss softmax or projective",
-}
-
-
 def cost(settings: Settings) -> Cost:
     """Return expected steps, flops per step and bytes per lane; draws no problem."""
     given, chosen = settings["problem"], settings["solver"]
     n, d = float(given["n"]), float(given["d"])
     size = float(min(n, chosen["sketch_size"])) if isinstance(chosen["sketch_size"], int) else n
-    second = {"gd": 0.0, "lbfgs": 0.0, "pcg": 100 * n * d}.get(chosen["name"], 2 * size * d * d)
-    steps = chosen["max_steps"] if chosen["name"] == "gd" else min(chosen["max_steps"], EXPECTED_STEPS)
+    record = solver.chosen(chosen["name"], given["n"], given["d"])
+    second, steps = record.flops(n, d, size), min(chosen["max_steps"], record.expected_steps or chosen["max_steps"])
     width = np.dtype(PRECISIONS[settings["precision"]]).itemsize
     held = n * d + 40 * n + 4 * d * d + 5 * chosen["curve"]["points"]
     return Cost(float(steps), second + 8 * n * d + EXPONENTIAL_FLOPS * n + d**3 / 3, width * held)
 
 
-EXPECTED_STEPS = 20
 EXPONENTIAL_FLOPS = 200
 """What the elementwise work on the n logits costs in a step, its line search included."""
