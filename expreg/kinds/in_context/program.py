@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from expreg import data, ntk, residual, shift
-from expreg.activation import ACTIVATIONS, ACTIVATIONS["exp"]
+from expreg.activation import ACTIVATIONS
 from expreg.kinds.in_context.growth import compare
 from expreg.types import PRECISIONS, Array, Cost, Program, Row, Settings, Status, at_once
 
@@ -129,7 +129,7 @@ def make_task(static: Signature, given: Inputs) -> Task:
         norm, grown = given.radius, grown * (given.radius / scale)
         x, planted = given.radius * _unit(x), given.radius * _unit(planted)
     odd = ACTIVATIONS[static.activation].parity == "odd"
-    f = residual.softmax(grown[:n] @ planted, ACTIVATIONS["exp"].name if odd else static.activation)
+    f = residual.softmax(grown[:n] @ planted, "exp" if odd else static.activation)
     b = f * jnp.exp(given.noise * noise)
     return Task(grown[:n], b / b.sum(), x, grown, norm, direction / unit)
 
