@@ -11,7 +11,7 @@ import pytest
 
 import expreg
 from expreg import cli, registry
-from expreg.activation import ACTIVATIONS, Activation
+from expreg.activation import ACTIVATIONS
 from expreg.errors import InputError
 from expreg.kinds import EXPERIMENTS
 from expreg.types import Column, Experiment
@@ -67,6 +67,25 @@ def test_an_example_of_the_documentation_works_from_plan_to_export(name, tmp_pat
     assert sum(row["n"] for row in json.loads(later[1][1]) if row["status"] not in ("error", "oom")) == cells
     assert "warning" not in later[0][2]
     assert (tmp_path / "rows.parquet").stat().st_size > 0
+
+
+def test_cells_that_raise_are_rows_and_the_next_run_tries_them_again(tmp_path):
+    guard = """    if settings["replicate"] == 1 and not __import__("os").path.exists("luck"):
+        raise ValueError("no luck")
+    rng ="""
+    (tmp_path / "walk.py").write_text(EXAMPLES["walk.py"].replace("    rng =", guard))
+    (tmp_path / "walk.yaml").write_text(EXAMPLES["walk.yaml"])
+    run, sql = ["run", "walk.yaml", "--import", "walk.py"], "SELECT status, status_detail, attempt FROM cells"
+    first, rows = process(tmp_path, run, ["query", "runs/walk", sql, "--json"])
+    assert first[0] == 3
+    assert first[2].endswith("4 cells failed; the same command tries them again\n")
+    found = sorted((row["status"], row["status_detail"], row["attempt"]) for row in json.loads(rows[1]))
+    assert found == [("converged", "", 1)] * 4 + [("error", "ValueError: no luck", 1)] * 4
+    (tmp_path / "luck").touch()
+    second, rows = process(tmp_path, run, ["query", "runs/walk", sql, "--json"])
+    assert second[0] == 0
+    found = sorted((row["status"], row["attempt"]) for row in json.loads(rows[1]))
+    assert found == [("converged", 1)] * 4 + [("converged", 2)] * 4
 
 
 def test_a_run_says_which_module_has_changed_or_is_missing(tmp_path):

@@ -19,7 +19,7 @@ PLAN = {"hash": "ab" * 16, "identity": {"x": 1}, "axes": [], "cells": 9}
 
 
 def row(k, **more):
-    return {"cell": f"{k:016x}", "status": "converged", "attempt": 1, **more}
+    return {"cell": f"{k:016x}", "status": "converged", "attempt": 1} | more
 
 
 def test_base_columns_have_types_and_meanings():
@@ -74,6 +74,12 @@ def test_a_run_is_read_with_the_order_and_types_of_its_parts(tmp_path):
 def test_a_row_must_fit_the_declared_columns(value, column):
     with pytest.raises(ValueError, match=f"column '{column}'"):
         check_row(row(0, **{column: value}), OWN)
+
+
+@pytest.mark.parametrize("status", [None, "running", "fine"])
+def test_a_row_has_a_status(status):
+    with pytest.raises(ValueError, match="expected one of converged"):
+        check_row(row(0, status=status), OWN)
 
 
 def test_numbers_of_numpy_and_missing_values_fit():

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from expreg.types import Column
+from expreg.types import FAILED, Column, Status
 
 CURVE = "curve_"
 """What the name of a curve begins with in a row and in a part."""
@@ -30,12 +30,15 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "int64": (Integral,),
     "float64": (Real,),
 }
+STATUSES = (*(status.name for status in Status if status), *FAILED)
 TYPES = tuple(_KINDS)
 """The types that a column may have."""
 
 
 def check_row(row: Mapping[str, Any], columns: Sequence[Column]) -> None:
-    """Raise ValueError unless a row has declared columns only, of their types, and curves of equal length."""
+    """Raise ValueError unless a row has a status, declared columns only, of their types, and curves of equal length."""
+    if row.get("status") not in STATUSES:
+        raise ValueError(f"status is {row.get('status')!r}, expected one of {', '.join(STATUSES)}")
     types = {column.name: column.type for column in (*BASE, *columns)}
     for name, value in row.items():
         if name.startswith(CURVE) or value is None:
