@@ -190,6 +190,7 @@ def certificate_of_file(
     from expreg import data
     from expreg.certificate import certify
 
+    registry.load_plugins()
     arrays = data.read_arrays(os.fspath(path), ("X", "y", "W", "a"))
     return _with_steps(certify(**arrays, activation=activation, scale=scale, refined=refined), eps)
 

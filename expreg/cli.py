@@ -246,8 +246,9 @@ def solve(
 
     expreg solve A.npy b.npy --loss softmax --out x.npy
     """
-    from expreg import commands
+    from expreg import commands, registry
 
+    registry.load_plugins()
     options = {"loss": loss, "activation": activation, "solver": solver, "sketch": sketch, "tol": tol, "key": seed}
     found = commands.solve_files(
         matrix, target, weights=weights, start=start, out=out, complain=_complain, options=options
