@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from expreg.core.store.columns import BASE, NAMES, TYPES, check_row, in_order, merged
+from expreg.core.store.columns import NAMES, TYPES, check_row, in_order, merged
 from expreg.core.store.part import decode, encode, table_of
 from expreg.core.store.store import Store
 from expreg.core.store.table import read
 from expreg.kinds import EXPERIMENTS
-from expreg.types import Column
+from expreg.types import BASE, Column
 
 RECORD = json.loads((Path(__file__).parents[1] / "golden/columns.json").read_text())
 OWN = (Column("b", "float64", ""), Column("a", "int64", ""), Column("c_step", "int64", ""), Column("w", "string", ""))

@@ -1,28 +1,13 @@
-"""The columns that every experiment has, and what rows must be to fit the columns that an experiment declares."""
+"""What rows must be to fit the columns that their experiment declares, and in which order tables have them."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from expreg.types import FAILED, Column, Status
+from expreg.types import BASE, FAILED, Column, Status
 
 CURVE = "curve_"
 """What the name of a curve begins with in a row and in a part."""
-BASE = (
-    Column("cell", "string", "16 hex digits that name the cell by the content of its settings"),
-    Column("status", "string", "how the cell ended"),
-    Column("status_detail", "string", "one line about it, often empty"),
-    Column("experiment", "string", "the experiment of the config"),
-    Column("seed", "int64", "the seed from which, with the replicate, all randomness of the cell follows"),
-    Column("replicate", "int64", "number of the independent repetition"),
-    Column("precision", "string", "floating point numbers of the cell: f32 or f64"),
-    Column("device", "string", "kind of the device that ran it"),
-    Column("steps", "int64", "steps that were taken"),
-    Column("seconds", "float64", "time on the device, shared among the lanes of its program"),
-    Column("expreg_version", "string", "version of expreg that ran it"),
-    Column("jax_version", "string", "version of JAX that ran it"),
-    Column("attempt", "int64", "number of the execution: more than 1 after failures"),
-)
 NAMES = tuple(column.name for column in BASE)
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
