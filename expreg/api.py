@@ -140,9 +140,9 @@ def plan(
 ) -> dict[str, Any]:
     """Return what a config would run, without writing anything: counts, programs, memory, flops, time.
 
-    Also the outlook of the experiment; for networks `theory`, what the theorem asks for at each n, and `power`, what
-    the replicates can resolve; `lines` are both as text. The expected time comes from the speed of one small program on this machine. `cells` adds the list of cells.
-    Raises InputError as `run` does.
+    Also the outlook of the experiment, with its text as `lines`; for networks `theory`, what the theorem asks for at
+    each n, and `power`, what the replicates can resolve. The expected time comes from the speed of one small program
+    on this machine. `cells` adds the list of cells. Raises InputError as `run` does.
     """
     checked = load_config(config, overrides)
     sweep = _asked(checked)
@@ -204,6 +204,7 @@ def certificate_of_file(
     from expreg import data
     from expreg.certificate import certify
 
+    registry.load_plugins()
     arrays = data.read_arrays(os.fspath(path), ("X", "y", "W", "a"))
     return _with_steps(certify(**arrays, activation=activation, scale=scale, refined=refined), eps)
 
@@ -288,12 +289,11 @@ def _sweep(config: Any) -> _Sweep:
 
 
 def _asked(config: Any) -> _Sweep:
-    """Return the checked sweep; refuse it if the config names a `delta` for whose quantile the replicates are too few."""
+    """Return the checked sweep, unless the config asks for a quantile, by its own `delta`, of too few replicates."""
     sweep = _sweep(config)
     if "delta" in (config.source.given.get("analysis") or {}):
-        wrong = sweep.experiment.too_few(
-            [settings for settings, _ in sweep.cells.values()], config.analysis.model_dump()
-        )
+        settings = [settings for settings, _ in sweep.cells.values()]
+        wrong = sweep.experiment.too_few(settings, config.analysis.model_dump())
         _refuse([configs.problem(config.source, Fault(("analysis", "delta"), "E-RANGE", wrong))] if wrong else [])
     return sweep
 

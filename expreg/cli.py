@@ -91,7 +91,7 @@ def _plan_text(found: Mapping[str, Any], more: list[str]) -> str:
             {
                 "largest cell": f"{found['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {found['lanes']} lanes at most",
                 "work": f"{found['flops']:.2g} flops",
-                "expected time": f"{duration(found['seconds'] or math.nan)} on {found['devices']} x {found['device_kind']}; "
+                "expected time": f"{duration(math.nan if found['seconds'] is None else found['seconds'])} on {found['devices']} x {found['device_kind']}; "
                 f"{duration(found['compile_seconds'])} of it compiling, if nothing is cached",
             }
         ),
@@ -252,8 +252,9 @@ def solve(
 
     expreg solve A.npy b.npy --loss softmax --out x.npy
     """
-    from expreg import commands
+    from expreg import commands, registry
 
+    registry.load_plugins()
     options = {"loss": loss, "activation": activation, "solver": solver, "sketch": sketch, "tol": tol, "key": seed}
     found = commands.solve_files(
         matrix, target, weights=weights, start=start, out=out, complain=_complain, options=options
@@ -344,7 +345,7 @@ def _options(
 def main() -> None:
     """Run the command line; turn every failure into its exit code and one line each."""
     resume = f"; resume with the same command:\n  {_same_command()}" if "run" in sys.argv[1:] else ""
-    warnings.showwarning = _warn  # type: ignore[assignment]
+    warnings.showwarning = _warn
     with handled(end_at_once(f"interrupted{resume}")):
         code = _exit_code()
     sys.exit(code)
@@ -378,7 +379,11 @@ def _imports_first(words: list[str]) -> list[str]:
         if word == "--":
             others += [word, *rest]
         elif word == "--import":
-            first += [word, *([value] if (value := next(rest, None)) is not None else [])]
+            value = next(rest, None)
+            if value is None:  # an option without its value, which is an error of the command
+                others.append(word)
+            else:
+                first += [word, value]
         else:
             (first if word.startswith("--import=") else others).append(word)
     return first + others

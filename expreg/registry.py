@@ -26,7 +26,8 @@ _LISTS: Mapping[str, tuple[str, str]] = {
     "expreg.data.kinds:DataKind": ("expreg.data.kinds:DATA", "expreg.data.kinds:check_record"),
     "expreg.data.kinds:LabelKind": ("expreg.data.kinds:LABELS", "expreg.data.kinds:check_record"),
     "expreg.residual:Loss": ("expreg.residual:LOSSES", "expreg.residual:check"),
-    "expreg.solver.method:Solver": ("expreg.solver.method:SOLVERS", "expreg.solver.method:check"),
+    "expreg.solver.records:Solver": ("expreg.solver.records:SOLVERS", "expreg.solver.records:check"),
+    "expreg.solver.records:Sketch": ("expreg.solver.records:SKETCHES", "expreg.solver.records:check"),
 }
 """By type of record: its list, and the function that returns what a tiny probe finds wrong with one, in lines."""
 _FUNCTIONS = frozenset(
@@ -67,7 +68,6 @@ def register(*records: Any) -> None:
             _owners[place, record.name] = name
     if not _importing:
         _modules[name] = _described(name, caller.get("__file__"))
-    _forget()
 
 
 def load_module(given: str) -> None:
@@ -192,16 +192,6 @@ def check_experiment(experiment: Experiment) -> Iterator[str]:
     names = [column.name for column in columns]
     for name in sorted({name for name in names if names.count(name) > 1 or name in NAMES}):
         yield f"{start} column {name!r} is declared twice, or one of those that every experiment has"
-
-
-def _forget() -> None:
-    """Empty the caches that depend on lists."""
-    model = import_module("expreg.core.config.model")
-    getattr(model, "forget", lambda: None)()
-    if hasattr(model, "EXPERIMENTS"):  # until configs ask each experiment for its schema
-        for name, experiment in _entries("expreg.kinds:EXPERIMENTS").items():
-            if name not in model.EXPERIMENTS:
-                model.EXPERIMENTS[name] = experiment.schema()
 
 
 @contextmanager

@@ -107,6 +107,24 @@ class Column(NamedTuple):
     meaning: str
 
 
+BASE: tuple[Column, ...] = (
+    Column("cell", "string", "16 hex digits that name the cell by the content of its settings"),
+    Column("status", "string", "how the cell ended"),
+    Column("status_detail", "string", "one line about it, often empty"),
+    Column("experiment", "string", "the experiment of the config"),
+    Column("seed", "int64", "the seed from which, with the replicate, all randomness of the cell follows"),
+    Column("replicate", "int64", "number of the independent repetition"),
+    Column("precision", "string", "floating point numbers of the cell: f32 or f64"),
+    Column("device", "string", "kind of the device that ran it"),
+    Column("steps", "int64", "steps that were taken"),
+    Column("seconds", "float64", "time on the device, shared among the lanes of its program"),
+    Column("expreg_version", "string", "version of expreg that ran it"),
+    Column("jax_version", "string", "version of JAX that ran it"),
+    Column("attempt", "int64", "number of the execution: more than 1 after failures"),
+)
+"""The columns of every experiment, before its own."""
+
+
 def later(place: str) -> Callable[..., Any]:
     """Return the function at `package.module:name`, which is imported at its first call.
 
@@ -131,7 +149,7 @@ class Experiment:
     What a cell is:
 
     - `schema()`: the pydantic model of its config, a `core.config.model.Config`.
-    - `columns()`, `curves()`: what `row` returns beside the columns that every experiment has (`core.store.columns`);
+    - `columns()`, `curves()`: what `row` returns beside the columns that every experiment has (`BASE`);
       curves by their names without `curve_`.
 
     How it runs:

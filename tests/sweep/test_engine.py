@@ -1,8 +1,11 @@
 """The engine: every cell once, whatever the lanes; one program per signature; failures cost what they must."""
 
+from collections import deque
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 
 from expreg.core.engine import lanes as engine_module
 from expreg.core.engine.lanes import Engine, slice_of_lanes
+from expreg.errors import StorageError
 from expreg.kinds import EXPERIMENTS
 from expreg.types import Cost, Experiment, Program
 
@@ -136,6 +140,157 @@ def test_other_failures_of_a_program_are_not_taken_for_lack_of_memory(monkeypatc
     rows = collect(Engine(countdown()), cells_of([1, 2]))
     assert [row["status"] for row in rows.values()] == ["error"] * 2
     assert rows["c0"]["status_detail"] == "JaxRuntimeError: INTERNAL: a bug"
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2, 5, 9])
+@pytest.mark.parametrize("lanes", [2, 8])
+def test_out_of_memory_in_any_slice_loses_no_cell(monkeypatch, failing, lanes):
+    calls = []
+
+    def compile_program(*arguments):
+        found = original(*arguments)
+
+        def execute(*arguments):
+            calls.append(found.lanes)
+            if len(calls) == failing + 1:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
+            return found.execute(*arguments)
+
+        return replace(found, execute=execute)
+
+    original = engine_module.compile_program
+    monkeypatch.setattr(engine_module, "compile_program", compile_program)
+    lengths = [1 + i % 5 for i in range(40)]
+    engine = Engine(countdown(), lanes=lanes, devices=1, slice_seconds=1e-6)
+    rows = [row for rows in engine.run(cells_of(lengths)) for row in rows]
+    assert sorted(row["cell"] for row in rows) == sorted(f"c{i}" for i in range(40))
+    totals = {row["cell"]: row["total"] for row in rows}
+    assert all(totals[f"c{i}"] == n * (n + 1) / 2 for i, n in enumerate(lengths))
+    assert calls[failing + 1] == lanes // 2
+
+
+def test_cells_that_are_given_back_wait_in_the_order_of_their_start():
+    queue = engine_module._Queue(deque("ef"), deque([("c", None), ("d", None)]), {1: "a", 0: "b"})
+    assert queue.give_back() == 2
+    assert (list(queue.waiting), queue.occupied, list(queue.prepared)) == (list("abcdef"), {}, [])
+
+
+def raising(function, wrong, error):
+    """Return a function of the settings that raises for the cells that `wrong` says."""
+
+    def called(settings, *more):
+        if wrong(settings):
+            raise error
+        return function(settings, *more)
+
+    return called
+
+
+@pytest.mark.parametrize("name", ["signature", "prepare", "row"])
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_a_cell_whose_own_functions_raise_costs_itself_only(name, lanes):
+    error = ValueError("no\u202e luck\nat all " + "x" * 500)
+    experiment = countdown()
+    wrong = raising(getattr(experiment, name), lambda settings: settings["length"] in (1, 4, 9), error)
+    engine = Engine(replace(experiment, **{name: wrong}), lanes=lanes, devices=1)
+    rows = [row for rows in engine.run(cells_of(range(1, 10))) for row in rows]
+    assert sorted(row["cell"] for row in rows) == [f"c{i}" for i in range(9)]
+    ended = {row["cell"]: row for row in rows}
+    assert [cell for cell in sorted(ended) if ended[cell]["status"] == "error"] == ["c0", "c3", "c8"]
+    assert {ended[cell]["status_detail"] for cell in ("c0", "c3", "c8")} == {r"ValueError: no\u202e luck"}
+    assert all(row["total"] > 0 for row in rows if row["status"] == "converged")
+
+
+def test_a_detail_is_one_short_printable_line():
+    assert engine_module.detail(KeyError()) == "KeyError"
+    line = engine_module.detail(ValueError("x" * 500))
+    assert len(line) == 200
+    assert line.startswith("ValueError: xxx")
+
+
+def test_a_program_that_cannot_be_built_costs_its_own_cells_only():
+    build = raising(countdown().build, lambda signature: signature == 1, TypeError("no such thing"))
+    cells = [*cells_of([3, 4]), *((f"bad{i}", {"length": 2, "program": 1}) for i in range(3))]
+    rows = collect(Engine(replace(countdown(), build=build)), cells)
+    assert [rows[f"bad{i}"]["status_detail"] for i in range(3)] == ["TypeError: no such thing"] * 3
+    assert rows["c0"]["status"] == rows["c1"]["status"] == "converged"
+
+
+def test_inputs_of_another_shape_than_those_of_the_program_are_an_error_of_the_cell():
+    def prepare(settings):
+        return {"length": np.full((2,) if settings["length"] == 3 else (), settings["length"], np.int32)}
+
+    rows = collect(Engine(replace(countdown(), prepare=prepare), lanes=2), cells_of([1, 2, 3, 4]))
+    assert [row["status"] for _, row in sorted(rows.items())] == ["converged", "converged", "error", "converged"]
+    assert rows["c2"]["status_detail"] == "ValueError: prepare returned shape (2,), its program has ()"
+
+
+def test_a_run_that_fails_on_the_device_costs_the_cells_in_its_lanes_only(monkeypatch):
+    def compile_program(*arguments):
+        found = original(*arguments)
+
+        def execute(*arguments):
+            calls.append(0)
+            if len(calls) == 1:
+                raise jax.errors.JaxRuntimeError("INTERNAL: a fault")
+            return found.execute(*arguments)
+
+        return replace(found, execute=execute)
+
+    calls, original = [], engine_module.compile_program
+    monkeypatch.setattr(engine_module, "compile_program", compile_program)
+    rows = collect(Engine(countdown(), lanes=2, devices=1), cells_of(range(1, 8)))
+    assert [rows[f"c{i}"]["status"] for i in range(7)] == ["error"] * 2 + ["converged"] * 5
+
+
+@pytest.mark.parametrize("error", [StorageError("full"), KeyboardInterrupt(), SystemExit(3)])
+def test_a_full_disk_and_a_request_to_stop_are_no_error_of_a_cell(error):
+    prepare = raising(countdown().prepare, lambda settings: settings["length"] == 2, error)
+    with pytest.raises(type(error)):
+        collect(Engine(replace(countdown(), prepare=prepare), lanes=1, devices=1), cells_of([1, 2, 3]))
+
+
+def test_a_host_without_memory_for_the_inputs_of_a_cell_loses_none():
+    left = [MemoryError()] * 3
+
+    def prepare(settings):
+        if settings["length"] == 5 and left:
+            raise left.pop()
+        return countdown().prepare(settings)
+
+    rows = collect(Engine(replace(countdown(), prepare=prepare), lanes=16, devices=1), cells_of(range(1, 30)))
+    assert len(rows) == 29
+    assert all(row["status"] == "converged" for row in rows.values())
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_a_cell_that_takes_too_long_is_stopped_and_its_lane_is_used_again(lanes):
+    lengths = [2, 2 * 10**9, 3, 4, 2 * 10**9, 5, 6, 7, 8]
+    engine = Engine(countdown(), lanes=lanes, devices=1, slice_seconds=0.02, cell_timeout=0.2)
+    rows = collect(engine, cells_of(lengths))
+    late = [cell for cell, row in rows.items() if row["status"] == "timeout"]
+    assert sorted(late) == ["c1", "c4"]
+    assert all(0.2 <= rows[cell]["seconds"] < 5 for cell in late)
+    assert all("execution.cell_timeout is 0.2 s" in rows[cell]["status_detail"] for cell in late)
+    assert all(rows[f"c{i}"]["total"] == n * (n + 1) / 2 for i, n in enumerate(lengths) if n < 100)
+
+
+def test_a_cleared_lane_idles_and_the_others_keep_every_bit():
+    state = {"left": jnp.arange(1, 5), "deep": {"x": jnp.arange(24.0).reshape(4, 3, 2) + 1}}
+    cleared = engine_module._idle(state, np.array([False, True, False, False]))
+    kept = np.array([0, 2, 3])
+    chex.assert_trees_all_equal_shapes_and_dtypes(cleared, state)
+    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[kept], cleared), jax.tree.map(lambda x: x[kept], state))
+    assert not any(leaf[1].any() for leaf in jax.tree.leaves(cleared))
+
+
+def test_slices_and_refills_trace_a_program_once(monkeypatch):
+    chex.clear_trace_counter()
+    monkeypatch.setattr(engine_module, "slice_of_lanes", chex.assert_max_traces(slice_of_lanes, n=1))
+    engine = Engine(countdown(), lanes=2, devices=1, slice_seconds=1e-6)
+    batches = list(engine.run(cells_of([1, 30, 2, 7, 1, 50, 3])))
+    assert len(batches) > 8
+    assert len(engine.compilations) == 1
 
 
 def test_costly_programs_run_first():

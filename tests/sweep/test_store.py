@@ -25,6 +25,7 @@ from expreg.core.store.part import decode, encode, part_name, scan
 from expreg.core.store.store import Store, canonical, identity_hash
 from expreg.core.store.table import read, read_events
 from expreg.errors import StorageError
+from expreg.types import Column
 
 IDENTITY = {"training": {"tolerance": 0.05, "factor": 1.0}, "measure": ["E0", "E5"]}
 PLAN = {"hash": "3f2a" * 8, "identity": IDENTITY, "axes": [], "cells": 4}
@@ -603,7 +604,8 @@ def test_part_is_typed_in_one_row_group_and_named_by_its_bytes(tmp_path: Path) -
     import pyarrow.parquet as pq
 
     special = {"eta": float("nan"), "lambda_0": None, "lambda_cts": float("inf"), "E5": True, "E5_step": None}
-    with Store.open(tmp_path, PLAN, CONFIG) as store:
+    columns = [Column(name, "int64" if "_" in name else "bool", "") for name in ("E5", "E5_step")]
+    with Store.open(tmp_path, PLAN, CONFIG, columns=columns) as store:
         name = store.commit([row(0, **special, rho=1, mode="a"), row(1, rho=0.5, E5=None)])
     path = tmp_path / "parts" / str(name)
     assert path.name == part_name(path.read_bytes())

@@ -15,7 +15,7 @@ from expreg.core.config.model import Config, Source, check, leaves
 from expreg.core.config.reader import Document, Path, ScalarError, scalar, show_path
 from expreg.core.config.source import Overrides, gather, make_absolute, problem
 from expreg.errors import InputError, Problem
-from expreg.types import Experiment
+from expreg.types import BASE, Experiment
 
 REPLICATE = Number(integer=True, least=0, most=2**31 - 1, expression=False)
 FREE = Number(expression=False)
@@ -191,8 +191,6 @@ class _Loading:
 
     def _reserved(self) -> set[str]:
         """Return the names that an axis must not hide: keys of the config, columns of cells and of curves."""
-        from expreg.core.store.columns import BASE  # imports NumPy, which few configs need
-
         columns = {column.name for column in (*BASE, *self.experiment.columns(), *self.experiment.curves())}
         curves = {f"curve_{column.name}" for column in self.experiment.curves()}
         return {"step", *columns, *curves, *self.model.model_fields}

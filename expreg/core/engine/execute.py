@@ -63,7 +63,7 @@ def _engine(experiment: Experiment, execution: Any, stop: Callable[[], bool]) ->
         lanes=lanes,
         devices=count,
         slice_seconds=execution.slice_seconds,
-        cell_timeout=getattr(execution, "cell_timeout", None),
+        cell_timeout=execution.cell_timeout,
         stop=stop,
     )
 
@@ -125,11 +125,10 @@ def _completed(experiment: Experiment, cells: Cells) -> Callable[[Row], Row]:
 
     def complete(row: Row) -> Row:
         settings, axes = cells[row["cell"]]
-        if columns:
-            try:
-                check_row(row, columns)
-            except ValueError as error:
-                row = error_row(row["cell"], error)
+        try:
+            check_row(row, columns)
+        except (TypeError, ValueError) as error:
+            row = error_row(row["cell"], error)
         own = {name: settings[name] for name in ("experiment", "seed", "replicate", "precision")}
         known: Row = {"status_detail": "", "steps": None, **row, **own, **circumstances}
         return {**axes, **known}

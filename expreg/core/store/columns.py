@@ -1,49 +1,36 @@
-"""The columns that every experiment has, and what rows must be to fit the columns that an experiment declares."""
+"""What rows must be to fit the columns that their experiment declares, and in which order tables have them."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
-
-from expreg.types import Column
+from expreg.types import BASE, FAILED, Column, Status
 
 CURVE = "curve_"
 """What the name of a curve begins with in a row and in a part."""
-BASE = (
-    Column("cell", "string", "16 hex digits that name the cell by the content of its settings"),
-    Column("status", "string", "how the cell ended"),
-    Column("status_detail", "string", "one line about it, often empty"),
-    Column("experiment", "string", "the experiment of the config"),
-    Column("seed", "int64", "the seed from which, with the replicate, all randomness of the cell follows"),
-    Column("replicate", "int64", "number of the independent repetition"),
-    Column("precision", "string", "floating point numbers of the cell: f32 or f64"),
-    Column("device", "string", "kind of the device that ran it"),
-    Column("steps", "int64", "steps that were taken"),
-    Column("seconds", "float64", "time on the device, shared among the lanes of its program"),
-    Column("expreg_version", "string", "version of expreg that ran it"),
-    Column("jax_version", "string", "version of JAX that ran it"),
-    Column("attempt", "int64", "number of the execution: more than 1 after failures"),
-)
 NAMES = tuple(column.name for column in BASE)
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
-    "bool": (bool, np.bool_),
+    "bool": (bool,),
     "int64": (Integral,),
     "float64": (Real,),
 }
+STATUSES = (*(status.name for status in Status if status), *FAILED)
 TYPES = tuple(_KINDS)
 """The types that a column may have."""
 
 
 def check_row(row: Mapping[str, Any], columns: Sequence[Column]) -> None:
-    """Raise ValueError unless a row has declared columns only, of their types, and curves of equal length."""
+    """Raise ValueError unless a row has a status, declared columns only, of their types, and curves of equal length."""
+    if row.get("status") not in STATUSES:
+        raise ValueError(f"status is {row.get('status')!r}, expected one of {', '.join(STATUSES)}")
     types = {column.name: column.type for column in (*BASE, *columns)}
     for name, value in row.items():
         if name.startswith(CURVE) or value is None:
             continue
         if name not in types:
             raise ValueError(f"column {name!r} is not declared by the experiment")
+        value = value.item() if type(value).__name__ == "bool_" else value  # NumPy's
         if not isinstance(value, _KINDS[types[name]]) or (isinstance(value, bool) and types[name] != "bool"):
             raise ValueError(f"column {name!r} is {type(value).__name__}, declared as {types[name]}")
     check_curves(row)

@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from expreg.core.store.columns import BASE, CURVE, in_order
+from expreg.core.store.columns import CURVE, in_order
 from expreg.core.store.disk import failure, fault, holds, read_bytes, storage, sync, write_temporary
 from expreg.errors import Problem, StorageError
-from expreg.types import Column
+from expreg.types import BASE, Column
 
 if TYPE_CHECKING:
     import pyarrow as pa
