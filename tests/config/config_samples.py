@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from expreg.core.config.load import load
+from expreg.api import load_config as load
+from expreg.core.config.model import leaves
 from expreg.errors import InputError, Problem
+from expreg.kinds import EXPERIMENTS
 
 TEXT = """\
 experiment: threshold
@@ -29,6 +31,14 @@ measure: [E0, E5]
 execution: {engine: local, lanes: auto, shard: cells}
 """
 SMALL: dict[str, Any] = {"experiment": "threshold", "name": "x", "sweep": {"product": {"n": [8], "m": [16]}}}
+
+
+def schema(name: str) -> Any:
+    return EXPERIMENTS[name].schema()
+
+
+def sweepable(name: str) -> Any:
+    return leaves(schema(name))
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expreg.core.config.load import config_text, load
+from config_samples import load
+
+from expreg.core.config import cell_id, cells, config_text, first_difference, plan
 from expreg.core.config.model import Config
-from expreg.core.config.plan import cell_id, cells, first_difference, plan
 from expreg.errors import InputError
 
 BASE: dict[str, Any] = {

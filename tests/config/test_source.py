@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_samples import SMALL, TEXT, changed, problems, refused, written
+from config_samples import SMALL, TEXT, changed, load, problems, refused, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expreg.core.config.load import config_text, load
+from expreg.core.config import config_text
 from expreg.core.config.reader import read
 
 # --- overrides ---------------------------------------------------------------------------------------
