@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from expreg.api import load_config as load
+from expreg.core.config import plan
 from expreg.core.config.model import leaves
 from expreg.errors import InputError, Problem
 from expreg.kinds import EXPERIMENTS
@@ -54,7 +55,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 def problems(source: Any, overrides: Any = ()) -> list[Problem]:
     with pytest.raises(InputError) as caught:
-        load(source, overrides)
+        plan(load(source, overrides))
     for line in caught.value.lines():
         assert line.isprintable()
         assert len(line) <= 400

@@ -57,9 +57,9 @@ def complaints(source: Any, overrides: Any = ()) -> list[str]:
         (TEXT.replace("[8, 16]", "[8, 8]"), "error[E-DUP] {f}:12:12: sweep.product.n[1]: 8 already at index 0"),
         (
             TEXT.replace("0.05", ".nan"),
-            "error[E-RANGE] {f}:9:14: training.tolerance: got nan, expected a finite number > 0",
+            "error[E-RANGE] {f}:9:14: training.tolerance: got nan, expected a finite number >= 0",
         ),
-        (TEXT.replace("0.05", "0"), "error[E-RANGE] {f}:9:14: training.tolerance: got 0, expected a finite number > 0"),
+        (TEXT.replace("0.05", "-1"), "error[E-RANGE] {f}:9:14: training.tolerance: got -1, expected a finite number >= 0"),
         (
             TEXT.replace("0.05", "1e-12"),
             "error[E-RANGE] {f}:9:14: training.tolerance: 1e-12 is below 32*eps of float32 (3.8e-06); "

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from expreg.core.config.grid import COMBINATIONS, GENERATORS
+from expreg.core.config.grid import GENERATORS
 from expreg.types import Experiment
 
 Schema = dict[str, Any]
@@ -25,14 +25,15 @@ def json_schema(experiments: Mapping[str, Experiment]) -> Schema:
     for schema in schemas.values():
         for key, form in schema["properties"].items():
             forms.setdefault(key, []).append(form)
-    shared = {key for key, found in forms.items() if len(found) == len(models) and all(form == found[0] for form in found)}
+    shared = {key for key, found in forms.items() if all(form == found[0] for form in found)}
     properties = {key: found[0] if key in shared else {"description": "by experiment"} for key, found in forms.items()}
     properties["experiment"] = {**properties["experiment"], "enum": list(by_name)}
     properties["sweep"] = {**properties["sweep"], "$ref": "#/$defs/Sweep"}
     cases = []
     for model, schema in schemas.items():
         names = [name for name, other in by_name.items() if other is model]
-        own = {key: schema["properties"].get(key, False) for key in forms if key not in shared}
+        here = schema["properties"]
+        own = {key: here.get(key, False) for key in forms if key not in here or key not in shared}
         chosen = {"properties": {"experiment": {"enum": names}}, "required": ["experiment"]}
         cases.append({"if": chosen, "then": {"properties": own}})
     return {
@@ -61,11 +62,15 @@ def _sweep() -> dict[str, Schema]:
         "properties": {name: whole if name == "count" else numbers for name in GENERATORS},
     }
     axis = {"anyOf": [{"type": "array", "minItems": 1, "items": scalar}, scalar, generators]}
-    nested: dict[str, Schema] = {name: {"$ref": "#/$defs/Axes"} for name in COMBINATIONS}
-    nested["concat"] = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/Axes"}}
-    nested["when"] = {"type": "string", "description": "keep the cells for which this holds, like m >= n"}
+    inside = {"$ref": "#/$defs/Axes"}
+    nested: dict[str, Schema] = {
+        "product": {**inside, "description": "every combination, the last axis running fastest"},
+        "zip": {**inside, "description": "the first values together, then the second, ..."},
+        "concat": {"type": "array", "minItems": 1, "items": inside, "description": "blocks, one behind the other"},
+        "when": {"type": "string", "description": "keep the cells for which this holds, like m >= n"},
+    }
     axes = {"type": "object", "properties": nested, "additionalProperties": axis}
     return {
-        "Sweep": {"type": ["object", "null"], "properties": nested, "additionalProperties": False},
-        "Axes": {"description": "axes by name, and combinations of them", **axes},
+        "Sweep": {"title": "Sweep", "type": ["object", "null"], "properties": nested, "additionalProperties": False},
+        "Axes": {"title": "Axes", "description": "axes by name, and combinations of them", **axes},
     }

@@ -46,8 +46,7 @@ def fault(code: str, message: str, *path: str | int, absolute: bool = False) -> 
 
 def faults(found: list[Fault], *, absolute: bool = False) -> PydanticCustomError:
     """Return the exception that carries several problems of one block."""
-    # The messages go in as context: in a template braces would be filled in.
-    return PydanticCustomError("expreg", "{text}", {"text": found[0].message, "faults": found, "absolute": absolute})
+    return PydanticCustomError("expreg", "wrong", {"faults": found, "absolute": absolute})
 
 
 def carried(error: PydanticCustomError) -> Fault:

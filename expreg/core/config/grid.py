@@ -145,11 +145,20 @@ def _length(node: Node) -> int:
 
 
 def _combined(block: Block) -> Iterator[Row]:
-    parts = (rows(member) for member in block.members)
     if block.combine == "concat":
-        return itertools.chain.from_iterable(parts)
-    together = zip(*parts, strict=True) if block.combine == "zip" else itertools.product(*parts)
+        return itertools.chain.from_iterable(map(rows, block.members))
+    together = zip(*map(rows, block.members), strict=True) if block.combine == "zip" else _product(block.members)
     return ({name: value for part in parts for name, value in part.items()} for parts in together)
+
+
+def _product(members: tuple[Node, ...]) -> Iterator[tuple[Row, ...]]:
+    """Yield as `itertools.product` would, which makes all rows of its members at once."""
+    if not members:
+        yield ()
+        return
+    for row in rows(members[0]):
+        for rest in _product(members[1:]):
+            yield (row, *rest)
 
 
 # --- reading --------------------------------------------------------------------------------------
