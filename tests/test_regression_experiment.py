@@ -9,7 +9,7 @@ import pytest
 
 import expreg
 from expreg import api, residual
-from expreg.core.config import load, plan
+from expreg.core import config as plan
 from expreg.core.engine.lanes import Engine
 from expreg.data import problems
 from expreg.errors import InputError
@@ -79,7 +79,7 @@ def test_what_is_changed_changes_nothing_else():
 
 
 def settings_of(**change):
-    config = load.load({**CONFIG, **change})
+    config = api.load_config({**CONFIG, **change})
     return {plan.cell_id(settings): settings for settings, _ in plan.cells(config)}
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from config_samples import load, schema, sweepable
 
 from expreg.api import json_schema

@@ -59,7 +59,10 @@ def complaints(source: Any, overrides: Any = ()) -> list[str]:
             TEXT.replace("0.05", ".nan"),
             "error[E-RANGE] {f}:9:14: training.tolerance: got nan, expected a finite number >= 0",
         ),
-        (TEXT.replace("0.05", "-1"), "error[E-RANGE] {f}:9:14: training.tolerance: got -1, expected a finite number >= 0"),
+        (
+            TEXT.replace("0.05", "-1"),
+            "error[E-RANGE] {f}:9:14: training.tolerance: got -1, expected a finite number >= 0",
+        ),
         (
             TEXT.replace("0.05", "1e-12"),
             "error[E-RANGE] {f}:9:14: training.tolerance: 1e-12 is below 32*eps of float32 (3.8e-06); "
@@ -246,9 +249,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=150, deadline=2000)
 @given(
-    st.sampled_from(
-        [*sweepable("threshold"), *SMALL, "sweep.product.n", "sweep.product", "sweep.zip", "sweep.concat"]
-    ),
+    st.sampled_from([*sweepable("threshold"), *SMALL, "sweep.product.n", "sweep.product", "sweep.zip", "sweep.concat"]),
     VALUES,
 )
 def test_any_value_anywhere_loads_or_is_refused(path: str, value: Any) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from config_samples import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from config_samples import load
 
 from expreg.core.config import cell_id, cells, config_text, first_difference, plan
 from expreg.core.config.model import Config
@@ -373,7 +372,12 @@ def test_a_file_may_lie_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     full = str(tmp_path / "mine.npz")
     given = {"absolute": full, "relative": "../mine.npz"}.get(way, "no.npz")
     path = file_config(tmp_path / "configs", given)
-    source = {"experiment": "threshold", "name": "x", "data": {"kind": "file", "path": "../mine.npz"}, "network": {"m": 8}}
+    source = {
+        "experiment": "threshold",
+        "name": "x",
+        "data": {"kind": "file", "path": "../mine.npz"},
+        "network": {"m": 8},
+    }
     config = {
         "override": lambda: loaded(path, ["data.path=../mine.npz"]),
         "mapping": lambda: loaded(path, {"data.path": tmp_path / "mine.npz"}),

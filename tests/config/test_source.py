@@ -93,7 +93,9 @@ def test_an_override_repairs_what_it_replaces(tmp_path: Path) -> None:
 
 def test_extends_merges_deeply_and_errors_name_the_file(tmp_path: Path) -> None:
     written(tmp_path, TEXT.replace("factor: 1.0", "factor: -1"), "base.yaml")
-    child = written(tmp_path, "extends: base.yaml\nname: child\ntraining: {tolerance: -1}\nsweep: {product: {n: [4]}}\n")
+    child = written(
+        tmp_path, "extends: base.yaml\nname: child\ntraining: {tolerance: -1}\nsweep: {product: {n: [4]}}\n"
+    )
     found = problems(child)
     assert [(Path(str(p.file)).name, p.line, p.key) for p in found] == [
         ("base.yaml", 7, "training.step_size.factor"),

@@ -106,7 +106,8 @@ class Resolver:
         names, known = grid.names(tree) if tree else (), leaves(self.model)
         self.targets = {name: target(self.model, known, name) for name in names}
         self.own = {
-            block: tuple(name for name in names if (self.targets[name] or ("",))[0] == block) for block in self.model.blocks
+            block: tuple(name for name in names if (self.targets[name] or ("",))[0] == block)
+            for block in self.model.blocks
         }
         self.depends = {block: (*own, "precision") for block, own in self.own.items()}
         self.blocks: dict[str, dict[Any, Resolved | None]] = {block: {} for block in self.model.blocks}
@@ -161,7 +162,9 @@ class Resolver:
             shown = [where for where in list(cases)[:MAX_CASES] if where]
             more = f"; and {len(cases) - len(shown)} more" if len(cases) > len(shown) and shown else ""
             text = f" (where {'; or '.join(shown)}{more})" if shown else ""
-            found.append(problem(self.config.source, Fault(path, code, next(iter(cases.values())) + text), self.targets))
+            found.append(
+                problem(self.config.source, Fault(path, code, next(iter(cases.values())) + text), self.targets)
+            )
         return found
 
     def _resolve(self, block: str, row: Row, names: Names) -> tuple[Resolved | None, list[Fault]]:
@@ -217,7 +220,7 @@ def cells(config: Config) -> Iterator[tuple[Settings, Axes]]:
         if len(sound) < len(blocks):
             continue
         precision = row.get("precision", config.precision)
-        seed, replicate = int(row.get("seed", config.seed)), int(row.get("replicate", 0))
+        seed, replicate = _integer(row.get("seed", config.seed)), _integer(row.get("replicate", 0))
         texts = {**told, "precision": f'"{precision}"', "replicate": f"{replicate}", "seed": f"{seed}"}
         for block, found in sound.items():
             texts[block] = found.text
@@ -305,6 +308,10 @@ def _content(files: tuple[str, ...], block: Mapping[str, Any]) -> str | None:
         return checksums(files, block)
     except OSError:
         return None
+
+
+def _integer(value: Any) -> int:
+    return int(value)
 
 
 def _digest(text: str, size: int) -> str:

@@ -1,4 +1,4 @@
-"""The JSON Schema of a config, by which editors complete and check: pydantic's own, put together for all experiments."""
+"""The JSON Schema of a config, by which editors complete and check: pydantic's own, for all experiments at once."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from expreg.core.config.expression import Expression, ExpressionError, parse
@@ -40,7 +40,7 @@ class Fault(NamedTuple):
 
 
 def fault(code: str, message: str, *path: str | int, absolute: bool = False) -> PydanticCustomError:
-    """Return the exception that carries one problem, at `path` within the value being checked or (`absolute`) the config."""
+    """Return the exception that carries one problem, at `path` below the checked value or (`absolute`) in the config."""
     return faults([Fault(path, code, message)], absolute=absolute)
 
 
@@ -88,6 +88,11 @@ def alternatives(options: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
+def key(default: Any, meaning: str) -> Any:
+    """Return the field of a block with its default, `...` where it is required, and one sentence for editors."""
+    return Field(default, description=meaning)
+
+
 def below_precision(tolerance: float, precision: str) -> str:
     """Return in words that a tolerance is below what a precision can reach."""
     advice = "; use precision f64" if precision == "f32" else ""
@@ -113,7 +118,11 @@ class Block(BaseModel):
 
     @model_validator(mode="after")
     def _follow_rules(self, info: ValidationInfo) -> Self:
-        if info.context is not None and "names" in info.context and (found := list(self.rules(info.context["precision"]))):
+        if (
+            info.context is not None
+            and "names" in info.context
+            and (found := list(self.rules(info.context["precision"])))
+        ):
             raise faults(found)
         return self
 
@@ -193,8 +202,8 @@ class Number(Rule):
             raise fault("E-RANGE", f"got {show(value)}, expected {self.expected()}")
         if self.integer and value != int(value):
             raise fault("E-TYPE", f"got {value!r} (number), expected {self.expected()}")
-        low = self.least is not None and value < self.least or self.above is not None and value <= self.above
-        if low or self.most is not None and value > self.most or self.below is not None and value >= self.below:
+        low = (self.least is not None and value < self.least) or (self.above is not None and value <= self.above)
+        if low or (self.most is not None and value > self.most) or (self.below is not None and value >= self.below):
             raise fault("E-RANGE", f"got {value!r}, expected {self.expected()}")
         return int(value) if self.integer else float(value) + 0.0  # + 0.0 turns -0.0 into 0.0
 
@@ -213,7 +222,9 @@ class Number(Rule):
         bounds = {key: getattr(self, name) for key, name in _BOUNDS.items() if getattr(self, name) is not None}
         options: list[dict[str, Any]] = [{"type": "integer" if self.integer else "number", **bounds}]
         options += [{"enum": list(self.words)}] if self.words else []
-        options += [{"type": "string", "description": "an expression in swept names, like 2*n"}] if self.expression else []
+        options += (
+            [{"type": "string", "description": "an expression in swept names, like 2*n"}] if self.expression else []
+        )
         return options[0] if len(options) == 1 else {"anyOf": options}
 
     def _expression(self, text: str) -> Expression:
@@ -262,7 +273,9 @@ class Choice(Rule):
         if isinstance(value, str) and value in options:
             return value
         if isinstance(value, str) and value in self.later:
-            raise fault("E-ENUM", f"got '{value}', which is not available in this version; expected {alternatives(options)}")
+            raise fault(
+                "E-ENUM", f"got '{value}', which is not available in this version; expected {alternatives(options)}"
+            )
         code, shown = ("E-ENUM", f"got {show(value)}") if isinstance(value, str) else ("E-TYPE", got(value))
         raise fault(code, f"{shown}, expected {alternatives(options)}{did_you_mean(value, options)}")
 

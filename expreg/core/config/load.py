@@ -40,7 +40,10 @@ def load(
     config = loading.config()
     others = {block for other in experiments.values() for block in other.schema().blocks}
     strange = [f for f in loading.first if f.code == "E-UNKNOWN" and len(f.path) == 1 and f.path[0] in others]
-    first = [Fault(f.path, f.code, f"{experiment.name} has no {f.path[0]}; remove this key") if f in strange else f for f in loading.first]
+    first = [
+        Fault(f.path, f.code, f"{experiment.name} has no {f.path[0]}; remove this key") if f in strange else f
+        for f in loading.first
+    ]
     faults = _independent(told + first, document.faulty)
     if config is not None and not (faults or document.faulty or loading.second):
         loading.second += _third(config.with_source(loading.source))
