@@ -7,10 +7,9 @@ from typing import Any
 
 from expreg import types
 from expreg.api import json_schema
-from expreg.core.config import problems
-from expreg.core.config import schema as blocks
 from expreg.core.config.fields import Block
-from expreg.core.config.model import EXPERIMENTS, Config
+from expreg.core.config.model import Config, inner
+from expreg.kinds import EXPERIMENTS
 
 ELSEWHERE = {"sweep": "[The sweep language](configuration.md#the-sweep-language)"}
 
@@ -85,7 +84,8 @@ def _rows(mapping: Schema, model: type[Block], path: str, whole: Schema) -> Iter
         full = f"{path}.{key}" if path else key
         if key == _selector(mapping):
             continue
-        default = "**required**" if key in mapping.get("required", ()) else _default(model, key)
+        required = mapping.get("required", () if path else mapping["anyOf"][0]["required"])
+        default = "**required**" if key in required else _default(model, key)
         cases = [] if path else [(f"{full}:{case}", form) for case, form in _cases(key, whole)]
         told = [
             f"{_values(form, where, whole)} ({where.partition(':')[2].replace(' ', ', ')})" for where, form in cases
@@ -96,11 +96,15 @@ def _rows(mapping: Schema, model: type[Block], path: str, whole: Schema) -> Iter
 
 
 def _default(model: type[Block], key: str) -> str:
-    owner = next(one for one in (EXPERIMENTS.values() if model is Config else [model]) if key in one.model_fields)
+    owners = [experiment.schema() for experiment in EXPERIMENTS.values()] if model is Config else [model]
+    owner = next(one for one in owners if key in one.model_fields)
     value = owner.model_fields[key].get_default(call_default_factory=True)
+    if isinstance(value, dict):
+        chosen = inner(owner, key, value)
+        value = chosen.model_validate(value) if chosen else value
     if isinstance(value, Block):
         selector = next((name for name in ("kind", "name") if name in type(value).model_fields), None)
-        changed = value.model_dump(exclude={selector} if selector else set(), exclude_defaults=True)
+        changed = value.model_dump(exclude={selector} if selector else set(), exclude_unset=True)
         chosen = {selector: getattr(value, selector)} if selector else {}
         shown = {**chosen, **changed} or value.model_dump()
         simple = len(shown) <= 3 and not any(isinstance(item, dict) for item in shown.values())
@@ -141,16 +145,22 @@ def _number(found: Schema) -> str:
 def _branches(found: Schema, whole: Schema) -> list[Schema]:
     """Return the mappings that may stand at a place: none, one, or one per kind."""
     if "$ref" in found:
-        return [whole["$defs"][found["$ref"].rsplit("/", 1)[-1]]]
-    if found.get("type") == "object" and found.get("title") and found["title"] != "Sweep" and "properties" in found:
+        name = found["$ref"].rsplit("/", 1)[-1]
+        return [whole["$defs"][name]] if name != "Sweep" else []
+    if "properties" in found and "title" in found:
         return [found]
-    options = [*found.get("oneOf", ()), *found.get("anyOf", ())]
+    options = [*found.get("allOf", ()), *found.get("anyOf", ())]
     return [branch for option in options for branch in _branches(option, whole)]
 
 
 def _model(branch: Schema) -> type[Block]:
-    found: type[Block] = getattr(blocks, branch["title"], None) or getattr(problems, branch["title"])
-    return found
+    return next(block for block in _blocks(Block) if block.__name__ == branch["title"])
+
+
+def _blocks(base: type[Block]) -> Iterator[type[Block]]:
+    for block in base.__subclasses__():
+        yield block
+        yield from _blocks(block)
 
 
 def _selector(mapping: Schema) -> str | None:

@@ -2,12 +2,12 @@
 
 import yaml
 
-from expreg.core.config import load
+from expreg import api
 
 
 def shrunk(path):
     """Return overrides for the config at `path`: two n, few widths or steps, few replicates, small statistics."""
-    experiment = load.load(path).experiment
+    experiment = api.load_config(path).experiment
     product = yaml.safe_load(path.read_text())["sweep"]["product"]
     return ["analysis.resamples=50", *KINDS[experiment](product, path)]
 

@@ -9,7 +9,8 @@ import pytest
 from shrink import shrunk
 
 import expreg
-from expreg.core.config import load, plan
+from expreg import api
+from expreg.core import config as plan
 from expreg.kinds import EXPERIMENTS
 from expreg.kinds.network.figures import chain as report
 
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
 RUN = [path for path in CONFIGS if not path.stem.endswith("_gpu")]  # those are the same configs with larger grids
-TRAINED = [path for path in RUN if load.load(path).experiment in ("threshold", "convergence")]
+TRAINED = [path for path in RUN if api.load_config(path).experiment in ("threshold", "convergence")]
 DRAWN = ("threshold", "concentration")
 """Those whose report is drawn here; the figures are tested in tests/report."""
 
@@ -42,7 +43,7 @@ def test_a_config_says_what_it_is_for(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_a_config_in_full_is_a_plan_of_a_few_programs(path):
-    config = load.load(path)
+    config = api.load_config(path)
     cells = [settings for settings, _ in plan.cells(config)]
     assert config.name == path.stem
     assert 100 < len(cells) < 200_000

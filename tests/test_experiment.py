@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from expreg import ntk, theory
-from expreg.core.config import load, plan
+from expreg import api, ntk, theory
+from expreg.core import config as plan
 from expreg.kinds import EXPERIMENTS
 from expreg.kinds.network import start, training
 from expreg.types import Status
@@ -17,7 +17,7 @@ def resolved(**change):
     """Return the settings of the one cell of a config, as a sweep hands them over; `change` by dotted path."""
     given = {"experiment": "threshold", "name": "test", "data": {"n": 4, "d": 5}, "network": {"m": 32}}
     overrides = {key.replace("__", "."): value for key, value in change.items()}
-    config = load.load(given, overrides)
+    config = api.load_config(given, overrides)
     ((settings, _),) = plan.cells(config)
     return settings
 

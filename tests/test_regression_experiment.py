@@ -11,7 +11,7 @@ from oracles import logarithmic, softplus
 import expreg
 from expreg import api, residual
 from expreg.activation import ACTIVATIONS
-from expreg.core.config import load, plan
+from expreg.core import config as plan
 from expreg.core.engine.lanes import Engine
 from expreg.core.store.part import BASE
 from expreg.data import problems
@@ -82,7 +82,7 @@ def test_what_is_changed_changes_nothing_else():
 
 
 def settings_of(**change):
-    config = load.load({**CONFIG, **change})
+    config = api.load_config({**CONFIG, **change})
     return {plan.cell_id(settings): settings for settings, _ in plan.cells(config)}
 
 

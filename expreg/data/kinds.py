@@ -1,6 +1,6 @@
-"""The kinds of data and of labels: each a record of the keys it has, the rules between their values, and how it is made.
+"""The kinds of data and of labels: each a record of its keys, the rules between their values, and how it is made.
 
-To add one: a block, a function, a line in `DATA` or `LABELS`, all here; or `expreg.register(DataKind(...))` from outside.
+To add one: a block, a function, a line in `DATA` or `LABELS`, all here; or `expreg.register(DataKind(...))`.
 Imports no JAX until something is drawn.
 """
 
@@ -9,7 +9,8 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from expreg.core.config.fields import (
     Block,
@@ -21,7 +22,9 @@ from expreg.core.config.fields import (
     OneOf,
     Positive,
     Text,
+    carried,
     fault,
+    key,
 )
 from expreg.core.config.model import check
 from expreg.core.config.reader import show_path
@@ -47,7 +50,7 @@ class DataKind(NamedTuple):
 
 
 class LabelKind(NamedTuple):
-    """One kind of labels: its keys with their rules, and `make(settings, key, X, y)`, y what came with the data: (n,)."""
+    """One kind of labels: its keys with their rules, and `make(settings, key, X, y)`, y what came with the data."""
 
     name: str
     schema: type[Block]
@@ -81,8 +84,8 @@ class TeacherLabels(Block):
     """The outputs of a narrow exponential network, divided by the largest."""
 
     kind: Literal["teacher"] = "teacher"
-    m: Natural = Field(default=4, description="width of the teacher")
-    scale: Positive = Field(default=1.0, description="factor of the teacher's pre-activations: larger is less linear")
+    m: Natural = key(4, "width of the teacher")
+    scale: Positive = key(1.0, "factor of the teacher's pre-activations: larger is less linear")
 
 
 def _teacher(options: Options, key: Any, X: Any, _: Any) -> Any:
@@ -118,10 +121,10 @@ LABELS: dict[str, LabelKind] = {
 class _Data(Block):
     brings_labels: ClassVar[bool] = False
 
-    labels: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])] = Field(
-        default={}, description="where y comes from"
+    labels: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])] = key(
+        {}, "where y comes from"
     )
-    allow_duplicates: Boolean = Field(default=False, description="accept points whose Gram matrix is singular")
+    allow_duplicates: Boolean = key(False, "accept points whose Gram matrix is singular")
 
     def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
         if self.labels.kind == "given" and not self.brings_labels:
@@ -132,8 +135,8 @@ class _Data(Block):
 class Drawn(_Data):
     """Points drawn at random: n of them, in d dimensions."""
 
-    n: Samples = Field(default="n", description="number of samples")
-    d: Natural = Field(default="n", description="dimension of a sample")
+    n: Samples = key("n", "number of samples")
+    d: Natural = key("n", "dimension of a sample")
 
 
 class Sphere(Drawn):
@@ -173,8 +176,8 @@ class Equiangular(Drawn):
     """Unit vectors with one inner product between all pairs; d = n."""
 
     kind: Literal["equiangular"] = "equiangular"
-    coherence: Annotated[float, Number(above=-1, below=1)] = Field(
-        default=0.5, description="inner product of two different samples, in (-1/(n-1), 1)"
+    coherence: Annotated[float, Number(above=-1, below=1)] = key(
+        0.5, "inner product of two different samples, in (-1/(n-1), 1)"
     )
 
     def rules(self, precision: str) -> Iterator[Fault]:
@@ -195,8 +198,8 @@ class NearDuplicate(Drawn):
     """n/2 pairs of points at a small angle."""
 
     kind: Literal["near_duplicate"] = "near_duplicate"
-    angle: Annotated[float, Number(above=0, below=3.141592653589793)] = Field(
-        default=0.1, description="angle between the points of a pair, in radians"
+    angle: Annotated[float, Number(above=0, below=3.141592653589793)] = key(
+        0.1, "angle between the points of a pair, in radians"
     )
 
     def rules(self, precision: str) -> Iterator[Fault]:
@@ -227,14 +230,14 @@ class Digits(_Data):
     brings_labels: ClassVar[bool] = True
 
     kind: Literal["digits"] = "digits"
-    n: Samples = Field(default="n", description="number of samples")
+    n: Samples = key("n", "number of samples")
     classes: Annotated[
         list[Annotated[int, Number(integer=True, least=0, most=9, expression=False)]],
         AfterValidator(_two_classes),
-    ] = Field(default=[3, 8], description="the digit labelled +1 and the digit labelled -1")
-    centre: Boolean = Field(default=False, description="subtract the mean image before the rows are normalised")
-    labels: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])] = Field(
-        default={"kind": "given"}, description="where y comes from"
+    ] = key([3, 8], "the digit labelled +1 and the digit labelled -1")
+    centre: Boolean = key(False, "subtract the mean image before the rows are normalised")
+    labels: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])] = key(
+        {"kind": "given"}, "where y comes from"
     )
 
     @classmethod
@@ -262,14 +265,12 @@ class File(_Data):
     files: ClassVar[tuple[str, ...]] = ("path",)
 
     kind: Literal["file"] = "file"
-    path: Annotated[str, FilePath()] = Field(description="any local file, relative to the file in which it stands")
-    target: Annotated[str | None, Text(least=1, most=256, null=True)] = Field(
-        default=None, description="column of y in a table"
-    )
-    features: list[Label] | None = Field(default=None, description="columns of X in a table, all others if absent")
-    normalise: Boolean = Field(default=False, description="divide every row by its norm")
-    labels: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])] = Field(
-        default={"kind": "given"}, description="where y comes from"
+    path: Annotated[str, FilePath()] = key(..., "any local file, relative to the file in which it stands")
+    target: Annotated[str | None, Text(least=1, most=256, null=True)] = key(None, "column of y in a table")
+    features: list[Label] | None = key(None, "columns of X in a table, all others if absent")
+    normalise: Boolean = key(False, "divide every row by its norm")
+    labels: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])] = key(
+        {"kind": "given"}, "where y comes from"
     )
 
     @classmethod
@@ -323,12 +324,19 @@ def make(options: Options, key_points: Any, key_labels: Any) -> tuple[np.ndarray
 
 def checked(options: Options) -> dict[str, Any]:
     """Return `data` settings with their defaults; raise InputError with everything that is wrong with them."""
-    schema = OneOf(models=lambda: [kind.schema for kind in DATA.values()]).choose(options)
+    try:
+        schema = OneOf(models=lambda: [kind.schema for kind in DATA.values()]).choose(options)
+    except PydanticCustomError as error:
+        raise InputError(_problem(carried(error).below(("data",)))) from None
     given = {key: value for key, value in options.items() if key in schema.model_fields}
     found, faults = check(schema, given, {"names": options, "precision": "f64"}, ("data",))
     if faults:
-        raise InputError([Problem(code, message, key=show_path(path)) for path, code, message in faults])
+        raise InputError([_problem(found) for found in faults])
     return {**options, **found.model_dump()}
+
+
+def _problem(found: Fault) -> Problem:
+    return Problem(found.code, found.message, key=show_path(found.path))
 
 
 def default_labels(kind: str) -> str:

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from expreg.core.config.load import load
+from expreg.api import load_config as load
+from expreg.core.config import plan
+from expreg.core.config.model import leaves
 from expreg.errors import InputError, Problem
+from expreg.kinds import EXPERIMENTS
 
 TEXT = """\
 experiment: threshold
@@ -31,6 +34,14 @@ execution: {engine: local, lanes: auto, shard: cells}
 SMALL: dict[str, Any] = {"experiment": "threshold", "name": "x", "sweep": {"product": {"n": [8], "m": [16]}}}
 
 
+def schema(name: str) -> Any:
+    return EXPERIMENTS[name].schema()
+
+
+def sweepable(name: str) -> Any:
+    return leaves(schema(name))
+
+
 def changed(path: str, value: Any) -> dict[str, Any]:
     config = copy.deepcopy(SMALL)
     head, found, axis = path.partition("sweep.product.")
@@ -44,7 +55,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 def problems(source: Any, overrides: Any = ()) -> list[Problem]:
     with pytest.raises(InputError) as caught:
-        load(source, overrides)
+        plan(load(source, overrides))
     for line in caught.value.lines():
         assert line.isprintable()
         assert len(line) <= 400

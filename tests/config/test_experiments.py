@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from config_samples import load, schema, sweepable
 
-from expreg.core.config.load import json_schema, load
-from expreg.core.config.model import EXPERIMENTS
-from expreg.core.config.plan import cell_id, cells, first_difference, plan
-from expreg.core.config.walk import sweepable
+from expreg.api import json_schema
+from expreg.core.config import cell_id, cells, first_difference, plan
 from expreg.data import HEADS, attention
 from expreg.errors import InputError
+from expreg.kinds import EXPERIMENTS
 
 BASE: dict[str, Any] = {"experiment": "regression", "name": "x", "problem": {"n": 8, "d": 2}}
 
@@ -28,16 +28,9 @@ def refused(change: dict[str, Any], problem: dict[str, Any] | None = None) -> li
     return [(found.code, found.key) for found in caught.value.problems]
 
 
-def test_every_experiment_of_the_config_is_computed():
-    from expreg.kinds import EXPERIMENTS as COMPUTED
-
-    assert set(COMPUTED) == set(EXPERIMENTS)
-    assert all(made.name == name for name, made in COMPUTED.items())
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_settings_of_a_cell_have_exactly_the_blocks_of_its_experiment(name):
-    model = EXPERIMENTS[name]
+    model = schema(name)
     sizes = {".".join(path): 4 for path in model.sizes.values()}
     [settings] = settings_of({"experiment": name, "name": "x"}, sizes)
     assert settings.keys() == {"experiment", "seed", "replicate", "precision", "measure", *model.blocks}
@@ -45,8 +38,8 @@ def test_the_settings_of_a_cell_have_exactly_the_blocks_of_its_experiment(name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_blocks_of_other_experiments_are_refused_by_name(name):
-    every = {block for model in EXPERIMENTS.values() for block in model.blocks}
-    for block in every - EXPERIMENTS[name].blocks.keys():
+    every = {block for one in EXPERIMENTS for block in schema(one).blocks}
+    for block in every - set(schema(name).blocks):
         with pytest.raises(InputError) as caught:
             load({"experiment": name, "name": "x", block: {}})
         assert f"{block}: {name} has no {block}; remove this key" in "\n".join(caught.value.lines())
@@ -82,7 +75,7 @@ def test_words_are_swept_as_such():
 
 
 def test_every_number_of_the_blocks_can_be_swept():
-    paths = sweepable(EXPERIMENTS["regression"])
+    paths = sweepable("regression")
     wanted = {"n", "d", "density", "condition", "coherence", "scale", "noise", "weight", "distance", "layer", "token"}
     assert {f"problem.{name}" for name in wanted} <= paths.keys()
     assert {"solver.sketch_size", "solver.max_steps", "solver.tolerance", "solver.curve.points"} <= paths.keys()
@@ -139,14 +132,13 @@ def test_a_problem_of_files_is_named_by_its_content(tmp_path, monkeypatch):
         (tmp_path / place).mkdir()
         np.save(tmp_path / place / "A.npy", np.eye(4, 2))
         np.save(tmp_path / place / "b.npy", np.full(4, 0.25))
-    shape = {"data_shape": lambda *_: (4, 2)}
 
     def told(place: str) -> tuple[str, dict[str, Any]]:
         files = {"kind": "file", "path": f"{place}/A.npy", "target_path": f"{place}/b.npy"}
         config = load({**BASE, "problem": files})
-        [(settings, _)] = cells(config, **shape)
+        [(settings, _)] = cells(config)
         assert (settings["problem"]["n"], settings["problem"]["d"]) == (4, 2)
-        return cell_id(settings), plan(config, **shape)
+        return cell_id(settings), plan(config)
 
     assert told("one") == told("other")
     np.save(tmp_path / "other" / "b.npy", np.array([0.1, 0.2, 0.3, 0.4]))
@@ -162,10 +154,9 @@ def test_ids_of_regression_are_these():
 
 
 def test_the_schema_says_what_each_experiment_has():
-    schema = json_schema()
-    for case in schema["allOf"]:
+    for case in json_schema()["allOf"]:
         names, then = case["if"]["properties"]["experiment"]["enum"], case["then"]["properties"]
         for name in names:
-            blocks = EXPERIMENTS[name].blocks.keys()
+            blocks = schema(name).blocks
             lacking = {block for block in ("data", "network", "training", "problem", "solver") if block not in blocks}
             assert {key for key, form in then.items() if form is False} == lacking

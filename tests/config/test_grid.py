@@ -62,12 +62,6 @@ def test_blocks_nest_and_when_filters_the_block_in_which_it_stands() -> None:
     tree, _ = read(sweep)
     assert grid.size(tree) == 2 * 2 * 4
     assert grid.names(tree) == ("n", "a", "b", "m")
-    assert grid.everywhere(tree) == {"n", "a", "b", "m"}
-
-
-def test_names_that_only_one_concatenated_block_has_are_not_everywhere() -> None:
-    tree, _ = read({"product": {"n": [1]}, "concat": [{"a": [1], "b": [1]}, {"a": [2]}]})
-    assert grid.everywhere(tree) == {"n", "a"}
 
 
 def test_geometric_is_rounded_to_even_widths() -> None:

@@ -8,13 +8,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from config_samples import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expreg.core.config.load import config_text, load
+from expreg.core.config import cell_id, cells, config_text, first_difference, plan
 from expreg.core.config.model import Config
-from expreg.core.config.plan import cell_id, cells, first_difference, plan
 from expreg.errors import InputError
 
 BASE: dict[str, Any] = {
@@ -327,6 +328,10 @@ def test_a_name_that_one_block_of_a_concat_lacks_is_named() -> None:
 # --- data files --------------------------------------------------------------------------------------
 
 
+def points(path: Path, n: int, d: int, value: float = 1.0) -> None:
+    np.savez(path, X=np.full((n, d), value), y=np.zeros(n))
+
+
 def file_config(directory: Path, name: str = "mine.npz") -> Path:
     path = directory / "f.yaml"
     path.write_text(
@@ -337,43 +342,60 @@ def file_config(directory: Path, name: str = "mine.npz") -> Path:
 
 
 def test_a_file_gives_n_d_and_its_checksum(tmp_path: Path) -> None:
-    (tmp_path / "mine.npz").write_bytes(b"content")
-    asked = []
-
-    def shape(path: str, options: Any) -> tuple[int, int]:
-        asked.append((path, options["normalise"]))
-        return 12, 5
-
+    points(tmp_path / "mine.npz", 12, 5)
     config = loaded(file_config(tmp_path))
-    (setting, _), _ = cells(config, data_shape=shape)
-    assert asked == [(str(tmp_path / "mine.npz"), True)]
-    data = setting["data"]
+    (setting, _), _ = cells(config)
+    data, identity = setting["data"], plan(config)["identity"]["data"]
     assert (data["n"], data["d"], setting["network"]["m"]) == (12, 5, 24)
-    assert data["sha256"] == sha256(b"content").hexdigest()
-    assert plan(config, data_shape=shape)["identity"]["data"]["sha256"] == data["sha256"]
-    assert "path" not in plan(config, data_shape=shape)["identity"]["data"]
+    assert data["sha256"] == identity["sha256"] == sha256((tmp_path / "mine.npz").read_bytes()).hexdigest()
+    assert data["path"] == str(tmp_path / "mine.npz")
+    assert "path" not in identity
 
 
 def test_ids_depend_on_the_content_of_a_file_and_not_on_its_place(tmp_path: Path) -> None:
     found = []
-    for directory, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+    for directory, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
         (tmp_path / directory).mkdir()
-        (tmp_path / directory / "mine.npz").write_bytes(content)
-        config = loaded(file_config(tmp_path / directory))
-        found.append([cell_id(setting) for setting, _ in cells(config, data_shape=lambda *_: (4, 4))])
+        points(tmp_path / directory / "mine.npz", 4, 4, value)
+        found.append(ids(loaded(file_config(tmp_path / directory))))
     assert found[0] == found[1]
     assert not set(found[0]) & set(found[2])
 
 
-def test_the_copy_of_a_config_finds_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = tmp_path / "runs" / "x"
-    run.mkdir(parents=True)
-    (tmp_path / "mine.npz").write_bytes(b"content")
-    config = loaded(file_config(tmp_path))
-    (run / "config.yaml").write_text(config_text(config))
-    monkeypatch.chdir(run)
-    again = load(run / "config.yaml", roots=[tmp_path])
-    assert plan(again, data_shape=lambda *_: (4, 4)) == plan(config, data_shape=lambda *_: (4, 4))
+@pytest.mark.parametrize("way", ["absolute", "relative", "override", "mapping", "dict", "axis"])
+def test_a_file_may_lie_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """And the copy of the config in a run directory finds it again, from any working directory."""
+    points(tmp_path / "mine.npz", 4, 4)
+    for name in ("configs", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    full = str(tmp_path / "mine.npz")
+    given = {"absolute": full, "relative": "../mine.npz"}.get(way, "no.npz")
+    path = file_config(tmp_path / "configs", given)
+    source = {
+        "experiment": "threshold",
+        "name": "x",
+        "data": {"kind": "file", "path": "../mine.npz"},
+        "network": {"m": 8},
+    }
+    config = {
+        "override": lambda: loaded(path, ["data.path=../mine.npz"]),
+        "mapping": lambda: loaded(path, {"data.path": tmp_path / "mine.npz"}),
+        "dict": lambda: loaded(source),
+        "axis": lambda: loaded(path, ["sweep.product.data.path=../mine.npz,"]),
+    }.get(way, lambda: loaded(path))()
+    setting, _ = next(cells(config))
+    assert setting["data"]["path"] == full
+    (tmp_path / "copy.yaml").write_text(config_text(config))
+    monkeypatch.chdir(tmp_path)
+    assert plan(loaded(tmp_path / "copy.yaml")) == plan(config)
+
+
+@pytest.mark.parametrize("path", ["http://x.org/a.npz", "file:///etc/passwd"])
+def test_a_file_is_local(tmp_path: Path, path: str) -> None:
+    with pytest.raises(InputError) as caught:
+        loaded(file_config(tmp_path, f"'{path}'"))
+    assert [(found.code, found.key) for found in caught.value.problems] == [("E-PATH", "data.path")]
 
 
 def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
@@ -384,9 +406,10 @@ def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
 
 
 def test_n_cannot_be_swept_for_a_file(tmp_path: Path) -> None:
-    (tmp_path / "mine.npz").write_bytes(b"content")
-    with pytest.raises(InputError, match="unknown key; known for file"):
-        loaded(file_config(tmp_path), ["sweep.product.n=4,8"])
+    points(tmp_path / "mine.npz", 4, 4)
+    [line] = problems(file_config(tmp_path), ["sweep.product.n=4,8"])
+    assert "E-UNKNOWN" in line
+    assert "unknown key; known for file" in line
 
 
 # --- size --------------------------------------------------------------------------------------------

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_samples import SMALL, TEXT, changed, refused, written
+from config_samples import SMALL, TEXT, changed, load, refused, sweepable, written
 
-from expreg.core.config.load import json_schema, load
-from expreg.core.config.model import EXPERIMENTS, TrainingConfig
-from expreg.core.config.walk import sweepable
+from expreg.api import json_schema
+from expreg.kinds import EXPERIMENTS
 
 # --- what is accepted --------------------------------------------------------------------------------
 
@@ -73,7 +72,7 @@ def test_accepted(path: str, value: Any) -> None:
 
 def test_every_optimizer_and_schedule_of_the_schema_is_one_of_the_training_loop() -> None:
     descent = pytest.importorskip("expreg.kinds.network.descent")
-    names = {path: set(rules[0].options) for path, rules in sweepable(TrainingConfig).items() if path.endswith("name")}
+    names = {path: set(rules[0].names()) for path, rules in sweepable("threshold").items() if path.endswith("name")}
     assert names["training.optimizer.name"] == set(descent.OPTIMIZERS)
     assert names["training.step_size.schedule.name"] == set(descent.SCHEDULES)
 
@@ -202,7 +201,7 @@ def test_names_that_could_harm_are_refused(name: str) -> None:
 def test_json_schema_describes_every_field() -> None:
     schema = json_schema()
     assert schema["properties"]["experiment"]["enum"] == list(EXPERIMENTS)
-    assert schema["required"] == ["experiment", "name"]
+    assert schema["anyOf"] == [{"required": ["experiment", "name"]}, {"required": ["extends"]}]
     assert schema["additionalProperties"] is False
     blocks = [schema, *schema["$defs"].values()]
     for block in blocks:
@@ -212,7 +211,7 @@ def test_json_schema_describes_every_field() -> None:
 
 def test_reading_configs_imports_no_heavy_library() -> None:
     code = (
-        "import sys, expreg.core.config.plan; heavy = {'jax', 'numpy', 'pandas', 'matplotlib', 'scipy'};"
+        "import sys, expreg.core.config; heavy = {'jax', 'numpy', 'pandas', 'matplotlib', 'scipy'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

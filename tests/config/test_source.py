@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_samples import SMALL, TEXT, changed, problems, refused, written
+from config_samples import SMALL, TEXT, changed, load, problems, refused, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expreg.core.config.load import config_text, load
+from expreg.core.config import config_text
 from expreg.core.config.reader import read
 
 # --- overrides ---------------------------------------------------------------------------------------
@@ -93,7 +93,9 @@ def test_an_override_repairs_what_it_replaces(tmp_path: Path) -> None:
 
 def test_extends_merges_deeply_and_errors_name_the_file(tmp_path: Path) -> None:
     written(tmp_path, TEXT.replace("factor: 1.0", "factor: -1"), "base.yaml")
-    child = written(tmp_path, "extends: base.yaml\nname: child\ntraining: {tolerance: 0}\nsweep: {product: {n: [4]}}\n")
+    child = written(
+        tmp_path, "extends: base.yaml\nname: child\ntraining: {tolerance: -1}\nsweep: {product: {n: [4]}}\n"
+    )
     found = problems(child)
     assert [(Path(str(p.file)).name, p.line, p.key) for p in found] == [
         ("base.yaml", 7, "training.step_size.factor"),
@@ -113,17 +115,15 @@ def test_circles_of_extends_are_refused(tmp_path: Path) -> None:
     assert (found[0].code, found[0].message) == ("E-EXTENDS", "extends goes in a circle: a.yaml -> b.yaml -> a.yaml")
 
 
-@pytest.mark.parametrize("text", ["/etc/passwd", "../../../../etc/passwd", "http://x.org/a.npz", "file:///etc/passwd"])
-@pytest.mark.parametrize("key", ["extends: {}\n", "data: {{kind: file, path: '{}'}}\n"])
-def test_paths_outside_the_roots_are_refused(tmp_path: Path, monkeypatch: Any, text: str, key: str) -> None:
+@pytest.mark.parametrize("text", ["/etc/passwd", "../../../../etc/passwd", "http://x.org/a.yaml", "file:///etc/passwd"])
+def test_extends_stays_in_its_directory_or_the_working_directory(tmp_path: Path, monkeypatch: Any, text: str) -> None:
     monkeypatch.chdir(tmp_path)
-    base = "experiment: threshold\nname: x\nnetwork: {m: 8}\nsweep: {product: {replicate: {count: 2}}}\n"
-    found = problems(written(tmp_path, base + key.format(text)))
+    found = problems(written(tmp_path, f"name: x\nextends: {text}\n"))
     assert found[0].code == "E-PATH"
     assert "must be a local file under" in found[0].message
 
 
-def test_a_link_out_of_the_roots_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_link_out_of_the_directory_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     inside, outside = tmp_path / "in", tmp_path / "out"
     inside.mkdir()
     outside.mkdir()
@@ -132,7 +132,6 @@ def test_a_link_out_of_the_roots_is_refused(tmp_path: Path, monkeypatch: Any) ->
     monkeypatch.chdir(inside)
     child = written(inside, "extends: link.yaml\n")
     assert refused(child)[0] == ("E-PATH", "extends")
-    load(child, roots=[outside])
 
 
 # --- writing ---------------- ------------------------------------------------------------------------

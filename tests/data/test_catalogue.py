@@ -1,7 +1,9 @@
 """One way in for every kind of data and labels; the whole catalogue is walked."""
 
+import json
 import time
 from itertools import pairwise
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 
 from expreg import data
+from expreg.api import json_schema, load_config
+from expreg.core.config import cells
 from expreg.errors import InputError
 
 POINTS, LABELS = jax.random.split(jax.random.key(11))
@@ -47,7 +51,7 @@ def test_every_entry_of_the_catalogue_has_a_case():
 def test_every_pair_of_points_and_labels_makes_a_valid_data_set(options, labels):
     options["labels"] = {"kind": labels, **LABEL_CASES[labels]}
     if labels == "given" and data.default_labels(options["kind"]) != "given":
-        with pytest.raises(InputError, match="the data has no labels"):
+        with pytest.raises(InputError, match="bring no labels"):
             data.make(options, POINTS, LABELS)
         return
     X, y = data.make(options, POINTS, LABELS)
@@ -88,7 +92,7 @@ def test_the_data_is_the_same_whatever_the_precision_of_the_run(options):
 
 
 def test_settings_that_contradict_each_other_are_refused():
-    with pytest.raises(InputError, match=r"data.d: got 3, expected >= n = 4"):
+    with pytest.raises(InputError, match=r"data.d: got 3, orthonormal data need d >= n = 4"):
         data.make({"kind": "orthonormal", "n": 4, "d": 3}, POINTS, LABELS)
 
 
@@ -123,6 +127,39 @@ def test_sweeping_an_angle_or_a_coherence_compiles_nothing(kind):
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_unknown_attributes_are_reported_as_such():
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        data.nothing  # noqa: B018
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"kind": "equiangular", "n": 5, "coherence": 1.0}, "error[E-RANGE] data.coherence: got 1.0"),
+        (
+            {"kind": "equiangular", "n": 5, "coherence": -0.25},
+            "error[E-RANGE] data.coherence: got -0.25, expected a number >",
+        ),
+        ({"kind": "near_duplicate", "n": 5, "d": 3, "angle": 0.1}, "error[E-RANGE] data.n: got 5, near_duplicate"),
+        ({"kind": "near_duplicate", "n": 4, "d": 1, "angle": 0.1}, "error[E-RANGE] data.d: got 1, an angle"),
+        ({"kind": "near_duplicate", "n": 4, "d": 3, "angle": -0.1}, "error[E-RANGE] data.angle: got -0.1"),
+        ({"kind": "digits", "n": 4, "classes": [3, 3]}, "error[E-DUP] data.classes[1]: 3 already"),
+        ({"kind": "sphere", "n": 0, "d": 3}, "error[E-RANGE] data.n: got 0, expected an integer in 1..65536"),
+        ({"kind": "sphre", "n": 2, "d": 3}, "error[E-ENUM] data.kind: got 'sphre'"),
+    ],
+)
+def test_the_rules_of_a_config_are_those_of_make(options, line):
+    with pytest.raises(InputError) as caught:
+        data.make(options, POINTS, LABELS)
+    assert str(caught.value).startswith(line)
+
+
+def test_a_kind_of_data_is_one_record():
+    class Line(data.DATA["sphere"].schema):
+        kind: Literal["line"] = "line"
+
+    data.DATA["line"] = data.DataKind("line", Line, lambda options, key: (np.eye(options["n"], options["d"]), None))
+    try:
+        assert list(data.kinds.check_record(data.DATA["line"])) == []
+        config = {"experiment": "threshold", "name": "x", "data": {"kind": "line", "n": 3}, "network": {"m": 4}}
+        [(settings, _)] = cells(load_config(config))
+        X, _ = data.make(settings["data"], POINTS, LABELS)
+        np.testing.assert_array_equal(X, np.eye(3))
+        assert "line" in json.dumps(json_schema())
+    finally:
+        del data.DATA["line"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from expreg import ntk
-from expreg.data.validate import MIN_DISTANCE, check_settings, validate
+from expreg.data.validate import MIN_DISTANCE, validate
 
 ACTIVATIONS = ["exp", "cosh", "sinh", "relu"]
 
@@ -110,30 +110,3 @@ def test_duplicates_are_found_across_blocks_and_each_point_is_named_once():
         "error[E-DATA] X[1400] equals X[3]",
         "error[E-DATA] X[1499] equals X[3]",
     ]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kind": "orthonormal", "n": 8, "d": 7}, "data.d: got 7, expected >= n = 8"),
-        (
-            {"kind": "equiangular", "n": 5, "coherence": 1.0},
-            "data.coherence: got 1.0, expected -0.25 <= coher",
-        ),
-        (
-            {"kind": "equiangular", "n": 5, "coherence": -0.3},
-            "data.coherence: got -0.3, expected -0.25 <= coher",
-        ),
-        ({"kind": "near_duplicate", "n": 5, "d": 3, "angle": 0.1}, "data.n: got 5, expected an even number"),
-        ({"kind": "near_duplicate", "n": 4, "d": 1, "angle": 0.1}, "data.d: got 1, expected >= 2"),
-        ({"kind": "near_duplicate", "n": 4, "d": 3, "angle": -0.1}, "data.angle: got -0.1, expected 0 .. pi"),
-        (
-            {"kind": "digits", "n": 4, "classes": [3, 3]},
-            "data.classes: got [3, 3], expected two different digits",
-        ),
-        ({"kind": "sphere", "n": 0, "d": 3}, "data.n: got 0, expected >= 1"),
-    ],
-)
-def test_settings_that_contradict_each_other(options, message):
-    (problem,) = check_settings(options)
-    assert f"error[E-RANGE] {message}" in str(problem)

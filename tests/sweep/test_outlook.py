@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from expreg import api, theory
-from expreg.core.config.load import load
-from expreg.core.config.plan import cells
+from expreg.api import load_config as load
+from expreg.core.config import cells
 from expreg.errors import InputError
 from expreg.kinds.network import outlook
 

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from expreg.core.config import grid
 from expreg.core.config.expression import ExpressionError
-from expreg.core.config.fields import Block, Fault, Number, did_you_mean, fault, show
+from expreg.core.config.fields import Block, Fault, Number, did_you_mean, fault, faults, show
 from expreg.core.config.model import Config, check, first_fault, inner, leaves, rules_of
 from expreg.core.config.reader import Path, show_path
 from expreg.core.config.source import find, problem
@@ -38,10 +38,6 @@ class Resolved(NamedTuple):
 
     values: dict[str, Any]
     text: str
-
-
-class Elsewhere(Exception):
-    """The value depends on one that is wrong and reported where it stands, or not known yet."""
 
 
 class Names(Mapping[str, Any]):
@@ -71,7 +67,10 @@ class Names(Mapping[str, Any]):
             self.trail = before
 
     def _size(self, block: str, field: str) -> Any:
-        """Return the size that a field gives, which may be an expression of other sizes or follow from a file."""
+        """Return the size that a field gives, which may be an expression of other sizes or follow from a file.
+
+        Raises no fault of its own where that is wrong, for it is reported where it stands, or not known yet.
+        """
         self.asked.update(self.resolver.own[block])
         given = self.resolver.placed(block, self.row)
         try:
@@ -84,9 +83,9 @@ class Names(Mapping[str, Any]):
         except PydanticCustomError as error:
             if (error.context or {})["absolute"]:
                 raise
-            raise Elsewhere from None
+            raise faults([]) from None
         except (KeyError, OSError):
-            raise Elsewhere from None
+            raise faults([]) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.row)
@@ -179,8 +178,6 @@ class Resolver:
             values = {**self.implied(model, given), **checked.model_dump()}
         except PydanticCustomError as error:
             return None, [first_fault(error, (block,))]
-        except Elsewhere:
-            return None, []
         except OSError as error:
             key = next((key for key in model.files if given.get(key) == error.filename), model.files[0])
             message = f"'{error.filename or given[key]}' cannot be read: {error.strerror or 'not a file'}"
@@ -223,7 +220,7 @@ def cells(config: Config) -> Iterator[tuple[Settings, Axes]]:
         if len(sound) < len(blocks):
             continue
         precision = row.get("precision", config.precision)
-        seed, replicate = int(row.get("seed", config.seed)), int(row.get("replicate", 0))
+        seed, replicate = _integer(row.get("seed", config.seed)), _integer(row.get("replicate", 0))
         texts = {**told, "precision": f'"{precision}"', "replicate": f"{replicate}", "seed": f"{seed}"}
         for block, found in sound.items():
             texts[block] = found.text
@@ -311,6 +308,10 @@ def _content(files: tuple[str, ...], block: Mapping[str, Any]) -> str | None:
         return checksums(files, block)
     except OSError:
         return None
+
+
+def _integer(value: Any) -> int:
+    return int(value)
 
 
 def _digest(text: str, size: int) -> str:

@@ -1,11 +1,11 @@
-"""The JSON Schema of a config, by which editors complete and check: pydantic's own, put together for all experiments."""
+"""The JSON Schema of a config, by which editors complete and check: pydantic's own, for all experiments at once."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from expreg.core.config.grid import COMBINATIONS, GENERATORS
+from expreg.core.config.grid import GENERATORS
 from expreg.types import Experiment
 
 Schema = dict[str, Any]
@@ -34,7 +34,8 @@ def json_schema(experiments: Mapping[str, Experiment]) -> Schema:
     cases = []
     for model, schema in schemas.items():
         names = [name for name, other in by_name.items() if other is model]
-        own = {key: schema["properties"].get(key, False) for key in forms if key not in shared}
+        here = schema["properties"]
+        own = {key: here.get(key, False) for key in forms if key not in here or key not in shared}
         chosen = {"properties": {"experiment": {"enum": names}}, "required": ["experiment"]}
         cases.append({"if": chosen, "then": {"properties": own}})
     return {
@@ -63,11 +64,15 @@ def _sweep() -> dict[str, Schema]:
         "properties": {name: whole if name == "count" else numbers for name in GENERATORS},
     }
     axis = {"anyOf": [{"type": "array", "minItems": 1, "items": scalar}, scalar, generators]}
-    nested: dict[str, Schema] = {name: {"$ref": "#/$defs/Axes"} for name in COMBINATIONS}
-    nested["concat"] = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/Axes"}}
-    nested["when"] = {"type": "string", "description": "keep the cells for which this holds, like m >= n"}
+    inside = {"$ref": "#/$defs/Axes"}
+    nested: dict[str, Schema] = {
+        "product": {**inside, "description": "every combination, the last axis running fastest"},
+        "zip": {**inside, "description": "the first values together, then the second, ..."},
+        "concat": {"type": "array", "minItems": 1, "items": inside, "description": "blocks, one behind the other"},
+        "when": {"type": "string", "description": "keep the cells for which this holds, like m >= n"},
+    }
     axes = {"type": "object", "properties": nested, "additionalProperties": axis}
     return {
-        "Sweep": {"type": ["object", "null"], "properties": nested, "additionalProperties": False},
-        "Axes": {"description": "axes by name, and combinations of them", **axes},
+        "Sweep": {"title": "Sweep", "type": ["object", "null"], "properties": nested, "additionalProperties": False},
+        "Axes": {"title": "Axes", "description": "axes by name, and combinations of them", **axes},
     }

@@ -162,7 +162,7 @@ def _call(function: str, arguments: list[_Closure]) -> _Closure:
         raise ExpressionError(f"{function} takes one argument")
     if function in _MANY and len(arguments) < 2:
         raise ExpressionError(f"{function} takes two arguments or more")
-    operation = _ONE.get(function) or _MANY.get(function)
+    operation: Any = _ONE.get(function) or _MANY.get(function)
     if operation is None:
         raise ExpressionError(f"unknown function '{function}'; known: min max round log sqrt")
     return lambda values: operation(*[argument(values) for argument in arguments])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from expreg.core.config.expression import Expression, ExpressionError, parse
@@ -40,14 +40,13 @@ class Fault(NamedTuple):
 
 
 def fault(code: str, message: str, *path: str | int, absolute: bool = False) -> PydanticCustomError:
-    """Return the exception that carries one problem, at `path` within the value being checked or (`absolute`) the config."""
+    """Return the exception that carries one problem, at `path` below the checked value or (`absolute`) in the config."""
     return faults([Fault(path, code, message)], absolute=absolute)
 
 
 def faults(found: list[Fault], *, absolute: bool = False) -> PydanticCustomError:
     """Return the exception that carries several problems of one block."""
-    # The messages go in as context: in a template braces would be filled in.
-    return PydanticCustomError("expreg", "{text}", {"text": found[0].message, "faults": found, "absolute": absolute})
+    return PydanticCustomError("expreg", "wrong", {"faults": found, "absolute": absolute})
 
 
 def carried(error: PydanticCustomError) -> Fault:
@@ -87,6 +86,11 @@ def alternatives(options: Iterable[str]) -> str:
     """Return `a, b or c`."""
     *most, last = options
     return f"{', '.join(most)} or {last}" if most else last
+
+
+def key(default: Any, meaning: str) -> Any:
+    """Return the field of a block with its default, `...` where it is required, and one sentence for editors."""
+    return Field(default, description=meaning)
 
 
 def below_precision(tolerance: float, precision: str) -> str:

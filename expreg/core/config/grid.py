@@ -145,11 +145,20 @@ def _length(node: Node) -> int:
 
 
 def _combined(block: Block) -> Iterator[Row]:
-    parts = (rows(member) for member in block.members)
     if block.combine == "concat":
-        return itertools.chain.from_iterable(parts)
-    together = zip(*parts, strict=True) if block.combine == "zip" else itertools.product(*parts)
+        return itertools.chain.from_iterable(map(rows, block.members))
+    together = zip(*map(rows, block.members), strict=True) if block.combine == "zip" else _product(block.members)
     return ({name: value for part in parts for name, value in part.items()} for parts in together)
+
+
+def _product(members: tuple[Node, ...]) -> Iterator[tuple[Row, ...]]:
+    """Yield as `itertools.product` would, which makes all rows of its members at once."""
+    if not members:
+        yield ()
+        return
+    for row in rows(members[0]):
+        for rest in _product(members[1:]):
+            yield (row, *rest)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -249,11 +258,12 @@ def _generated(name: str, value: dict[str, Any], path: Path, language: Language)
 
 
 def _check_arguments(kind: str, numbers: list[Any]) -> tuple[str, str] | None:
+    given = f"[{', '.join(map(show, numbers[:4]))}]"
     form = "a positive integer" if kind == "count" else f"[a, b, {'step' if kind == 'range' else 'k'}]"
     if len(numbers) != GENERATORS[kind] or any(not _is_number(x) for x in numbers):
-        return "E-TYPE", f"got {show(numbers)}, expected {form} with numbers"
+        return "E-TYPE", f"got {given}, expected {form} with numbers"
     if not all(math.isfinite(x) for x in numbers):
-        return "E-RANGE", f"got {show(numbers)}, expected finite numbers"
+        return "E-RANGE", f"got {given}, expected finite numbers"
     first, second, last = numbers[0], numbers[-2] if len(numbers) > 1 else None, numbers[-1]
     if kind == "range":
         return _check_range(first, second, last)
@@ -264,7 +274,7 @@ def _check_arguments(kind: str, numbers: list[Any]) -> tuple[str, str] | None:
     if kind != "count" and (last == 1) != (first == numbers[1]):
         return (
             "E-RANGE",
-            f"got {show(numbers)}, expected different ends for 2 values or more, equal ends for 1",
+            f"got {given}, expected different ends for 2 values or more, equal ends for 1",
         )
     return None
 

@@ -24,6 +24,7 @@ from expreg.core.config.fields import (
     did_you_mean,
     fault,
     got,
+    key,
     show,
 )
 from expreg.core.config.grid import Block as Grid
@@ -78,48 +79,39 @@ def _none(value: list[Any]) -> list[str]:
 class Analysis(Block):
     """How rows become thresholds and intervals."""
 
-    delta: Share = Field(default=0.1, description="allowed share of failures at the threshold width")
-    confidence: Share = Field(default=0.95, description="level of the intervals")
-    resamples: Annotated[int, Number(integer=True, least=1, most=10**6, expression=False)] = Field(
-        default=1000, description="bootstrap resamples"
+    delta: Share = key(0.1, "allowed share of failures at the threshold width")
+    confidence: Share = key(0.95, "level of the intervals")
+    resamples: Annotated[int, Number(integer=True, least=1, most=10**6, expression=False)] = key(
+        1000, "bootstrap resamples"
     )
-    half_width: Annotated[float, Number(above=0, most=10, expression=False)] = Field(
-        default=0.1,
-        description="wanted half-width of the interval of an exponent; plan says how many replicates it needs",
+    half_width: Annotated[float, Number(above=0, most=10, expression=False)] = key(
+        0.1, "wanted half-width of the interval of an exponent; plan says how many replicates it needs"
     )
 
 
 class Execution(Block):
     """Where and in what portions cells run; changes no number."""
 
-    engine: Annotated[str, Choice(options=("local",), later=("ray", "slurm"))] = Field(
-        default="local", description="who runs cells"
+    engine: Annotated[str, Choice(options=("local",), later=("ray", "slurm"))] = key("local", "who runs cells")
+    lanes: CountOrAuto = key("auto", "cells that run at the same time in one program")
+    shard: Annotated[str, Choice(options=("cells",), later=("neurons",))] = key("cells", "what devices share")
+    max_cells: Annotated[int, Number(integer=True, least=1, most=10**7, expression=False)] = key(
+        1_000_000, "larger grids are refused"
     )
-    lanes: CountOrAuto = Field(default="auto", description="cells that run at the same time in one program")
-    shard: Annotated[str, Choice(options=("cells",), later=("neurons",))] = Field(
-        default="cells", description="what devices share"
+    devices: CountOrAuto = key("auto", "local devices to use")
+    slice_seconds: Annotated[float, Number(above=0, most=3600, expression=False)] = key(
+        0.25, "aimed time between two looks at the lanes"
     )
-    max_cells: Annotated[int, Number(integer=True, least=1, most=10**7, expression=False)] = Field(
-        default=1_000_000, description="larger grids are refused"
-    )
-    devices: CountOrAuto = Field(default="auto", description="local devices to use")
-    slice_seconds: Annotated[float, Number(above=0, most=3600, expression=False)] = Field(
-        default=0.25, description="aimed time between two looks at the lanes"
-    )
-    cell_timeout: Annotated[float | None, Number(above=0, expression=False, null=True)] = Field(
-        default=None, description="seconds after which a cell is given up with status timeout; null never does"
+    cell_timeout: Annotated[float | None, Number(above=0, expression=False, null=True)] = key(
+        None, "seconds after which a cell is given up with status timeout; null never does"
     )
 
 
 class Curve(Block):
     """At which steps the residual is stored."""
 
-    points: Annotated[int, Number(integer=True, least=2, most=10_000)] = Field(
-        default=48, description="number of stored steps"
-    )
-    spacing: Annotated[str, Choice(options=("logarithmic", "regular"))] = Field(
-        default="logarithmic", description="how they lie"
-    )
+    points: Annotated[int, Number(integer=True, least=2, most=10_000)] = key(48, "number of stored steps")
+    spacing: Annotated[str, Choice(options=("logarithmic", "regular"))] = key("logarithmic", "how they lie")
 
 
 class Config(Block):
@@ -130,23 +122,21 @@ class Config(Block):
     sizes: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """The short names of expressions and axes, and the fields that they mean."""
 
-    experiment: str = Field(description="what a cell computes")
-    name: Annotated[str, _Name()] = Field(description=f"name of the run; {_RULE}")
-    description: Annotated[str, Text()] = Field(default="", description="a sentence for the report")
-    seed: Annotated[int, Number(integer=True, least=0, most=2**32 - 1, expression=False)] = Field(
-        default=0, description="all randomness follows from it and the replicate"
+    experiment: str = key(..., "what a cell computes")
+    name: Annotated[str, _Name()] = key(..., f"name of the run; {_RULE}")
+    description: Annotated[str, Text()] = key("", "a sentence for the report")
+    seed: Annotated[int, Number(integer=True, least=0, most=2**32 - 1, expression=False)] = key(
+        0, "all randomness follows from it and the replicate"
     )
-    precision: Annotated[str, Choice(options=("f32", "f64"))] = Field(
-        default="f32", description="floating point numbers of a cell"
-    )
-    sweep: Any = Field(default=None, description="the grid of cells")
+    precision: Annotated[str, Choice(options=("f32", "f64"))] = key("f32", "floating point numbers of a cell")
+    sweep: Any = key(None, "the grid of cells")
     measure: Annotated[list[Any], AfterValidator(_none)] = Field(
         default_factory=list, description="events to record; this experiment has none"
     )
-    analysis: Analysis = Field(default={}, description="statistics over the rows")
-    execution: Execution = Field(default={}, description="where and how cells run")
-    extends: Annotated[str | None, Text(least=1, most=1024, null=True)] = Field(
-        default=None, description="a config to start from, relative to this file"
+    analysis: Analysis = key({}, "statistics over the rows")
+    execution: Execution = key({}, "where and how cells run")
+    extends: Annotated[str | None, Text(least=1, most=1024, null=True)] = key(
+        None, "a config to start from, relative to this file"
     )
     _source: Source = PrivateAttr()
 

@@ -34,7 +34,7 @@ def gather(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Overri
 def make_absolute(document: Document, names: Iterable[str]) -> None:
     """Put full paths in place of those at these dotted names, fields and axes: relative to the file that has them."""
     names = set(names)
-    found = [tuple(name.split(".")) for name in names]
+    found: list[KeyPath] = [tuple(name.split(".")) for name in names]
     pending: list[tuple[KeyPath, Any]] = [(("sweep",), document.value.get("sweep"))]
     while pending:
         path, node = pending.pop()
@@ -81,7 +81,7 @@ def problem(source: Any, found: Fault, targets: Mapping[str, KeyPath | None] | N
         paths = [axis.path for axis in axes(source.grid) if targets.get(axis.name) == path]
         mark = find(source.values, paths[0]) if paths else None
     mark = mark or find(source.values, path[:-1] if code == "E-MISSING" else path)
-    return Problem(code, message, *mark, key=show_path(path) or None)
+    return Problem(code, message, mark.file, mark.line, mark.column, key=show_path(path) or None)
 
 
 def _plain(value: Any, path: KeyPath, mark: Mark, document: Document) -> Any:

@@ -4,9 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
-
-from expreg.core.config.fields import FLOAT, Block, Choice, Fault, Natural, NotNegative, Number, OneOf, Positive
+from expreg.core.config.fields import FLOAT, Block, Choice, Fault, Natural, NotNegative, Number, OneOf, Positive, key
 from expreg.core.config.model import Config
 from expreg.data.heads import HEADS
 
@@ -33,32 +31,29 @@ def _exponentials() -> tuple[str, ...]:
 
 
 class _Task(Block):
-    activation: Annotated[str, Choice(options=_exponentials)] = Field(
-        default="exp", description="u = phi(A x), entrywise"
+    activation: Annotated[str, Choice(options=_exponentials)] = key("exp", "u = phi(A x), entrywise")
+    loss: Annotated[str, Choice(options=("rescaled", "softmax"))] = key(
+        "rescaled", "the loss on which a step of gd or newton descends"
     )
-    loss: Annotated[str, Choice(options=("rescaled", "softmax"))] = Field(
-        default="rescaled", description="the loss on which a step of gd or newton descends"
+    noise: NotNegative = key(0.1, "standard deviation of log b around the planted target")
+    move: Annotated[str, Choice(options=("gd", "newton", "data"))] = key(
+        "gd", "what moves: x by gradient descent, x by Newton, or A by a normal matrix"
     )
-    noise: NotNegative = Field(default=0.1, description="standard deviation of log b around the planted target")
-    move: Annotated[str, Choice(options=("gd", "newton", "data"))] = Field(
-        default="gd", description="what moves: x by gradient descent, x by Newton, or A by a normal matrix"
+    largest: Positive = key(
+        1.0, "largest size of the move: times the safe step of gd, the full step of newton, ||A|| for data"
     )
-    largest: Positive = Field(
-        default=1.0,
-        description="largest size of the move: times the safe step of gd, the full step of newton, ||A|| for data",
+    smallest: Annotated[float, Number(above=0, most=1)] = key(
+        1e-3, "smallest size of the move, as a share of the largest"
     )
-    smallest: Annotated[float, Number(above=0, most=1)] = Field(
-        default=1e-3, description="smallest size of the move, as a share of the largest"
+    sizes: Annotated[int, Number(integer=True, least=2, most=MAX_SIZES)] = key(
+        16, "sizes of the move between the two, geometric; all are measured and stored"
     )
-    sizes: Annotated[int, Number(integer=True, least=2, most=MAX_SIZES)] = Field(
-        default=16, description="sizes of the move between the two, geometric; all are measured and stored"
-    )
-    tokens: Annotated[int, Number(integer=True, least=0, most=2**16)] = Field(
-        default=0, description="tokens by which the context grows, one at a time; the curve is then over tokens"
+    tokens: Annotated[int, Number(integer=True, least=0, most=2**16)] = key(
+        0, "tokens by which the context grows, one at a time; the curve is then over tokens"
     )
 
     def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
-        """What sinh cannot do."""
+        """Refuse what sinh cannot do."""
         if self.activation == "sinh" and self.loss == "softmax":
             message = "got 'softmax', but with sinh it has no safe step (E.45); use rescaled"
             yield Fault(("loss",), "E-RANGE", message)
@@ -71,9 +66,9 @@ class DrawnContext(_Task):
     """Normal keys with ||A|| = ||x|| = radius, and the target of another x of that norm."""
 
     kind: Literal["gaussian"] = "gaussian"
-    n: Context = Field(default="n", description="number of rows of A, the length of the context")
-    d: Natural = Field(default="d", description="number of columns of A")
-    radius: Positive = Field(default=1.0, description="the norm of A and of x")
+    n: Context = key("n", "number of rows of A, the length of the context")
+    d: Natural = key("d", "number of columns of A")
+    radius: Positive = key(1.0, "the norm of A and of x")
 
     def rules(self, precision: str) -> Iterator[Fault]:
         """Exponentials that do not overflow."""
@@ -88,10 +83,10 @@ class HeadContext(_Task):
     """The first n keys of an attention head of a language model and one of its queries."""
 
     kind: Literal["attention"] = "attention"
-    n: Context = Field(default="n", description="length of the context at the start")
-    layer: Index = Field(default=0, description="layer of the head, one of the eight that are bundled")
-    head: Index = Field(default=0, description="head in its layer")
-    token: Token = Field(default=0, description="position of the query")
+    n: Context = key("n", "length of the context at the start")
+    layer: Index = key(0, "layer of the head, one of the eight that are bundled")
+    head: Index = key(0, "head in its layer")
+    token: Token = key(0, "position of the query")
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
@@ -116,6 +111,4 @@ class InContextConfig(Config):
     blocks: ClassVar[tuple[str, ...]] = ("problem",)
     sizes: ClassVar[Mapping[str, tuple[str, str]]] = {"n": ("problem", "n"), "d": ("problem", "d")}
 
-    problem: Annotated[Any, OneOf(models=(DrawnContext, HeadContext))] = Field(
-        default={}, description="A, b, x and what moves"
-    )
+    problem: Annotated[Any, OneOf(models=(DrawnContext, HeadContext))] = key({}, "A, b, x and what moves")

@@ -20,6 +20,7 @@ from expreg.core.config.fields import (
     Steps,
     below_precision,
     fault,
+    key,
 )
 from expreg.core.config.model import Config, Curve
 
@@ -78,12 +79,12 @@ def _in_order(value: list[str]) -> list[str]:
 class Network(Block):
     """F(W, x) = scale * sum_r a_r phi(<w_r, x>), (A.1)."""
 
-    m: Natural = Field(default="m", description="width; even with coupled initialisation")
-    activation: Annotated[str, Choice(options=_activations)] = Field(default="exp", description="phi")
-    init: Annotated[str, Choice(options=("coupled", "iid"))] = Field(
-        default="coupled", description="coupled: equal neurons in pairs of opposite sign, F = 0 at the start"
+    m: Natural = key("m", "width; even with coupled initialisation")
+    activation: Annotated[str, Choice(options=_activations)] = key("exp", "phi")
+    init: Annotated[str, Choice(options=("coupled", "iid"))] = key(
+        "coupled", "coupled: equal neurons in pairs of opposite sign, F = 0 at the start"
     )
-    scale: Positive = Field(default=1.0, description="kappa, the output scale")
+    scale: Positive = key(1.0, "kappa, the output scale")
 
     def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
         """Coupled neurons come in pairs."""
@@ -105,57 +106,57 @@ class Momentum(Block):
     """Heavy ball (optax.sgd with momentum)."""
 
     name: Literal["momentum"] = "momentum"
-    momentum: Decay = Field(default=0.9, description="share of the last update that is kept")
+    momentum: Decay = key(0.9, "share of the last update that is kept")
 
 
 class Nesterov(Block):
     """Nesterov momentum (optax.sgd with nesterov)."""
 
     name: Literal["nesterov"] = "nesterov"
-    momentum: Decay = Field(default=0.9, description="share of the last update that is kept")
+    momentum: Decay = key(0.9, "share of the last update that is kept")
 
 
 class Adam(Block):
     """optax.adam."""
 
     name: Literal["adam"] = "adam"
-    b1: Decay = Field(default=0.9, description="decay of the mean of gradients")
-    b2: Decay = Field(default=0.999, description="decay of the mean of squares")
-    eps: Positive = Field(default=1e-8, description="added to the root of the mean of squares")
+    b1: Decay = key(0.9, "decay of the mean of gradients")
+    b2: Decay = key(0.999, "decay of the mean of squares")
+    eps: Positive = key(1e-8, "added to the root of the mean of squares")
 
 
 class AdamW(Block):
     """optax.adamw."""
 
     name: Literal["adamw"] = "adamw"
-    b1: Decay = Field(default=0.9, description="decay of the mean of gradients")
-    b2: Decay = Field(default=0.999, description="decay of the mean of squares")
-    eps: Positive = Field(default=1e-8, description="added to the root of the mean of squares")
-    weight_decay: NotNegative = Field(default=1e-4, description="strength of the weight decay")
+    b1: Decay = key(0.9, "decay of the mean of gradients")
+    b2: Decay = key(0.999, "decay of the mean of squares")
+    eps: Positive = key(1e-8, "added to the root of the mean of squares")
+    weight_decay: NotNegative = key(1e-4, "strength of the weight decay")
 
 
 class RmsProp(Block):
     """optax.rmsprop."""
 
     name: Literal["rmsprop"] = "rmsprop"
-    decay: Decay = Field(default=0.9, description="decay of the mean of squares")
-    eps: Positive = Field(default=1e-8, description="added to the root of the mean of squares")
+    decay: Decay = key(0.9, "decay of the mean of squares")
+    eps: Positive = key(1e-8, "added to the root of the mean of squares")
 
 
 class AdaGrad(Block):
     """optax.adagrad."""
 
     name: Literal["adagrad"] = "adagrad"
-    eps: Positive = Field(default=1e-7, description="added to the sum of squares")
+    eps: Positive = key(1e-7, "added to the sum of squares")
 
 
 class Lion(Block):
     """optax.lion."""
 
     name: Literal["lion"] = "lion"
-    b1: Decay = Field(default=0.9, description="weight of the momentum in the update")
-    b2: Decay = Field(default=0.99, description="decay of the momentum")
-    weight_decay: NotNegative = Field(default=1e-3, description="strength of the weight decay")
+    b1: Decay = key(0.9, "weight of the momentum in the update")
+    b2: Decay = key(0.99, "decay of the momentum")
+    weight_decay: NotNegative = key(1e-3, "strength of the weight decay")
 
 
 OPTIMIZERS = (Sgd, Momentum, Nesterov, Adam, AdamW, RmsProp, AdaGrad, Lion)
@@ -174,54 +175,52 @@ class Linear(Block):
     """From 1 to end_value (optax.linear_schedule)."""
 
     name: Literal["linear"] = "linear"
-    end_value: NotNegative = Field(default=0.0, description="last factor")
-    transition_steps: Steps = Field(description="steps between the first and the last factor")
-    transition_begin: StepsOrZero = Field(default=0, description="steps before the change begins")
+    end_value: NotNegative = key(0.0, "last factor")
+    transition_steps: Steps = key(..., "steps between the first and the last factor")
+    transition_begin: StepsOrZero = key(0, "steps before the change begins")
 
 
 class Polynomial(Block):
     """From 1 to end_value as a power of the remaining share (optax.polynomial_schedule)."""
 
     name: Literal["polynomial"] = "polynomial"
-    end_value: NotNegative = Field(default=0.0, description="last factor")
-    power: Positive = Field(default=1.0, description="the power")
-    transition_steps: Steps = Field(description="steps between the first and the last factor")
-    transition_begin: StepsOrZero = Field(default=0, description="steps before the change begins")
+    end_value: NotNegative = key(0.0, "last factor")
+    power: Positive = key(1.0, "the power")
+    transition_steps: Steps = key(..., "steps between the first and the last factor")
+    transition_begin: StepsOrZero = key(0, "steps before the change begins")
 
 
 class CosineDecay(Block):
     """From 1 to alpha along a cosine (optax.cosine_decay_schedule)."""
 
     name: Literal["cosine_decay"] = "cosine_decay"
-    decay_steps: Steps = Field(description="steps until the factor is alpha")
-    alpha: NotNegative = Field(default=0.0, description="last factor")
-    exponent: Positive = Field(default=1.0, description="power of the cosine")
+    decay_steps: Steps = key(..., "steps until the factor is alpha")
+    alpha: NotNegative = key(0.0, "last factor")
+    exponent: Positive = key(1.0, "power of the cosine")
 
 
 class ExponentialDecay(Block):
     """decay_rate^(step / transition_steps) (optax.exponential_decay)."""
 
     name: Literal["exponential_decay"] = "exponential_decay"
-    transition_steps: Steps = Field(description="steps in which the factor falls by decay_rate")
-    decay_rate: Positive = Field(description="factor per transition_steps")
-    transition_begin: StepsOrZero = Field(default=0, description="steps before the change begins")
-    staircase: Boolean = Field(default=False, description="change only at multiples of transition_steps")
-    end_value: Annotated[float | None, Number(least=0, null=True)] = Field(
-        default=None, description="bound on the factor, none if null"
-    )
+    transition_steps: Steps = key(..., "steps in which the factor falls by decay_rate")
+    decay_rate: Positive = key(..., "factor per transition_steps")
+    transition_begin: StepsOrZero = key(0, "steps before the change begins")
+    staircase: Boolean = key(False, "change only at multiples of transition_steps")
+    end_value: Annotated[float | None, Number(least=0, null=True)] = key(None, "bound on the factor, none if null")
 
 
 class WarmupCosineDecay(Block):
     """From 0 to 1, then along a cosine to end_value (optax.warmup_cosine_decay_schedule)."""
 
     name: Literal["warmup_cosine_decay"] = "warmup_cosine_decay"
-    warmup_steps: Steps = Field(description="steps until the factor is 1")
-    decay_steps: Steps = Field(description="steps until the factor is end_value, the warm-up included")
-    end_value: NotNegative = Field(default=0.0, description="last factor")
-    exponent: Positive = Field(default=1.0, description="power of the cosine")
+    warmup_steps: Steps = key(..., "steps until the factor is 1")
+    decay_steps: Steps = key(..., "steps until the factor is end_value, the warm-up included")
+    end_value: NotNegative = key(0.0, "last factor")
+    exponent: Positive = key(1.0, "power of the cosine")
 
     def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
-        """The warm-up ends before the decay does."""
+        """Say that the warm-up ends before the decay does."""
         if self.decay_steps <= self.warmup_steps:
             message = f"got {self.decay_steps}, expected more than warmup_steps = {self.warmup_steps}"
             yield Fault(("decay_steps",), "E-RANGE", message)
@@ -236,19 +235,19 @@ SCHEDULES = (Constant, Linear, Polynomial, CosineDecay, ExponentialDecay, Warmup
 class StepSize(Block):
     """eta: a rule times a factor, or a fixed value."""
 
-    rule: Annotated[str, Choice(options=("spectral", "spectral_cts", "theory", "fixed"))] = Field(
-        default="spectral", description="spectral: 1 / (m scale^2 max(lambda_max(H(0)), lambda_max(H_cts)))"
+    rule: Annotated[str, Choice(options=("spectral", "spectral_cts", "theory", "fixed"))] = key(
+        "spectral", "spectral: 1 / (m scale^2 max(lambda_max(H(0)), lambda_max(H_cts)))"
     )
-    factor: Positive = Field(default=1.0, description="multiplies the rule")
-    value: Annotated[float | None, Number(above=0, null=True)] = Field(
-        default=None, description="eta itself; with rule fixed only, and required there"
+    factor: Positive = key(1.0, "multiplies the rule")
+    value: Annotated[float | None, Number(above=0, null=True)] = key(
+        None, "eta itself; with rule fixed only, and required there"
     )
-    schedule: Annotated[Any, OneOf(key="name", models=SCHEDULES, null=True)] = Field(
-        default=None, description="how eta changes with the step; null keeps it"
+    schedule: Annotated[Any, OneOf(key="name", models=SCHEDULES, null=True)] = key(
+        None, "how eta changes with the step; null keeps it"
     )
 
     def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
-        """A fixed step size has a value, any other a factor."""
+        """Ask for the value of a fixed step size, the factor of any other."""
         if self.rule != "fixed" and self.value is not None:
             message = f"rule {self.rule} takes a factor; value is for rule fixed only"
             yield Fault(("value",), "E-RANGE", message)
@@ -261,36 +260,32 @@ class StepSize(Block):
 class FlowTime(Block):
     """A budget in flow time: ceil(flow_time * 2 / (eta m scale^2 lambda) * log(||r_0|| / tolerance)) steps."""
 
-    flow_time: Positive = Field(default=2.0, description="multiple of the time the linear rate needs")
-    at_most: Steps = Field(default=1_000_000, description="no cell makes more steps than this")
+    flow_time: Positive = key(2.0, "multiple of the time the linear rate needs")
+    at_most: Steps = key(1_000_000, "no cell makes more steps than this")
 
 
 class Training(Block):
     """How a network is trained, and when training stops."""
 
-    optimizer: Annotated[Any, OneOf(key="name", models=OPTIMIZERS)] = Field(
-        default={}, description="an optax transformation; its parameters stand beside the name"
+    optimizer: Annotated[Any, OneOf(key="name", models=OPTIMIZERS)] = key(
+        {}, "an optax transformation; its parameters stand beside the name"
     )
-    step_size: StepSize = Field(default={}, description="eta")
-    max_steps: Annotated[Any, Either(number=Number(integer=True, least=1, most=10**9), model=FlowTime)] = Field(
-        default={}, description="the budget: a number of steps, or {flow_time: 2.0}"
+    step_size: StepSize = key({}, "eta")
+    max_steps: Annotated[Any, Either(number=Number(integer=True, least=1, most=10**9), model=FlowTime)] = key(
+        {}, "the budget: a number of steps, or {flow_time: 2.0}"
     )
-    tolerance: NotNegative = Field(
-        default=0.05, description="training ends when ||F - y|| is at most this; 0 trains for the whole budget"
+    tolerance: NotNegative = key(0.05, "training ends when ||F - y|| is at most this; 0 trains for the whole budget")
+    relative: Boolean = key(False, "divide ||F - y|| by ||y||")
+    measure_every: Steps = key(
+        64, "steps between two measurements of movement and spectrum (E2, E3); at 16 they cost 30 % of a run"
     )
-    relative: Boolean = Field(default=False, description="divide ||F - y|| by ||y||")
-    measure_every: Steps = Field(
-        default=64,
-        description="steps between two measurements of movement and spectrum (E2, E3); at 16 they cost 30 % of a run",
+    divergence: Annotated[float, Number(above=1)] = key(
+        1e4, "a cell has diverged when ||F - y|| is this many times max(||r_0||, ||y||)"
     )
-    divergence: Annotated[float, Number(above=1)] = Field(
-        default=1e4,
-        description="a cell has diverged when ||F - y|| is this many times max(||r_0||, ||y||)",
-    )
-    curve: Curve = Field(default={}, description="at which steps the residual is stored")
+    curve: Curve = key({}, "at which steps the residual is stored")
 
     def rules(self, precision: str) -> Iterator[Fault]:
-        """A tolerance that the precision can reach and of which the theorem speaks, or 0 and a number of steps."""
+        """Refuse a tolerance that the precision cannot reach or of which the theorem says nothing."""
         tolerance, bound = self.tolerance, 32 * EPSILON[precision]
         if 0 < tolerance < bound:
             yield Fault(("tolerance",), "E-RANGE", below_precision(tolerance, precision))
@@ -313,9 +308,9 @@ class TrainingConfig(Config):
     blocks: ClassVar[tuple[str, ...]] = ("data", "network", "training")
     sizes: ClassVar[Mapping[str, tuple[str, str]]] = {"n": ("data", "n"), "d": ("data", "d"), "m": ("network", "m")}
 
-    data: Annotated[Any, OneOf(models=_data)] = Field(default={}, description="samples and labels")
-    network: Network = Field(default={}, description="the network")
-    training: Training = Field(default={}, description="optimizer, step size and stopping rules")
+    data: Annotated[Any, OneOf(models=_data)] = key({}, "samples and labels")
+    network: Network = key({}, "the network")
+    training: Training = key({}, "optimizer, step size and stopping rules")
     measure: Annotated[list[Annotated[str, Choice(options=_events)]], AfterValidator(_in_order)] = Field(
         default_factory=lambda: list(_events()), description="events to record (C.27)"
     )
@@ -327,8 +322,8 @@ class ConcentrationConfig(Config):
     blocks: ClassVar[tuple[str, ...]] = ("data", "network")
     sizes: ClassVar[Mapping[str, tuple[str, str]]] = TrainingConfig.sizes
 
-    data: Annotated[Any, OneOf(models=_data)] = Field(default={}, description="samples and labels")
-    network: Network = Field(default={}, description="the network")
+    data: Annotated[Any, OneOf(models=_data)] = key({}, "samples and labels")
+    network: Network = key({}, "the network")
     measure: Annotated[list[Annotated[str, Choice(options=_events_at_start)]], AfterValidator(_in_order)] = Field(
         default_factory=lambda: list(_events_at_start()), description="events to record (C.27)"
     )

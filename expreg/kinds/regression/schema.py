@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
-
 from expreg.core.config.fields import (
     EPSILON,
     Block,
@@ -18,6 +16,7 @@ from expreg.core.config.fields import (
     Positive,
     Steps,
     below_precision,
+    key,
 )
 from expreg.core.config.model import Config, Curve
 from expreg.data.heads import HEADS
@@ -64,21 +63,17 @@ def _sketches() -> tuple[str, ...]:
 
 
 class _Problem(Block):
-    loss: Annotated[str, Choice(options=_losses)] = Field(
-        default="softmax",
-        description="exponential: 1/2||u-b||^2; rescaled: 1/2||u-<u,1>b||^2; softmax: 1/2||u/<u,1>-b||^2; "
+    loss: Annotated[str, Choice(options=_losses)] = key(
+        "softmax",
+        "exponential: 1/2||u-b||^2; rescaled: 1/2||u-<u,1>b||^2; softmax: 1/2||u/<u,1>-b||^2; "
         "projective: 1/2||u-<u,1>b||^2/||u||^2",
     )
-    activation: Annotated[str, Choice(options=_exponentials)] = Field(
-        default="exp", description="u = phi(A x), entrywise"
+    activation: Annotated[str, Choice(options=_exponentials)] = key("exp", "u = phi(A x), entrywise")
+    weight: NotNegative = key(0.0, "w of the regulariser 1/2||w A x||^2")
+    start: Annotated[str, Choice(options=("random", "near", "zero"))] = key(
+        "random", "x0: normal, beside the planted x, or 0"
     )
-    weight: NotNegative = Field(default=0.0, description="w of the regulariser 1/2||w A x||^2")
-    start: Annotated[str, Choice(options=("random", "near", "zero"))] = Field(
-        default="random", description="x0: normal, beside the planted x, or 0"
-    )
-    distance: Positive = Field(
-        default=0.1, description="standard deviation of A x0 (start random), ||A(x0-x)||/||Ax|| (start near)"
-    )
+    distance: Positive = key(0.1, "standard deviation of A x0 (start random), ||A(x0-x)||/||Ax|| (start near)")
 
     def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
         """No start at a stationary point."""
@@ -91,28 +86,28 @@ class Gaussian(_Problem):
     """Normal A, and b = u(A x)/<u(A x),1> of a planted x (exponential: b = u(A x)), with noise."""
 
     kind: Literal["gaussian"] = "gaussian"
-    n: Rows = Field(default="n", description="number of rows of A")
-    d: Natural = Field(default="d", description="number of columns of A")
-    density: Annotated[float, Number(above=0, most=1)] = Field(
-        default=1.0, description="share of entries of A that are not 0, the same in every row"
+    n: Rows = key("n", "number of rows of A")
+    d: Natural = key("d", "number of columns of A")
+    density: Annotated[float, Number(above=0, most=1)] = key(
+        1.0, "share of entries of A that are not 0, the same in every row"
     )
-    condition: Annotated[float, Number(least=1)] = Field(
-        default=1.0, description="largest over smallest scale of the columns of A, geometric between them"
+    condition: Annotated[float, Number(least=1)] = key(
+        1.0, "largest over smallest scale of the columns of A, geometric between them"
     )
-    coherence: Annotated[float, Number(least=0, most=1)] = Field(
-        default=0.0, description="share of the columns that a single row determines: its leverage is 1"
+    coherence: Annotated[float, Number(least=0, most=1)] = key(
+        0.0, "share of the columns that a single row determines: its leverage is 1"
     )
-    scale: Positive = Field(default=1.0, description="standard deviation of A x at the planted x")
-    noise: NotNegative = Field(default=0.0, description="relative noise of b; b still sums to 1 where u/<u,1> does")
+    scale: Positive = key(1.0, "standard deviation of A x at the planted x")
+    noise: NotNegative = key(0.0, "relative noise of b; b still sums to 1 where u/<u,1> does")
 
 
 class Attention(_Problem):
     """A: scaled keys of an attention head of a language model, b: the attention row of one of its queries."""
 
     kind: Literal["attention"] = "attention"
-    layer: Index = Field(default=0, description="layer of the head, one of the eight that are bundled")
-    head: Index = Field(default=0, description="head in its layer")
-    token: Token = Field(default=0, description="position of the query")
+    layer: Index = key(0, "layer of the head, one of the eight that are bundled")
+    head: Index = key(0, "head in its layer")
+    token: Token = key(0, "position of the query")
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
@@ -133,12 +128,10 @@ class MatrixFile(_Problem):
     files: ClassVar[tuple[str, ...]] = ("path", "target_path")
 
     kind: Literal["file"] = "file"
-    path: Annotated[str, FilePath()] = Field(
-        description="A: .npy .npz .csv .parquet .mtx .svm, relative to the file in which it stands"
+    path: Annotated[str, FilePath()] = key(
+        ..., "A: .npy .npz .csv .parquet .mtx .svm, relative to the file in which it stands"
     )
-    target_path: Annotated[str | None, FilePath(null=True)] = Field(
-        default=None, description="b, where it does not stand in the file of A"
-    )
+    target_path: Annotated[str | None, FilePath(null=True)] = key(None, "b, where it does not stand in the file of A")
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,23 +152,21 @@ class MatrixFile(_Problem):
 class Solver(Block):
     """How a regression problem is solved, and when the solver stops."""
 
-    name: Annotated[str, Choice(options=_solvers)] = Field(
-        default="auto", description="auto chooses by loss, size and sparsity"
+    name: Annotated[str, Choice(options=_solvers)] = key("auto", "auto chooses by loss, size and sparsity")
+    sketch: Annotated[str, Choice(options=_sketches)] = key(
+        "none", "none: exact Hessians; else how their rows are sampled or combined"
     )
-    sketch: Annotated[str, Choice(options=_sketches)] = Field(
-        default="none", description="none: exact Hessians; else how their rows are sampled or combined"
+    sketch_size: Annotated[int | str, Number(integer=True, least=1, most=MAX_ROWS, words=("auto",))] = key(
+        "auto", "rows of the sketch; auto follows from d (F.6)"
     )
-    sketch_size: Annotated[int | str, Number(integer=True, least=1, most=MAX_ROWS, words=("auto",))] = Field(
-        default="auto", description="rows of the sketch; auto follows from d (F.6)"
+    max_steps: Steps = key(200, "the budget")
+    tolerance: Annotated[float | str, Number(above=0, words=("auto",))] = key(
+        "auto", "bound of the stopping rule (F.14); auto: 1e-10 in f64, 1e-5 in f32"
     )
-    max_steps: Steps = Field(default=200, description="the budget")
-    tolerance: Annotated[float | str, Number(above=0, words=("auto",))] = Field(
-        default="auto", description="bound of the stopping rule (F.14); auto: 1e-10 in f64, 1e-5 in f32"
-    )
-    curve: Curve = Field(default={}, description="at which steps the curve is stored")
+    curve: Curve = key({}, "at which steps the curve is stored")
 
     def rules(self, precision: str) -> Iterator[Fault]:
-        """A tolerance that the precision can reach, and a sketch that is used."""
+        """Ask for a tolerance that the precision can reach, and a sketch that is used."""
         if not isinstance(self.tolerance, str) and self.tolerance < 32 * EPSILON[precision]:
             yield Fault(("tolerance",), "E-RANGE", below_precision(self.tolerance, precision))
         if self.sketch != "none" and self.name not in _with_sketch():
@@ -191,7 +182,5 @@ class RegressionConfig(Config):
     blocks: ClassVar[tuple[str, ...]] = ("problem", "solver")
     sizes: ClassVar[Mapping[str, tuple[str, str]]] = {"n": ("problem", "n"), "d": ("problem", "d")}
 
-    problem: Annotated[Any, OneOf(models=(Gaussian, Attention, MatrixFile))] = Field(
-        default={}, description="A, b and the loss"
-    )
-    solver: Solver = Field(default={}, description="how it is solved, and when the solver stops")
+    problem: Annotated[Any, OneOf(models=(Gaussian, Attention, MatrixFile))] = key({}, "A, b and the loss")
+    solver: Solver = key({}, "how it is solved, and when the solver stops")
