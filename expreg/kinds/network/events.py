@@ -281,11 +281,12 @@ def row(facts: Facts) -> Row:
 
 def carried(facts: Facts) -> Row:
     """Return the columns that events carry along the path; None where they were not measured."""
-    return {
-        event.column.name: float(facts.record[event.column.name]) if event.column.name in facts.record else None
-        for event in EVENTS.values()
-        if event.column is not None
-    }
+    row = Row()
+    for name, event in EVENTS.items():
+        if event.column is not None:
+            found = facts.record.get(event.column.name) if name in facts.settings["measure"] else None
+            row[event.column.name] = None if found is None else float(found)
+    return row
 
 
 def finite(value: Any) -> float | None:
