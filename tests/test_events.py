@@ -1,14 +1,17 @@
 """Events and activations as records: a user's own need one entry in a list, and what is unknown is null."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from oracles import PHI
 from runs import make, oracle, run
 from test_experiment import resolved, row_of
 
+from expreg import activation
 from expreg.activation import ACTIVATIONS, Activation
 from expreg.kinds import EXPERIMENTS
-from expreg.kinds.network import check, start, training
+from expreg.kinds.network import check, events, start, training
 from expreg.kinds.network.events import EVENTS, Event
 from expreg.types import Column
 
@@ -81,6 +84,47 @@ def test_an_event_may_bring_a_column_and_look_at_measurements_only(monkeypatch):
     assert row["farthest"] == row["max_movement"]
     assert row["lambda_min_path"] is None
     assert row_of(resolved() | {"measure": ["E0"]})["farthest"] is None
+
+
+def test_a_wrong_event_is_described_in_one_line_each():
+    assert [line for event in EVENTS.values() for line in events.check(event)] == []
+    parts = {"name": "own", "title": "", "margin": lambda facts: 1.0}
+    column = Column("other", "float64", "")
+    for change, line in (
+        ({"needs": frozenset({"luck"})}, "event 'own': needs 'luck', expected some of training, theory"),
+        ({"when": "never"}, "when is 'never', expected 'step' or 'measure'"),
+        ({"update": lambda carry, look: carry}, "update raised TypeError"),
+        ({"update": lambda carry, look: (carry, look.initial_residual > 0)}, r"shapes ((), (2,)), expected"),
+        ({"update": lambda carry, look: (carry, True), "keeps": "mine", "column": column}, "column is 'other'"),
+    ):
+        (found,) = events.check(Event(**parts, **change))
+        assert line in found
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_the_activations_pass_the_check_that_a_users_own_must_pass(name):
+    assert activation.check(ACTIVATIONS[name]) == []
+
+
+def test_a_wrong_activation_is_described_in_one_line_each():
+    assert activation.check(Activation("own", np.tanh, lambda z: 1 / np.cosh(z) ** 2)) == []
+    square = Activation("own", lambda z: z**2, lambda z: 2 * z)
+    for change, line in (
+        ({"derivative": lambda z: z}, "activation 'own': derivative(z) is -1.3 at z = -1.3, expected -2.6"),
+        ({"value": np.sum}, "value(z) has shape (), expected that of its arguments, (2, 3)"),
+        ({"derivative": lambda z: 2 * z / 0}, "derivative(z) is not finite"),
+        ({"expectation": lambda K, q_i, q_j: 1.0}, "expectation has shape ()"),
+        ({"increment": lambda base, dl: (dl, base[0])}, "increment[0] is 0.1"),
+        (
+            {"stable": lambda z: (z**2, 2 * z, np.zeros(()))},
+            "phi'' is 2 at z = -1.3, expected 1.69, phi: give `second`",
+        ),
+    ):
+        with np.errstate(divide="ignore"):
+            found = activation.check(replace(square, **change))
+        assert any(line in one for one in found), found
+    given = replace(square, stable=lambda z: (z**2, 2 * z, np.zeros(())), second=lambda z, s: 2 + 0 * z)
+    assert activation.check(given) == []
 
 
 # --- an activation without theory

@@ -5,8 +5,10 @@ This module imports no JAX: functions of arrays use the operators and the namesp
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,8 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 """Relative slack of the events (C.27)."""
 RESOLUTION = {"f32": 1e-4, "f64": 1e-12}
 """Where lambda is a smaller share of lambda_max(H^cts), rounding hides how lambda_min(H) compares to it (H.7)."""
+NEEDS = ("training", "theory", "resolved", "reach", "plain", "tolerance", "kernel")
+"""What an event may need, see `Event.needs`."""
 NEVER = -1
 """The first violation step, in the record of a run, of an event that was never violated."""
 
@@ -292,3 +296,39 @@ def carried(facts: Facts) -> Row:
 def finite(value: Any) -> float | None:
     """Return a number, None where it is not finite."""
     return float(value) if math.isfinite(value) else None
+
+
+# --- what is checked once, when an event is registered
+
+
+def check(event: Event) -> list[str]:
+    """Return what is wrong with an event, one line each: unknown needs, or an update that gives no pair of scalars."""
+    lines = [f"needs {name!r}, expected some of {', '.join(NEEDS)}" for name in sorted({*event.needs} - {*NEEDS})]
+    if event.when not in ("step", "measure"):
+        lines.append(f"when is {event.when!r}, expected 'step' or 'measure'")
+    if event.column is not None and (event.update is None or event.column.name != event.keeps):
+        lines.append(f"column is {event.column.name!r}, expected the name that `keeps` gives to what `update` carries")
+    if event.update is not None:
+        try:
+            carry, violated = event.update(event.init(_LOOK), _LOOK)
+            shapes = np.shape(carry), np.shape(violated)
+            if shapes != ((), ()) or np.asarray(violated).dtype != bool:
+                lines.append(f"update gives shapes {shapes}, expected a number to carry and one boolean")
+        except Exception as error:
+            lines.append(f"update raised {type(error).__name__}: {error}; expected (carry, violated)")
+    return [f"event {event.name!r}: {line}" for line in lines]
+
+
+_ONE, _TWO = np.ones(()), np.ones(2)
+_SCALARS = ("m", "scale", "step_factor", "max_steps", "tolerance", "divergence", "lambda_cts", "gram_norm")
+_LOOK = Look(
+    step=np.ones((), np.int32),
+    residual=_ONE,
+    initial_residual=_TWO,
+    initial_norm=_ONE,
+    eta_scaled=_ONE,
+    inputs=SimpleNamespace(X=np.ones((2, 2)), y=_TWO, **dict.fromkeys(_SCALARS, _ONE)),
+    initial=defaultdict(lambda: _ONE),
+    movement=_ONE,
+    lambda_min=_ONE,
+)
