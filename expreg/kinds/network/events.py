@@ -78,6 +78,8 @@ class Event:
     - `needs`: what a cell must have for the event to mean anything, else it is null. "training": steps, not only a
       start; "theory": H^cts; "resolved": a lambda that rounding does not hide; "reach": radii and certificate;
       "plain": gradient descent with one step size; "tolerance": a tolerance above 0; "kernel": lambda_min(H(t)).
+    - `rank`: place among all criteria of a page, most telling first. `link`: the step of the proof that it stands for.
+      `share`: the claim about its share of successes at the widest m.
     - `margin(facts)`: allowed / measured, on the host; the event holds where it is at least 1.
     - `first(facts, margin)`: first violation step, None where the event holds; by default that of the path, and for
       an event without one 0 where the margin is below 1.
@@ -95,6 +97,9 @@ class Event:
     margin: Callable[[Facts], float]
     claim: float | None = 2.0
     along_path: bool = False
+    rank: int = 99
+    link: str = ""
+    share: str = ""
     needs: frozenset[str] = frozenset()
     first: Callable[[Facts, float], int | None] | None = None
     when: str = "step"
@@ -164,6 +169,7 @@ _LIST = (
         name="E0",
         title="the step size is stable at initialisation",
         claim=None,
+        rank=8,
         needs=frozenset({"training", "plain"}),
         margin=lambda facts: _ratio(2, float(facts.record["eta_scaled"]) * float(facts.record["lambda_max_0"])),
         first=_unstable,
@@ -171,18 +177,24 @@ _LIST = (
     Event(
         name="E1",
         title="the initial Gram matrix is within lambda/4 in Frobenius norm",
+        rank=4,
+        link="initial concentration",
         needs=frozenset({"theory"}),
         margin=lambda facts: _ratio(facts.lam / 4, facts.record["frobenius_error"]),
     ),
     Event(
         name="E1s",
         title="the initial Gram matrix is within lambda/4 in spectral norm",
+        rank=7,
+        link="initial concentration",
         needs=frozenset({"theory"}),
         margin=lambda facts: _ratio(facts.lam / 4, facts.record["spectral_error"]),
     ),
     Event(
         name="E1m",
         title="the initial smallest eigenvalue is at least 3/4 lambda",
+        rank=5,
+        link="initial concentration",
         needs=frozenset({"theory", "resolved"}),
         margin=lambda facts: _ratio(facts.record["lambda_0"], 3 / 4 * facts.lam),
     ),
@@ -190,6 +202,8 @@ _LIST = (
         name="E2",
         title="no weight leaves the radius of the proof",
         along_path=True,
+        rank=6,
+        link="lazy movement",
         needs=frozenset({"training", "reach"}),
         margin=lambda facts: _ratio(facts.record["radius"], facts.record["max_movement"]),
         when="measure",
@@ -199,6 +213,9 @@ _LIST = (
         name="E3",
         title="the smallest eigenvalue stays at least lambda/2",
         along_path=True,
+        rank=2,
+        link="kernel",
+        share="kernel",
         needs=frozenset({"training", "kernel", "theory", "resolved"}),
         margin=lambda facts: _ratio(facts.record["lambda_min_path"], facts.lam / 2),
         when="measure",
@@ -211,6 +228,9 @@ _LIST = (
         name="E4",
         title="the residual stays below the linear rate of the proof",
         along_path=True,
+        rank=3,
+        link="linear rate",
+        share="linear rate",
         needs=frozenset({"training", "plain", "theory"}),
         margin=_rate_margin,
         init=lambda look: look.residual.__array_namespace__().full_like(look.residual, math.inf),
@@ -221,6 +241,9 @@ _LIST = (
         name="E5",
         title="gradient descent converges",
         along_path=True,
+        rank=0,
+        link="convergence",
+        share="probability",
         needs=frozenset({"training", "tolerance"}),
         margin=lambda facts: _ratio(facts.tolerance, facts.record["residual_final"]),
         first=_not_converged,
@@ -228,6 +251,8 @@ _LIST = (
     Event(
         name="Ecert",
         title="the refined certificate holds",
+        rank=9,
+        link="certificate",
         needs=frozenset({"reach"}),
         margin=lambda facts: float(facts.record["certificate_margin"]),
         first=lambda facts, _: None if facts.record["certified"] else 0,
