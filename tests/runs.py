@@ -52,7 +52,8 @@ SCHEDULES = {
 
 def make(
     form="gram", activation="exp", init="coupled", dtype=np.float64, *, n=N, d=D, m=M, bucket=None, optimizer="sgd",
-    schedule=None, every=EVERY, path=False, reach=False, points=STEPS + 1, spacing="regular", X=None, y=None, **change,
+    schedule=None, every=EVERY, path=False, reach=False, more=(),
+    points=STEPS + 1, spacing="regular", X=None, y=None, **change,
 ):  # fmt: skip
     """Return (signature, inputs) of a small run that never ends before its budget unless it is told to."""
     rng = np.random.default_rng(3)
@@ -64,7 +65,8 @@ def make(
         form=form, n=len(X), d=X.shape[1], neurons=(bucket or m) // branches, branches=branches,
         activation=activation, dtype=np.dtype(dtype).name, optimizer=optimizer, hyperparameters=tuple(parameters),
         schedule=schedule and (schedule, tuple(SCHEDULES[schedule][0].items())),
-        kernel_path=path, reach=reach, measure_every=every, curve_points=points, curve_spacing=spacing,
+        events=(*("E2",) * reach, *("E3",) * path, "E4", *more), reach=reach,
+        measure_every=every, curve_points=points, curve_spacing=spacing,
     )  # fmt: skip
     real = dict(
         scale=1.0, step_factor=ETA_SCALED * 5, curvature_floor=5.0, use_curvature=0.0, flow_time=0.0,

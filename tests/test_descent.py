@@ -10,7 +10,7 @@ from runs import PARAMETERS, SCHEDULES, STEPS, M, make, measured, oracle, run, s
 
 from expreg import network
 from expreg.activation import ACTIVATIONS
-from expreg.kinds.network import descent
+from expreg.kinds.network import descent, initial
 from expreg.types import Status
 
 
@@ -24,7 +24,7 @@ def test_descent_follows_the_slow_float64_loop(form, activation, init, dtype, to
     norms, path = oracle(signature, inputs)
     assert (record["steps"], status_of(record)) == (STEPS, Status.max_steps)
     assert norms[-1] < 0.9 * norms[0]  # the run moves, so that agreement means something
-    np.testing.assert_allclose(record["curve"], norms, rtol=0, atol=tolerance * norms[0])
+    np.testing.assert_allclose(record["curve_residual"], norms, rtol=0, atol=tolerance * norms[0])
     np.testing.assert_allclose(record["residual_final"], norms[-1], rtol=0, atol=tolerance * norms[0])
     moved = movements(path[measured(path)]).max()
     assert moved > 0.01
@@ -40,7 +40,7 @@ def test_momentum_is_the_same_trajectory_in_both_spaces(form, optimizer):
     signature, inputs = make(form, optimizer=optimizer)
     norms, path = oracle(signature, inputs, momentum=0.8, nesterov=optimizer == "nesterov")
     record = run(signature, inputs)
-    np.testing.assert_allclose(record["curve"], norms, rtol=0, atol=1e-10 * norms[0])
+    np.testing.assert_allclose(record["curve_residual"], norms, rtol=0, atol=1e-10 * norms[0])
     np.testing.assert_allclose(record["max_movement"], movements(path[measured(path)]).max(), rtol=1e-9)
     plain, _ = oracle(signature, inputs)
     assert np.abs(plain - norms).max() > 0.01 * norms[0]  # the oracle can tell momentum from none
@@ -68,7 +68,7 @@ def test_weight_space_is_a_plain_optax_loop_on_the_weights(optimizer):
         V, state = step(V, state)
     record = run(signature, inputs)
     assert abs(norms[-1] - norms[0]) > 0.01 * norms[0]
-    np.testing.assert_allclose(record["curve"], norms, rtol=0, atol=1e-10 * norms[0])
+    np.testing.assert_allclose(record["curve_residual"], norms, rtol=0, atol=1e-10 * norms[0])
     path = np.stack(path)
     np.testing.assert_allclose(record["max_movement"], movements(path[measured(path)]).max(), rtol=1e-9)
 
@@ -107,7 +107,7 @@ def test_float32_stays_float32_for_every_optimizer_and_schedule(optimizer, sched
 def test_a_schedule_multiplies_the_step_size(schedule):
     signature, inputs = make(schedule=schedule)
     norms, _ = oracle(signature, inputs, factor=SCHEDULES[schedule][1])
-    np.testing.assert_allclose(run(signature, inputs)["curve"], norms, rtol=0, atol=1e-10 * norms[0])
+    np.testing.assert_allclose(run(signature, inputs)["curve_residual"], norms, rtol=0, atol=1e-10 * norms[0])
     plain, _ = oracle(signature, inputs)
     assert schedule == "constant" or np.abs(plain - norms).max() > 1e-3 * norms[0]
 
@@ -117,7 +117,7 @@ def test_the_output_scale_enters_as_in_the_slow_loop(init):
     signature, inputs = make(init=init, scale=0.3)
     norms, path = oracle(signature, inputs)
     record = run(signature, inputs)
-    np.testing.assert_allclose(record["curve"], norms, rtol=0, atol=1e-10 * norms[0])
+    np.testing.assert_allclose(record["curve_residual"], norms, rtol=0, atol=1e-10 * norms[0])
     np.testing.assert_allclose(record["max_movement"], movements(path[measured(path)]).max(), rtol=1e-9)
 
 
@@ -125,7 +125,7 @@ def test_scaled_labels_and_output_scale_give_the_same_weights():
     """(A.6): (kappa, y, eta) and (c kappa, c y, eta / c^2) are one trajectory."""
     signature, inputs = make()
     one, other = run(signature, inputs), run(signature, inputs._replace(scale=0.01, y=0.01 * inputs.y))
-    np.testing.assert_allclose(other["curve"], 0.01 * one["curve"], rtol=1e-9)
+    np.testing.assert_allclose(other["curve_residual"], 0.01 * one["curve_residual"], rtol=1e-9)
     np.testing.assert_allclose(other["max_movement"], one["max_movement"], rtol=1e-9)
     np.testing.assert_allclose(other["eta"], one["eta"] / 0.01**2, rtol=1e-12)
     lazier = run(signature, inputs._replace(scale=3.0))  # kappa alone is another problem
@@ -143,9 +143,9 @@ def test_masked_neurons_make_exactly_the_narrower_network(form, init):
 
 def test_the_order_of_the_neurons_is_of_no_consequence(monkeypatch):
     signature, inputs = make(path=True)
-    one, draw = run(signature, inputs), descent.neurons
+    one, draw = run(signature, inputs), initial.neurons
     order = np.random.default_rng(0).permutation(M // 2)
-    monkeypatch.setattr(descent, "neurons", lambda *a: (draw(*a)[0][:, order], draw(*a)[1][order]))
+    monkeypatch.setattr(initial, "neurons", lambda *a: (draw(*a)[0][:, order], draw(*a)[1][order]))
     other = run(signature, inputs)
     for name in one:
         np.testing.assert_allclose(other[name], one[name], rtol=1e-10, atol=1e-11, err_msg=name)
@@ -158,7 +158,7 @@ def test_the_smallest_problems(form, n, d, m, init):
     signature, inputs = make(form, n=n, d=d, m=m, init=init, X=X, y=np.ones(n), path=True)
     norms, path = oracle(signature, inputs)
     record = run(signature, inputs)
-    np.testing.assert_allclose(record["curve"], norms, rtol=0, atol=1e-10 * norms[0])
+    np.testing.assert_allclose(record["curve_residual"], norms, rtol=0, atol=1e-10 * norms[0])
     smallest = [np.linalg.eigvalsh(empirical_ntk(path[t], inputs.X))[0] for t in measured(path)]
     np.testing.assert_allclose(record["lambda_min_path"], min(smallest), rtol=1e-9, atol=1e-12)
 

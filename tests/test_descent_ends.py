@@ -10,7 +10,7 @@ from oracles import empirical_ntk, infinite_ntk, movements, sphere
 from runs import ETA_SCALED, STEPS, D, M, N, make, measured, oracle, run, start_of, status_of
 
 from expreg.activation import ACTIVATIONS
-from expreg.kinds.network import descent
+from expreg.kinds.network import descent, events
 from expreg.types import Status
 
 # --- how a run ends
@@ -34,7 +34,7 @@ def test_a_run_that_starts_within_its_tolerance_makes_no_step():
     record = run(signature, inputs._replace(tolerance=np.linalg.norm(inputs.y)))
     assert (status_of(record), record["steps"]) == (Status.converged, 0)
     assert (record["max_movement"], record["curve_length"]) == (0, 1)
-    assert record["E4_step"] == descent.NEVER
+    assert record["E4_step"] == events.NEVER
 
 
 def test_the_tolerance_counts_before_the_budget_and_the_budget_before_nothing():
@@ -159,7 +159,7 @@ def test_the_path_of_the_smallest_eigenvalue_and_its_first_violation(form, init,
         bound = (smallest[place] + np.minimum.accumulate(smallest)[place - 1]) / 2
         record = run(signature, inputs._replace(lambda_cts=2 * bound))
         assert record["E3_step"] == at[place]
-    assert run(signature, inputs._replace(lambda_cts=2 * 0.999 * smallest.min()))["E3_step"] == descent.NEVER
+    assert run(signature, inputs._replace(lambda_cts=2 * 0.999 * smallest.min()))["E3_step"] == events.NEVER
     assert run(signature, inputs._replace(lambda_cts=2 * 1.001 * smallest[0]))["E3_step"] == 0
 
 
@@ -167,7 +167,7 @@ def rate_violation(norms, decrease):
     """Return the first t with ||r_t||^2 > (1 - decrease)^t ||r_0||^2, or NEVER."""
     t = np.arange(len(norms))
     lost = norms**2 > np.maximum(1 - decrease, 0.0) ** t * norms[0] ** 2 * (1 + 1e-8)
-    return int(np.argmax(lost)) if lost.any() else descent.NEVER
+    return int(np.argmax(lost)) if lost.any() else events.NEVER
 
 
 def test_the_rate_is_lost_at_the_first_step_above_it():
@@ -178,7 +178,7 @@ def test_the_rate_is_lost_at_the_first_step_above_it():
         expected = rate_violation(norms, ETA_SCALED * eigenvalue / 2)
         assert run(signature, inputs._replace(lambda_cts=eigenvalue))["E4_step"] == expected
         seen.add(expected)
-    assert descent.NEVER in seen
+    assert events.NEVER in seen
     assert len(seen) >= 4  # late and early violations
 
 
@@ -201,7 +201,7 @@ def test_a_step_beyond_the_rate_violates_it_at_the_first_step_and_not_before(dec
     record = run(signature, inputs._replace(lambda_cts=2 * decrease / ETA_SCALED))
     assert record["E4_step"] == 1
     stopped = run(signature, inputs._replace(lambda_cts=2 * decrease / ETA_SCALED, tolerance=100.0))
-    assert stopped["E4_step"] == descent.NEVER  # at step 0 the rate asks for nothing
+    assert stopped["E4_step"] == events.NEVER  # at step 0 the rate asks for nothing
 
 
 @pytest.mark.parametrize("every", [1, 7])
@@ -250,7 +250,7 @@ def test_float32_follows_the_smallest_eigenvalue_to_the_tolerance_of_its_events(
     single, double = (run(*make(dtype=dtype, **change)) for dtype in (np.float32, np.float64))
     share = double["lambda_min_path"] / double["lambda_max_0"]
     assert 1e-5 < share < 1e-4
-    slack = descent.EVENT_TOLERANCE["float32"]
+    slack = events.TOLERANCE["float32"]
     np.testing.assert_allclose(single["lambda_min_path"], double["lambda_min_path"], rtol=slack)
     np.testing.assert_allclose(single["lambda_0"], double["lambda_0"], rtol=slack)
 
@@ -280,11 +280,11 @@ def test_the_curve_holds_the_residuals_of_its_steps(spacing):
     norms, _ = oracle(signature, inputs)
     record = run(signature, inputs)
     assert record["curve_length"] == 9
-    np.testing.assert_allclose(record["curve"], norms[record["curve_step"]], rtol=1e-9)
+    np.testing.assert_allclose(record["curve_residual"], norms[record["curve_step"]], rtol=1e-9)
     shorter = run(signature, inputs._replace(tolerance=norms[100]))
     length = int(shorter["curve_length"])
     assert length == np.sum(shorter["curve_step"] <= shorter["steps"]) < 9
-    assert np.isnan(shorter["curve"][length:]).all()
+    assert np.isnan(shorter["curve_residual"][length:]).all()
 
 
 @settings(max_examples=50, deadline=None)

@@ -11,7 +11,7 @@ from runs import EVERY, make, measured, oracle, run, start_of
 from starts import start
 
 from expreg import certify, ntk, theory
-from expreg.kinds.network import descent, initial
+from expreg.kinds.network import events, initial
 
 NAMES = ("exp", "cosh", "sinh")
 
@@ -112,7 +112,7 @@ def test_movement_is_compared_with_the_radii_of_every_neuron(form, activation):
     looked = measured(path)
     radius = float(record["radius"])
     beyond = [t for t in looked if moved[t].max() > radius * (1 + 1e-9)]
-    assert int(record["E2_step"]) == (beyond[0] if beyond else descent.NEVER)
+    assert int(record["E2_step"]) == (beyond[0] if beyond else events.NEVER)
     assert beyond, "the radius of this test is small"
     assert beyond[0] % EVERY == 0
     if certificate.holds:

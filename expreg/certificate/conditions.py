@@ -72,7 +72,7 @@ class _Units(NamedTuple):
 class _Start(NamedTuple):
     """The start in these units: scale 1, longest point 1, largest derivative about 1."""
 
-    D: Array  # (n, k) envelope of |phi'| and |phi''|, 0 where no neuron is
+    D: Array  # (n, k) envelope of |phi'| and |phi''|
     count: Array  # (k,) neurons that each column stands for
     m: Array
     resolved: Array  # whether lambda is above 0 for sure
@@ -111,15 +111,15 @@ def lambert_w(x: Array) -> Array:
 
 
 def _derivatives(Z: Array, live: Array, activation: str) -> tuple[Array, Array, Array]:
-    """Return (s, e^-s phi'(Z), e^-s envelope(Z)), s the largest exponent; 0 in the columns that are not live.
+    """Return (s, e^-s phi'(Z), e^-s envelope(Z)), s the largest exponent over the live columns.
 
-    The envelope max(|phi|, |phi'|) bounds |phi'| and |phi''|: exp is its own, cosh and sinh have cosh (C.9).
+    The envelope max(|phi|, |phi'|) bounds |phi'| and |phi''|: exp is its own, cosh and sinh have cosh (C.9). Columns
+    that are not live get the lowest live number: beside their count of 0, it changes no sum and no maximum.
     """
     xp = Z.__array_namespace__()
-    lowest = xp.min(xp.where(live, Z, math.inf * xp.ones_like(Z)))  # any live number leaves s as it is
     stable: Any = ACTIVATIONS[activation].stable
-    u, v, s = stable(xp.where(live, Z, lowest))
-    return s, xp.where(live, v, 0 * v), xp.where(live, xp.maximum(abs(u), abs(v)), 0 * v)
+    u, v, s = stable(xp.where(live, Z, xp.min(xp.where(live, Z, math.inf * xp.ones_like(Z)))))
+    return s, v, xp.maximum(abs(u), abs(v))
 
 
 def _spectra(X: Array, derivative: Array, count: Array) -> Spectra:

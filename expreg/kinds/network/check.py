@@ -1,6 +1,6 @@
 """What `plan` asks of network cells before anything is computed or written; imports no JAX."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from expreg import data
 from expreg.activation import lookup
@@ -15,8 +15,8 @@ LEAST_BYTES = 3 * 4
 
 def check(cells: Sequence[Settings]) -> list[Problem]:
     """Return the problems of the cells: what their activation has no theory for, and the user's own data."""
-    asked: dict[Hashable, Settings] = {}
-    files: dict[Hashable, Settings] = {}
+    asked: dict[tuple[str, int], Settings] = {}
+    files: dict[tuple[str, str], Settings] = {}
     for settings in cells:
         network, training = settings["network"], settings.get("training")
         if training is not None:  # equal blocks are one object
@@ -50,7 +50,7 @@ def size(settings: Settings) -> str:
 
 
 def least_bytes(settings: Settings) -> list[tuple[str, float, str]]:
-    """Return (words, bytes, "host" or "device") that a cell needs at least; asked before `cost`, which needs spectra."""
+    """Return (words, bytes, "host" or "device") that a cell needs at least; `cost` needs the spectrum to say more."""
     n, m = settings["data"]["n"], settings["network"]["m"]
     found = [(size(settings), float(LEAST_BYTES * n * m), "device")]
     if lookup(settings["network"]["activation"]).expectation is None:

@@ -5,8 +5,10 @@ This module imports no JAX: functions of arrays use the operators and the namesp
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,8 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 """Relative slack of the events (C.27)."""
 RESOLUTION = {"f32": 1e-4, "f64": 1e-12}
 """Where lambda is a smaller share of lambda_max(H^cts), rounding hides how lambda_min(H) compares to it (H.7)."""
+NEEDS = ("training", "theory", "resolved", "reach", "plain", "tolerance", "kernel")
+"""What an event may need, see `Event.needs`."""
 NEVER = -1
 """The first violation step, in the record of a run, of an event that was never violated."""
 
@@ -71,11 +75,11 @@ class Event:
     - `name`, `title`: the title completes "the probability that ...".
     - `claim`: exponent of n in the width that the theorem asks for, after the factor log(n / delta); None for none.
     - `along_path`: whether it is about the whole trajectory; a run that leaves the range of numbers then fails it.
-    - `rank`: where only some criteria are shown, those of low rank are. `link`: the step of the proof that it is.
-      `share`: the claim about its share of successes at the widest m, "" for none.
     - `needs`: what a cell must have for the event to mean anything, else it is null. "training": steps, not only a
       start; "theory": H^cts; "resolved": a lambda that rounding does not hide; "reach": radii and certificate;
       "plain": gradient descent with one step size; "tolerance": a tolerance above 0; "kernel": lambda_min(H(t)).
+    - `rank`: place among all criteria of a page, most telling first. `link`: the step of the proof that it stands for.
+      `share`: the claim about its share of successes at the widest m.
     - `margin(facts)`: allowed / measured, on the host; the event holds where it is at least 1.
     - `first(facts, margin)`: first violation step, None where the event holds; by default that of the path, and for
       an event without one 0 where the margin is below 1.
@@ -93,7 +97,7 @@ class Event:
     margin: Callable[[Facts], float]
     claim: float | None = 2.0
     along_path: bool = False
-    rank: int = 100
+    rank: int = 99
     link: str = ""
     share: str = ""
     needs: frozenset[str] = frozenset()
@@ -164,8 +168,8 @@ _LIST = (
     Event(
         name="E0",
         title="the step size is stable at initialisation",
-        rank=8,
         claim=None,
+        rank=8,
         needs=frozenset({"training", "plain"}),
         margin=lambda facts: _ratio(2, float(facts.record["eta_scaled"]) * float(facts.record["lambda_max_0"])),
         first=_unstable,
@@ -197,9 +201,9 @@ _LIST = (
     Event(
         name="E2",
         title="no weight leaves the radius of the proof",
+        along_path=True,
         rank=6,
         link="lazy movement",
-        along_path=True,
         needs=frozenset({"training", "reach"}),
         margin=lambda facts: _ratio(facts.record["radius"], facts.record["max_movement"]),
         when="measure",
@@ -208,10 +212,10 @@ _LIST = (
     Event(
         name="E3",
         title="the smallest eigenvalue stays at least lambda/2",
+        along_path=True,
         rank=2,
         link="kernel",
         share="kernel",
-        along_path=True,
         needs=frozenset({"training", "kernel", "theory", "resolved"}),
         margin=lambda facts: _ratio(facts.record["lambda_min_path"], facts.lam / 2),
         when="measure",
@@ -223,10 +227,10 @@ _LIST = (
     Event(
         name="E4",
         title="the residual stays below the linear rate of the proof",
+        along_path=True,
         rank=3,
         link="linear rate",
         share="linear rate",
-        along_path=True,
         needs=frozenset({"training", "plain", "theory"}),
         margin=_rate_margin,
         init=lambda look: look.residual.__array_namespace__().full_like(look.residual, math.inf),
@@ -236,10 +240,10 @@ _LIST = (
     Event(
         name="E5",
         title="gradient descent converges",
+        along_path=True,
         rank=0,
         link="convergence",
         share="probability",
-        along_path=True,
         needs=frozenset({"training", "tolerance"}),
         margin=lambda facts: _ratio(facts.tolerance, facts.record["residual_final"]),
         first=_not_converged,
@@ -306,13 +310,50 @@ def row(facts: Facts) -> Row:
 
 def carried(facts: Facts) -> Row:
     """Return the columns that events carry along the path; None where they were not measured."""
-    return {
-        event.column.name: float(facts.record[event.column.name]) if event.column.name in facts.record else None
-        for event in EVENTS.values()
-        if event.column is not None
-    }
+    row = Row()
+    for name, event in EVENTS.items():
+        if event.column is not None:
+            found = facts.record.get(event.column.name) if name in facts.settings["measure"] else None
+            row[event.column.name] = None if found is None else float(found)
+    return row
 
 
 def finite(value: Any) -> float | None:
     """Return a number, None where it is not finite."""
     return float(value) if math.isfinite(value) else None
+
+
+# --- what is checked once, when an event is registered
+
+
+def check(event: Event) -> list[str]:
+    """Return what is wrong with an event, one line each: unknown needs, or an update that gives no pair of scalars."""
+    lines = [f"needs {name!r}, expected some of {', '.join(NEEDS)}" for name in sorted({*event.needs} - {*NEEDS})]
+    if event.when not in ("step", "measure"):
+        lines.append(f"when is {event.when!r}, expected 'step' or 'measure'")
+    if event.column is not None and (event.update is None or event.column.name != event.keeps):
+        lines.append(f"column is {event.column.name!r}, expected the name that `keeps` gives to what `update` carries")
+    if event.update is not None:
+        try:
+            carry, violated = event.update(event.init(_LOOK), _LOOK)
+            shapes = np.shape(carry), np.shape(violated)
+            if shapes != ((), ()) or np.asarray(violated).dtype != bool:
+                lines.append(f"update gives shapes {shapes}, expected a number to carry and one boolean")
+        except Exception as error:
+            lines.append(f"update raised {type(error).__name__}: {error}; expected (carry, violated)")
+    return [f"event {event.name!r}: {line}" for line in lines]
+
+
+_ONE, _TWO = np.ones(()), np.ones(2)
+_SCALARS = ("m", "scale", "step_factor", "max_steps", "tolerance", "divergence", "lambda_cts", "gram_norm")
+_LOOK = Look(
+    step=np.ones((), np.int32),
+    residual=_ONE,
+    initial_residual=_TWO,
+    initial_norm=_ONE,
+    eta_scaled=_ONE,
+    inputs=SimpleNamespace(X=np.ones((2, 2)), y=_TWO, **dict.fromkeys(_SCALARS, _ONE)),
+    initial=defaultdict(lambda: _ONE),
+    movement=_ONE,
+    lambda_min=_ONE,
+)

@@ -9,7 +9,6 @@ import numpy as np
 from expreg import ntk, theory
 from expreg.core.engine.curves import ended
 from expreg.kinds.network import descent, events, start
-from expreg.kinds.network.start import Problem, problem
 from expreg.types import PRECISIONS, Array, Cost, Row, Settings, Status
 
 THEORY_DELTA = 0.1
@@ -56,7 +55,7 @@ def _tolerance(settings: Settings, y: np.ndarray) -> float:
     return training["tolerance"] * (float(np.linalg.norm(y)) if training["relative"] else 1.0)
 
 
-def _step_rule(settings: Settings, found: Problem) -> tuple[float, float, float]:
+def _step_rule(settings: Settings, found: start.Problem) -> tuple[float, float, float]:
     """Return (factor, floor, use): eta_scaled = factor / max(floor, use lambda_max(H(0))) (A.7, B.28).
 
     Without H^cts the floor of `spectral` is 0; the other rules that need it are refused before (`check.problems`).
@@ -77,7 +76,7 @@ def _step_rule(settings: Settings, found: Problem) -> tuple[float, float, float]
 
 def prepare(settings: Settings) -> descent.Inputs:
     """Return the inputs of one cell's lane, NumPy arrays in the cell's precision."""
-    found, training, real = problem(settings), settings["training"], PRECISIONS[settings["precision"]]
+    found, training, real = start.problem(settings), settings["training"], PRECISIONS[settings["precision"]]
     factor, floor, use = _step_rule(settings, found)
     budget = training["max_steps"]
     return descent.Inputs(
@@ -108,7 +107,7 @@ MEASURED = ("eta", "eta_scaled", "residual_final", "max_movement")
 
 def row(settings: Settings, record: dict[str, Array]) -> Row:
     """Return the columns of a finished cell with its curve as lists."""
-    found, training = problem(settings), settings["training"]
+    found, training = start.problem(settings), settings["training"]
     facts = events.Facts(settings, found, record, _tolerance(settings, found.y))
     status, curve = Status(int(record["status"])), ended(record, {"residual": record["residual_final"]})
     predicted, predicted_steps = _linearised(facts, curve["curve_step"])
@@ -147,7 +146,7 @@ def _detail(status: Status, record: dict[str, Array]) -> str:
 def _expected_steps(text: str) -> int:
     """Return the predicted steps to tolerance of replicate 0, the whole budget at the most."""
     settings = json.loads(text)
-    found, training = problem(settings), settings["training"]
+    found, training = start.problem(settings), settings["training"]
     tolerance, predicted = _tolerance(settings, found.y), float(_step_limit(settings))
     if found.modes is not None and tolerance:
         eta_scaled = 0.8 / found.modes.values[-1]
