@@ -118,7 +118,7 @@ def _method(
     traces: Mapping[str, pd.DataFrame],
     delta: float,
 ) -> Record:
-    size = None if pd.isna(values["sketch_size"]) else int(values["sketch_size"])
+    size: int | None = None if pd.isna(values["sketch_size"]) else int(values["sketch_size"])
     sketched = "" if values["sketch"] == "none" else f", {values['sketch']}{'' if size is None else f' {size}'}"
     label = f"{values['solver']}{sketched}" + "".join(f", {name} = {shown(values[name])}" for name in settings)
     own = [traces[cell] for cell in rows["cell"] if cell in traces]
