@@ -45,10 +45,10 @@ def test_a_row_is_what_the_checked_entrance_measures(small):
         assert np.linalg.norm(A, 2) == pytest.approx(row["problem.radius"], rel=1e-12)
         assert np.linalg.norm(x) == pytest.approx(row["problem.radius"], rel=1e-12)
         assert b.sum() == pytest.approx(1, abs=1e-14)
-        found = shift.measure(A, b, x, dx=step_by_hand(kind, A, b, x))
+        found = shift.measure(A, b, x, dx=step_by_hand(move, A, b, x))
         for name, value in found._asdict().items():
             if name != "target_shift":
-                assert row[name] == pytest.approx(value, rel=1e-6), (kind, name)
+                assert row[name] == pytest.approx(value, rel=1e-6), (move, name)
 
 
 def step_by_hand(kind, A, b, x):

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from report import synthetic
 
-from expreg.core.page import drawing, style
+from expreg.core.page import drawing, page, style
+from expreg.core.stats.summary import summarise
 from expreg.kinds.network.figures import curves, look, phase, thresholds
 from expreg.kinds.network.summary.groups import criteria
 
@@ -97,6 +98,19 @@ def test_one_n_or_one_width_is_enough_to_draw(n, m):
     found = drawing.figures(synthetic.EXPERIMENT, *synthetic.run(n=n, m=m, replicates=8, resamples=5))
     assert not [figure.problem for figure in found if figure.problem]
     assert {"phase", "success", "convergence"} <= {figure.name for figure in found}
+
+
+def test_without_a_theory_everything_else_is_drawn(run):
+    cells, curve_rows, _ = run
+    cells = cells.assign(lambda_cts=None, lambda_max_cts=None, E3=None, activation="mine")
+    curve_rows = curve_rows.assign(linearised=None)
+    summary = summarise(synthetic.EXPERIMENT, cells, curve_rows, name="x", axes=["n", "m", "rho"], resamples=5)
+    found = drawing.figures(synthetic.EXPERIMENT, cells, curve_rows, summary)
+    assert [figure.name for figure in found] == [name for name in NAMES if name not in ("lambda", "rates")]
+    assert not [figure.problem for figure in found if figure.problem]
+    text = page.html(synthetic.EXPERIMENT, [], cells, summary, {}, "")
+    assert text.count("(no theory of this activation)") == 2
+    assert "chain of the proof" not in text
 
 
 def test_null_thresholds_leave_the_other_figures(run):

@@ -112,12 +112,12 @@ def _thinned(values: Sequence[int]) -> set[int]:
 def _row(settings: Settings, delta: float) -> dict[str, Any]:
     found = problem(settings)
     n, d, network = settings["data"]["n"], settings["data"]["d"], settings["network"]
-    lam, label_norm = float(found.eigenvalues[0]), float(np.linalg.norm(found.y))
-    s_x = float(np.linalg.norm(found.X, 2))
-    row = {"n": n, "d": d, "lambda": lam, "spectral_norm": s_x, "label_norm": label_norm}
+    values = found.eigenvalues if found.eigenvalues is not None else [math.nan]  # of an activation without theory
+    lam, label_norm, s_x = float(values[0]), float(np.linalg.norm(found.y)), float(np.linalg.norm(found.X, 2))
+    row = {"n": n, "d": d, "lambda": _finite(lam), "spectral_norm": s_x, "label_norm": label_norm}
     names = [name for name in _COLUMNS if name not in row]
     # for cosh and sinh the arguments hold with the envelope cosh(z) <= e^|z| in place of the derivative
-    sound = lam > 1e-12 * found.eigenvalues[-1] and powers(network["activation"]) is not None
+    sound = lam > 1e-12 * values[-1] and powers(network["activation"]) is not None
     numbers = _asked(settings, lam, s_x, label_norm, delta) if sound else {}
     return row | {name: _finite(numbers.get(name)) for name in names}
 
@@ -137,7 +137,7 @@ def _asked(settings: Settings, lam: float, s_x: float, label_norm: float, delta:
         "radius": float(theory.radius(lam, s_x, math.exp(2 * bound))),
         "step_size": float(theory.step_size(n, width, delta, lam, scale=scale)),
     }
-    if training is None:
+    if training is None or not training["tolerance"]:
         return asked
     eps = training["tolerance"] * (label_norm if training["relative"] else 1.0)
     steps = theory.iterations(width, asked["step_size"], lam, label_norm, eps, scale=scale)

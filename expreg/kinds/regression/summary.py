@@ -112,11 +112,7 @@ def _group(
 
 
 def _method(
-    values: Record,
-    rows: pd.DataFrame,
-    settings: Sequence[str],
-    traces: Mapping[str, pd.DataFrame],
-    delta: float,
+    values: Record, rows: pd.DataFrame, settings: Sequence[str], traces: Mapping[str, pd.DataFrame], delta: float
 ) -> Record:
     size: int | None = None if pd.isna(values["sketch_size"]) else int(values["sketch_size"])
     sketched = "" if values["sketch"] == "none" else f", {values['sketch']}{'' if size is None else f' {size}'}"
