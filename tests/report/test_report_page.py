@@ -218,6 +218,7 @@ def test_symbols_are_raised_and_named():
 
 def test_the_template_is_package_data():
     assert files("expreg.core.page").joinpath("report.html.jinja").is_file()
+    assert files("expreg.kinds.network.figures").joinpath("chain.html.jinja").is_file()
 
 
 def test_the_report_starts_neither_jax_nor_a_window_system():
