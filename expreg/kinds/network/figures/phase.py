@@ -62,15 +62,13 @@ def _phase_figure(panels: list[Panel], level: float | None) -> Canvas:
         gaps |= bool(np.isnan(rates).any())
         axis.grid(visible=False)
         axis.set_facecolor("#e4e4e4")
-        mesh = axis.pcolormesh(
-            edges(n),
-            edges(m),
-            rates,
-            cmap=colours,
-            norm=BoundaryNorm(_LEVELS, colours.N),
-            edgecolors="white",
-            linewidth=0.3,
-        )
+        look: dict[str, Any] = {
+            "cmap": colours,
+            "norm": BoundaryNorm(_LEVELS, colours.N),
+            "edgecolors": "white",
+            "linewidth": 0.3,
+        }
+        mesh = axis.pcolormesh(edges(n), edges(m), rates, **look)
         plot.log_ticks(axis, "x", n, most=6)
         plot.log_ticks(axis, "y", m)
         _draw_line(axis, points_of(criterion, level, "quantile"))

@@ -240,18 +240,12 @@ def _guide(axis: Axes, n: np.ndarray, m: np.ndarray, name: str, dashes: Any, lim
     before, after = max(at - 1, 0), min(at + 1, len(n) - 1)
     # The angle in data coordinates of a curve that is straight only on logarithmic axes.
     angle = math.degrees(math.atan2(m[after] - m[before], n[after] - n[before]))
-    axis.text(
-        n[at],
-        m[at],
-        f"{name}\n",
-        rotation=angle,
-        rotation_mode="anchor",
-        transform_rotates_text=True,
-        ha="center",
-        va="center",
-        fontsize=6.8,
-        color=plot.GREY,
-        linespacing=0.9,
-        zorder=1.5,
-        path_effects=[withStroke(linewidth=2, foreground="white")],
-    )
+    place: dict[str, Any] = {
+        "rotation": angle,
+        "rotation_mode": "anchor",
+        "transform_rotates_text": True,
+        "ha": "center",
+        "va": "center",
+    }
+    look: dict[str, Any] = {"fontsize": 6.8, "color": plot.GREY, "linespacing": 0.9, "zorder": 1.5}
+    axis.text(n[at], m[at], f"{name}\n", **place, **look, path_effects=[withStroke(linewidth=2, foreground="white")])
