@@ -73,8 +73,8 @@ def theory(intervals: Intervals, *, log_factor: bool) -> laws.Law:
 def lognormal(intervals: Intervals, delta: float, *, log_factor: bool) -> laws.Law:
     """Fit log m* ~ N(mu + alpha log n + gamma log log(n / delta), s^2), gamma 1 with the log factor, else 0 (D.11).
 
-    Parameters (mu, alpha, s). gamma is fixed, since on a short range of n it cannot be told from alpha. Raises
-    ValueError if the widths follow a power of n, so that s cannot be told either.
+    Parameters (mu, alpha, s). gamma is fixed, since on a short range of n it cannot be separated from alpha. Raises
+    ValueError if the widths follow a power of n, so that s is not identified either.
     """
     log_n = np.log(intervals.n)
     offset = np.log(np.log(intervals.n / delta)) if log_factor else 0.0

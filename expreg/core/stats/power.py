@@ -132,7 +132,7 @@ def _sentences(found: Mapping[str, Any]) -> list[str]:
     over = f"the exponent over n = {found['n'][0]}..{found['n'][-1]}"
     level, quantile = f"{100 * found['confidence']:.4g} %", f"{1.0 - found['delta']:.4g} quantile"
     goal = f"A {level} interval of +-{found['half_width']:.2g} for {over}"
-    said = [
+    sentences = [
         f"{goal} needs {found['for_half_width']} replicates, if thresholds follow the {found['law']} law (D.14)."
         if found["for_half_width"] is not None
         else f"{goal} is out of reach at any number of replicates: the grid of widths alone leaves"
@@ -140,7 +140,7 @@ def _sentences(found: Mapping[str, Any]) -> list[str]:
         f"A {level} interval of the {quantile} has an upper limit from {found['for_quantile']} replicates on (D.4).",
     ]
     if found["planned"] is None:
-        return said
+        return sentences
     expected = f"{found['planned']} replicates let expect +-{found['expected']:.2g} for {over}"
     short = found["planned"] < found["for_quantile"]
-    return [*said, f"{expected}, but no upper limit of the {quantile}." if short else f"{expected}."]
+    return [*sentences, f"{expected}, but no upper limit of the {quantile}." if short else f"{expected}."]

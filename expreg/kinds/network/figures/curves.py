@@ -123,7 +123,7 @@ def common_steps(runs: list[pd.DataFrame]) -> np.ndarray:
 
 
 def aligned(runs: list[pd.DataFrame], column: str, steps: np.ndarray) -> np.ndarray:
-    """Return `column` at `steps`, log-linear between records, the last one held; shape (runs, k)."""
+    """Return `column` at `steps`, log-linear between records, the last one kept; shape (runs, k)."""
     rows = []
     for run in runs:
         values = run[column].to_numpy(dtype=float, na_value=np.nan)
