@@ -19,24 +19,18 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from expreg.core.stats import censored, exponents, laws, psychometric, success
+from expreg.core.stats import censored, exponents, laws, success
 
 NS = (4, 8, 16, 32, 64)
 DELTA, CONFIDENCE, ALPHA, CONSTANT = 0.1, 0.95, 1.3, 6.0
 STEP = math.log(2.0) / 2.0
 
-# Which estimators speak of the exponent of the quantile under which law. Logit, probit and lognormal have one
-# spread for all n, which the theory's law has not: there they find the exponent of its centre, above 1.3.
+# Which estimators speak of the exponent of the quantile under which law. The lognormal law has one spread for all n,
+# which the theory's law has not: there it finds the exponent of its centre, above 1.3.
 RIGHT = {
     "theory": {"quantile", "censored, theory", "censored, law by AIC"},
-    "lognormal": {
-        *("quantile", "censored, lognormal", "censored, law by AIC"),
-        *("psychometric, logit", "psychometric, probit"),
-    },
-    "logistic": {
-        *("quantile", "censored, lognormal", "censored, law by AIC"),
-        *("psychometric, logit", "psychometric, probit"),
-    },
+    "lognormal": {"quantile", "censored, lognormal", "censored, law by AIC"},
+    "logistic": {"quantile", "censored, lognormal", "censored, law by AIC"},
 }
 
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
@@ -93,15 +87,7 @@ def by_likelihood(samples: list[laws.Sample], rng: np.random.Generator) -> Itera
     yield "censored, law by AIC", found[found["best"]["law"]]["corrected"]
 
 
-def by_regression(samples: list[laws.Sample], rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the estimates of the generalised linear models."""
-    del rng
-    found = psychometric.describe(samples, DELTA, CONFIDENCE)
-    for link in ("logit", "probit"):
-        yield f"psychometric, {link}", found[link]["corrected"]
-
-
-METHODS = (by_quantile, by_likelihood, by_regression)
+METHODS = (by_quantile, by_likelihood)
 
 
 def study(law: str, repetitions: int, *, replicates: int = 64, resamples: int = 400, seed: int = 0) -> dict[str, Any]:

@@ -83,6 +83,9 @@ import sys, types
 report = types.ModuleType("expreg.core.page.page")
 report.write = lambda *arguments: None
 sys.modules["expreg.core.page.page"] = report
+words = types.ModuleType("expreg.core.page.words")
+words.verdict_text = lambda *arguments: "verdicts"
+sys.modules["expreg.core.page.words"] = words
 from expreg.cli import main
 main()
 """

@@ -12,7 +12,6 @@ import expreg
 from expreg import api
 from expreg.core import config as plan
 from expreg.kinds import EXPERIMENTS
-from expreg.kinds.network.figures import chain as report
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -65,7 +64,7 @@ def test_a_config_runs_to_its_report(path, tmp_path, monkeypatch):
     assert set(cells["status"]) <= {"converged", "max_steps", "diverged", "nonfinite", "collapsed", "trivial"}
     assert (cells["status"] == "converged").mean() > 0.3
     assert len(run.summary["groups"]) >= 1
-    table = report.verdict_table(run.summary)
+    table = run.verdicts
     assert "contradicts" not in table
     assert any(verdict in table for verdict in ("consistent", "open", "not resolvable"))
     if path in TRAINED:

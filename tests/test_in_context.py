@@ -8,11 +8,11 @@ import pytest
 import expreg
 from expreg import data, shift
 from expreg.core.store.part import BASE
+from expreg.core.stats.summary import Asked
 from expreg.errors import InputError
 from expreg.kinds import in_context as kind
 from expreg.kinds.in_context import program as in_context
 from expreg.kinds.in_context import summary as analysis
-from expreg.kinds.network.figures import chain as report
 
 SMALL = {
     "experiment": "in_context",
@@ -85,7 +85,7 @@ def test_no_bound_is_violated_and_the_summary_says_so(small):
     assert summary["counts"]["instances"] == 48 * 9
     assert [group["group"]["moved"] for group in summary["groups"]] == ["gd", "newton", "data"]
     assert {verdict["verdict"] for verdict in summary["verdicts"]} == {"consistent"}
-    table = report.verdict_table(summary)
+    table = small.verdicts
     assert "0 of 144 instances violate it" in table
     for group in summary["groups"]:
         whole = {r["bound"]: r for r in group["ratios"] if r["over"] == "all"}
@@ -109,7 +109,7 @@ def test_a_wrong_bound_would_be_seen(small):
     cells, curves = small.cells, small.curves.copy()
     worst = curves["shift"].idxmax()
     curves.loc[worst, "bound_tight"] = 0.99 * curves.loc[worst, "shift"]
-    found = analysis.summarise(cells, curves, (), delta=0.1, confidence=0.95)
+    found = analysis.summarise(cells, curves, Asked())
     wrong = [v for v in found["verdicts"] if v["verdict"] == "contradicts"]
     assert [(v["claim"], v["criterion"]) for v in wrong] == [("shift bound", "tight")]
     assert "1 of 144 instances violate it" in wrong[0]["reason"]
@@ -118,7 +118,7 @@ def test_a_wrong_bound_would_be_seen(small):
 def test_a_shift_that_is_not_proportional_would_be_seen(small):
     curves = small.curves.copy()
     curves["shift"] **= 1.1
-    found = analysis.summarise(small.cells, curves, (), delta=0.1, confidence=0.95)
+    found = analysis.summarise(small.cells, curves, Asked())
     slopes = [v for v in found["verdicts"] if v["claim"] == "proportional"]
     assert {v["verdict"] for v in slopes} == {"contradicts"}
     np.testing.assert_allclose([v["measured"] for v in slopes], 1.1, atol=0.01)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from expreg.core.stats import censored, laws, psychometric, thresholds
+from expreg.core.stats import censored, laws, thresholds
 
 NS = (4, 8, 16, 32, 64)
 WIDTHS = np.array([8.0, 16.0, 32.0, 64.0])
@@ -110,22 +110,6 @@ def test_dropping_the_censored_replicates_is_what_goes_wrong() -> None:
     assert censored.describe(samples, 0.1, 0.95)["censored_above"] > 100
     assert whole == pytest.approx(1.3, abs=0.06)
     assert dropped < 1.15
-
-
-def test_current_status_data_under_the_lognormal_law_are_a_probit_regression() -> None:
-    samples = draw("lognormal", 50, resamples=0)
-    cells = psychometric.tally(samples)
-    n, m = np.tile(cells.n, 2), np.concatenate([cells.m, cells.m])
-    passed = np.arange(len(n)) < len(cells.n)
-    low, high = np.where(passed, 0.0, m), np.where(passed, m, np.inf)
-    weights = np.hstack([cells.successes, cells.trials - cells.successes])
-    mu, alpha, spread = censored.lognormal(censored.Intervals(n, low, high, weights), 0.1, log_factor=True).parameters[
-        0
-    ]
-    probit = psychometric.fit(
-        psychometric.design(cells.n, cells.m, 0.1), cells.successes, cells.trials, psychometric.PROBIT
-    )
-    np.testing.assert_allclose(probit.coefficients[0], [-mu / spread, 1 / spread, -alpha / spread], rtol=1e-4)
 
 
 def test_the_laws_without_the_log_factor_are_those_with_it_at_the_mean_n() -> None:

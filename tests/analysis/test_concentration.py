@@ -60,7 +60,7 @@ def test_the_expected_exponent_is_that_of_the_variance_over_lambda_squared(power
 def criterion(low: float, high: float, why_not: str | None = None) -> dict[str, Any]:
     exponent = {"raw": {"value": (low + high) / 2, "low": low, "high": high}, "used": [4, 8, 16]}
     exponent |= {"usable": why_not is None, "why_not": why_not}
-    return {"exponent": exponent, "thresholds": [{"replicates": 60}], "claim_exponent": 2.0}
+    return {"criterion": "E1", "exponent": exponent, "thresholds": [{"replicates": 60}], "claim_exponent": 2.0}
 
 
 @pytest.mark.parametrize(

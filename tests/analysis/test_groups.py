@@ -9,7 +9,7 @@ import pytest
 
 from expreg.kinds.network.summary import groups
 
-CRITERIA = {criterion.name: criterion for criterion in groups.CRITERIA}
+CRITERIA = {criterion.name: criterion for criterion in groups.criteria()}
 
 
 def frame(**columns: Any) -> pd.DataFrame:

@@ -148,30 +148,6 @@ def test_an_interval_that_occurs_twice_counts_twice_and_one_that_does_not_occur_
         np.testing.assert_allclose(weighted.log_likelihood, spelt.log_likelihood, atol=2e-6)
 
 
-def test_scores_and_information_are_the_derivatives_of_the_log_likelihood() -> None:
-    rng = np.random.default_rng(6)
-    design = np.column_stack([np.ones(12), rng.normal(size=12)])
-    low = rng.normal(size=12)
-    high = low + rng.uniform(0.1, 2.0, size=12)
-    low[:3], high[3:6] = -np.inf, np.inf
-    beta, spread = np.array([0.2, -0.4]), 0.7
-    point, score, information = laws.lognormal_information(np.append(beta, spread), design, low, high)
-
-    def each(at: np.ndarray) -> np.ndarray:
-        upper, lower = (stats.norm.cdf(at[-1] * limit - design @ at[:-1]) for limit in (high, low))
-        return np.asarray(np.log(upper - lower))
-
-    h = 1e-4
-    moves = h * np.eye(3)
-    slopes = np.array([(each(point + e) - each(point - e)) / (2 * h) for e in moves]).T
-    np.testing.assert_allclose(score, slopes, rtol=1e-6, atol=1e-7)
-    bends = [
-        [(each(point + a + b) - each(point + a - b) - each(point - a + b) + each(point - a - b)).sum() for b in moves]
-        for a in moves
-    ]
-    np.testing.assert_allclose(information, -np.array(bends) / (4 * h**2), rtol=1e-5, atol=1e-6)
-
-
 def test_percentiles_are_of_the_draws_and_null_without_any() -> None:
     low, high = laws.percentiles(np.arange(101.0), 0.9)
     assert (low, high) == (pytest.approx(5.0), pytest.approx(95.0))

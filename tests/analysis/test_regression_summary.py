@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expreg.kinds.network.summary.summary import summarise
+from expreg.core.stats.summary import summarise
+from expreg.kinds import EXPERIMENTS
 from expreg.kinds.regression import summary as regression
 
 
@@ -26,7 +27,7 @@ def cell(name, errors, losses=None, **change):
 
 def summary(*made, delta=0.1):
     cells, curves = pd.DataFrame([row for row, _ in made]), pd.concat([curve for _, curve in made], ignore_index=True)
-    found = summarise(cells, curves, name="x", experiment="regression", axes=["n", "d"], delta=delta)
+    found = summarise(EXPERIMENTS["regression"], cells, curves, name="x", axes=["n", "d"], delta=delta)
     json.dumps(found, allow_nan=False)
     return found
 
@@ -134,6 +135,6 @@ def test_no_rows_and_broken_runs_are_no_error():
     assert found["verdicts"] == []
     assert method_of(found)["curve"] is None
     empty = summarise(
-        pd.DataFrame([row]).iloc[:0], curve.iloc[:0], name="x", experiment="regression", axes=[], delta=0.1
+        EXPERIMENTS["regression"], pd.DataFrame([row]).iloc[:0], curve.iloc[:0], name="x", axes=[], delta=0.1
     )
     assert empty["groups"] == []

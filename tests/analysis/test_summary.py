@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expreg.kinds.network.summary.summary import summarise
+from expreg.core.stats.summary import summarise
+from expreg.kinds import EXPERIMENTS
 
 EXPONENTS = {"E1": 1.5, "E3": 0.5, "E4": 0.5, "E5": 0.0}
 NS = (4, 8, 16, 32)
@@ -41,8 +42,8 @@ def curves(table: pd.DataFrame, factor: float = 0.9) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame, traces: pd.DataFrame | None = None, **settings: Any) -> dict[str, Any]:
     traces = pd.DataFrame() if traces is None else traces
-    fixed: dict[str, Any] = {"name": "test", "experiment": "threshold", "axes": AXES, "resamples": 200, "models": False}
-    found = summarise(table, traces, **(fixed | settings))
+    fixed: dict[str, Any] = {"name": "test", "axes": AXES, "resamples": 200}
+    found = summarise(EXPERIMENTS["threshold"], table, traces, **(fixed | settings))
     json.dumps(found, allow_nan=False)  # every summary must be storable
     return found
 
@@ -63,18 +64,19 @@ def test_the_known_exponents_come_back_and_decide_the_width_verdicts() -> None:
     assert {v["group"] for v in found["verdicts"]} == {"equiangular, rho = 0.5"}
 
 
-def test_models_stand_beside_the_order_statistics_and_can_be_left_out() -> None:
-    table = cells()
-    whole, plain = summary(table, models=True), summary(table)
-    for event, record in criteria(whole).items():
+def test_likelihoods_stand_beside_the_order_statistics() -> None:
+    for event, record in criteria(summary(cells())).items():
         likely = record["models"]["censored"]["theory"]["corrected"]
         assert likely["low"] - 0.05 <= EXPONENTS[event] <= likely["high"] + 0.05
         assert record["models"]["censored"]["best"]["law"] == "theory"
-        assert record["models"]["psychometric"]["logit"]["raw"]["se"] > 0
-    [regression] = [record for record in whole["covariates"] if record["criterion"] == "E1"]
-    assert [record["name"] for record in regression["coefficients"]] == ["log n"]
-    assert plain["covariates"] == []
-    assert "models" not in criteria(plain)["E1"]
+
+
+def test_without_a_theory_nothing_is_said_of_width_rate_or_kernel() -> None:
+    table = cells(replicates=40).assign(lambda_cts=None, lambda_max_cts=None, E1=None, E3=None, E4=None)
+    found = summary(table, curves(table).assign(linearised=None))
+    assert [v["claim"] for v in found["verdicts"]] == ["probability"]
+    assert found["chain"] == []
+    assert found["groups"][0]["criteria"][0]["exponent"]["usable"]
 
 
 def test_every_claim_with_its_measurements_has_a_verdict() -> None:
@@ -109,7 +111,7 @@ def test_a_lambda_that_collapses_over_n_is_flagged() -> None:
 def test_the_summary_does_not_depend_on_the_order_of_rows(without: list[str]) -> None:
     table = cells(replicates=8).drop(columns=without)
     traces = curves(table)
-    settings: dict[str, Any] = {"resamples": 20, "models": True}
+    settings: dict[str, Any] = {"resamples": 20}
     shuffled = summary(table.sample(frac=1.0, random_state=1), traces.sample(frac=1.0, random_state=2), **settings)
     assert shuffled == summary(table, traces, **settings)
 
@@ -176,14 +178,14 @@ def test_the_linear_rate_is_judged_among_converged_cells() -> None:
 )
 def test_rows_that_say_little_give_a_summary_that_claims_nothing(reduce: Any) -> None:
     table = reduce(cells(replicates=3))
-    found = summary(table, resamples=20, models=True)
+    found = summary(table, resamples=20)
     assert found["counts"]["cells"] == len(table)
     assert all(v["verdict"] == "not resolvable at these n" for v in found["verdicts"] if v["claim"] == "width")
 
 
 def test_groups_of_different_size_and_grid_are_described_side_by_side() -> None:
     small = cells(replicates=2, rho=0.1).query("n <= 8 and m > 20")
-    found = summary(pd.concat([cells(replicates=5), small]), resamples=20, models=True)
+    found = summary(pd.concat([cells(replicates=5), small]), resamples=20)
     assert [len(group["spectrum"]) for group in found["groups"]] == [2, 4]
 
 

@@ -48,7 +48,7 @@ def test_the_interval_covers_the_known_quantile_of_the_theory_law() -> None:
 
 @pytest.mark.parametrize(("delta", "confidence"), [(0.1, 0.95), (0.25, 0.9), (0.01, 0.95)])
 def test_the_number_needed_is_the_first_with_a_finite_upper_limit(delta: float, confidence: float) -> None:
-    needed = thresholds.replicates_needed(1 - delta, confidence)
+    needed = thresholds.replicates_needed(delta, confidence)
     assert thresholds.quantile_ranks(needed, 1 - delta, confidence).high <= needed
     assert thresholds.quantile_ranks(needed - 1, 1 - delta, confidence).high > needed - 1
 

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from expreg.kinds.network.summary.summary import summarise
+from expreg.core.stats.summary import summarise
+from expreg.kinds import EXPERIMENTS
 
 DELTA = 0.1
+EXPERIMENT = EXPERIMENTS["threshold"]
 WIDTHS = tuple(sorted({2 * round(4 * 2 ** (k / 2)) for k in range(19)}))
 LAWS = {  # (C, alpha) per criterion
     "sphere": {"E5": (9.0, 0.15), "E3": (14.0, 0.35), "movement": (6.0, 1.1)},
@@ -112,10 +114,10 @@ def run(
     kept = {m[0], m[len(m) // 2], m[-1]}
     curves = pd.concat([_curve(row, rng) for row in rows if row["m"] in kept], ignore_index=True)
     summary = summarise(
+        EXPERIMENT,
         cells,
         curves,
         name="synthetic",
-        experiment="threshold",
         axes=["data", "n", "m", "rho"],
         delta=DELTA,
         resamples=resamples,

@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expreg.core.page.drawing import OWN, figures
+from expreg.core.page.drawing import figures
 from expreg.core.page.page import html
-from expreg.kinds.network.figures.chain import verdict_table
+from expreg.core.page.words import verdict_text
+from expreg.kinds import EXPERIMENTS
+
+REGRESSION = EXPERIMENTS["regression"]
 
 
 def method(label, rate, steps=12):
@@ -33,14 +36,14 @@ def group(label, *methods):
 
 
 def drawn(found):
-    made = figures(pd.DataFrame({"cell": []}), pd.DataFrame({"cell": []}), found)
+    made = figures(REGRESSION, pd.DataFrame({"cell": []}), pd.DataFrame({"cell": []}), found)
     assert all(figure.problem == "" for figure in made), [figure.problem for figure in made]
     return {figure.name: figure for figure in made}
 
 
 def test_both_figures_have_a_line_per_method_at_its_values():
     found = drawn(summary([group("softmax", method("newton", 1e-3), method("gd", 0.5))]))
-    assert set(found) == set(OWN["regression"])
+    assert set(found) == set(REGRESSION.figures)
     for name, key in (("suboptimality", "step"), ("passes", "passes"), ("seconds", "seconds")):
         [axes] = found[name].figure.axes
         fast, slow = axes.get_lines()
@@ -69,16 +72,16 @@ def test_gaps_and_missing_curves_are_left_out():
 @pytest.mark.parametrize("value", ["<b>bold</b>", None, 0.125, 3])
 def test_tables_are_shown_as_they_are_and_escaped(value):
     table = {"title": "Outcomes & more", "note": "n^2", "columns": ["method", "value"], "rows": [["newton", value]]}
-    page = html([], pd.DataFrame(), summary([], [table]), {}, "")
+    page = html(REGRESSION, [], pd.DataFrame(), summary([], [table]), {}, "")
     assert "<h3>Outcomes &amp; more</h3>" in page
     assert "n<sup>2</sup>" in page
-    assert {"<b>bold</b>": "&lt;b&gt;bold", None: "<td>–</td>", 0.125: ">0.125<", 3: ">3<"}[value] in page
-    assert "No groups" not in page
+    assert {"<b>bold</b>": "&lt;b&gt;bold", None: ">–<", 0.125: ">0.125<", 3: ">3<"}[value] in page
+    assert "No tables" not in page
 
 
 def test_verdicts_have_words():
     verdict = {"claim": "contraction", "criterion": "leverage", "group": "softmax", "claimed": 0.9, "measured": 1.0}
     limits = {"low": 0.95, "high": 1.0, "verdict": "consistent", "reason": "as promised."}
-    told = verdict_table(summary([], (), [{**verdict, **limits}]))
+    told = verdict_text(REGRESSION, summary([], (), [{**verdict, **limits}]))
     assert "with probability at least 0.9" in told
     assert "consistent" in told

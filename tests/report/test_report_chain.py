@@ -6,8 +6,8 @@ import pytest
 from report import synthetic
 from report.synthetic import HOSTILE
 
+from expreg.core.page.words import verdict_text
 from expreg.kinds.network.figures import chain
-from expreg.kinds.network.figures.chain import verdict_table
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,10 @@ def test_censored_shares_are_whole_percents(value, shown):
 def test_no_chain_leaves_the_claims_alone_and_long_regimes_are_cut(summary):
     claims = [verdict for verdict in summary["verdicts"] if verdict["claim"] == "width"]
     assert chain.text({"verdicts": claims}) == []
-    assert "The width needed grows" in verdict_table({"verdicts": claims})
+    assert "The width needed grows" in verdict_text(synthetic.EXPERIMENT, {"verdicts": claims})
     long = copy.deepcopy(summary)
     for row in long["chain"]:
         row |= {"group": HOSTILE[4] * 40, "verdict": HOSTILE[3], "reason": HOSTILE[1] * 20}
-    lines = verdict_table(long).splitlines()
+    lines = verdict_text(synthetic.EXPERIMENT, long).splitlines()
     assert max(map(len, lines)) <= 100
     assert all(c.isprintable() for line in lines for c in line)

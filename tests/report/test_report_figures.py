@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -9,8 +10,10 @@ import pandas as pd
 import pytest
 from report import synthetic
 
-from expreg.core.page import drawing, style
-from expreg.kinds.network.figures import curves, phase, thresholds
+from expreg.core.page import drawing, page, style
+from expreg.core.stats.summary import summarise
+from expreg.kinds.network.figures import curves, look, phase, thresholds
+from expreg.kinds.network.summary.groups import criteria
 
 EMPTY = pd.DataFrame()
 NAMES = ["thresholds", "lambda", "phase", "success", "convergence", "rates"]
@@ -23,7 +26,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def drawn(run):
-    return {figure.name: figure for figure in drawing.figures(*run)}
+    return {figure.name: figure for figure in drawing.figures(synthetic.EXPERIMENT, *run)}
 
 
 def without(summary, *keys):
@@ -36,7 +39,7 @@ def without(summary, *keys):
 
 
 def names(*run):
-    return [figure.name for figure in drawing.figures(*run)]
+    return [figure.name for figure in drawing.figures(synthetic.EXPERIMENT, *run)]
 
 
 def log_slope(line):
@@ -54,7 +57,7 @@ def test_no_label_is_clipped(run, drawn):
     cells, curve_rows, summary = copy.deepcopy(run)
     del summary["groups"][1]
     summary["groups"][0]["label"] = "a label that is far longer than what fits above any panel, " * 3
-    for figure in [*drawn.values(), *drawing.figures(cells, curve_rows, summary)]:
+    for figure in [*drawn.values(), *drawing.figures(synthetic.EXPERIMENT, cells, curve_rows, summary)]:
         canvas = figure.figure
         with style.style():
             canvas.draw_without_rendering()
@@ -66,9 +69,9 @@ def test_no_label_is_clipped(run, drawn):
 
 
 def test_colours_markers_and_line_styles_tell_criteria_apart():
-    looks = [style.criterion_look(name) for name in style.CRITERIA]
-    assert len({look["color"] for look in looks}) == len(looks)
-    assert len({(look["marker"], str(look["linestyle"])) for look in looks}) == len(looks)
+    looks = [look.criterion_look(criterion.name) for criterion in criteria()]
+    assert len({one["color"] for one in looks}) == len(looks)
+    assert len({(one["marker"], str(one["linestyle"])) for one in looks}) == len(looks)
     grey = [np.dot(style.ordered_look(i, 6)["color"][:3], (0.2126, 0.7152, 0.0722)) for i in range(6)]
     assert np.diff(grey).min() > 0.05, "dark to light"
 
@@ -92,9 +95,22 @@ def test_convergence_needs_curves_and_the_others_do_not(run):
 
 @pytest.mark.parametrize(("n", "m"), [((16,), synthetic.WIDTHS[::4]), ((8, 16), (64,)), ((16,), (64,))])
 def test_one_n_or_one_width_is_enough_to_draw(n, m):
-    found = drawing.figures(*synthetic.run(n=n, m=m, replicates=8, resamples=5))
+    found = drawing.figures(synthetic.EXPERIMENT, *synthetic.run(n=n, m=m, replicates=8, resamples=5))
     assert not [figure.problem for figure in found if figure.problem]
     assert {"phase", "success", "convergence"} <= {figure.name for figure in found}
+
+
+def test_without_a_theory_everything_else_is_drawn(run):
+    cells, curve_rows, _ = run
+    cells = cells.assign(lambda_cts=None, lambda_max_cts=None, E3=None, activation="mine")
+    curve_rows = curve_rows.assign(linearised=None)
+    summary = summarise(synthetic.EXPERIMENT, cells, curve_rows, name="x", axes=["n", "m", "rho"], resamples=5)
+    found = drawing.figures(synthetic.EXPERIMENT, cells, curve_rows, summary)
+    assert [figure.name for figure in found] == [name for name in NAMES if name not in ("lambda", "rates")]
+    assert not [figure.problem for figure in found if figure.problem]
+    text = page.html(synthetic.EXPERIMENT, [], cells, summary, {}, "")
+    assert text.count("(no theory of this activation)") == 2
+    assert "chain of the proof" not in text
 
 
 def test_null_thresholds_leave_the_other_figures(run):
@@ -105,7 +121,7 @@ def test_null_thresholds_leave_the_other_figures(run):
             for row in criterion["thresholds"]:
                 row |= dict.fromkeys(("quantile", "low", "high", "interpolated", "interpolated_low"))
                 row["flags"] = {"quantile": "too few replicates"}
-    found = drawing.figures(cells, curve_rows, summary)
+    found = drawing.figures(synthetic.EXPERIMENT, cells, curve_rows, summary)
     assert not [figure.problem for figure in found if figure.problem]
     assert "phase" in {figure.name for figure in found}
 
@@ -116,30 +132,35 @@ def test_hostile_names_are_drawn_as_text(run):
         group["label"] = name * 4
         for criterion, other in zip(group["criteria"], synthetic.HOSTILE, strict=False):
             criterion["criterion"], criterion["title"] = other, other
-    found = drawing.figures(cells, curve_rows, summary)
+    found = drawing.figures(synthetic.EXPERIMENT, cells, curve_rows, summary)
     assert not [figure.problem for figure in found if figure.problem]
     thresholds_svg = drawing.render(found[0])["svg"].decode()
     assert "<img" not in thresholds_svg
     assert "\u202e" not in thresholds_svg
 
 
-def test_a_figure_that_fails_does_not_stop_the_others(run, monkeypatch):
+def only(**figures):
+    return replace(synthetic.EXPERIMENT, figures=figures)
+
+
+LAMBDA = {"lambda": synthetic.EXPERIMENT.figures["lambda"]}
+
+
+def test_a_figure_that_fails_does_not_stop_the_others(run):
     def broken(*_):
         raise RuntimeError("no ink\x1b[2J")
 
-    monkeypatch.setattr(drawing, "BUILDERS", {"phase": broken, "lambda": drawing.BUILDERS["lambda"]})
-    found = {figure.name: figure for figure in drawing.figures(*run)}
+    found = {figure.name: figure for figure in drawing.figures(only(phase=broken, **LAMBDA), *run)}
     assert found["lambda"].figure is not None
     assert found["phase"].figure is None
     assert found["phase"].problem == r"RuntimeError: no ink\x1b[2J"
     assert drawing.render(found["phase"]) == {}
 
 
-def test_the_users_matplotlib_settings_change_nothing(run, monkeypatch):
-    monkeypatch.setattr(drawing, "BUILDERS", {"lambda": drawing.BUILDERS["lambda"]})
-    [plain] = drawing.figures(*run)
+def test_the_users_matplotlib_settings_change_nothing(run):
+    [plain] = drawing.figures(only(**LAMBDA), *run)
     with mpl.rc_context({"font.size": 30, "axes.grid": False, "svg.fonttype": "none", "savefig.dpi": 300}):
-        [other] = drawing.figures(*run)
+        [other] = drawing.figures(only(**LAMBDA), *run)
         found = drawing.render(other)
     assert found == drawing.render(plain)
 
@@ -160,7 +181,7 @@ def test_a_fit_has_the_slope_of_its_exponent_and_the_guides_that_of_claim_and_bo
         }
         for criterion in group["criteria"]:
             if criterion["exponent"]["usable"]:
-                colour = style.criterion_look(criterion["criterion"])["color"]
+                colour = look.criterion_look(criterion["criterion"])["color"]
                 [fit] = [line for line in axis.lines if line.get_color() == colour and line.get_zorder() == 3]
                 assert log_slope(fit) == pytest.approx(criterion["exponent"]["raw"]["value"])
                 raw = criterion["exponent"]["raw"]
@@ -248,7 +269,9 @@ def test_limits_of_random_data_are_drawn_for_unit_norm_exponential_networks_only
 
     cells, curve_rows, summary = run
     assert len(reference_lines(drawn["lambda"].figure)) == 2
-    other = {f.name: f for f in drawing.figures(cells.assign(activation="cosh"), curve_rows, summary)}
+    other = {
+        f.name: f for f in drawing.figures(synthetic.EXPERIMENT, cells.assign(activation="cosh"), curve_rows, summary)
+    }
     assert not reference_lines(other["lambda"].figure)
 
 
@@ -257,7 +280,8 @@ def test_many_panels_are_spread_over_figures_by_owner():
     found = style.pages("phase", panels, owner=lambda panel: panel[0])
     assert [name for name, _ in found] == ["phase", "phase-2", "phase-3", "phase-4"]
     assert all(len({panel[0] for panel in chunk}) == 1 for _, chunk in found)
-    assert style.left_out(panels, found) == " 8 more panels are not drawn."
+    drawn = style.paged("phase", "", "", panels, lambda _: None, owner=lambda panel: panel[0])
+    assert drawn[0].caption == " 8 more panels are not drawn."
     assert style.pages("phase", panels[:6]) == [("phase", panels[:6])]
 
 

@@ -1,4 +1,4 @@
-"""Tables of models, margins and covariates, and the figures of concentration, from summaries as they are made."""
+"""Tables of likelihoods and margins, and the figures of concentration, from summaries as they are made."""
 
 import numpy as np
 import pandas as pd
@@ -7,8 +7,11 @@ from report import synthetic
 
 from expreg.core.page import page
 from expreg.core.page.drawing import figures
-from expreg.kinds.network.figures import concentration, models
-from expreg.kinds.network.summary.summary import summarise
+from expreg.core.stats.summary import summarise
+from expreg.kinds import EXPERIMENTS
+from expreg.kinds.network.figures import concentration, tables
+
+CONCENTRATION = EXPERIMENTS["concentration"]
 
 
 @pytest.fixture(scope="module")
@@ -16,47 +19,36 @@ def summary():
     return synthetic.run(n=(8, 16, 32), m=synthetic.WIDTHS[::3], replicates=40, resamples=20)[2]
 
 
-def test_models_are_told_with_intervals_the_choice_by_aic_and_separation(summary):
+def tables_of(group):
+    return {table["title"]: table for table in tables.tables({"groups": [group]})}
+
+
+def test_the_likelihoods_have_intervals_and_the_choice_by_aic(summary):
     for group in summary["groups"]:
-        table, _ = models.group_tables(group)
-        rows = {row[0]: row for row in table["rows"]}
+        rows = {row[0]: row for row in tables_of(group)["Exponents by likelihood"]["rows"]}
         assert set(rows) == {criterion["criterion"] for criterion in group["criteria"]}
         for criterion in group["criteria"]:
             row, found = rows[criterion["criterion"]], criterion["models"]["censored"]
             if "theory" in found:
                 law = found["theory"]["corrected"]
-                assert row[3] == f"{law['value']:.2f} [{law['low']:.2f}, {law['high']:.2f}]"
-                assert row[5].startswith(found["best"]["law"])
-            else:
-                assert (row[3], row[6]) == ("–", found["why_not"])
-    record = {"criterion": "E3", "models": {"psychometric": {"separated": True, "usable": False, "why_not": "a line"}}}
-    [separated] = models.group_tables({"criteria": [record]})[0]["rows"]
-    assert separated[6] == "separated: Firth's penalty instead of maximum likelihood"
+                assert row[1] == (law["value"], law["low"], law["high"])
+                assert row[3].startswith(found["best"]["law"])
+            assert row[4] == ("yes" if found["usable"] else f"no: {found['why_not']}")
 
 
 def test_margins_are_told_where_something_was_measured():
     told = {"n": 4, "m": 8, "at": "widest", "margin": 1.5, "low": 1.1, "high": 2.0, "violated": 0, "trials": 9}
     empty = {**told, "margin": None, "low": None, "high": None}
     group = {"criteria": [{"criterion": "E2", "margins": [told, empty, {**empty, "violated": 3, "first_step": 7.0}]}]}
-    [table] = models.group_tables(group)
-    assert table["rows"] == [
+    assert tables_of(group)["Margins and first violations"]["rows"] == [
         ["E2", 4, 8, "widest", 1.5, "[1.1, 2]", 0, 9, None],
         ["E2", 4, 8, "widest", None, "", 3, 9, 7.0],
     ]
 
 
-def test_covariates_are_told_with_what_is_left_out_and_why(summary):
-    [table] = models.run_tables(summary)
-    names = [(row[0], row[1]) for row in table["rows"]]
-    for record in summary["covariates"]:
-        for kind in ("coefficients", "left_out"):
-            assert all((record["criterion"], found["name"]) in names for found in record[kind] if record["usable"])
-    assert models.run_tables({}) == []
-
-
 def test_the_page_shows_every_table(summary):
-    text = page.html([], pd.DataFrame(), summary, {}, "")
-    for title in ("Exponents by models", "Dependence on the data"):
+    text = page.html(synthetic.EXPERIMENT, [], pd.DataFrame(), summary, {}, "")
+    for title in ("Thresholds", "Exponents by likelihood", "Rates", "Eigenvalues"):
         assert f"<summary>{title}</summary>" in text
     assert "first success, median" in text
 
@@ -85,8 +77,8 @@ def measured():
                 row |= {"lambda_cts": 7.4, "lambda_max_cts": 7.4, "E1": error <= 7.4 / 4, "cell": f"{len(rows):x}"}
                 rows.append(row | {"frobenius_error": error, "frobenius_expected": expected})
     cells = pd.DataFrame(rows)
-    settings = {"name": "c", "experiment": "concentration", "axes": ["n", "m"], "delta": 0.5, "resamples": 100}
-    return cells, summarise(cells, pd.DataFrame(), **settings)
+    settings = {"name": "c", "axes": ["n", "m"], "delta": 0.5, "resamples": 100}
+    return cells, summarise(CONCENTRATION, cells, pd.DataFrame(), **settings)
 
 
 def test_the_growth_of_the_frobenius_width_has_a_verdict_with_an_interval(measured):
@@ -100,7 +92,7 @@ def test_the_growth_of_the_frobenius_width_has_a_verdict_with_an_interval(measur
 
 def test_concentration_has_figures_of_its_own(measured):
     cells, found = measured
-    drawn = {figure.name: figure for figure in figures(cells, pd.DataFrame(), found)}
+    drawn = {figure.name: figure for figure in figures(CONCENTRATION, cells, pd.DataFrame(), found)}
     assert not [figure.problem for figure in drawn.values() if figure.problem]
     assert {"concentration", "concentration-threshold", "thresholds"} <= set(drawn)
     [axis] = drawn["concentration"].figure.axes
@@ -114,6 +106,6 @@ def test_concentration_has_figures_of_its_own(measured):
 
 
 def test_nothing_is_said_to_have_been_trained(measured):
-    text = page.html([], measured[0], measured[1], {}, "")
+    text = page.html(CONCENTRATION, [], measured[0], measured[1], {}, "")
     assert "nothing is trained" in text
     assert "reached the tolerance" not in text

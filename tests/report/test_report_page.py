@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 
@@ -13,9 +14,11 @@ import pytest
 from report import synthetic
 from report.synthetic import HOSTILE
 
-from expreg.core.page import drawing, page, style
+from expreg.core.page import page, style
 from expreg.core.page.page import write
+from expreg.core.stats.summary import summarise
 from expreg.errors import StorageError
+from expreg.types import Column, Experiment
 
 MANIFEST = {
     "expreg": "0.1.0",
@@ -69,7 +72,7 @@ def folder(run, tmp_path_factory):
     (where / "figures").mkdir()
     (where / "figures" / "phase-3.png").write_bytes(b"of an earlier run")
     (where / "figures" / "mine.png").write_bytes(b"of the user")
-    assert write(where, *run, MANIFEST, CONFIG) == where / "report.html"
+    assert write(where, synthetic.EXPERIMENT, *run, MANIFEST, CONFIG) == where / "report.html"
     return where
 
 
@@ -79,19 +82,21 @@ def text(folder):
 
 
 def html(summary, shown=(), cells=None, manifest=MANIFEST, config_text=CONFIG):
-    return page.html(list(shown), pd.DataFrame() if cells is None else cells, summary, manifest, config_text)
+    return page.html(
+        synthetic.EXPERIMENT, list(shown), pd.DataFrame() if cells is None else cells, summary, manifest, config_text
+    )
 
 
 def test_all_figures_are_written_in_three_formats_and_nothing_else(folder):
     written = sorted(path.name for path in folder.rglob("*") if path.is_file())
-    expected = [f"{name}.{suffix}" for name in drawing.BUILDERS for suffix in ("pdf", "png", "svg")]
+    expected = [f"{name}.{suffix}" for name in synthetic.EXPERIMENT.figures for suffix in ("pdf", "png", "svg")]
     assert written == sorted([*expected, "mine.png", "report.html"])
     starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
     assert all(path.read_bytes().startswith(starts[path.suffix[1:]]) for path in folder.glob("figures/t*"))
 
 
 def test_the_same_rows_give_the_same_bytes(run, folder, tmp_path):
-    write(tmp_path, *copy.deepcopy(run), MANIFEST, CONFIG)
+    write(tmp_path, synthetic.EXPERIMENT, *copy.deepcopy(run), MANIFEST, CONFIG)
     for path in tmp_path.rglob("*.*"):
         assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path.name
 
@@ -118,7 +123,7 @@ def test_ids_are_unique_and_references_resolve(text):
     read = Reader(text)
     assert [name for name, count in Counter(read.ids).items() if count > 1] == []
     assert read.references <= set(read.ids)
-    assert read.tags["svg"] == read.tags["figure"] == len(drawing.BUILDERS)
+    assert read.tags["svg"] == read.tags["figure"] == len(synthetic.EXPERIMENT.figures)
     assert read.open == []
 
 
@@ -160,14 +165,16 @@ def test_hostile_text_stays_text(run):
 
 
 def test_an_empty_run_has_a_page(tmp_path):
-    path = write(tmp_path, pd.DataFrame(), pd.DataFrame(), {"name": "x", "experiment": "threshold"}, {}, "")
+    path = write(
+        tmp_path, synthetic.EXPERIMENT, pd.DataFrame(), pd.DataFrame(), {"name": "x", "experiment": "threshold"}, {}, ""
+    )
     text = path.read_text("utf-8")
     assert "No verdicts" in text
     assert "nothing to draw" in text
     assert list((tmp_path / "figures").iterdir()) == []
 
 
-def test_a_figure_that_fails_is_named_with_its_reason(run, tmp_path, monkeypatch):
+def test_a_figure_that_fails_is_named_with_its_reason(run, tmp_path):
     def broken(*_):
         raise ValueError("<b>no ink</b>")
 
@@ -176,18 +183,32 @@ def test_a_figure_that_fails_is_named_with_its_reason(run, tmp_path, monkeypatch
         axis.set_title(r"$\undefined{x}$")
         return [style.Figure("lambda", "Lambda", "caption", figure)]
 
-    for name in drawing.BUILDERS:
-        monkeypatch.setitem(drawing.BUILDERS, name, {"phase": broken, "lambda": unsaved}.get(name, lambda *_: []))
-    text = write(tmp_path, *run, MANIFEST, CONFIG).read_text("utf-8")
+    experiment = replace(synthetic.EXPERIMENT, figures={"phase": broken, "lambda": unsaved})
+    text = write(tmp_path, experiment, *run, MANIFEST, CONFIG).read_text("utf-8")
     assert "could not be drawn: ValueError: &lt;b&gt;no ink&lt;/b&gt;" in text
     assert text.count("could not be drawn") == 2, "one fails while it is drawn, one while it is saved"
     assert list((tmp_path / "figures").iterdir()) == []
 
 
+def test_an_experiment_that_makes_nothing_of_its_rows_has_a_page_of_its_columns(tmp_path):
+    columns = (Column("speed", "float64", "how fast <it> went"), Column("ok", "bool", "whether it ended well"))
+    own = Experiment(name="mine", columns=lambda: columns, signature=str, build=str, prepare=str, row=str)
+    cells = pd.DataFrame({"status": ["converged"] * 3, "speed": [1.0, 2.0, None], "ok": [True, False, True]})
+    found = summarise(own, cells, pd.DataFrame(), name="x")
+    [table] = found["tables"]
+    assert table["rows"][0][:4] == ["speed", "how fast <it> went", 2, 1.5]
+    assert table["rows"][1][2:4] == [3, "2 true"]
+    text = write(tmp_path, own, cells, pd.DataFrame(), found, {}, "").read_text("utf-8")
+    assert "how fast &lt;it&gt; went" in text
+    assert "3 cells of the experiment mine." in text
+    assert "nothing to draw" in text
+    assert page.words.verdict_text(own, found).startswith("No verdicts")
+
+
 def test_what_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "figures").write_text("a file in the way")
     with pytest.raises(StorageError, match="cannot be written"):
-        write(tmp_path, pd.DataFrame(), pd.DataFrame(), {}, {}, "")
+        write(tmp_path, synthetic.EXPERIMENT, pd.DataFrame(), pd.DataFrame(), {}, {}, "")
     assert [path.name for path in tmp_path.iterdir()] == ["figures"]
 
 
@@ -197,6 +218,7 @@ def test_symbols_are_raised_and_named():
 
 def test_the_template_is_package_data():
     assert files("expreg.core.page").joinpath("report.html.jinja").is_file()
+    assert files("expreg.kinds.network.figures").joinpath("chain.html.jinja").is_file()
 
 
 def test_the_report_starts_neither_jax_nor_a_window_system():

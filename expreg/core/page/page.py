@@ -157,12 +157,7 @@ def html(
 def environment() -> jinja2.Environment:
     """Return the environment of the page: everything is escaped, with filters and functions for numbers."""
     found = jinja2.Environment(autoescape=True, finalize=_printable, trim_blocks=True, lstrip_blocks=True)
-    found.filters |= {
-        "number": words.number,
-        "symbols": symbols,
-        "powers": powers,
-        "numeric_columns": _numeric_columns,
-    }
+    found.filters |= {"number": words.number, "symbols": symbols, "powers": powers, "numeric_columns": _numeric_columns}
     found.globals |= {"interval": words.interval, "replicates_words": words.replicates_words}
     return found
 

@@ -73,8 +73,8 @@ def theory(intervals: Intervals, *, log_factor: bool) -> laws.Law:
 def lognormal(intervals: Intervals, delta: float, *, log_factor: bool) -> laws.Law:
     """Fit log m* ~ N(mu + alpha log n + gamma log log(n / delta), s^2), gamma 1 with the log factor, else 0 (D.11).
 
-    Parameters (mu, alpha, s). gamma is fixed, since on a short range of n it cannot be told from alpha. Raises
-    ValueError if the widths follow a power of n, so that s cannot be told either.
+    Parameters (mu, alpha, s). gamma is fixed, since on a short range of n it cannot be separated from alpha. Raises
+    ValueError if the widths follow a power of n, so that s is not identified either.
     """
     log_n = np.log(intervals.n)
     offset = np.log(np.log(intervals.n / delta)) if log_factor else 0.0
@@ -100,12 +100,10 @@ def describe(samples: Sequence[laws.Sample], delta: float, confidence: float) ->
     """
     intervals = tabulate(samples)
     forms = {"raw": False, "corrected": True}
+    normal = {form: lognormal(intervals, delta, log_factor=factor) for form, factor in forms.items()}
     records = {
-        "theory": {form: _theory(theory(intervals, log_factor=factor), confidence) for form, factor in forms.items()},
-        "lognormal": {
-            form: _lognormal(lognormal(intervals, delta, log_factor=factor), confidence)
-            for form, factor in forms.items()
-        },
+        "theory": {form: _record(theory(intervals, log_factor=factor), confidence) for form, factor in forms.items()},
+        "lognormal": {form: _record(found, confidence) for form, found in normal.items()},
     }
     ranked = sorted((records[law][form]["aic"], law, form) for law in records for form in records[law])
     at, below, above = intervals.weights[0], intervals.low == 0.0, np.isinf(intervals.high)
@@ -115,25 +113,8 @@ def describe(samples: Sequence[laws.Sample], delta: float, confidence: float) ->
         "replicates": int(at.sum()),
         "censored_below": int(at[below].sum()),
         "censored_above": int(at[above].sum()),
-        "unresolved_spread": _unresolved(samples, records["lognormal"]["raw"]["spread"]),
+        "unresolved_spread": _unresolved(samples, normal["raw"].parameters[0, 2]),
     }
-
-
-def _theory(found: laws.Law, confidence: float) -> dict[str, Any]:
-    return _record(found, confidence) | {"constant": _exp(found.parameters[0, 0])}
-
-
-def _lognormal(found: laws.Law, confidence: float) -> dict[str, Any]:
-    return _record(found, confidence) | {
-        "constant": _exp(found.parameters[0, 0]),
-        "spread": found.parameters[0, 2],
-    }
-
-
-def _exp(value: float) -> float:
-    """Return e^value; infinite, which a summary leaves out, where almost all thresholds are beyond the grid."""
-    with np.errstate(over="ignore"):
-        return float(np.exp(value))
 
 
 def _record(found: laws.Law, confidence: float) -> dict[str, Any]:

@@ -61,11 +61,7 @@ def point(n: int, widths: Floats, success: Floats, samples: Resamples, locate: L
     measured = seen.any(axis=0)
     if not measured.any():
         return None
-    hits, trials, widths = (
-        np.nan_to_num(success[:, measured]),
-        seen[:, measured].astype(float),
-        widths[measured],
-    )
+    hits, trials, widths = (np.nan_to_num(success[:, measured]), seen[:, measured].astype(float), widths[measured])
     log_m, blur = locate(samples.counts @ hits, samples.counts @ trials, widths)
     log_widths = np.log(widths)
     return Point(
@@ -80,13 +76,8 @@ def point(n: int, widths: Floats, success: Floats, samples: Resamples, locate: L
 def interpolated(found: Point | None, confidence: float) -> dict[str, Any]:
     """Return the threshold behind the exponent with its percentile interval; null `beyond` the grid."""
     if found is None:
-        return {
-            "interpolated": None,
-            "interpolated_low": None,
-            "interpolated_high": None,
-            "draws_censored": None,
-            "beyond": None,
-        }
+        names = ("interpolated", "interpolated_low", "interpolated_high", "draws_censored", "beyond")
+        return dict.fromkeys(names)
     # Infinite draws sort to the ends; "higher" and "lower" never average one with a finite neighbour.
     low = np.quantile(found.draws, (1.0 - confidence) / 2.0, method="lower")
     high = np.quantile(found.draws, (1.0 + confidence) / 2.0, method="higher")

@@ -1,13 +1,12 @@
 """How many replicates an interval needs, and which interval a number of replicates can give (D.4, D.13, D.14).
 
-Thresholds follow the theory's law m* = C n^alpha (log n + Exp(1)) (D.8). `grid` says how a threshold is read off the
-grid: "interpolated" along the pooled success curve, as the exponents are, or "rounded" to a width, as order statistics
-are.
+Thresholds follow the theory's law m* = C n^alpha (log n + Exp(1)) (D.8). They are read off
+the grid along the pooled success curve, as the exponents are.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from scipy import stats
 from expreg.core.stats import thresholds
 
 Floats = NDArray[np.float64]
-Grid = Literal["interpolated", "rounded"]
 Widths = Sequence[float] | Mapping[int, Sequence[float]]
 
 # The replicates of a half-width may exceed an integer by rounding alone.
@@ -38,14 +36,13 @@ def quantile_error(n: Floats, delta: float, replicates: float) -> Floats:
     return np.asarray(math.sqrt(delta * (1.0 - delta) / replicates) / _density(n, delta))
 
 
-def grid_error(n: Floats, delta: float, step: Floats, grid: Grid = "interpolated") -> Floats:
+def grid_error(n: Floats, delta: float, step: Floats) -> Floats:
     """Return the error that a grid of log step `step` adds at each n (both (K,)), whatever the replicates (D.13).
 
-    Rounding to a width is uniform over a cell: step / sqrt(12). Interpolation leaves open only the share of the
+    Rounding to a width would be uniform over a cell, step / sqrt(12). Interpolation leaves open only the share of the
     cell that the success curve jumps across in it.
     """
-    share = np.ones_like(n) if grid == "rounded" else np.minimum(_density(n, delta) * step, 1.0)
-    return np.asarray(step * share / math.sqrt(12.0))
+    return np.asarray(step * np.minimum(_density(n, delta) * step, 1.0) / math.sqrt(12.0))
 
 
 def _density(n: Floats, delta: float) -> Floats:
@@ -53,7 +50,7 @@ def _density(n: Floats, delta: float) -> Floats:
     return np.asarray(delta * np.log(n / delta))
 
 
-def variance(n_values: Sequence[int], delta: float, widths: Widths, *, grid: Grid = "interpolated") -> Variance:
+def variance(n_values: Sequence[int], delta: float, widths: Widths) -> Variance:
     """Return the variance of the slope of log m*(n, delta) on log n by least squares (D.14).
 
     `widths`: those of the sweep, or a mapping from n to its own. Raises ValueError if the exponent is not
@@ -67,7 +64,7 @@ def variance(n_values: Sequence[int], delta: float, widths: Widths, *, grid: Gri
     lever = np.log(n) - np.log(n).mean()
     lever /= np.sum(lever**2)
     sampling = quantile_error(n, delta, 1.0)
-    rounding = grid_error(n, delta, _steps(n, widths), grid)
+    rounding = grid_error(n, delta, _steps(n, widths))
     return Variance(float(np.sum((lever * sampling) ** 2)), float(np.sum((lever * rounding) ** 2)))
 
 
@@ -105,17 +102,15 @@ def needed(
 ) -> dict[str, Any]:
     """Return how many replicates a half-width of the interval of the exponent needs, as numbers and as sentences.
 
-    `replicates` planned: adds the half-width to expect from them. The numbers: `replicates` (the larger of the
-    two needs, null if the grid is too coarse), `for_half_width`, `for_quantile` (D.4), `rounded` (what order
-    statistics would need), `expected` and `planned`. Raises ValueError as `variance` does, or if confidence is
-    outside (0, 1), or `half_width` or `replicates` is not positive.
+    `replicates` planned: adds the half-width to expect from them. The numbers: `replicates` (the larger of the two
+    needs, null if the grid is too coarse), `for_half_width`, `for_quantile` (D.4), `expected` and `planned`. Raises
+    ValueError as `variance` does, or if confidence is outside (0, 1), or `half_width` or `replicates` is not positive.
     """
     if not 0.0 < confidence < 1.0 or not half_width > 0.0 or (replicates is not None and replicates < 1):
         raise ValueError(
             f"confidence {confidence} in (0, 1), half-width {half_width} and replicates above 0 are required"
         )
     of = variance(n_values, delta, widths)
-    rounded = variance(n_values, delta, widths, grid="rounded")
     enough, least = replicates_for(of, half_width, confidence), thresholds.replicates_needed(delta, confidence)
     found = {
         "n": sorted({int(n) for n in n_values}),
@@ -126,7 +121,6 @@ def needed(
         "replicates": None if enough is None else max(enough, least),
         "for_half_width": enough,
         "for_quantile": least,
-        "rounded": replicates_for(rounded, half_width, confidence),
         "planned": replicates,
         "expected": None if replicates is None else expected_half_width(of, replicates, confidence),
         "grid_alone": expected_half_width(of, math.inf, confidence),
@@ -138,7 +132,7 @@ def _sentences(found: Mapping[str, Any]) -> list[str]:
     over = f"the exponent over n = {found['n'][0]}..{found['n'][-1]}"
     level, quantile = f"{100 * found['confidence']:.4g} %", f"{1.0 - found['delta']:.4g} quantile"
     goal = f"A {level} interval of +-{found['half_width']:.2g} for {over}"
-    said = [
+    sentences = [
         f"{goal} needs {found['for_half_width']} replicates, if thresholds follow the {found['law']} law (D.14)."
         if found["for_half_width"] is not None
         else f"{goal} is out of reach at any number of replicates: the grid of widths alone leaves"
@@ -146,7 +140,7 @@ def _sentences(found: Mapping[str, Any]) -> list[str]:
         f"A {level} interval of the {quantile} has an upper limit from {found['for_quantile']} replicates on (D.4).",
     ]
     if found["planned"] is None:
-        return said
+        return sentences
     expected = f"{found['planned']} replicates let expect +-{found['expected']:.2g} for {over}"
     short = found["planned"] < found["for_quantile"]
-    return [*said, f"{expected}, but no upper limit of the {quantile}." if short else f"{expected}."]
+    return [*sentences, f"{expected}, but no upper limit of the {quantile}." if short else f"{expected}."]

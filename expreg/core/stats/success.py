@@ -108,6 +108,5 @@ def describe(n: int, widths: Floats, success: Floats, confidence: float) -> list
 
 
 def non_isotonic(records: list[dict[str, Any]]) -> float:
-    """Return max |share - monotone fit| over the records, which (D.15) asks to be told."""
-    gaps = [abs(record["rate"] - record["isotonic"]) for record in records if record["trials"]]
-    return float(max(gaps, default=0.0))
+    """Return max |share - monotone fit| over the records (D.15)."""
+    return float(max((abs(record["rate"] - record["isotonic"]) for record in records if record["trials"]), default=0.0))

@@ -67,7 +67,7 @@ def replicates_needed(delta: float, confidence: float, sides: int = 2) -> int:
 def describe(n: int, widths: Floats, success: Floats, delta: float, confidence: float) -> dict[str, Any]:
     """Return the order-statistic threshold m*(n, delta) at one n with everything that limits it.
 
-    A value that cannot be told is null and `flags` says why: "below" the narrowest width (m* is at most
+    A value that is unknown is null and `flags` says why: "below" the narrowest width (m* is at most
     it), "above" the widest, or "too few replicates". `median` is that of m*_last, `median_first` of m*_first. Widths
     that no replicate has a result at are left out of the grid, replicates that lack one of the others out of the
     thresholds ("incomplete").

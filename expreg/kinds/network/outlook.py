@@ -137,7 +137,7 @@ def _asked(settings: Settings, lam: float, s_x: float, label_norm: float, delta:
         "radius": float(theory.radius(lam, s_x, math.exp(2 * bound))),
         "step_size": float(theory.step_size(n, width, delta, lam, scale=scale)),
     }
-    if training is None:
+    if training is None or not training["tolerance"]:
         return asked
     eps = training["tolerance"] * (label_norm if training["relative"] else 1.0)
     steps = theory.iterations(width, asked["step_size"], lam, label_norm, eps, scale=scale)

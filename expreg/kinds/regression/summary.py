@@ -112,13 +112,9 @@ def _group(
 
 
 def _method(
-    values: Record,
-    rows: pd.DataFrame,
-    settings: Sequence[str],
-    traces: Mapping[str, pd.DataFrame],
-    delta: float,
+    values: Record, rows: pd.DataFrame, settings: Sequence[str], traces: Mapping[str, pd.DataFrame], delta: float
 ) -> Record:
-    size = None if pd.isna(values["sketch_size"]) else int(values["sketch_size"])
+    size: int | None = None if pd.isna(values["sketch_size"]) else int(values["sketch_size"])
     sketched = "" if values["sketch"] == "none" else f", {values['sketch']}{'' if size is None else f' {size}'}"
     label = f"{values['solver']}{sketched}" + "".join(f", {name} = {shown(values[name])}" for name in settings)
     own = [traces[cell] for cell in rows["cell"] if cell in traces]
@@ -225,37 +221,18 @@ def _promise(sketch: str, size: int | None, d: int, delta: float) -> float | Non
 
 def _outcomes(groups: Sequence[Record], outer: Sequence[str]) -> Record:
     """Return the table of what became of each method on each group."""
-    columns = [
-        *SHAPE,
-        *outer,
-        "method",
-        "cells",
-        "converged",
-        "steps",
-        "passes",
-        "softmax residual",
-        "x error",
-        "other outcomes",
-    ]
+    columns = [*SHAPE, *outer, "method", "cells", "converged", "steps", "passes", "softmax residual", "x error"]
     rows = []
     for group in groups:
         for method in group["methods"]:
             others = {name: count for name, count in method["statuses"].items() if name != "converged"}
-            rows.append(
-                [
-                    *group["group"].values(),
-                    method["label"],
-                    method["cells"],
-                    f"{100 * method['statuses'].get('converged', 0) / method['cells']:.3g} %",
-                    _spread(method["steps"]),
-                    _spread(method["passes"]),
-                    _spread(method["softmax_residual"]),
-                    _spread(method["x_error"]),
-                    ", ".join(f"{count} {name}" for name, count in others.items()),
-                ]
-            )
+            converged = method["statuses"].get("converged", 0) / method["cells"]
+            spreads = [_spread(method[name]) for name in ("steps", "passes", "softmax_residual", "x_error")]
+            words = ", ".join(f"{count} {name}" for name, count in others.items())
+            facts = [method["label"], method["cells"], f"{100 * converged:.3g} %", *spreads, words]
+            rows.append([*group["group"].values(), *facts])
     note = "Medians and quartiles; steps and passes over the matrix of converged cells, residuals and errors of all."
-    return {"title": "Outcomes", "note": note, "columns": columns, "rows": rows}
+    return {"title": "Outcomes", "note": note, "columns": [*columns, "other outcomes"], "rows": rows}
 
 
 def _speeds(groups: Sequence[Record], outer: Sequence[str]) -> Iterator[Record]:

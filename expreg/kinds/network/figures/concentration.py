@@ -29,9 +29,8 @@ _LIGHT = "#9a9a9a"
 _GUIDES = {1.0: (0, (6, 2)), 2.0: (0, (1, 1.5))}
 
 
-def errors(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
+def errors(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the Frobenius error over the expected one against m, a panel per group."""
-    del cells, curves
     groups = [group for group in plot.records(summary, "groups") if _ratios(group)]
     caption = (
         "Distance of H(0) from its limit in Frobenius norm over the root mean square that (B.11), (B.12) expect:"
@@ -75,9 +74,8 @@ def _draw_ratio(axis: Axes, rows: list[dict[str, Any]], shift: float, style: dic
     axis.plot(m, middle, linewidth=1.1, markersize=3.8, **style)
 
 
-def widths(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
+def widths(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the thresholds of E1 against n, all groups together."""
-    del cells, curves
     level, groups = level_of(summary), plot.records(summary, "groups")
     found = [(group, c) for group in groups for c in criteria_of(group) if c.get("criterion") == "E1"]
     drawn = [(group, c) for group, c in found if any(p.state == "fitted" for p in points_of(c, level, "interpolated"))]

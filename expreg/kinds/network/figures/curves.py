@@ -123,7 +123,7 @@ def common_steps(runs: list[pd.DataFrame]) -> np.ndarray:
 
 
 def aligned(runs: list[pd.DataFrame], column: str, steps: np.ndarray) -> np.ndarray:
-    """Return `column` at `steps`, log-linear between records, the last one held; shape (runs, k)."""
+    """Return `column` at `steps`, log-linear between records, the last one kept; shape (runs, k)."""
     rows = []
     for run in runs:
         values = run[column].to_numpy(dtype=float, na_value=np.nan)
@@ -188,16 +188,8 @@ def _draw_rates(axis: Axes, groups: list[tuple[str, list[dict[str, Any]]]], kind
         )
         bars = [np.maximum(y + np.log(slowest), 0), np.maximum(-np.log(fastest) - y, 0)]
         style = {**plot.look(index), "linestyle": "none", "markersize": 3.4, "markeredgewidth": 0.8}
-        axis.errorbar(
-            x,
-            y,
-            yerr=bars,
-            **style,
-            elinewidth=0.6,
-            capsize=0,
-            label=plot.plain(label, 44),
-            markerfacecolor="white" if index % 2 else style["color"],
-        )
+        style |= {"label": plot.plain(label, 44), "markerfacecolor": "white" if index % 2 else style["color"]}
+        axis.errorbar(x, y, yerr=bars, **style, elinewidth=0.6, capsize=0)
         ends += [*x, *y]
     if ends:
         limits = (min(ends) / 1.4, max(ends) * 1.4)

@@ -22,9 +22,8 @@ _LEVELS = np.linspace(0, 1, 11)
 _HALO = [withStroke(linewidth=3.2, foreground="white"), Normal()]
 
 
-def phase(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
+def phase(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the success share over (n, m) for each group and criterion, with m*(n, delta) on top."""
-    del cells, curves
     groups = [
         [(str(group.get("label", "")), c) for c in criteria_of(group) if plot.records(c, "success")]
         for group in plot.records(summary, "groups")
@@ -63,15 +62,13 @@ def _phase_figure(panels: list[Panel], level: float | None) -> Canvas:
         gaps |= bool(np.isnan(rates).any())
         axis.grid(visible=False)
         axis.set_facecolor("#e4e4e4")
-        mesh = axis.pcolormesh(
-            edges(n),
-            edges(m),
-            rates,
-            cmap=colours,
-            norm=BoundaryNorm(_LEVELS, colours.N),
-            edgecolors="white",
-            linewidth=0.3,
-        )
+        look: dict[str, Any] = {
+            "cmap": colours,
+            "norm": BoundaryNorm(_LEVELS, colours.N),
+            "edgecolors": "white",
+            "linewidth": 0.3,
+        }
+        mesh = axis.pcolormesh(edges(n), edges(m), rates, **look)
         plot.log_ticks(axis, "x", n, most=6)
         plot.log_ticks(axis, "y", m)
         _draw_line(axis, points_of(criterion, level, "quantile"))
@@ -110,9 +107,8 @@ def edges(centres: np.ndarray) -> np.ndarray:
     return np.concatenate([[centres[0] ** 2 / inner[0]], inner, [centres[-1] ** 2 / inner[-1]]])
 
 
-def success(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
+def success(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the success share of the leading criterion over m with exact intervals, for each n."""
-    del cells, curves
     panels = []
     for group in plot.records(summary, "groups"):
         leading = next((c for c in criteria_of(group) if plot.records(c, "success")), None)

@@ -17,9 +17,8 @@ _UNIT_NORM = {"sphere", "orthonormal", "equiangular", "near_duplicate", "digits"
 _DASHED: Any = (0, (4, 2))
 
 
-def spectrum(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
+def spectrum(cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the smallest and largest eigenvalue of H^cts over n for each group, with the limits of (B.19)."""
-    del curves
     labels = [str(group.get("label", "")) for group in plot.records(summary, "groups")]
     rows = [
         [r for r in plot.records(g, "spectrum") if _known(r, "lambda_cts")] for g in plot.records(summary, "groups")

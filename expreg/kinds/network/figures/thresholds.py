@@ -17,9 +17,8 @@ from expreg.kinds.network.figures.look import criteria_of, criterion_look
 CLAIMED = 2.0  # exponent of n in the abstracts, where the summary names none
 
 
-def thresholds(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
+def thresholds(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw m*(n, delta) over n per group and criterion, with fits, and slopes of claim and bound (C.15)."""
-    del cells, curves
     level = level_of(summary)
     groups = _drawable_groups(summary)
     confidence = plot.finite((summary.get("settings") or {}).get("confidence"))
@@ -107,14 +106,9 @@ def _censored(row: Mapping[str, Any], criterion: Mapping[str, Any], level: float
     return []
 
 
-def _estimator(criterion: Mapping[str, Any]) -> str:
-    """Name the estimator that the exponents are fitted to, if the summary has it."""
-    return "interpolated" if any("interpolated" in row for row in plot.records(criterion, "thresholds")) else "quantile"
-
-
 def _drawable(criterion: Mapping[str, Any], level: float | None) -> bool:
     """Tell whether the grid shows a threshold of the criterion at any n: arrows alone would only take room."""
-    points = points_of(criterion, level, _estimator(criterion))
+    points = points_of(criterion, level, "interpolated")
     return any(point.state in ("fitted", "open") for point in points)
 
 
@@ -152,7 +146,7 @@ def _thresholds_figure(groups: list[dict[str, Any]], level: float | None) -> Can
     rows = max(len(_drawn(group, level)) for group in groups)
     columns = 2 if len(groups) == 1 else 1
     figure, axes = plot.canvas(len(groups), 3.1 + 0.17 * rows / columns)
-    everything = [p for group in groups for c in _drawn(group, level) for p in points_of(c, level, _estimator(c))]
+    everything = [p for group in groups for c in _drawn(group, level) for p in points_of(c, level, "interpolated")]
     limits = heights(everything, 3)
     for axis, group in zip(axes, groups, strict=True):
         _draw_group(axis, group, level, columns, limits)
@@ -187,7 +181,7 @@ def _draw_group(
     handles, everything = [], []
     for rank, criterion in enumerate(criteria):
         style = criterion_look(str(criterion.get("criterion", "")))
-        points = points_of(criterion, level, _estimator(criterion))
+        points = points_of(criterion, level, "interpolated")
         draw_points(axis, points, style, 1.025 ** (rank - (len(criteria) - 1) / 2))
         fitted = draw_fit(axis, points, criterion.get("exponent") or {}, style)
         label = f"{plot.plain(criterion.get('criterion', ''), 30)}  {exponent_words(criterion.get('exponent') or {})}"
@@ -246,18 +240,12 @@ def _guide(axis: Axes, n: np.ndarray, m: np.ndarray, name: str, dashes: Any, lim
     before, after = max(at - 1, 0), min(at + 1, len(n) - 1)
     # The angle in data coordinates of a curve that is straight only on logarithmic axes.
     angle = math.degrees(math.atan2(m[after] - m[before], n[after] - n[before]))
-    axis.text(
-        n[at],
-        m[at],
-        f"{name}\n",
-        rotation=angle,
-        rotation_mode="anchor",
-        transform_rotates_text=True,
-        ha="center",
-        va="center",
-        fontsize=6.8,
-        color=plot.GREY,
-        linespacing=0.9,
-        zorder=1.5,
-        path_effects=[withStroke(linewidth=2, foreground="white")],
-    )
+    place: dict[str, Any] = {
+        "rotation": angle,
+        "rotation_mode": "anchor",
+        "transform_rotates_text": True,
+        "ha": "center",
+        "va": "center",
+    }
+    look: dict[str, Any] = {"fontsize": 6.8, "color": plot.GREY, "linespacing": 0.9, "zorder": 1.5}
+    axis.text(n[at], m[at], f"{name}\n", **place, **look, path_effects=[withStroke(linewidth=2, foreground="white")])

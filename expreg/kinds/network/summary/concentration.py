@@ -12,7 +12,7 @@ def describe(n: int, rows: pd.DataFrame) -> list[Record]:
     """Return per width the quantiles over replicates of ||H(0) - H^cts||_F over its root mean square (B.11, B.12).
 
     `rows`: the cells of one group at one n. The error is heavy-tailed (B.14): its median lies well below the root
-    mean square, which rare replicates make up, so medians and the 5 % and 95 % quantiles are told, no means.
+    mean square, which rare replicates make up, so medians and the 5 % and 95 % quantiles are given, no means.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = (rows["frobenius_error"] / rows["frobenius_expected"]).to_numpy()

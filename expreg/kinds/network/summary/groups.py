@@ -82,13 +82,17 @@ LINKS = ("initial concentration", "certificate", "lazy movement", "kernel", "lin
 """In the order of the proof; the certificate is the same chain, followed with the numbers of one network."""
 
 
-def criteria() -> tuple[Criterion, ...]:
-    """Return all criteria there are now: the events, then those derived from measured numbers."""
-    known = (
+def events() -> tuple[Criterion, ...]:
+    """Return the criteria that are events, as many as there are now."""
+    return tuple(
         Criterion(event.name, event.title, event.claim, event.along_path, event.rank, event.link, event.share)
         for event in EVENTS.values()
     )
-    return (*known, *DERIVED)
+
+
+def criteria() -> tuple[Criterion, ...]:
+    """Return all criteria: the events, then those derived from measured numbers."""
+    return (*events(), *DERIVED)
 
 
 _NUMBERS = (
@@ -132,8 +136,8 @@ def prepare(cells: pd.DataFrame) -> pd.DataFrame:
     """
     # The order of the parts on disk is chance; the summary must not depend on it.
     found = cells.sort_values("cell") if "cell" in cells else cells
-    events = list(EVENTS)
-    named = (*_NUMBERS, *events, *(f"{event}_{what}" for event in events for what in ("margin", "step")))
+    names = [criterion.name for criterion in events()]
+    named = (*_NUMBERS, *names, *(f"{event}_{what}" for event in names for what in ("margin", "step")))
     columns: dict[str, Any] = {name: _numbers(found[name]) if name in found else np.nan for name in named}
     for name, default in _DEFAULTS.items():
         columns[name] = found[name].fillna(default) if name in found else default

@@ -27,9 +27,7 @@ def per_cell(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     groups.prepare returns them.
     """
     table = pd.DataFrame(
-        {"measured": np.nan, "linearised": np.nan, "predicted_steps": np.nan},
-        index=range(len(cells)),
-        dtype=float,
+        {"measured": np.nan, "linearised": np.nan, "predicted_steps": np.nan}, index=range(len(cells)), dtype=float
     )
     table["theory"] = _theory_rates(cells)
     if curves.empty:

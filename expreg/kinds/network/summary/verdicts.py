@@ -55,16 +55,10 @@ def _width_verdict(criterion: Record, spectrum: Sequence[Record]) -> tuple[str, 
     found = f"over n = {used[0]}..{used[-1]} the exponent after the log factor"
     limits = f"{claimed:g} and the bound's own {bound:.2f} here"
     if high <= claimed:
-        return (
-            CONSISTENT,
-            f"{found} is at most {high:.2f}, not above {claimed:g} (the bound's own: {bound:.2f}).",
-        )
+        return (CONSISTENT, f"{found} is at most {high:.2f}, not above {claimed:g} (the bound's own: {bound:.2f}).")
     if low > max(claimed, bound):
         return CONTRADICTS, f"{found} is at least {low:.2f}, above both {limits}."
-    return (
-        UNRESOLVED,
-        f"{found} lies in [{low:.2f}, {high:.2f}], neither below {claimed:g} nor above {limits}.",
-    )
+    return (UNRESOLVED, f"{found} lies in [{low:.2f}, {high:.2f}], neither below {claimed:g} nor above {limits}.")
 
 
 def concentration(criterion: Record, expected: float | None) -> Record | None:
@@ -133,10 +127,7 @@ def share(claim: str, criterion: str, widest: Sequence[Record], level: float, bo
 def _share_verdict(known: Sequence[Record], worst: Record, level: float, bounds: Sequence[Record]) -> tuple[str, str]:
     refuted = [record for record in known if record["high"] < level and _sufficient(record, bounds)]
     if refuted:
-        return (
-            CONTRADICTS,
-            f"{_where(refuted[0])} is below {level:g}, and the theorem calls that m sufficient.",
-        )
+        return (CONTRADICTS, f"{_where(refuted[0])} is below {level:g}, and the theorem calls that m sufficient.")
     found = f"{_where(worst)}, interval [{worst['low']:.3f}, {worst['high']:.3f}],"
     if worst["low"] >= level:
         return CONSISTENT, f"{found} is at or above {level:g}, and no n is lower."
