@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from expreg.kinds.network.summary.summary import summarise
-from expreg.kinds.regression import summary as regression
 from expreg.solver import records
 
 
