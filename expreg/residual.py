@@ -199,14 +199,6 @@ def _exponential_jacobian(at: Terms) -> Jacobian:
     return Jacobian(at.v, at.u[:, None][:, :0], xp.zeros((0, 0), dtype=at.u.dtype))
 
 
-def _rescaled_jacobian(at: Terms) -> Jacobian:
-    return _rank_one(at, at.b)
-
-
-def _softmax_jacobian(at: Terms) -> Jacobian:
-    return _rank_one(at, at.u)
-
-
 def _rank_one(at: Terms, L: Array) -> Jacobian:
     xp = at.u.__array_namespace__()
     return Jacobian(at.v, L[:, None], xp.asarray([[1.0], [0.0]], dtype=at.u.dtype))
@@ -257,10 +249,16 @@ EXPONENTIAL = Loss(
     relative=False, rows_power=1, floor=_exponential_floor,
 )  # fmt: skip
 SOFTMAX = Loss(
-    "softmax", _softmax, _softmax_curvature, _softmax_jacobian, rows_power=-1, bounded=True, floor=_softmax_floor
+    "softmax",
+    _softmax,
+    _softmax_curvature,
+    lambda at: _rank_one(at, at.u),
+    rows_power=-1,
+    bounded=True,
+    floor=_softmax_floor,
 )
 RESCALED = Loss(
-    "rescaled", _rescaled, _rescaled_curvature, _rescaled_jacobian,
+    "rescaled", _rescaled, _rescaled_curvature, lambda at: _rank_one(at, at.b),
     rows_power=1, stand_in="projective", floor=_rescaled_floor, boxed=True,
 )  # fmt: skip
 PROJECTIVE = Loss("projective", _projective, _projective_curvature, _projective_jacobian)

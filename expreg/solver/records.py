@@ -18,7 +18,7 @@ PER_COLUMN = 48
 """Rows per column up to which no sample of the rows is much smaller than all of them."""
 MAX_STEPS, FIRST_ORDER_STEPS = 200, 20_000
 EXPECTED_STEPS = 20
-BETA = 1 / 3
+BETA = 0.5
 """What sampling by sketched leverage scores keeps of the exact ones, beta of (F.3), (F.6)."""
 
 

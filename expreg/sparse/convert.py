@@ -29,12 +29,11 @@ def from_entries(data: Any, rows: Any, columns: Any, shape: tuple[int, int], *, 
     first entry that is out of range, out of order, repeated or not finite.
     """
     values = _real(np.asarray(data), name)
-    i, j = (_indices(index, what, name) for index, what in ((rows, "row"), (columns, "column")))
+    i, j = np.asarray(rows), np.asarray(columns)
     if not values.shape == i.shape == j.shape or values.ndim != 1:
         shapes = f"data {values.shape}, rows {i.shape}, columns {j.shape}"
         raise _refused(name, f"got {shapes}, expected three arrays of one length")
-    for index, limit, what in ((i, shape[0], "row"), (j, shape[1], "column")):
-        _within(index, limit, what, name)
+    _within(i, j, shape, name)
     flat = i.astype(np.int64) * shape[1] + j
     step = np.diff(flat)
     if (step <= 0).any():
@@ -88,9 +87,8 @@ def from_dense(array: Any, *, name: str = "A") -> Sparse:
 
 def _sorted(data: Any, rows: Any, columns: Any, shape: tuple[int, int], name: str) -> Sparse:
     """Make a matrix of entries in any order: formats without an order of their own come through here."""
-    i, j = _indices(rows, "row", name), _indices(columns, "column", name)
-    for index, limit, what in ((i, shape[0], "row"), (j, shape[1], "column")):
-        _within(index, limit, what, name)
+    i, j = np.asarray(rows), np.asarray(columns)
+    _within(i, j, shape, name)
     flat = i.astype(np.int64) * shape[1] + j
     if (np.diff(flat) > 0).all():
         return from_entries(data, i, j, shape, name=name)
@@ -98,20 +96,16 @@ def _sorted(data: Any, rows: Any, columns: Any, shape: tuple[int, int], name: st
     return from_entries(np.asarray(data)[order], i[order], j[order], shape, name=name)
 
 
-def _indices(index: Any, what: str, name: str) -> np.ndarray:
-    found = np.asarray(index)
-    if found.dtype.kind not in "iu":
-        raise _refused(name, f"{what} indices are {found.dtype}, expected integers")
-    return found
-
-
-def _within(index: np.ndarray, limit: int, what: str, name: str) -> None:
-    if limit >= _LARGE or len(index) >= _LARGE:
-        raise _refused(name, f"got {len(index)} entries over {limit} {what}s, expected fewer than 2^31 of each")
-    bad = (index < 0) | (index >= limit)
-    if bad.any():
-        at = int(np.argmax(bad))
-        raise _refused(name, f"{what} index {index[at]} at entry {at}, expected 0..{limit - 1}")
+def _within(i: np.ndarray, j: np.ndarray, shape: tuple[int, int], name: str) -> None:
+    for index, limit, what in ((i, shape[0], "row"), (j, shape[1], "column")):
+        if index.dtype.kind not in "iu":
+            raise _refused(name, f"{what} indices are {index.dtype}, expected integers")
+        if limit >= _LARGE or len(index) >= _LARGE:
+            raise _refused(name, f"got {len(index)} entries over {limit} {what}s, expected fewer than 2^31 of each")
+        bad = (index < 0) | (index >= limit)
+        if bad.any():
+            at = int(np.argmax(bad))
+            raise _refused(name, f"{what} index {index[at]} at entry {at}, expected 0..{limit - 1}")
 
 
 def _real(values: np.ndarray, name: str) -> np.ndarray:

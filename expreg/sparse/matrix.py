@@ -160,11 +160,6 @@ def to_dense(A: Matrix) -> Array:
     return jnp.zeros(A.shape, A.dtype).at[A.rows, A.columns].add(A.data)
 
 
-def nnz(A: Matrix) -> int:
-    """Return the number of stored entries; n d for a dense matrix."""
-    return A.nnz if isinstance(A, Sparse) else A.shape[0] * A.shape[1]
-
-
 def _sums(pieces: Pieces, vector: Array, count: int) -> Array:
     """Return the sum of values * vector[indices] over the pieces of each of `count` rows."""
     total: Any = 0.0

@@ -9,6 +9,7 @@ import pytest
 from expreg.core.stats.summary import summarise
 from expreg.kinds import EXPERIMENTS
 from expreg.kinds.regression import summary as regression
+from expreg.solver import records
 
 
 def cell(name, errors, losses=None, **change):
@@ -80,7 +81,7 @@ def test_sketched_steps_are_held_to_their_promise(rate, verdict):
     made = [cell(str(i), linear(rate, 80), sketch="leverage", sketch_size=2048, replicate=i) for i in range(4)]
     found = summary(*made)
     method = method_of(found, "newton, leverage 2048")
-    eps = np.sqrt(3 * 4 * np.log(2 * 4 / 0.1) / (regression.BETA * 2048))  # (F.6)
+    eps = np.sqrt(3 * 4 * np.log(2 * 4 / 0.1) / (records.BETA * 2048))  # (F.6)
     assert method["promised"] == pytest.approx(eps / (1 - eps))
     [judged] = found["verdicts"]
     assert (judged["claim"], judged["verdict"]) == ("contraction", verdict)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from expreg.core.stats.describe import Floats, Record, above, quartiles, shown, split, varying, verdict
 from expreg.core.stats.success import clopper_pearson
 from expreg.core.stats.summary import Asked
+from expreg.solver.records import AUTO, SKETCHES, SOLVERS
 from expreg.types import FAILED
 
 SHAPE = ("loss", "activation", "rows", "columns")
@@ -26,8 +27,6 @@ LIMITS = ("tolerance", "max_steps")
 REPEATS = ("token", "seed", "replicate")
 ORDER = 1.8
 """The least order of convergence that counts as quadratic: an estimate from three steps is a little below 2."""
-BETA = 0.5
-"""What sampling by sketched leverage scores keeps of the exact ones, beta of (F.3), (F.6)."""
 LATE = 0.1
 """Steps count as near the optimum where the distance has fallen to this share of its start."""
 FLOOR = {"f32": 1e-4, "f64": 1e-10}
@@ -204,16 +203,10 @@ def _contractions(distances: Floats) -> Floats:
 
 def _promise(sketch: str, size: int | None, d: int, delta: float) -> float | None:
     """Return the contraction eps / (1 - eps) of (F.10) at the optimum, for the distortion of (F.4), (F.6)."""
-    if size is None:
+    if size is None or sketch not in SKETCHES:
         return None
-    if sketch == "leverage":
-        eps = math.sqrt(3 * d * math.log(2 * d / delta) / (BETA * size))
-    elif sketch == "gaussian":
-        one = (math.sqrt(d) + math.sqrt(2 * math.log(2 / delta))) / math.sqrt(size)
-        eps = 2 * one + one * one
-    else:
-        return None
-    return eps / (1 - eps) if eps < 0.5 else None
+    eps = SKETCHES[sketch].distortion(size, d, delta)
+    return eps / (1 - eps) if eps is not None and eps < 0.5 else None
 
 
 # --- tables and verdicts --------------------------------------------------------------------------
@@ -259,7 +252,8 @@ def _speeds(groups: Sequence[Record], outer: Sequence[str]) -> Iterator[Record]:
 
 def _is_exact(method: Record) -> bool:
     """Return whether the steps solve with the whole Hessian, so that they have an order."""
-    return method["sketch"] == "none" and method["solver"] in ("newton", "gauss_newton", "auto")
+    name = method["solver"]
+    return method["sketch"] == "none" and (name == AUTO or (name in SOLVERS and SOLVERS[name].quadratic))
 
 
 def _spread(found: Record) -> str:
