@@ -84,6 +84,7 @@ def _plan_text(found: Mapping[str, Any], more: list[str]) -> str:
     from expreg.core.engine.progress import counted, duration
     from expreg.core.page import terminal
 
+    seconds = math.nan if found["seconds"] is None else found["seconds"]
     lines = [
         f"{found['name']}: {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}",
         *(f"  {axis}: {_values(values)}" for axis, values in found["axes"].items()),
@@ -91,7 +92,7 @@ def _plan_text(found: Mapping[str, Any], more: list[str]) -> str:
             {
                 "largest cell": f"{found['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {found['lanes']} lanes at most",
                 "work": f"{found['flops']:.2g} flops",
-                "expected time": f"{duration(math.nan if found['seconds'] is None else found['seconds'])} on {found['devices']} x {found['device_kind']}; "
+                "expected time": f"{duration(seconds)} on {found['devices']} x {found['device_kind']}; "
                 f"{duration(found['compile_seconds'])} of it compiling, if nothing is cached",
             }
         ),

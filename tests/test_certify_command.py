@@ -51,58 +51,47 @@ def test_every_cell_of_a_config_has_its_certificate(call):
 
 def test_the_table_counts_certified_replicates(call):
     code, out, _ = call("test.yaml")
-    lines = out.splitlines()
     assert code == 0
-    assert lines[1].split()[:4] == ["m=16", "0", "of", "3"]
-    assert lines[2].split()[:4] == ["m=4096", "3", "of", "3"]
-    assert max(map(len, lines)) <= 100
+    assert [line.split()[:4] for line in out.splitlines()[1:]] == [["m=16", "0", "of", "3"], ["m=4096", "3", "of", "3"]]
+    assert max(map(len, out.splitlines())) <= 100
 
 
-def test_the_users_own_network_in_full(call):
-    code, out, _ = call("--arrays", "net.npz", "--eps", "0.01")
-    assert code == 0
-    assert out.startswith("refined certificate, (C.22)-(C.25): holds")
-    found = json.loads(call("--arrays", "net.npz", "--eps", "0.01", "--json")[1])
-    assert f"{found['steps']} until ||r|| <= 0.01" in out
+def test_the_users_own_network_in_full_and_the_basic_certificate_asks_for_more(call):
+    words = ("--arrays", "net.npz", "--eps", "0.01")
+    found, basic = (json.loads(call(*words, "--json", *more)[1]) for more in ((), ("--basic",)))
+    code, out, _ = call(*words)
+    assert (code, found["holds"], found["refined"], basic["refined"]) == (0, True, True, False)
+    assert str(found["steps"]) in out
     assert found["rate"] ** found["steps"] * found["residual"] ** 2 <= 0.01**2
     assert found["rate"] ** (found["steps"] - 1) * found["residual"] ** 2 > 0.01**2
-
-
-def test_the_basic_certificate_asks_for_more(call):
-    refined = json.loads(call("--arrays", "net.npz", "--json")[1])
-    code, out, _ = call("--arrays", "net.npz", "--basic")
-    basic = json.loads(call("--arrays", "net.npz", "--basic", "--json")[1])
-    assert code == 0
-    assert out.startswith("basic certificate")
-    assert basic["eta"] < refined["eta"]
-    assert not basic["refined"]
+    assert basic["eta"] < found["eta"]
 
 
 def test_a_narrow_network_hears_which_condition_fails_and_by_what_factor(call):
-    code, out, _ = call("test.yaml", "sweep.product.m=16", "sweep.product.replicate.count=1")
-    assert code == 0
+    words = ("test.yaml", "sweep.product.m=16", "sweep.product.replicate.count=1")
+    (found,) = json.loads(call(*words, "--json")[1])
+    code, out, _ = call(*words)
+    assert (code, found["holds"]) == (0, False)
     assert "does not hold" in out
-    assert "fails by a factor" in out
-    assert "proves nothing about the training" in out
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "named"),
     [
-        ((), "expected either a config or --arrays"),
-        (("test.yaml", "--arrays", "net.npz"), "expected either a config or --arrays"),
-        (("test.yaml", "--eps", "0"), "--eps: got 0, expected > 0"),
-        (("--arrays", "gone.npz"), "'gone.npz' cannot be opened"),
-        (("--arrays", "no_a.npz"), "no array a; the file holds"),
-        (("--arrays", "net.npz", "--activation", "relu"), "activation: got 'relu', expected one of exp, cosh, sinh"),
+        ((), "--arrays"),
+        (("test.yaml", "--arrays", "net.npz"), "--arrays"),
+        (("test.yaml", "--eps", "0"), "--eps: got 0"),
+        (("--arrays", "gone.npz"), "gone.npz"),
+        (("--arrays", "no_a.npz"), "no array a"),
+        (("--arrays", "net.npz", "--activation", "relu"), "activation: got 'relu'"),
         (("test.yaml", "experiment=regression"), "regression"),
     ],
 )
-def test_bad_input_ends_with_code_2_and_one_line(call, tmp_path, words, said):
+def test_bad_input_ends_with_code_2_and_one_line(call, tmp_path, words, named):
     X, y, W, _ = start(0)
     np.savez(tmp_path / "no_a.npz", X=X, y=y, W=W)
     code, out, err = call(*words)
     assert code == 2
     assert out == ""
-    assert said in err
+    assert named in err
     assert all(line.startswith("error[E-") for line in err.splitlines())

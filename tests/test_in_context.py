@@ -7,8 +7,8 @@ import pytest
 
 import expreg
 from expreg import data, shift
-from expreg.core.store.part import BASE
 from expreg.core.stats.summary import Asked
+from expreg.core.store.part import BASE
 from expreg.errors import InputError
 from expreg.kinds import in_context as kind
 from expreg.kinds.in_context import program as in_context

@@ -4,13 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from oracles import sphere
 
 from expreg import ntk, theory
-
-
-def unit_points(n, d, seed=0):
-    X = np.random.default_rng(seed).normal(size=(n, d))
-    return X / np.linalg.norm(X, axis=1, keepdims=True)
 
 
 def bisect(function, low, high):
@@ -44,7 +40,7 @@ def test_radius_keeps_half_of_the_smallest_eigenvalue():
     """(C.9) from its own premise: moving every weight by R, also in the worst directions, keeps lam / 2."""
     n, d, m = 5, 6, 400
     rng = np.random.default_rng(1)
-    X, W = unit_points(n, d), rng.normal(size=(d, m))
+    X, W = sphere(np.random.default_rng(0), n, d), rng.normal(size=(d, m))
     D = np.exp(X @ W)
     start = ntk.spectrum(ntk.empirical(W, X))[0]
     lam, s_x, h_bar = 4 / 3 * start, np.linalg.norm(X, 2), np.mean(D**2, axis=1).max()
@@ -119,43 +115,45 @@ def test_width_beyond_the_floats_is_infinite_while_its_logarithm_is_not():
     assert math.isfinite(theory.log_width(1e150, 0.1, 1.0))
 
 
+def of_frobenius(n, lam, delta, B, s_x, y_norm):
+    """(C.12): concentration, truncation, movement."""
+    R = math.log1p(lam / (4 * n * math.exp(2 * B))) / 2
+    return (
+        64 * n**2 * math.exp(4 * B) * math.log(4 * n * (n + 1) / delta) / lam**2,
+        16 * n * delta * math.exp(2 * B) / lam,
+        4 * n * math.exp(B + R) / (lam * R),
+    )
+
+
+def of_spectral(n, lam, delta, B, s_x, y_norm):
+    """(C.13): matrix Chernoff, truncation, movement."""
+    R = math.log1p((math.sqrt(3) / 2 - math.sqrt(0.5)) * math.sqrt(lam) / (s_x * math.exp(B)))
+    return (
+        224 * math.exp(2 * B) * s_x**2 * math.log(2 * n / delta) / lam,
+        8 * n * delta * math.exp(2 * B) / lam,
+        8 / 3 * s_x * math.exp(B + R) * (y_norm or math.sqrt(n)) / (lam * R),
+    )
+
+
 @pytest.mark.parametrize("n", [4, 32, 256])
 @pytest.mark.parametrize("lam", [0.05, 4.67])
-def test_frobenius_width_is_the_least_that_meets_all_three_conditions(n, lam):
+@pytest.mark.parametrize(
+    ("width", "needed", "more"),
+    [
+        (theory.width_frobenius, of_frobenius, ()),
+        (theory.width_spectral, of_spectral, (2.0, None)),
+        (theory.width_spectral, of_spectral, (2.0, 1e3)),  # the movement condition binds
+        (theory.width_spectral, of_spectral, (0.01, 1e-9)),  # the truncation binds
+    ],
+)
+def test_a_width_is_the_least_that_meets_all_three_conditions(n, lam, width, needed, more):
     delta = 0.1
 
     def excess(log_m):
         B = theory.weight_bound(n, math.exp(log_m), delta)
-        R = math.log1p(lam / (4 * n * math.exp(2 * B))) / 2
-        needed = (
-            64 * n**2 * math.exp(4 * B) * math.log(4 * n * (n + 1) / delta) / lam**2,
-            16 * n * delta * math.exp(2 * B) / lam,
-            4 * n * math.exp(B + R) / (lam * R),
-        )
-        return log_m - math.log(max(needed))
+        return log_m - math.log(max(needed(n, lam, delta, B, *(more or (None, None)))))
 
-    log_m = math.log(theory.width_frobenius(n, delta, lam))
-    np.testing.assert_allclose(log_m, bisect(excess, math.log(2), 200.0), rtol=1e-9)
-    assert excess(log_m + 1e-6) > 0 > excess(log_m - 1e-6)
-
-
-@pytest.mark.parametrize("n", [4, 32, 256])
-@pytest.mark.parametrize("lam", [0.05, 4.67])
-@pytest.mark.parametrize("y_norm", [None, 1e3])  # the movement condition binds at the second
-def test_spectral_width_is_the_least_that_meets_all_three_conditions(n, lam, y_norm):
-    delta, s_x = 0.1, 2.0
-
-    def excess(log_m):
-        B = theory.weight_bound(n, math.exp(log_m), delta)
-        R = math.log1p((math.sqrt(3) / 2 - math.sqrt(0.5)) * math.sqrt(lam) / (s_x * math.exp(B)))
-        needed = (
-            224 * math.exp(2 * B) * s_x**2 * math.log(2 * n / delta) / lam,
-            8 * n * delta * math.exp(2 * B) / lam,
-            8 / 3 * s_x * math.exp(B + R) * (y_norm or math.sqrt(n)) / (lam * R),
-        )
-        return log_m - math.log(max(needed))
-
-    log_m = math.log(theory.width_spectral(n, delta, lam, s_x, y_norm))
+    log_m = math.log(width(n, delta, lam, *more))
     np.testing.assert_allclose(log_m, bisect(excess, math.log(2), 200.0), rtol=1e-9)
     assert excess(log_m + 1e-6) > 0 > excess(log_m - 1e-6)
 
@@ -174,7 +172,7 @@ def test_widths_fall_with_lambda_and_rise_with_n_and_confidence():
 
 def test_below_the_rank_bound_a_coupled_gram_matrix_is_singular():
     n, d = 12, 3
-    X = unit_points(n, d)
+    X = sphere(np.random.default_rng(0), n, d)
     assert theory.width_rank(n, d) == 8
     for pairs, singular in ((3, True), (4, False)):
         half = np.random.default_rng(2).normal(size=(d, pairs))

@@ -8,7 +8,6 @@ import pytest
 
 from expreg.core.stats.summary import summarise
 from expreg.kinds import EXPERIMENTS
-from expreg.kinds.regression import summary as regression
 from expreg.solver import records
 
 

@@ -103,33 +103,23 @@ def test_rubbish_is_refused_by_every_reader(tmp_path, suffix, content):
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_truncation_anywhere_is_refused_or_shows_as_fewer_rows(tmp_path, suffix):
-    path = write(tmp_path / f"mine{suffix}", X, Y)
-    whole = path.read_bytes()
-    for length in range(0, len(whole) - 1, max(1, len(whole) // 60)):
-        path.write_bytes(whole[:length])
-        try:
-            found, _ = read_file({"path": path})
-        except InputError:
-            continue
-        assert suffix == ".csv"  # a shorter table is a table
-        assert len(found) <= 4
-
-
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_damage_anywhere_is_read_or_refused_but_never_a_crash(tmp_path, suffix):
+def test_damage_and_truncation_are_read_or_refused_but_never_a_crash(tmp_path, suffix):
     path, rng = write(tmp_path / f"mine{suffix}", X, Y), np.random.default_rng(0)
     whole, refused = path.read_bytes(), 0
-    for _ in range(300):
+    for step in range(300):
         damaged = bytearray(whole)
-        for place in rng.integers(len(whole), size=rng.integers(1, 4)):
+        if step < 60:
+            del damaged[step * (len(whole) - 1) // 60 :]
+        for place in rng.integers(len(whole), size=0 if step < 60 else rng.integers(1, 4)):
             damaged[place] = rng.integers(256)
         path.write_bytes(damaged)
-        for read in (lambda: data_shape(path), lambda: read_file({"path": path})):
+        for read in (data_shape, lambda path: read_file({"path": path})[0].shape):
             try:
-                read()
+                shape = read(path)
             except InputError:
                 refused += 1
+            else:  # a shorter table is a table
+                assert step >= 60 or read is data_shape or (suffix == ".csv" and shape[0] <= 4)
     assert refused > 20
 
 
@@ -185,50 +175,36 @@ def test_objects_are_not_read_and_not_run(tmp_path):
     np.save(tmp_path / "x.npy", objects, allow_pickle=True)
     np.savez(tmp_path / "x.npz", X=objects)
     (tmp_path / "y.npy").write_bytes(pickle.dumps(objects))
-    assert refusal(tmp_path / "x.npy") == ["error[E-DATA] x.npy: X: object arrays are not read"]
-    assert refusal(tmp_path / "x.npz") == ["error[E-DATA] x.npz: X: object arrays are not read"]
-    assert "X is not a readable .npy array" in refusal(tmp_path / "y.npy")[0]
+    for name in ("x.npy", "x.npz", "y.npy"):
+        assert refusal(tmp_path / name)[0].startswith(f"error[E-DATA] {name}: X")
     assert not canary.exists()
 
 
 @pytest.mark.parametrize("dtype", [">f8", "<f4", ">f2", "i1", "u2", ">i8", "u8", "?", "longdouble"])
 def test_other_real_types_are_converted_when_exact(tmp_path, dtype):
-    values = np.array([[0, 1], [1, 0]]).astype(dtype)
+    values = np.array([[0, 1], [0, 0]]).astype(dtype)  # no symmetric one: its order shows
     for layout in ("C", "F"):
         np.savez(tmp_path / f"{layout}.npz", X=np.asarray(values, order=layout), y=np.array([True, False]))
         found, labels = read_file({"path": tmp_path / f"{layout}.npz"})
         assert found.dtype == labels.dtype == np.float64
-        np.testing.assert_array_equal(found, [[0, 1], [1, 0]])
+        np.testing.assert_array_equal(found, [[0, 1], [0, 0]])
         np.testing.assert_array_equal(labels, [1, 0])
 
 
-def test_fortran_order_is_kept_apart_from_the_values(tmp_path):
-    np.save(tmp_path / "x.npy", np.asfortranarray(X))
-    np.testing.assert_array_equal(read_file({"path": tmp_path / "x.npy"})[0], X)
-
-
 @pytest.mark.parametrize(
-    ("array", "message"),
+    ("array", "place"),
     [
-        (np.array([[1j]]), "E-DTYPE] x.npy: X: got complex128, expected real"),
-        (np.array([["a"]]), "E-DTYPE] x.npy: X: got <U1, expected real"),
-        (np.zeros((2, 2), dtype=[("a", "f8")]), "E-DTYPE] x.npy: X: got [('a', '<f8')], expected real"),
-        (np.zeros((1, 1), dtype="M8[s]"), "E-DTYPE] x.npy: X: got datetime64[s], expected real"),
-        (
-            np.array([[1, 2], [3, 2**53 + 1]]),
-            "E-DTYPE] x.npy: X[1,1]: got 9007199254740993 of int64, expected",
-        ),
-        (np.array([[-(2**62)]]), "E-DTYPE] x.npy: X[0,0]: got -4611686018427387904 of int64"),
+        (np.array([[1j]]), "X"),
+        (np.array([["a"]]), "X"),
+        (np.zeros((2, 2), dtype=[("a", "f8")]), "X"),
+        (np.zeros((1, 1), dtype="M8[s]"), "X"),
+        (np.array([[1, 2], [3, 2**53 + 1]]), "X[1,1]"),
+        (np.array([[-(2**62)]]), "X[0,0]"),
     ],
 )
-def test_other_types_are_refused(tmp_path, array, message):
+def test_other_types_are_refused(tmp_path, array, place):
     np.save(tmp_path / "x.npy", array)
-    assert message in refusal(tmp_path / "x.npy")[0]
-
-
-def test_not_a_number_is_left_for_validate_to_find(tmp_path):
-    np.save(tmp_path / "x.npy", np.array([[np.nan, np.inf]], dtype="f4"))
-    assert np.isnan(read_file({"path": tmp_path / "x.npy"})[0][0, 0])
+    assert refusal(tmp_path / "x.npy")[0].startswith(f"error[E-DTYPE] x.npy: {place}: got ")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +223,6 @@ def test_an_archive_that_expands_beyond_reason_is_refused(tmp_path, monkeypatch)
     monkeypatch.setattr(arrays, "_SMALL", 2**12)
     np.savez_compressed(tmp_path / "x.npz", X=np.zeros((1000, 1000)))
     assert "E-SIZE" in refusal(tmp_path / "x.npz")[0]
-    assert "expected an expansion of at most" in refusal(tmp_path / "x.npz")[0]
 
 
 def test_an_archive_whose_directory_lies_about_a_size_is_refused(tmp_path):
@@ -271,7 +246,6 @@ def test_points_of_another_dimension_have_no_shape(tmp_path):
     np.save(tmp_path / "x.npy", Y)
     with pytest.raises(InputError, match=r"E-SHAPE.*X: got shape \(4,\), expected \(points, dimensions\)"):
         data_shape(tmp_path / "x.npy")
-    assert "got shape (0, 2), expected" in refusal(csv_file(tmp_path, "a,b,y\n"))[0]
 
 
 # --- tables
@@ -291,16 +265,16 @@ def test_columns_are_chosen_by_name_in_the_order_asked_for(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "place"),
     [
-        ({"target": "why"}, "E-UNKNOWN] mine{}: data.target: no column 'why'; the columns are x0, x1, x2, y"),
+        ({"target": "why"}, "E-UNKNOWN] mine{}: data.target: no column 'why'"),
         ({"features": ["x0", "x11"]}, "E-UNKNOWN] mine{}: data.features: no column 'x11'; did you mean x1?"),
-        ({"features": ["x0", "y"]}, "E-DUP] mine{}: data.features: 'y' is also the target"),
+        ({"features": ["x0", "y"]}, "E-DUP] mine{}: data.features: 'y'"),
     ],
 )
-def test_columns_that_cannot_be_chosen(tmp_path, suffix, options, message):
-    path = write(tmp_path / f"mine{suffix}", X, Y)
-    assert refusal(path, **options) == [f"error[{message.format(suffix)}"]
+def test_columns_that_cannot_be_chosen(tmp_path, suffix, options, place):
+    (line,) = refusal(write(tmp_path / f"mine{suffix}", X, Y), **options)
+    assert line.startswith(f"error[{place.format(suffix)}")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -315,18 +289,14 @@ def test_columns_not_asked_for_may_hold_anything(tmp_path, suffix):
 
 
 def test_rows_with_a_wrong_number_of_columns_are_all_named_with_their_lines(tmp_path):
-    text = "a,b,y\n1,2,3\n1,2\n\n1,2,3,4\n5,6,7\n"
-    assert refusal(csv_file(tmp_path, text)) == [
-        "error[E-DATA] x.csv:3: got 2 columns, expected 3",
-        "error[E-DATA] x.csv:5: got 4 columns, expected 3",
-    ]
+    found = refusal(csv_file(tmp_path, "a,b,y\n1,2,3\n1,2\n\n1,2,3,4\n5,6,7\n"))
+    assert [line[: line.rindex(": ")] for line in found] == ["error[E-DATA] x.csv:3", "error[E-DATA] x.csv:5"]
 
 
 @pytest.mark.parametrize("text", ["", " ", "abc", "1_000", "0x10", "1,5", "--1", "١", "1e", "None", "1 2"])
 def test_text_that_is_not_plainly_a_number_is_refused(tmp_path, text):
     (line,) = refusal(csv_file(tmp_path, f'a,y\n1,2\n"{text}",2\n'))
     assert line.startswith("error[E-DATA] x.csv:3: column a: got '")
-    assert line.endswith("', expected a number")
 
 
 def test_numbers_in_any_plain_form_are_read(tmp_path):
@@ -338,45 +308,38 @@ def test_numbers_in_any_plain_form_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "place"),
     [
-        (b"a,y\n1,\xff\n", "E-UTF8] x.csv: byte 0xff at offset 6 is not UTF-8"),
-        (b"", "E-EMPTY] x.csv: the file is empty; expected a header row with column names"),
-        (b"a,a,y\n1,2,3\n", "E-DUP] x.csv: column 'a' stands 2 times in the header"),
-        (b'a,y\n1,"2\n', "E-DATA] x.csv:2: not a readable row: unexpected end of data"),
-        (b"y\n1\n", "E-EMPTY] x.csv: data.features: no columns left for the points"),
+        (b"a,y\n1,\xff\n", "E-UTF8] x.csv: byte 0xff at offset 6"),
+        (b"", "E-EMPTY] x.csv: "),
+        (b"a,a,y\n1,2,3\n", "E-DUP] x.csv: column 'a'"),
+        (b'a,y\n1,"2\n', "E-DATA] x.csv:2: "),
+        (b"y\n1\n", "E-EMPTY] x.csv: data.features: "),
+        (b"a,b,y\n", "E-SHAPE] x.csv: X: got shape (0, 2)"),
     ],
 )
-def test_tables_that_cannot_be_read(tmp_path, content, message):
-    assert refusal(csv_file(tmp_path, content)) == [f"error[{message}"]
+def test_tables_that_cannot_be_read(tmp_path, content, place):
+    (line,) = refusal(csv_file(tmp_path, content))
+    assert line.startswith(f"error[{place}")
 
 
 @pytest.mark.parametrize(
-    ("column", "message"),
+    ("column", "code"),
     [
-        (
-            pd.array([1.0, None], dtype="Float64"),
-            "E-DATA] x.parquet: column a: got 1 missing values, expected none",
-        ),
-        (["1", "2"], "expected real"),
-        ([2**53 + 1, 0], "E-DTYPE] x.parquet: column a: int64 is not exact in float64"),
-        ([[1.0], [2.0]], "E-DTYPE] x.parquet: column a: got list<"),
+        (pd.array([1.0, None], dtype="Float64"), "E-DATA"),
+        (["1", "2"], "E-DTYPE"),
+        ([2**53 + 1, 0], "E-DTYPE"),
+        ([[1.0], [2.0]], "E-DTYPE"),
     ],
 )
-def test_parquet_columns_that_are_not_exactly_real(tmp_path, column, message):
-    path = tmp_path / "x.parquet"
-    pd.DataFrame({"a": column, "y": [0.0, 1.0]}).to_parquet(path)
-    assert message in refusal(path)[0]
+def test_parquet_columns_that_are_not_exactly_real(tmp_path, column, code):
+    pd.DataFrame({"a": column, "y": [0.0, 1.0]}).to_parquet(tmp_path / "x.parquet")
+    assert refusal(tmp_path / "x.parquet")[0].startswith(f"error[{code}] x.parquet: column a: ")
 
 
 def test_parquet_types_are_converted_when_exact(tmp_path):
     path = tmp_path / "x.parquet"
-    columns = {
-        "a": np.array([1, 2], "i1"),
-        "b": np.array([0.5, 2], "f2"),
-        "c": [True, False],
-        "y": [2**53, 0],
-    }
+    columns = {"a": np.array([1, 2], "i1"), "b": np.array([0.5, 2], "f2"), "c": [True, False], "y": [2**53, 0]}
     pd.DataFrame(columns).to_parquet(path)
     found, labels = read_file({"path": path})
     np.testing.assert_array_equal(found, [[1, 0.5, 1], [2, 2, 0]])

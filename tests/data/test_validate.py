@@ -32,49 +32,43 @@ def test_good_data_has_no_problems(activation):
     assert lines(np.c_[unit_points(), np.zeros(6)], activation=activation) == []  # a constant column is fine
 
 
-@pytest.mark.parametrize(("X", "y"), [(np.ones(3), np.ones(3)), (np.ones((0, 3)), np.ones(0)), (np.ones((2, 0)), [1])])
-def test_shapes_of_points(X, y):
-    assert lines(X, np.asarray(y))[0].startswith(f"error[E-SHAPE] X: got shape {X.shape}, expected (points, dim")
+@pytest.mark.parametrize(
+    ("X", "y", "code", "place"),
+    [
+        (np.ones(3), np.ones(3), "E-SHAPE", "X"),
+        (np.ones((0, 3)), np.ones(0), "E-SHAPE", "X"),
+        (np.ones((2, 0)), [1], "E-SHAPE", "X"),
+        (unit_points(), np.ones(5), "E-SHAPE", "y"),
+        (unit_points(), np.ones((6, 1)), "E-SHAPE", "y"),
+        (unit_points(), [1, -np.inf, 1, 1, 1, 1], "E-DATA", "y[1]"),
+    ],
+)
+def test_shapes_and_values_that_do_not_fit_are_placed(X, y, code, place):
+    assert lines(X, np.asarray(y))[0].startswith(f"error[{code}] {place}: got ")
+    assert lines(X, np.asarray(y), name="mine.npz")[0].startswith(f"error[{code}] mine.npz: {place}: ")
 
 
-def test_shape_of_labels():
-    expected = "error[E-SHAPE] mine.npz: y: got shape (5,), expected (6,) to match X (6, 4)"
-    assert lines(unit_points(), np.ones(5), name="mine.npz") == [expected]
-    assert "got shape (6, 1), expected (6,)" in lines(unit_points(), np.ones((6, 1)))[0]
-
-
-def test_values_that_are_not_finite_are_counted_and_placed():
-    X, y = unit_points(), np.ones(6)
-    X[2, 3], X[4, 0], X[5, 1], y[1] = np.nan, np.inf, -np.inf, -np.inf
-    assert lines(X, y) == [
-        "error[E-DATA] X[2,3]: got nan, expected finite (3 such values)",
-        "error[E-DATA] y[1]: got -inf, expected finite",
-    ]
-
-
-def test_norms():
+def test_rows_that_are_no_unit_vectors_are_placed():
+    X = unit_points()
+    assert lines(X * (1 + 5e-7)) == []
+    X[2, 3], X[4, 0], X[5, 1] = np.nan, np.inf, -np.inf
+    (line,) = lines(X)
+    assert line.startswith("error[E-DATA] X[2,3]: got nan, expected finite (3 ")
     X = unit_points()
     X[1] *= 3.2
     X[3] *= 1 + 2e-6
-    expected = "error[E-DATA] X[1]: norm 3.2, expected 1 +- 1e-06 (2 such rows); set data.normalise: true"
-    assert lines(X) == [expected]
-    assert lines(unit_points() * (1 + 5e-7)) == []
-
-
-def test_zero_rows_are_named_once():
+    (line,) = lines(X)
+    assert line.startswith("error[E-DATA] X[1]: norm 3.2, expected 1 +- 1e-06 (2 ")
     X = unit_points()
     X[[1, 4]] = 0
-    assert lines(X) == [
-        "error[E-DATA] X[1]: zero row: lambda_min(H) is 0; remove it",
-        "error[E-DATA] X[4]: zero row: lambda_min(H) is 0; remove it",
-    ]
+    assert [line.partition(": ")[0] for line in lines(X)] == ["error[E-DATA] X[1]", "error[E-DATA] X[4]"]
 
 
 def test_equal_points():
     X = unit_points()
     X[5] = X[3]
-    rule = "lambda_min(H) is 0 (needs distance >= 0.001); set data.allow_duplicates: true to study it"
-    assert lines(X) == [f"error[E-DATA] X[5] equals X[3]: {rule}"]
+    (line,) = lines(X)
+    assert line.startswith("error[E-DATA] X[5] equals X[3]: ")
     assert lines(X, allow_duplicates=True) == []
 
 

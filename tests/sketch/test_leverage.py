@@ -7,17 +7,9 @@ import pytest
 
 from expreg import sketch, sparse
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 N, D = 400, 4
 EPS, DELTA = 0.5, 0.1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def double():
-    """In float64; programs here run once, so that compiling them well costs more than it gives."""
-    with jax.enable_x64(True):
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def even() -> np.ndarray:
@@ -60,17 +52,16 @@ def test_exact_scores_are_the_diagonal_of_the_projection(kind, place, monkeypatc
     assert found.max() <= 1 + 1e-12
 
 
-def test_scores_of_dependent_columns_sum_to_the_rank():
+def test_scores_of_dependent_and_of_badly_scaled_columns():
+    """They sum to the rank, and survive a condition number whose square they would not."""
     A = even()
     A[:, 3] = A[:, 1] - A[:, 2]
-    found = np.asarray(jax.jit(sketch.leverage)(jnp.asarray(A), jnp.ones(N)))
+    scores = jax.jit(sketch.leverage)
+    found = np.asarray(scores(jnp.asarray(A), jnp.ones(N)))
     np.testing.assert_allclose(found, projection(A), rtol=1e-8, atol=1e-13)
     assert found.sum() == pytest.approx(3, rel=1e-12)
-
-
-def test_scores_survive_a_condition_number_whose_square_does_not():
     A = even() @ np.diag([1.0, 1e-3, 1e-6, 1e-9])
-    np.testing.assert_allclose(jax.jit(sketch.leverage)(jnp.asarray(A), jnp.ones(N)), projection(even()), rtol=1e-5)
+    np.testing.assert_allclose(scores(jnp.asarray(A), jnp.ones(N)), projection(even()), rtol=1e-5)
 
 
 def test_scores_of_a_jacobian_are_those_of_its_rows():

@@ -8,16 +8,8 @@ import pytest
 from expreg import sketch, sparse
 from expreg.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 N, D, K = 100, 3, 48
-
-
-@pytest.fixture(scope="module", autouse=True)
-def double():
-    """In float64; programs here run once, so that compiling them well costs more than it gives."""
-    with jax.enable_x64(True):
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def matrix(seed: int = 0) -> np.ndarray:

@@ -112,7 +112,7 @@ _BINARY = {
     ast.FloorDiv: operator.floordiv,
     ast.Pow: _power,
 }
-_UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+_UNARY: dict[type, Callable[[Number], Number]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
 _COMPARISONS = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
@@ -137,8 +137,8 @@ def _number(node: ast.expr, names: set[str]) -> _Closure:
             operation, one, two = _BINARY[type(op)], _number(left, names), _number(right, names)
             return lambda values: operation(one(values), two(values))
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
-            sign, inner = _UNARY[type(op)], _number(operand, names)
-            return lambda values: sign(inner(values))
+            one_sided, inner = _UNARY[type(op)], _number(operand, names)
+            return lambda values: one_sided(inner(values))
         case ast.Call(func=ast.Name(id=function), args=arguments, keywords=[]):
             return _call(function, [_number(argument, names) for argument in arguments])
         case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()):

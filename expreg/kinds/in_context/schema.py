@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+from expreg import residual
 from expreg.core.config.fields import FLOAT, Block, Choice, Fault, Natural, NotNegative, Number, OneOf, Positive, key
 from expreg.core.config.model import Config
 from expreg.data.heads import HEADS
@@ -23,15 +24,8 @@ def in_context() -> type[Config]:
     return InContextConfig
 
 
-def _exponentials() -> tuple[str, ...]:
-    from expreg import residual
-
-    known = getattr(residual, "activations", None)
-    return tuple(known() if known else residual.ACTIVATIONS)
-
-
 class _Task(Block):
-    activation: Annotated[str, Choice(options=_exponentials)] = key("exp", "u = phi(A x), entrywise")
+    activation: Annotated[str, Choice(options=residual.activations)] = key("exp", "u = phi(A x), entrywise")
     loss: Annotated[str, Choice(options=("rescaled", "softmax"))] = key(
         "rescaled", "the loss on which a step of gd or newton descends"
     )

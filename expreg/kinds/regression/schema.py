@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+from expreg import residual
 from expreg.core.config.fields import (
     EPSILON,
     Block,
@@ -20,12 +21,11 @@ from expreg.core.config.fields import (
 )
 from expreg.core.config.model import Config, Curve
 from expreg.data.heads import HEADS
+from expreg.residual import LOSSES
+from expreg.solver.records import AUTO, SKETCHES, SOLVERS
 
 TOKENS, FEATURES = 276, 32  # of the bundled heads
 MAX_ROWS = 2**30
-_SOLVERS = ("auto", "newton", "gauss_newton", "gd", "lbfgs", "pcg")
-_WITH_SKETCH = ("auto", "newton", "gauss_newton", "pcg")
-_SKETCHES = ("leverage", "countsketch", "gaussian", "uniform")
 
 Rows = Annotated[int, Number(integer=True, least=1, most=MAX_ROWS)]
 Index = Annotated[int, Number(integer=True, least=0, most=11)]
@@ -37,38 +37,25 @@ def regression() -> type[Config]:
     return RegressionConfig
 
 
-def _losses() -> tuple[str, ...]:
-    from expreg.residual import LOSSES
-
-    return tuple(LOSSES)
+def _solvers() -> list[str]:
+    return [AUTO, *SOLVERS]
 
 
-def _exponentials() -> tuple[str, ...]:
-    from expreg import residual
-
-    known = getattr(residual, "activations", None)
-    return tuple(known() if known else residual.ACTIVATIONS)
+def _with_sketch() -> list[str]:
+    return [AUTO, *(name for name, solver in SOLVERS.items() if solver.takes_sketch)]
 
 
-def _solvers() -> tuple[str, ...]:
-    return _SOLVERS
-
-
-def _with_sketch() -> tuple[str, ...]:
-    return _WITH_SKETCH
-
-
-def _sketches() -> tuple[str, ...]:
-    return ("none", *_SKETCHES)
+def _sketches() -> list[str]:
+    return ["none", *SKETCHES]
 
 
 class _Problem(Block):
-    loss: Annotated[str, Choice(options=_losses)] = key(
+    loss: Annotated[str, Choice(options=lambda: LOSSES)] = key(
         "softmax",
         "exponential: 1/2||u-b||^2; rescaled: 1/2||u-<u,1>b||^2; softmax: 1/2||u/<u,1>-b||^2; "
         "projective: 1/2||u-<u,1>b||^2/||u||^2",
     )
-    activation: Annotated[str, Choice(options=_exponentials)] = key("exp", "u = phi(A x), entrywise")
+    activation: Annotated[str, Choice(options=residual.activations)] = key("exp", "u = phi(A x), entrywise")
     weight: NotNegative = key(0.0, "w of the regulariser 1/2||w A x||^2")
     start: Annotated[str, Choice(options=("random", "near", "zero"))] = key(
         "random", "x0: normal, beside the planted x, or 0"
