@@ -108,13 +108,11 @@ def softplus():
     def slope(z):
         return 1 / (1 + z.__array_namespace__().exp(-z))
 
-    return activation.EXP._replace(
-        name="softplus",
-        value=value,
-        derivative=slope,
+    return activation.Activation(
+        "softplus",
+        value,
+        slope,
         stable=lambda z: (value(z), slope(z), 0 * z[0]),
         second=lambda z, s: slope(z) * (1 - slope(z)),
         inverse=lambda y: y.__array_namespace__().log(y.__array_namespace__().expm1(y)),
-        multiplicative=False,
-        softmax_curvature=None,
     )

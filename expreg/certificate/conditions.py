@@ -119,7 +119,7 @@ def _derivatives(Z: Array, live: Array, activation: str) -> tuple[Array, Array, 
     xp = Z.__array_namespace__()
     stable: Any = ACTIVATIONS[activation].stable
     u, v, s = stable(xp.where(live, Z, xp.min(xp.where(live, Z, math.inf * xp.ones_like(Z)))))
-    return s, v, xp.maximum(abs(u), abs(v))
+    return s, v, u if v is u else xp.maximum(abs(u), abs(v))
 
 
 def _spectra(X: Array, derivative: Array, count: Array) -> Spectra:
