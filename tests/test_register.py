@@ -110,7 +110,7 @@ REGISTER = "import expreg, dataclasses\nfrom expreg.activation import ACTIVATION
     [
         (None, "there is no such file"),
         ("x = (", "SyntaxError"),
-        ("\n\nraise ValueError('no\\nluck')", r"bad.py:3: ValueError: no\\nluck"),
+        ("\n\nraise ValueError('no\\nluck')", r":3: ValueError: no\\nluck"),
         ("import sys; sys.exit(3)", "SystemExit"),
         ("import no_such_module_here", "ModuleNotFoundError"),
         ("import expreg\nexpreg.register(7)", "got int, expected one of Experiment, Activation"),
