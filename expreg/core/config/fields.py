@@ -40,7 +40,7 @@ class Fault(NamedTuple):
 
 
 def fault(code: str, message: str, *path: str | int, absolute: bool = False) -> PydanticCustomError:
-    """Return the exception that carries one problem, at `path` below the checked value or (`absolute`) in the config."""
+    """Return the exception of one problem, at `path` below the checked value or (`absolute`) in the config."""
     return faults([Fault(path, code, message)], absolute=absolute)
 
 
