@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 from config_samples import SMALL, TEXT, changed, load, refused, sweepable, written
 
 from expreg.api import json_schema
+from expreg.core import config as configs
+from expreg.errors import InputError
 from expreg.kinds import EXPERIMENTS
+from expreg.types import Column
 
 # --- what is accepted --------------------------------------------------------------------------------
 
@@ -75,6 +79,32 @@ def test_every_optimizer_and_schedule_of_the_schema_is_one_of_the_training_loop(
     names = {path: set(rules[0].names()) for path, rules in sweepable("threshold").items() if path.endswith("name")}
     assert names["training.optimizer.name"] == set(descent.OPTIMIZERS)
     assert names["training.step_size.schedule.name"] == set(descent.SCHEDULES)
+
+
+def test_a_tolerance_of_0_needs_a_number_of_steps() -> None:
+    assert load(changed("training", {"tolerance": 0, "max_steps": 9})).training.tolerance == 0.0
+    assert refused(changed("training", {"tolerance": 0})) == [("E-RANGE", "training.max_steps")]
+    assert refused(changed("training", {"tolerance": 1e-12, "max_steps": 9})) == [("E-RANGE", "training.tolerance")]
+
+
+@pytest.mark.parametrize(
+    ("value", "code"), [(0, "E-RANGE"), (-1, "E-RANGE"), ("soon", "E-TYPE"), (float("inf"), "E-RANGE")]
+)
+def test_a_timeout_is_null_or_a_number_of_seconds(value: Any, code: str) -> None:
+    assert load(SMALL).execution.cell_timeout is None
+    assert load(changed("execution.cell_timeout", 2)).execution.cell_timeout == 2.0
+    assert refused(changed("execution.cell_timeout", value)) == [(code, "execution.cell_timeout")]
+
+
+@pytest.mark.parametrize("name", ["mine", "trail", "curve_trail", "status", "device", "name"])
+def test_an_axis_named_like_a_column_is_refused(name: str) -> None:
+    columns = {"columns": lambda: [Column("mine", "float64", "")], "curves": lambda: [Column("trail", "float64", "")]}
+    experiments = {"threshold": replace(EXPERIMENTS["threshold"], **columns)}
+    with pytest.raises(InputError) as caught:
+        configs.load(
+            {**changed(f"sweep.product.{name}", [1, 2]), "network": {"scale": f"{name} / 2"}}, experiments=experiments
+        )
+    assert [(found.code, found.key) for found in caught.value.problems] == [("E-AXIS", f"sweep.product.{name}")]
 
 
 def test_python_values_are_accepted() -> None:
