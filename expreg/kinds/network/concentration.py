@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from expreg.kinds.network import initial, start
-from expreg.kinds.network.events import Facts
+from expreg.kinds.network.events import Facts, judged
 from expreg.types import Array, Cost, Program, Row, Settings, Status, at_once
 
 
@@ -38,7 +38,7 @@ class Inputs(NamedTuple):
 
 def signature(settings: Settings) -> Signature:
     """Return what is static in a cell; few widths, as a program takes longer to compile than to run."""
-    return Signature(**start.shape(settings, base=4))
+    return Signature(**start.shape(settings, judged(settings), base=4))
 
 
 def prepare(settings: Settings) -> Inputs:

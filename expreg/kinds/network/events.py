@@ -279,16 +279,16 @@ def is_plain(settings: Settings) -> bool:
 def judged(settings: Settings) -> list[str]:
     """Return the measured events that mean something in a cell, before its spectrum is known."""
     activation, training = lookup(settings["network"]["activation"]), settings.get("training")
-    has = {
-        "theory": activation.expectation is not None,
-        "reach": activation.exponential and activation.expectation is not None,
-        "training": training is not None,
-        "kernel": training is not None,
-        "plain": training is not None and is_plain(settings),
-        "tolerance": training is not None and training["tolerance"] > 0,
-        "resolved": True,
-    }
-    return [name for name in settings["measure"] if all(has[need] for need in EVENTS[name].needs)]
+    missing = set() if activation.exponential else {"reach"}
+    if activation.expectation is None:
+        missing |= {"theory", "reach"}
+    if training is None:
+        missing |= {"training", "kernel", "plain", "tolerance"}
+    else:
+        missing |= (set() if is_plain(settings) else {"plain"}) | (
+            set() if training["tolerance"] > 0 else {"tolerance"}
+        )
+    return [name for name in settings["measure"] if EVENTS[name].needs.isdisjoint(missing)]
 
 
 def row(facts: Facts) -> Row:

@@ -5,7 +5,7 @@ Where the theory of its activation is unknown, so is everything about H^cts: Non
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -90,8 +90,8 @@ def bucket(m: int, n: int, *, base: int = 2) -> int:
     return int(1 << each * -(-power // each))
 
 
-def shape(settings: Settings, *, base: int = 2) -> dict[str, Any]:
-    """Return what is static in every program of networks: sizes, number type, and whether the radii are measured."""
+def shape(settings: Settings, judged: Iterable[str], *, base: int = 2) -> dict[str, Any]:
+    """Return what is static in every program of networks: sizes, number type, and whether an event needs the radii."""
     network, n = settings["network"], settings["data"]["n"]
     branches = BRANCHES[network["init"]]
     return {
@@ -100,8 +100,8 @@ def shape(settings: Settings, *, base: int = 2) -> dict[str, Any]:
         "neurons": bucket(network["m"], n, base=base) // branches,
         "branches": branches,
         "activation": network["activation"],
-        "dtype": np.dtype(PRECISIONS[settings["precision"]]).name,
-        "reach": any("reach" in events.EVENTS[name].needs for name in events.judged(settings)),
+        "dtype": PRECISIONS[settings["precision"]].__name__,
+        "reach": any("reach" in events.EVENTS[name].needs for name in judged),
     }
 
 

@@ -30,7 +30,8 @@ def _hyperparameters(settings: Settings) -> dict[str, float]:
 
 def signature(settings: Settings) -> descent.Signature:
     """Return what is static in a cell; Gram space where it is exact and takes fewer flops (2n < 4d)."""
-    training, shape = settings["training"], start.shape(settings)
+    training, judged = settings["training"], events.judged(settings)
+    shape = start.shape(settings, judged)
     linear = descent.OPTIMIZERS[training["optimizer"]["name"]].linear
     return descent.Signature(
         **shape,
@@ -38,7 +39,7 @@ def signature(settings: Settings) -> descent.Signature:
         optimizer=training["optimizer"]["name"],
         hyperparameters=tuple(_hyperparameters(settings)),
         schedule=_static_schedule(settings),
-        events=tuple(name for name in events.judged(settings) if events.EVENTS[name].update is not None),
+        events=tuple(name for name in judged if events.EVENTS[name].update is not None),
         measure_every=training["measure_every"],
         curve_points=training["curve"]["points"],
         curve_spacing=training["curve"]["spacing"],
