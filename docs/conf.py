@@ -55,7 +55,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_numpy_docstring = False
 
-GENERATED = {"keys": reference.keys, "notation": reference.notation}
+GENERATED = {"columns": reference.columns, "keys": reference.keys, "notation": reference.notation}
 
 
 def fill(_app, _docname, source):

@@ -45,6 +45,23 @@ def _cases(key: str, whole: Schema) -> Iterator[tuple[str, Schema]]:
             yield " ".join(case["if"]["properties"]["experiment"]["enum"]), form
 
 
+def columns() -> str:
+    """Return the columns that every experiment has, then those of each, and its curves; alike ones share a table."""
+    tables = {"Every experiment": types.BASE}
+    for name, experiment in EXPERIMENTS.items():
+        tables[f"`{name}`"] = tuple(experiment.columns())
+        tables[f"Curves of `{name}`"] = tuple(experiment.curves())
+    headings: dict[tuple[types.Column, ...], list[str]] = {}
+    for heading, found in tables.items():
+        headings.setdefault(found, []).append(heading)
+    return "\n\n".join(f"## {', '.join(names)}\n\n{_of(found)}" for found, names in headings.items() if found)
+
+
+def _of(found: tuple[types.Column, ...]) -> str:
+    rows = [f"| `{column.name}` | {column.type} | {_escaped(column.meaning.replace('||', '‖'), '')} |" for column in found]
+    return "\n".join(["| column | type | meaning |", "|---|---|---|", *rows])
+
+
 def notation() -> str:
     """Return the notation table of expreg/types.py as Markdown."""
     lines = [line for line in (types.__doc__ or "").splitlines() if line.startswith("|")]

@@ -132,7 +132,7 @@ for words in {calls!r}:
             main()
     except SystemExit as end:
         codes.append(int(end.code or 0))
-heavy = {{"jax", "jaxlib", "numpy", "pandas", "matplotlib", "scipy", "pyarrow", "duckdb", "sklearn"}}
+heavy = {{"jax", "jaxlib", "pandas", "matplotlib", "scipy", "pyarrow", "duckdb", "sklearn"}}
 print([codes, sorted(heavy & set(sys.modules)), time.process_time()])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,7 +20,7 @@ BASE = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("expreg.core.page.write", lambda *arguments: None)
+        patch.setattr("expreg.core.page.page.write", lambda *arguments: None)
         yield expreg.run(BASE, {"data.kind": "orthonormal"}, out=tmp_path_factory.mktemp("run") / "run")
 
 
@@ -73,7 +73,7 @@ def test_frobenius_norm_bounds_spectral_norm_bounds_the_smallest_eigenvalue(run)
 
 def test_training_measures_the_same_start(run, tmp_path, monkeypatch):
     """The two experiments share every draw: a threshold run's columns at the start are these."""
-    monkeypatch.setattr("expreg.core.page.write", lambda *arguments: None)
+    monkeypatch.setattr("expreg.core.page.page.write", lambda *arguments: None)
     change = {"experiment": "threshold", "training.max_steps": 1, "measure": ["E1", "Ecert"]}
     change |= {"sweep": {"product": {"n": [4], "m": [64, 1024], "replicate": {"count": 3}}}}
     trained = expreg.run(BASE | {"data": {"kind": "orthonormal"}}, change, out=tmp_path / "trained")

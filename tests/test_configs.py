@@ -52,7 +52,7 @@ def test_a_config_in_full_is_a_plan_of_a_few_programs(path):
 def without_report(patch, path):
     """Leave out the figures of most configs: they take longer than the cells."""
     if path.stem not in DRAWN:
-        patch.setattr("expreg.core.page.write", lambda *arguments: None)
+        patch.setattr("expreg.core.page.page.write", lambda *arguments: None)
 
 
 @pytest.mark.parametrize("path", RUN, ids=name)
@@ -92,7 +92,7 @@ def check_training(cells):
 @pytest.mark.parametrize("path", SCRIPTS, ids=name)
 def test_a_script_prints_its_result_and_writes_its_figure(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("expreg.core.page.write", lambda *arguments: None)  # drawn by the test above
+    monkeypatch.setattr("expreg.core.page.page.write", lambda *arguments: None)  # drawn by the test above
     figure = runpy.run_path(str(path))["main"](shrunk(ROOT / "configs" / f"{path.stem}.yaml"))
     assert figure.is_relative_to("runs")
     assert figure.read_bytes()[:4] == b"\x89PNG"

@@ -122,7 +122,7 @@ def test_every_command_runs(place, monkeypatch, capsys):
         smaller = shrunk(ROOT / arguments[1]) if arguments[0] == "run" else []
         code = run([*arguments, *smaller], monkeypatch)
         assert code == 0, f"{page}: {call}: exit code {code}: {capsys.readouterr().err}"
-        monkeypatch.setattr("expreg.core.page.write", lambda *_: None)
+        monkeypatch.setattr("expreg.core.page.page.write", lambda *_: None)
 
 
 def test_messages_are_as_shown(place, monkeypatch, capsys):
@@ -209,13 +209,13 @@ def test_commands_exist_and_each_is_documented():
     assert named == known == set(re.findall(r"`(\w+)`", listed[1]))
 
 
-def test_events_columns_statuses_and_exit_codes_are_explained(place):
+def test_events_columns_statuses_and_exit_codes_are_explained(place, reference):
     cells = expreg.run(SMALLEST, out=place / "smallest").cells
     mathematics, running = ((ROOT / f"docs/{page}.md").read_text() for page in ("mathematics", "running"))
     rows = set(re.findall(r"^\| `(\w+)` \|", mathematics, re.MULTILINE))
     criteria = {criterion.name for criterion in all_criteria()}
     assert rows == {*load(SMALLEST).measure, *(name for name in criteria if name.startswith("movement"))} <= criteria
-    assert {column for column in cells if not re.match(r"E(\d|cert)", column)} <= set(re.findall(r"`(\w+)`", running))
+    assert set(cells) <= set(re.findall(r"`(\w+)`", reference.columns()))
     statuses = {status.name for status in Status} - {"running"}
     assert statuses <= set(re.findall(r"^\| `(\w+)` \|", running, re.MULTILINE))
     codes = {kind.exit_code for _, kind in inspect.getmembers(errors, inspect.isclass) if hasattr(kind, "exit_code")}
@@ -259,7 +259,7 @@ def properties(schema: Any) -> Iterator[str]:
 def test_the_tables_of_keys_are_complete(reference):
     text, schema = reference.keys(), json_schema()
     marks = re.findall("<!-- generated: (.*) -->", "".join(page.read_text() for page in PAGES))
-    assert {"keys", "notation"} <= set(marks)
+    assert {"columns", "keys", "notation"} <= set(marks)
     del schema["properties"]["sweep"]
     of_the_sweep = set(properties([schema["$defs"].pop(name) for name in ("Sweep", "Axes")]))
     wanted = set(properties(schema)) - {"sweep"}

@@ -260,6 +260,8 @@ _LIST = (
 )
 EVENTS: dict[str, Event] = {event.name: event for event in _LIST}
 """Every event by name, in the order of configs and pages; `expreg.register` adds to it."""
+BUNDLED = tuple(EVENTS)
+"""What is measured where a config does not say: events that are registered later change no config and no cell id."""
 
 
 # --- which of them a cell is judged by, and what its row says

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from expreg.activation import ACTIVATIONS
 from expreg.core.config.fields import (
     EPSILON,
     Block,
@@ -23,10 +24,10 @@ from expreg.core.config.fields import (
     key,
 )
 from expreg.core.config.model import Config, Curve
+from expreg.data.kinds import DATA
+from expreg.kinds.network.events import BUNDLED, EVENTS, at_start
 
 LARGEST_TOLERANCE = 0.1  # of ||F - y||, not divided by ||y||
-_EVENTS = ("E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert")
-_AT_START = ("E1", "E1s", "E1m", "Ecert")
 
 StepsOrZero = Annotated[int, Number(integer=True, least=0, most=10**9)]
 Decay = Annotated[float, Number(least=0, below=1)]
@@ -42,35 +43,11 @@ def concentration() -> type[Config]:
     return ConcentrationConfig
 
 
-def _activations() -> tuple[str, ...]:
-    from expreg.activation import ACTIVATIONS
-
-    return tuple(ACTIVATIONS)
-
-
-def _data() -> list[type[Block]]:
-    from expreg.data.kinds import DATA
-
-    return [kind.schema for kind in DATA.values()]
-
-
-def _events() -> tuple[str, ...]:
-    from expreg.kinds.network import events
-
-    return tuple(getattr(events, "EVENTS", _EVENTS))
-
-
-def _events_at_start() -> tuple[str, ...]:
-    from expreg.kinds.network import events
-
-    return tuple(getattr(events, "at_start", lambda: _AT_START)())
-
-
 def _in_order(value: list[str]) -> list[str]:
     for index, event in enumerate(value):
         if event in value[:index]:
             raise fault("E-DUP", f"{event} already at index {value.index(event)}", index)
-    return [event for event in _events() if event in value]
+    return [event for event in EVENTS if event in value]
 
 
 # --- the network ----------------------------------------------------------------------------------
@@ -80,7 +57,7 @@ class Network(Block):
     """F(W, x) = scale * sum_r a_r phi(<w_r, x>), (A.1)."""
 
     m: Natural = key("m", "width; even with coupled initialisation")
-    activation: Annotated[str, Choice(options=_activations)] = key("exp", "phi")
+    activation: Annotated[str, Choice(options=lambda: ACTIVATIONS)] = key("exp", "phi")
     init: Annotated[str, Choice(options=("coupled", "iid"))] = key(
         "coupled", "coupled: equal neurons in pairs of opposite sign, F = 0 at the start"
     )
@@ -308,11 +285,11 @@ class TrainingConfig(Config):
     blocks: ClassVar[tuple[str, ...]] = ("data", "network", "training")
     sizes: ClassVar[Mapping[str, tuple[str, str]]] = {"n": ("data", "n"), "d": ("data", "d"), "m": ("network", "m")}
 
-    data: Annotated[Any, OneOf(models=_data)] = key({}, "samples and labels")
+    data: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in DATA.values()])] = key({}, "samples and labels")
     network: Network = key({}, "the network")
     training: Training = key({}, "optimizer, step size and stopping rules")
-    measure: Annotated[list[Annotated[str, Choice(options=_events)]], AfterValidator(_in_order)] = Field(
-        default_factory=lambda: list(_events()), description="events to record (C.27)"
+    measure: Annotated[list[Annotated[str, Choice(options=lambda: EVENTS)]], AfterValidator(_in_order)] = Field(
+        default_factory=lambda: list(BUNDLED), description="events to record (C.27)"
     )
 
 
@@ -322,8 +299,8 @@ class ConcentrationConfig(Config):
     blocks: ClassVar[tuple[str, ...]] = ("data", "network")
     sizes: ClassVar[Mapping[str, tuple[str, str]]] = TrainingConfig.sizes
 
-    data: Annotated[Any, OneOf(models=_data)] = key({}, "samples and labels")
+    data: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in DATA.values()])] = key({}, "samples and labels")
     network: Network = key({}, "the network")
-    measure: Annotated[list[Annotated[str, Choice(options=_events_at_start)]], AfterValidator(_in_order)] = Field(
-        default_factory=lambda: list(_events_at_start()), description="events to record (C.27)"
+    measure: Annotated[list[Annotated[str, Choice(options=at_start)]], AfterValidator(_in_order)] = Field(
+        default_factory=lambda: [name for name in at_start() if name in BUNDLED], description="events to record (C.27)"
     )
