@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready$(if $(EXTRAS),-$(EXTRAS))
 UV := $(BIN)/uv pip
 
-.PHONY: setup run test check bench docs clean requirements
+.PHONY: setup run test check golden bench docs clean requirements
 
 setup: $(STAMP)
 
@@ -31,6 +31,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# only where a change of ids, rows or curves is intended
+golden: $(STAMP)
+	$(BIN)/python tests/golden/record.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/training.py
