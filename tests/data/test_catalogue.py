@@ -109,7 +109,7 @@ def test_other_keys_and_numbers_compile_nothing(kind):
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         for step, key in enumerate(keys):
-            changed = {SWEPT[kind]: 0.01 * step} if SWEPT[kind] else {}
+            changed = {SWEPT[kind]: 0.01 * (step + 1)} if SWEPT[kind] else {}
             drawn.add(data.make({**options, **changed}, key, key)[0].tobytes())
         assert len(drawn) == 4
         assert not any("compile" in event for event in events)

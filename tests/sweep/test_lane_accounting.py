@@ -121,7 +121,6 @@ def full(monkeypatch):
     return set_up
 
 
-@pytest.mark.xfail(strict=True, reason="prepared cells are not given back")
 @pytest.mark.parametrize("where", ["dispatch", "read"])
 @pytest.mark.parametrize("at", [2, 3, 5])
 def test_out_of_memory_in_mid_run_gives_the_waiting_cells_back(full, at, where):
@@ -134,7 +133,6 @@ def test_out_of_memory_in_mid_run_gives_the_waiting_cells_back(full, at, where):
     assert all(totals[f"c{i}"] == n * (n + 1) / 2 for i, n in enumerate(lengths))
 
 
-@pytest.mark.xfail(strict=True, reason="prepared cells are not given back")
 def test_where_one_lane_is_too_much_every_cell_that_is_left_is_a_row(full):
     full(3, "read", most=0)
     rows = rows_of(Engine(countdown(), lanes=4, slice_seconds=1e-6), cells_of([1, 1, *[50] * 20]))
