@@ -58,7 +58,8 @@ def columns() -> str:
 
 
 def _of(found: tuple[types.Column, ...]) -> str:
-    rows = [f"| `{column.name}` | {column.type} | {_escaped(column.meaning.replace('||', '‖'), '')} |" for column in found]
+    meanings = [_escaped(column.meaning.replace("||", "‖"), "") for column in found]
+    rows = [f"| `{column.name}` | {column.type} | {meaning} |" for column, meaning in zip(found, meanings, strict=True)]
     return "\n".join(["| column | type | meaning |", "|---|---|---|", *rows])
 
 
