@@ -177,7 +177,7 @@ class _Loading:
             yield Fault(axis.path, "E-AXIS", f"the config has no value '{axis.name[:60]}' to sweep{hint}")
             return
         if path is None and axis.name != "replicate" and axis.name in self._reserved():
-            message = f"'{axis.name}' has a meaning of its own; choose another name for the axis"
+            message = f"'{axis.name}' is a key or a column of this experiment; choose another name for the axis"
             yield Fault(axis.path, "E-AXIS", message)
             return
         rules: tuple[Rule, ...] = (REPLICATE if axis.name == "replicate" else FREE,)

@@ -100,7 +100,7 @@ def shape(settings: Settings, judged: Iterable[str], *, base: int = 2) -> dict[s
         "neurons": bucket(network["m"], n, base=base) // branches,
         "branches": branches,
         "activation": network["activation"],
-        "dtype": np.dtype(PRECISIONS[settings["precision"]]).name,
+        "dtype": PRECISIONS[settings["precision"]].__name__,
         "reach": any("reach" in events.EVENTS[name].needs for name in judged),
     }
 
