@@ -105,10 +105,10 @@ def _rows(mapping: Schema, model: type[Block], path: str, whole: Schema) -> Iter
         required = mapping.get("required", () if path else mapping["anyOf"][0]["required"])
         default = "**required**" if key in required else _default(model, key)
         cases = [] if path else [(f"{full}:{case}", form) for case, form in _cases(key, whole)]
-        told = [
+        shown = [
             f"{_values(form, where, whole)} ({where.partition(':')[2].replace(' ', ', ')})" for where, form in cases
         ]
-        values = ELSEWHERE.get(full) or "; ".join(told) or _values(found, full, whole)
+        values = ELSEWHERE.get(full) or "; ".join(shown) or _values(found, full, whole)
         found = cases[0][1] if cases else found
         yield f"`{key}`", values, default, _prose(found.get("description", ""))
 

@@ -152,20 +152,20 @@ def status(run: RunDirectory, as_json: AsJson = False) -> None:
     """Say what is done in a run directory, also while the run goes on."""
     from expreg import api
 
-    told = api.status(run)
-    _say(_json(told) if as_json else _status_text(run, told))
+    facts = api.status(run)
+    _say(_json(facts) if as_json else _status_text(run, facts))
 
 
-def _status_text(run: Path, told: Mapping[str, Any]) -> str:
+def _status_text(run: Path, facts: Mapping[str, Any]) -> str:
     from expreg.core.page import terminal
 
-    planned = "?" if told["planned"] is None else told["planned"]
-    state = "running now" if told["running"] else "not running"
-    last = told["last_event"] or {}
-    lines = [f"{run}: {told['done']} of {planned} cells done, {state}"]
-    lines += terminal.pairs(told["by_status"], indent=2)
+    planned = "?" if facts["planned"] is None else facts["planned"]
+    state = "running now" if facts["running"] else "not running"
+    last = facts["last_event"] or {}
+    lines = [f"{run}: {facts['done']} of {planned} cells done, {state}"]
+    lines += terminal.pairs(facts["by_status"], indent=2)
     lines += [f"  last event: {last['kind']} at {last['time']}"] if last else []
-    return "\n".join([*lines, *(f"  damaged: {line}" for line in told["damaged"])])
+    return "\n".join([*lines, *(f"  damaged: {line}" for line in facts["damaged"])])
 
 
 @app.command(short_help="Make report.html and figures/ of a run again.")
@@ -287,13 +287,13 @@ def doctor(as_json: AsJson = False) -> None:
     """Show versions, devices, precision and compile cache, and try one program."""
     from expreg import api
 
-    told = api.doctor()
+    facts = api.doctor()
     if as_json:
-        _say(_json(told))
+        _say(_json(facts))
         return
     from expreg.core.page import terminal
 
-    shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in told.items()}
+    shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in facts.items()}
     _say("\n".join(terminal.pairs(shown)))
 
 

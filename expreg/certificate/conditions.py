@@ -192,7 +192,7 @@ def measure(
         spectra: the eigenvalues, where the caller's program has them already.
 
     float64 unless there is a reason: what float32 certifies holds too, but its slack costs about 1e-3 of the step
-    size, and lambda_0 must be above 1e-5 lambda_max_0 to be told from 0.
+    size, and lambda_0 must be above 1e-5 lambda_max_0 to differ from 0.
 
     Raises:
         ValueError: an activation without certificate, one that is not its own second derivative.

@@ -100,7 +100,7 @@ def _scipy_npz(source: IO[bytes], file: str) -> Any:
     shape: Any = tuple(int(size) for size in parts["shape"])
     bounded(shape, file)
     found: Any = (sparse.csr_array if kind == "csr" else sparse.csc_array)(shape)
-    # set, not given to the constructor: what is wrong with them is told by `sparse.from_scipy`, in words
+    # set, not given to the constructor: what is wrong with them is what `sparse.from_scipy` reports
     found.data = parts["data"]
     found.indices, found.indptr = (parts[name].astype(np.int64) for name in ("indices", "indptr"))
     return found

@@ -212,7 +212,7 @@ def cells(config: Config) -> Iterator[tuple[Settings, Axes]]:
     resolver = Resolver(config)
     convert = _converters(config, resolver)
     fixed = {"experiment": config.experiment, "measure": list(config.measure)}
-    told = {name: canonical(value) for name, value in fixed.items()}
+    constant = {name: canonical(value) for name, value in fixed.items()}
     seen: set[str] = set()
     for row in _rows(config):
         blocks = {block: resolver.block(block, row) for block in config.blocks}
@@ -221,7 +221,7 @@ def cells(config: Config) -> Iterator[tuple[Settings, Axes]]:
             continue
         precision = row.get("precision", config.precision)
         seed, replicate = _integer(row.get("seed", config.seed)), _integer(row.get("replicate", 0))
-        texts = {**told, "precision": f'"{precision}"', "replicate": f"{replicate}", "seed": f"{seed}"}
+        texts = {**constant, "precision": f'"{precision}"', "replicate": f"{replicate}", "seed": f"{seed}"}
         for block, found in sound.items():
             texts[block] = found.text
         # the canonical JSON of the settings, from that of its parts: what most of the time would go into

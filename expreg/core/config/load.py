@@ -35,7 +35,7 @@ def load(
     """
     document = gather(source, overrides)
     given = document.value
-    experiment, told = _experiment(given, experiments)
+    experiment, unknown = _experiment(given, experiments)
     loading = _Loading(experiment, document)
     config = loading.config()
     others = {block for other in experiments.values() for block in other.schema().blocks}
@@ -44,7 +44,7 @@ def load(
         Fault(f.path, f.code, f"{experiment.name} has no {f.path[0]}; remove this key") if f in strange else f
         for f in loading.first
     ]
-    faults = _independent(told + first, document.faulty)
+    faults = _independent(unknown + first, document.faulty)
     if config is not None and not (faults or document.faulty or loading.second):
         loading.second += _third(config.with_source(loading.source))
     faults += _independent(loading.second, document.faulty | {f.path for f in loading.first})

@@ -210,8 +210,8 @@ def check(model: type[Block], given: Any, context: Any, prefix: Path = ()) -> tu
 def _translate(details: Any, model: type[Block], given: Any, prefix: Path) -> list[Fault]:
     kind, path, value = details["type"], details["loc"], details["input"]
     if kind == "expreg":
-        told = details["ctx"]
-        return told["faults"] if told["absolute"] else [found.below((*prefix, *path)) for found in told["faults"]]
+        ctx = details["ctx"]
+        return ctx["faults"] if ctx["absolute"] else [found.below((*prefix, *path)) for found in ctx["faults"]]
     where = (*prefix, *path)
     if kind == "extra_forbidden":
         owner = _owner(model, given, path[:-1])

@@ -76,7 +76,7 @@ def _commit() -> str | None:
     if not (root / ".git").exists():  # installed: a repository around it is someone else's
         return None
     try:
-        told = subprocess.run(
+        answer = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True,
             text=True,
@@ -86,4 +86,4 @@ def _commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return told.stdout.strip() or None
+    return answer.stdout.strip() or None

@@ -141,6 +141,6 @@ def _sentences(found: Mapping[str, Any]) -> list[str]:
     ]
     if found["planned"] is None:
         return sentences
-    expected = f"{found['planned']} replicates let expect +-{found['expected']:.2g} for {over}"
+    expected = f"{found['planned']} replicates are expected to give +-{found['expected']:.2g} for {over}"
     short = found["planned"] < found["for_quantile"]
     return [*sentences, f"{expected}, but no upper limit of the {quantile}." if short else f"{expected}."]
