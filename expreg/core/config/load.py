@@ -125,7 +125,7 @@ class _Loading:
         grid_is_sound = not self.second
         for axis in self.axes:
             if axis.form != "broken":
-                self.second += self._axis(axis)
+                self.second += [*self._axis(axis), *self._twice(axis)]
         if config is not None and grid_is_sound and not self.second and not self.faulty:
             self.second += self._idle()
         return config
@@ -195,16 +195,18 @@ class _Loading:
         curves = {f"curve_{column.name}" for column in self.experiment.curves()}
         return {"step", *columns, *curves, *self.model.model_fields}
 
+    def _twice(self, axis: grid.Axis) -> Iterator[Fault]:
+        """Yield that what a size sweeps is given as well."""
+        path = self.targets[axis.name]
+        if axis.name in self.model.sizes and path and path not in {found.path for found in self.first}:
+            dotted = show_path(path)
+            if dotted in self.targets or _at(self.given, path) not in (None, axis.name):
+                yield Fault(axis.path, "E-AXIS", f"{axis.name} is swept, and {dotted} is given; remove one of them")
+
     def _idle(self) -> Iterator[Fault]:
-        """Yield axes that set nothing, or what is given as well."""
+        """Yield axes that set nothing."""
         for axis in self.axes:
-            path = self.targets[axis.name]
-            if axis.name in self.model.sizes and path:
-                dotted = show_path(path)
-                if dotted in self.targets or _at(self.given, path) not in (None, axis.name):
-                    message = f"{axis.name} is swept, and {dotted} is given; remove one of them"
-                    yield Fault(axis.path, "E-AXIS", message)
-            elif path is None and axis.name not in {*self.used, "replicate"}:
+            if self.targets[axis.name] is None and axis.name not in {*self.used, "replicate"}:
                 yield Fault(axis.path, "E-AXIS", f"axis {axis.name} sets nothing: no expression names it")
 
 
