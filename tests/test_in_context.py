@@ -8,7 +8,7 @@ import pytest
 import expreg
 from expreg import data, shift
 from expreg.core.stats.summary import Asked
-from expreg.core.store.part import BASE
+from expreg.core.store.columns import NAMES
 from expreg.errors import InputError
 from expreg.kinds import in_context as kind
 from expreg.kinds.in_context import program as in_context
@@ -200,7 +200,7 @@ def test_rows_have_the_declared_columns():
     rows = [in_context.row(settings, record_of(settings)) for settings in (settings_of(), settings_of(**head, d=32))]
     found = {name for row in rows for name in row}
     declared = [column.name for column in kind.IN_CONTEXT.columns()]
-    assert {name for name in found if not name.startswith("curve_")} - set(BASE) == set(declared)
+    assert {name for name in found if not name.startswith("curve_")} - set(NAMES) == set(declared)
     assert {name for name in found if name.startswith("curve_")} == {
         f"curve_{c.name}" for c in kind.IN_CONTEXT.curves()
     }

@@ -13,7 +13,7 @@ from expreg import api, residual
 from expreg.activation import ACTIVATIONS
 from expreg.core import config as plan
 from expreg.core.engine.lanes import Engine
-from expreg.core.store.part import BASE
+from expreg.core.store.columns import NAMES
 from expreg.data import problems
 from expreg.errors import InputError
 from expreg.kinds import EXPERIMENTS
@@ -156,7 +156,7 @@ def test_a_row_has_the_declared_columns(kind):
     own = {"n": 24, "d": 3} if kind == "gaussian" else {}
     [row] = run_alone(settings_of(problem={"kind": kind, **own}, solver={"max_steps": 1})).values()
     experiment = EXPERIMENTS["regression"]
-    base = {*BASE, *(name for name in row if name.startswith("problem."))}
+    base = {*NAMES, *(name for name in row if name.startswith("problem."))}
     declared = [column.name for column in experiment.columns()]
     assert {name for name in row if not name.startswith("curve_")} - base == set(declared)
     assert {name for name in row if name.startswith("curve_")} == {f"curve_{c.name}" for c in experiment.curves()}
