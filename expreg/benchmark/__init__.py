@@ -1,7 +1,6 @@
 """Side-by-side timings with peers, on problems that everyone gets and by a judge that belongs to nobody."""
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from expreg.errors import InputError, Problem
@@ -19,8 +18,7 @@ def bench(
     from expreg.solver import solve
 
     if suite not in SUITES:
-        message = f"got {suite!r}, expected one of {', '.join(SUITES)}"
-        raise InputError(Problem("E-ENUM", message, key="SUITE"))
+        raise InputError(Problem("E-ENUM", f"got {suite!r}, expected one of {', '.join(SUITES)}", key="SUITE"))
     if suite == "scaling":
         found = scaling.run(solve, quick=quick, say=say)
         return found, scaling.text(found)
@@ -30,17 +28,3 @@ def bench(
         raise InputError(Problem("E-ENUM", message, key="--only"))
     found = regression.run(solve, names, quick=quick, limit=limit, say=say)
     return found, regression.text(found)
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as text, numbers to the right of the first column."""
-    from rich.console import Console
-    from rich.table import Table
-
-    drawn, out = Table(box=None, pad_edge=False), io.StringIO()
-    for i, name in enumerate(columns):
-        drawn.add_column(name, justify="right" if i else "left", no_wrap=True)
-    for row in rows:
-        drawn.add_row(*row)
-    Console(file=out, width=1000).print(drawn)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"

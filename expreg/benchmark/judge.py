@@ -3,24 +3,16 @@
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
-REQUIRED = 1e-8
-"""The accuracy at which a solver is done."""
-
-
-def _magnitudes(A: Any) -> Any:
-    """Return |A| where A is sparse; None for a dense A, of which no second copy should stand in memory."""
-    found: Any = A
-    return abs(found) if sparse.issparse(A) else None
+REQUIRED = 1e-8  # the accuracy at which a solver is done
 
 
 class Judge:
-    """Say how close to stationary an x is; holds what does not depend on x."""
+    """Say how close to stationary an x is; keeps what does not depend on x."""
 
     def __init__(self, A: Any, b: np.ndarray, loss: str, activation: str) -> None:
         self.A, self.b, self.loss, self.activation = A, b, loss, activation
-        self.magnitudes = _magnitudes(A)
+        self.magnitudes = abs(A) if hasattr(A, "nnz") else None  # of a sparse A only
 
     def __call__(self, x: np.ndarray) -> float:
         """Return max_j |g_j| / s_j for the gradient g of the loss at x, (d,).
@@ -38,11 +30,13 @@ class Judge:
 
     def _parts(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return u, v, the target t and the gradient c with respect to u, with a common factor taken out."""
-        shift = z.max() if self.activation == "exp" else np.abs(z).max()
-        up, down = np.exp(z - shift), np.exp(-z - shift) if self.activation != "exp" else 0.0
-        u, v = {"exp": (up, up), "cosh": (up + down, up - down), "sinh": (up - down, up + down)}[self.activation]
-        half = 1.0 if self.activation == "exp" else 0.5
-        u, v = half * u, half * v
+        if self.activation == "exp":
+            shift = z.max()
+            u = v = np.exp(z - shift)
+        else:
+            shift = np.abs(z).max()
+            up, down = np.exp(z - shift) / 2, np.exp(-z - shift) / 2
+            u, v = (up + down, up - down) if self.activation == "cosh" else (up - down, up + down)
         if self.loss == "exponential":
             target = self.b * np.exp(-shift)
             return u, v, target, u - target
@@ -56,7 +50,5 @@ class Judge:
         if self.magnitudes is not None:
             return self.magnitudes.T @ weights
         step = max(1, 2**20 // self.A.shape[1])
-        total = np.zeros(self.A.shape[1])
-        for first in range(0, len(weights), step):
-            total += weights[first : first + step] @ np.abs(self.A[first : first + step])
-        return total
+        pieces = (slice(first, first + step) for first in range(0, len(weights), step))
+        return sum(weights[piece] @ np.abs(self.A[piece]) for piece in pieces)

@@ -5,6 +5,7 @@ meets a loss of 1e-12; its own stopping rules are switched off, and the judge lo
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,190 +17,154 @@ import numpy as np
 
 from expreg import residual, sparse
 
-LARGEST = 4 * 2**30
-"""Bytes that a dense Jacobian and the three arrays like it that a factorisation needs may take."""
+LARGEST = 4 * 2**30  # bytes that a dense Jacobian and the three arrays like it that a factorisation needs may take
 MAX_STEPS = 100_000
-
-
-class Objective(NamedTuple):
-    """One problem as functions of x (d,), compiled; all scaled so that the value at the start is 1/2.
-
-    `residual(x)` (n,); `jacobian(x)` (n, d); `forward(x, p)` = J p and `backward(x, y)` = J^T y; `value(x)` = (loss,
-    gradient (d,)); `curvature(x, p)` = Hessian times p. `kind`: (loss, activation); `arguments`: the arrays.
-    """
-
-    residual: Callable[[Any], Any]
-    jacobian: Callable[[Any], Any]
-    forward: Callable[[Any, Any], Any]
-    backward: Callable[[Any, Any], Any]
-    value: Callable[[Any], Any]
-    curvature: Callable[[Any, Any], Any]
-    kind: tuple[str, str]
-    arguments: Any
-    shape: tuple[int, int]
-
 
 Watch = Callable[[np.ndarray], None]
 """Look at an iterate; raises when it is accurate enough or the time is up."""
 
 
-_compiled = partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.tree_util.register_dataclass, data_fields=("A", "b", "scale"), meta_fields=("loss", "activation"))
+@dataclass(frozen=True)
+class Objective:
+    """One problem as compiled functions of x (d,), its residual multiplied by `scale`."""
 
+    A: Any
+    b: Any
+    scale: Any
+    loss: str
+    activation: str
 
-def _outer(loss: str, activation: str, z: Any, b: Any) -> tuple[Any, Any, Any, Any]:
-    """Return the residual r (n,) and v, L, R of its z-Jacobian diag(v) - L R^T."""
-    at = residual.terms(z, b, loss, activation)
-    v, L, M = residual.jacobian(at, loss)
-    factor = jnp.exp(at.log_scale / 2)
-    return factor * at.r, factor * v, factor * L, residual.scaled_curvature(at, loss, exact=False).Q @ M
+    def _parts(self, x: Any) -> tuple[Any, Any, Any, Any]:
+        """Return the residual r (n,) and v, L, R of its z-Jacobian diag(v) - L R^T."""
+        at = residual.terms(sparse.matvec(self.A, x), self.b, self.loss, self.activation)
+        v, L, M = residual.jacobian(at, self.loss)
+        scale = self.scale * jnp.exp(at.log_scale / 2)
+        return scale * at.r, scale * v, scale * L, residual.scaled_curvature(at, self.loss, exact=False).Q @ M
 
+    @jax.jit
+    def residual(self, x: Any) -> Any:
+        """Return r (n,)."""
+        return self._parts(x)[0]
 
-@_compiled
-def _residual(loss: str, activation: str, arguments: Any, x: Any) -> Any:
-    A, b, scale = arguments
-    return scale * _outer(loss, activation, sparse.matvec(A, x), b)[0]
+    @jax.jit
+    def jacobian(self, x: Any) -> Any:
+        """Return J (n, d), dense."""
+        _, v, L, R = self._parts(x)
+        low = (jnp.outer(left, sparse.rmatvec(self.A, right)) for left, right in zip(L.T, R.T, strict=True))
+        return sparse.to_dense(sparse.scale_rows(self.A, v)) - sum(low)
 
+    @jax.jit
+    def forward(self, x: Any, p: Any) -> Any:
+        """Return J p."""
+        _, v, L, R = self._parts(x)
+        t = sparse.matvec(self.A, p)
+        return v * t - L @ (R.T @ t)
 
-@_compiled
-def _jacobian(loss: str, activation: str, arguments: Any, x: Any) -> Any:
-    A, b, scale = arguments
-    _, v, L, R = _outer(loss, activation, sparse.matvec(A, x), b)
-    rows = sparse.to_dense(sparse.scale_rows(A, v))
-    return scale * (rows - sum(jnp.outer(left, sparse.rmatvec(A, right)) for left, right in zip(L.T, R.T, strict=True)))
+    @jax.jit
+    def backward(self, x: Any, y: Any) -> Any:
+        """Return J^T y."""
+        _, v, L, R = self._parts(x)
+        return sparse.rmatvec(self.A, v * y - R @ (L.T @ y))
 
+    @jax.jit
+    def value(self, x: Any) -> tuple[Any, Any]:
+        """Return the loss and its gradient (d,)."""
+        given = sparse.matvec(self.A, x), self.b, self.loss, self.activation
+        gradient = sparse.rmatvec(self.A, residual.gradient(*given))
+        return self.scale**2 * residual.loss_value(*given), self.scale**2 * gradient
 
-@_compiled
-def _forward(loss: str, activation: str, arguments: Any, x: Any, p: Any) -> Any:
-    A, b, scale = arguments
-    _, v, L, R = _outer(loss, activation, sparse.matvec(A, x), b)
-    t = sparse.matvec(A, p)
-    return scale * (v * t - L @ (R.T @ t))
-
-
-@_compiled
-def _backward(loss: str, activation: str, arguments: Any, x: Any, y: Any) -> Any:
-    A, b, scale = arguments
-    _, v, L, R = _outer(loss, activation, sparse.matvec(A, x), b)
-    return scale * sparse.rmatvec(A, v * y - R @ (L.T @ y))
-
-
-@_compiled
-def _value(loss: str, activation: str, arguments: Any, x: Any) -> tuple[Any, Any]:
-    A, b, scale = arguments
-    z = sparse.matvec(A, x)
-    gradient = sparse.rmatvec(A, residual.gradient(z, b, loss, activation))
-    return scale**2 * residual.loss_value(z, b, loss, activation), scale**2 * gradient
-
-
-@_compiled
-def _curvature(loss: str, activation: str, arguments: Any, x: Any, p: Any) -> Any:
-    A, b, scale = arguments
-    found = residual.curvature(sparse.matvec(A, x), b, loss, activation)
-    t = sparse.matvec(A, p)
-    return scale**2 * sparse.rmatvec(A, found.diagonal * t + found.Q @ (found.S @ (found.Q.T @ t)))
+    @jax.jit
+    def curvature(self, x: Any, p: Any) -> Any:
+        """Return the Hessian times p."""
+        found = residual.curvature(sparse.matvec(self.A, x), self.b, self.loss, self.activation)
+        t = sparse.matvec(self.A, p)
+        return self.scale**2 * sparse.rmatvec(self.A, found.diagonal * t + found.Q @ (found.S @ (found.Q.T @ t)))
 
 
 def objective(A: Any, b: np.ndarray, loss: str, activation: str, x0: np.ndarray) -> Objective:
-    """Return the functions of one problem; A is a device array or a Sparse of device arrays."""
-    kind = (loss, activation)
-    start = np.linalg.norm(np.asarray(_residual(*kind, (A, jnp.asarray(b), jnp.asarray(1.0)), jnp.asarray(x0))))
-    arguments = (A, jnp.asarray(b), jnp.asarray(1 / start))
-    bound = [partial(f, *kind, arguments) for f in (_residual, _jacobian, _forward, _backward, _value, _curvature)]
-    return Objective(bound[0], bound[1], bound[2], bound[3], bound[4], bound[5], kind, arguments, A.shape)
+    """Return one problem, its loss 1/2 at x0; A is a device array or a Sparse of device arrays."""
+    plain = Objective(A, jnp.asarray(b), jnp.asarray(1.0), loss, activation)
+    return replace(plain, scale=1 / jnp.linalg.norm(plain.residual(x0)))
 
 
-# --- SciPy ------------------------------------------------------------------------------------------
+def _trust_region(steps: str, problem: Objective, x0: np.ndarray, watch: Watch) -> None:
+    """SciPy least_squares, trust region reflective, by singular values of J (exact) or LSMR on products with it."""
+    optimize, linalg = _scipy("optimize"), _scipy("sparse.linalg")
 
-
-def trust_region_exact(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
-    """SciPy least_squares, trust region reflective, exact steps by a singular value decomposition of J."""
-    _trf(problem, x0, watch, lambda x: np.asarray(problem.jacobian(x)), "exact")
-
-
-def trust_region_lsmr(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
-    """SciPy least_squares, trust region reflective, steps by LSMR on products with J."""
-    linalg: Any = import_module("scipy.sparse.linalg")
-
-    def jacobian(x: np.ndarray) -> Any:
+    def jacobian(x: np.ndarray) -> Any:  # asked for at every accepted point
+        watch(x)
+        if steps == "exact":
+            return np.asarray(problem.jacobian(x))
         at = np.array(x)
         return linalg.LinearOperator(
-            problem.shape,
+            problem.A.shape,
             matvec=lambda p: np.asarray(problem.forward(at, np.ravel(p))),
             rmatvec=lambda y: np.asarray(problem.backward(at, np.ravel(y))),
             dtype=np.float64,
         )
 
-    _trf(problem, x0, watch, jacobian, "lsmr")
-
-
-def _trf(problem: Objective, x0: np.ndarray, watch: Watch, jacobian: Callable, solver: str) -> None:
-    optimize: Any = import_module("scipy.optimize")  # its stubs know neither a loop over methods nor operators
-
-    def watched(x: np.ndarray) -> Any:  # the Jacobian is asked for at every accepted point
-        watch(x)
-        return jacobian(x)
-
     limits = {"ftol": None, "gtol": None, "xtol": 3e-16, "max_nfev": MAX_STEPS}
-    optimize.least_squares(lambda x: np.asarray(problem.residual(x)), x0, watched, tr_solver=solver, **limits)
+    optimize.least_squares(lambda x: np.asarray(problem.residual(x)), x0, jacobian, tr_solver=steps, **limits)
 
 
 def _minimise(method: str, options: dict[str, Any], problem: Objective, x0: np.ndarray, watch: Watch) -> None:
     """SciPy minimize; trust-ncg takes Newton steps by truncated conjugate gradients on Hessian products."""
-    optimize: Any = import_module("scipy.optimize")
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
         loss, gradient = problem.value(x)
         return float(loss), np.asarray(gradient)
 
-    def curvature(x: np.ndarray, p: np.ndarray) -> np.ndarray:
-        return np.asarray(problem.curvature(x, p))
-
-    more: dict[str, Any] = {"hessp": curvature} if method == "trust-ncg" else {}
-    options = {"maxiter": MAX_STEPS, **options}
-    optimize.minimize(
-        value, x0, jac=True, method=method, callback=lambda x: watch(np.array(x)), options=options, **more
+    _scipy("optimize").minimize(
+        value,
+        x0,
+        jac=True,
+        method=method,
+        hessp=(lambda x, p: np.asarray(problem.curvature(x, p))) if method == "trust-ncg" else None,
+        callback=lambda x: watch(np.array(x)),
+        options={"maxiter": MAX_STEPS, **options},
     )
 
 
-# --- optimistix -------------------------------------------------------------------------------------
+def _scipy(module: str) -> Any:
+    return import_module(f"scipy.{module}")  # its stubs know neither a loop over methods nor operators
 
 
 def _step_by_step(name: str, problem: Objective, x0: np.ndarray, watch: Watch) -> None:
     """Run an optimistix solver as its documentation does interactively, one compiled step at a time."""
-    x: Any = jnp.asarray(x0)
-    start, step = _step_of(name, *problem.kind, problem.shape, x, problem.arguments)
-    state = start
+    kind = (problem.loss, problem.activation, problem.A.shape)
+    if kind not in _compiled:
+        _compiled.clear()
+    made, x = _compiled.setdefault(kind, {}), jnp.asarray(x0)
+    if name not in made:
+        made[name] = _first_state_and_step(name, problem, x)
+    state, step = made[name]
     for _ in range(MAX_STEPS):
-        x, state, _ = step(x, problem.arguments, state)
+        x, state, _ = step(x, problem, state)
         watch(np.asarray(x))
 
 
-_steps: dict[tuple, tuple[Any, Callable]] = {}
-"""First states and compiled steps; only those of the current problem, so that its arrays can be freed."""
+_compiled: dict[tuple, dict[str, tuple[Any, Callable]]] = {}
+"""First states and steps, of the current kind of problem only, so that arrays can be freed.
+
+Kept because optimistix compares what it compiled by identity.
+"""
 
 
-def _step_of(name: str, loss: str, activation: str, shape: tuple[int, int], x: Any, arguments: Any) -> Any:
-    """Return the first state and the step; kept, because optimistix compares what it compiled by identity."""
+def _first_state_and_step(name: str, problem: Objective, x: Any) -> tuple[Any, Callable]:
     import equinox
     import optimistix
 
-    key = (name, loss, activation, shape)
-    if key in _steps:
-        return _steps[key]
-    for other in [other for other in _steps if other[1:] != key[1:]]:
-        del _steps[other]
     solver = getattr(optimistix, name)(rtol=1e-15, atol=1e-15)
     tags: frozenset[object] = frozenset()
 
-    def function(x: Any, arguments: Any) -> tuple[Any, None]:
-        r = _residual(loss, activation, arguments, x)
+    def function(x: Any, problem: Objective) -> tuple[Any, None]:
+        r = problem.residual(x)
         return (0.5 * r @ r if name == "BFGS" else r), None
 
-    shapes = jax.eval_shape(lambda: function(x, arguments)[0])
-    first = solver.init(function, x, arguments, {}, shapes, None, tags)
-    step = equinox.filter_jit(lambda x, arguments, state: solver.step(function, x, arguments, {}, state, tags))
-    _steps[key] = first, step
-    return first, step
+    shapes = jax.eval_shape(lambda: function(x, problem)[0])
+    first = solver.init(function, x, problem, {}, shapes, None, tags)
+    return first, equinox.filter_jit(lambda x, problem, state: solver.step(function, x, problem, {}, state, tags))
 
 
 class Peer(NamedTuple):
@@ -210,11 +175,11 @@ class Peer(NamedTuple):
     package: str
 
 
-_LBFGS = partial(_minimise, "L-BFGS-B", {"ftol": 0, "gtol": 0, "maxfun": MAX_STEPS})
+_LBFGS = {"ftol": 0, "gtol": 0, "maxfun": MAX_STEPS}
 PEERS: dict[str, Peer] = {
-    "scipy trf": Peer(trust_region_exact, dense=True, package="scipy"),
-    "scipy lsmr": Peer(trust_region_lsmr, dense=False, package="scipy"),
-    "scipy l-bfgs-b": Peer(_LBFGS, dense=False, package="scipy"),
+    "scipy trf": Peer(partial(_trust_region, "exact"), dense=True, package="scipy"),
+    "scipy lsmr": Peer(partial(_trust_region, "lsmr"), dense=False, package="scipy"),
+    "scipy l-bfgs-b": Peer(partial(_minimise, "L-BFGS-B", _LBFGS), dense=False, package="scipy"),
     "scipy trust-ncg": Peer(partial(_minimise, "trust-ncg", {"gtol": 0}), dense=False, package="scipy"),
     "optimistix lm": Peer(partial(_step_by_step, "LevenbergMarquardt"), dense=True, package="optimistix"),
     "optimistix gn": Peer(partial(_step_by_step, "GaussNewton"), dense=True, package="optimistix"),

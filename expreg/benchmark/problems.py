@@ -21,16 +21,9 @@ class Case(NamedTuple):
     targets: list[np.ndarray]
     x0: np.ndarray
 
-    @property
-    def nnz(self) -> int:
-        """Return the number of stored entries of A."""
-        return int(getattr(self.A, "nnz", self.A.size))
 
-
-NOISE = 0.1
-"""Relative size of the noise on the targets: the residual at the solution is not zero."""
-QUICK = 100
-"""By how much `quick` divides the rows."""
+NOISE = 0.1  # relative, on the targets: the residual at the solution is not zero
+QUICK = 100  # by how much `quick` divides the rows
 
 
 def _dense(name: str, n: int, d: int, loss: str, quick: bool, *, activation: str = "exp", **shape: float) -> Case:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from expreg.benchmark import table
 from expreg.benchmark.problems import NOISE, random_rows
+from expreg.core.page import terminal
 from expreg.data import problems
 
 SIZES = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000)
@@ -32,7 +32,10 @@ def run(
     """
     rows: list[dict[str, Any]] = []
     for wanted in sizes or (QUICK_SIZES if quick else SIZES):
-        A, b = _problem(wanted // EACH)
+        rng = np.random.default_rng(wanted // EACH)
+        A = random_rows(rng, wanted // EACH, COLUMNS, EACH)
+        x = rng.standard_normal(COLUMNS) / math.sqrt(EACH)
+        b = problems.target(rng, A @ x, loss="softmax", activation="exp", noise=NOISE)
         _once(solve, A, b, solver)
         measured = [_once(solve, A, b, solver) for _ in range(REPEATS)]
         seconds = statistics.median(run[0] for run in measured)
@@ -48,13 +51,6 @@ def _slope(rows: list[dict[str, Any]], column: str) -> float:
     return float(np.polyfit([math.log(row["nnz"]) for row in rows], [math.log(row[column]) for row in rows], 1)[0])
 
 
-def _problem(n: int) -> tuple[Any, np.ndarray]:
-    rng = np.random.default_rng(n)
-    A = random_rows(rng, n, COLUMNS, EACH)
-    x = rng.standard_normal(COLUMNS) / math.sqrt(EACH)
-    return A, problems.target(rng, A @ x, loss="softmax", activation="exp", noise=NOISE)
-
-
 def _once(solve: Callable[..., Any], A: Any, b: np.ndarray, solver: str) -> tuple[float, int, int]:
     """Return the seconds of all steps, how many there were, and how often they read A."""
     found = solve(A, b, loss="softmax", activation="exp", solver=solver).history
@@ -65,10 +61,14 @@ def _once(solve: Callable[..., Any], A: Any, b: np.ndarray, solver: str) -> tupl
 def text(document: dict[str, Any]) -> str:
     """Return the table that people read."""
     rows = [
-        [str(row[name]) for name in ("nnz", "rows", "steps", "passes")]
-        + [f"{1e3 * row[f'seconds_per_{unit}']:.3f}" for unit in ("step", "pass")]
+        [
+            *(row[name] for name in ("nnz", "rows", "steps", "passes")),
+            *(f"{1e3 * row[f'seconds_per_{unit}']:.3f}" for unit in ("step", "pass")),
+        ]
         for row in document["rows"]
     ]
-    shown = table(["non-zeros", "rows", "steps", "passes", "ms per step", "ms per pass"], rows)
+    shown = terminal.lines(
+        ["non-zeros", "rows", "steps", "passes", "ms per step", "ms per pass"], rows, right=True, indent=0
+    )
     slopes = f"{document['slope']:.3f} per step, {document['slope_per_pass']:.3f} per pass"
-    return f"{shown}\nslope of log seconds on log non-zeros: {slopes}"
+    return "\n".join([*shown, "", f"slope of log seconds on log non-zeros: {slopes}"])

@@ -12,24 +12,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import sparse as scipy_sparse
 
 from expreg import sparse
-from expreg.benchmark import table
 from expreg.benchmark.judge import REQUIRED, Judge
 from expreg.benchmark.peers import PEERS, Peer, missing, objective
 from expreg.benchmark.problems import CASES, Case
+from expreg.core.page import terminal
 
-OWN = "expreg"
 REPEATS = 3
-LIMIT = 60.0
-"""Seconds that one solver may spend on one problem, after a few steps that compile what it needs."""
-WARM = 2
-"""Steps of a peer before anything is timed."""
-QUICK_LIMIT = 2.0
+WIDTH = 1000  # of the table: no column is cut
+LIMIT, QUICK_LIMIT = 60.0, 2.0  # seconds of one solver on one problem, after a few steps that compile what it needs
+WARM = 2  # steps of a peer before anything is timed
 
-Solve = Callable[..., Any]
-"""`expreg.solve`, handed over by the caller."""
+Solve = Callable[..., Any]  # `expreg.solve`, handed over by the caller
 
 
 class Outcome(NamedTuple):
@@ -40,12 +35,12 @@ class Outcome(NamedTuple):
     """
 
     solver: str
-    seconds: float | None
-    first_seconds: float
-    accuracy: float | None
-    steps: int
-    repeats: int
-    note: str
+    seconds: float | None = None
+    first_seconds: float = 0.0
+    accuracy: float | None = None
+    steps: int = 0
+    repeats: int = 0
+    note: str = ""
 
 
 class _Stop(Exception):
@@ -77,7 +72,7 @@ class _Run(NamedTuple):
     seconds: float
     accuracy: float
     steps: int
-    note: str = ""
+    note: str
 
 
 def run(
@@ -103,22 +98,23 @@ def run(
             outcomes = []
             for outcome in _outcomes(case, solve, peers, seconds):
                 outcomes.append(outcome)
-                say(_line(name, outcome))
+                result = f"{outcome.seconds:.4g} s in {outcome.steps} steps" if outcome.seconds else outcome.note
+                say(f"{name:38s} {outcome.solver:16s} {result}")
             found.append(_summary(case, outcomes))
     return {"accuracy": REQUIRED, "limit_seconds": seconds, "quick": quick, "problems": found, **_overall(found)}
 
 
 def _outcomes(case: Case, solve: Solve, peers: Sequence[str], limit: float) -> Iterator[Outcome]:
     judges = [Judge(case.A, b, case.loss, case.activation) for b in case.targets]
-    yield _measured(OWN, partial(_own, case, solve, judges), partial(_own, case, solve, judges))
-    stored: Any = sparse.from_any(case.A)
-    A = jax.tree.map(jnp.asarray, stored)
+    own = partial(_own, case, solve, judges)
+    yield _measured("expreg", own, own)
+    A = jax.tree.map(jnp.asarray, sparse.from_any(case.A))
     problems = [objective(A, b, case.loss, case.activation, case.x0) for b in case.targets]
     for name in peers:
         peer = PEERS[name]
         reason = missing(peer, case.A.shape)
         if reason:
-            yield Outcome(name, None, 0.0, None, 0, 0, reason)
+            yield Outcome(name, note=reason)
         else:
             warm = partial(_peer, peer, case, problems[:1], judges, math.inf, WARM)
             yield _measured(name, warm, partial(_peer, peer, case, problems, judges, limit))
@@ -137,7 +133,7 @@ def _own(case: Case, solve: Solve, judges: list[Judge]) -> _Run:
 def _peer(
     peer: Peer, case: Case, problems: list[Any], judges: list[Judge], limit: float, steps: int | None = None
 ) -> _Run:
-    runs = []
+    runs: list[_Run] = []
     for problem, judge in zip(problems, judges, strict=False):
         watch = _Watch(judge, limit / len(problems), steps)
         with suppress(_Stop), np.errstate(all="ignore"), warnings.catch_warnings():
@@ -148,7 +144,7 @@ def _peer(
         if watch.accuracy > REQUIRED:
             break  # the others would not change that
     worst = max(runs, key=lambda run: run.accuracy)
-    return _Run(sum(run.seconds for run in runs), worst.accuracy, sum(run.steps for run in runs), worst.note)
+    return worst._replace(seconds=sum(run.seconds for run in runs), steps=sum(run.steps for run in runs))
 
 
 def _measured(name: str, warm: Callable[[], _Run], once: Callable[[], _Run]) -> Outcome:
@@ -161,23 +157,18 @@ def _measured(name: str, warm: Callable[[], _Run], once: Callable[[], _Run]) -> 
         while runs[-1].accuracy <= REQUIRED and len(runs) < REPEATS:
             runs.append(once())
     except Exception as failure:  # a solver that breaks on a problem has not solved it: that is its result
-        return Outcome(
-            name, None, time.perf_counter() - began, None, 0, 0, f"{type(failure).__name__}: {failure}"[:200]
-        )
-    last = runs[-1]
-    if last.accuracy > REQUIRED:
-        note = f"{last.note}; accuracy {last.accuracy:.1e}, expected {REQUIRED:.0e}"
-        return Outcome(name, None, first, last.accuracy, last.steps, len(runs), note)
-    seconds = statistics.median(run.seconds for run in runs)
-    return Outcome(name, seconds, first, last.accuracy, last.steps, len(runs), "")
-
-
-# --- what it amounts to -----------------------------------------------------------------------------
+        note = f"{type(failure).__name__}: {failure}"[:200]
+        return Outcome(name, first_seconds=time.perf_counter() - began, note=note)
+    _, accuracy, steps, note = runs[-1]
+    if accuracy > REQUIRED:
+        note = f"{note}; accuracy {accuracy:.1e}, expected {REQUIRED:.0e}"
+        return Outcome(name, None, first, accuracy, steps, len(runs), note)
+    return Outcome(name, statistics.median(run.seconds for run in runs), first, accuracy, steps, len(runs))
 
 
 def _summary(case: Case, outcomes: list[Outcome]) -> dict[str, Any]:
     own = outcomes[0].seconds
-    rivals = {o.solver: o.seconds for o in outcomes[1:] if o.seconds is not None}
+    rivals = {outcome.solver: outcome.seconds for outcome in outcomes[1:] if outcome.seconds is not None}
     best = min(rivals, key=lambda name: rivals[name]) if rivals else None
     return {
         "problem": case.name,
@@ -185,8 +176,8 @@ def _summary(case: Case, outcomes: list[Outcome]) -> dict[str, Any]:
         "activation": case.activation,
         "rows": case.A.shape[0],
         "columns": case.A.shape[1],
-        "nnz": case.nnz,
-        "sparse": bool(scipy_sparse.issparse(case.A)),
+        "nnz": int(getattr(case.A, "nnz", case.A.size)),
+        "sparse": hasattr(case.A, "nnz"),
         "targets": len(case.targets),
         "outcomes": [outcome._asdict() for outcome in outcomes],
         "best_peer": best,
@@ -202,14 +193,9 @@ def _overall(found: list[dict[str, Any]]) -> dict[str, Any]:
     """
     ratios = [one["times_faster"] for one in found if one["times_faster"]]
     alone = [one for one in found if one["best_peer"] is None and one["outcomes"][0]["seconds"] is not None]
-    mean = math.exp(statistics.fmean(math.log(ratio) for ratio in ratios)) if ratios else None
+    mean = statistics.geometric_mean(ratios) if ratios else None
     first = sum(ratio > 1 for ratio in ratios) + len(alone)
     return {"first_on": first, "of": len(found), "geometric_mean": mean, "mean_over": len(ratios)}
-
-
-def _line(name: str, outcome: Outcome) -> str:
-    result = outcome.note if outcome.seconds is None else f"{outcome.seconds:.4g} s in {outcome.steps} steps"
-    return f"{name:38s} {outcome.solver:16s} {result}"
 
 
 def text(document: dict[str, Any]) -> str:
@@ -226,11 +212,12 @@ def text(document: dict[str, Any]) -> str:
     outcomes = [(one["problem"], outcome) for one in document["problems"] for outcome in one["outcomes"]]
     notes = dict.fromkeys(f"{problem}: {o['solver']}: {o['note']}" for problem, o in outcomes if o["note"])
     first, mean = max(o["first_seconds"] for _, o in outcomes), document["geometric_mean"]
+    over = f"; geometric mean {mean:.2f}x over the best peer of {document['mean_over']} problems" if mean else ""
     lines = [
-        table(["problem", *solvers, "faster"], rows),
+        *terminal.lines(["problem", *solvers, "faster"], rows, right=True, indent=0, width=WIDTH),
+        "",
         f"seconds, median of {REPEATS}, to accuracy {document['accuracy']:.0e}; warm-up with "
         f"compilation, not counted, took up to {first:.1f} s",
-        f"expreg first on {document['first_on']} of {document['of']}"
-        + (f"; geometric mean {mean:.2f}x over the best peer of {document['mean_over']} problems" if mean else ""),
+        f"expreg first on {document['first_on']} of {document['of']}{over}",
     ]
     return "\n".join([*lines, "", *notes] if notes else lines)
