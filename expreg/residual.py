@@ -161,42 +161,35 @@ def _diagonal(at: Terms, exact: bool) -> Array:
     return at.v * at.v + (at.u if at.w is None else at.w) * at.c if exact else at.v * at.v
 
 
-def _corner(first: Array, xp: Any, other: int = -1) -> Array:
+def _corner(first: Array, other: int = -1) -> Array:
     """Return [[first, other], [other, 0]]."""
+    xp = first.__array_namespace__()
     off = xp.zeros_like(first) + other
     return xp.stack([xp.stack([first, off]), xp.stack([off, xp.zeros_like(first)])])
 
 
-def _exponential_curvature(at: Terms, exact: bool) -> Curvature:
+def _no_columns(at: Terms) -> tuple[Array, Array]:
     xp = at.u.__array_namespace__()
-    return Curvature(_diagonal(at, exact), at.u[:, None][:, :0], xp.zeros((0, 0), dtype=at.u.dtype))
+    return at.u[:, None][:, :0], xp.zeros((0, 0), dtype=at.u.dtype)
 
 
-def _softmax_curvature(at: Terms, exact: bool) -> Curvature:
-    xp, u, v = at.u.__array_namespace__(), at.u, at.v
-    second = v * (u + at.c) if exact else v * u
-    return Curvature(_diagonal(at, exact), xp.stack([v, second]).T, _corner(u @ u, xp))
+def _columns(*columns: Array) -> Array:
+    return columns[0].__array_namespace__().stack(columns).T
 
 
-def _rescaled_curvature(at: Terms, exact: bool) -> Curvature:
-    xp = at.u.__array_namespace__()
-    return Curvature(_diagonal(at, exact), xp.stack([at.v, at.v * at.b]).T, _corner(at.b @ at.b, xp))
+def _rank_two(at: Terms, exact: bool, second: Array, corner: Array) -> Curvature:
+    return Curvature(_diagonal(at, exact), _columns(at.v, second), _corner(corner))
 
 
 def _projective_curvature(at: Terms, exact: bool) -> Curvature:
     xp, diagonal, v = at.u.__array_namespace__(), _diagonal(at, exact), at.v
-    corner, twice = _corner(at.b @ at.b, xp), at.r @ at.r  # 2 L
+    corner, twice = _corner(at.b @ at.b), at.r @ at.r  # 2 L
     if exact:
         diagonal = diagonal - twice * (v * v)
     zero = xp.zeros_like(corner)
-    own = -2 * _corner(0 * twice, xp, 1) if exact else -_corner(twice, xp, 1)
+    own = -2 * _corner(0 * twice, 1) if exact else -_corner(twice, 1)
     S = xp.concatenate([xp.concatenate([corner, zero], axis=1), xp.concatenate([zero, own], axis=1)])
-    return Curvature(diagonal, xp.stack([v, v * at.b, v * at.u, v * at.c]).T, S)
-
-
-def _exponential_jacobian(at: Terms) -> Jacobian:
-    xp = at.u.__array_namespace__()
-    return Jacobian(at.v, at.u[:, None][:, :0], xp.zeros((0, 0), dtype=at.u.dtype))
+    return Curvature(diagonal, _columns(v, v * at.b, v * at.u, v * at.c), S)
 
 
 def _rank_one(at: Terms, L: Array) -> Jacobian:
@@ -206,10 +199,9 @@ def _rank_one(at: Terms, L: Array) -> Jacobian:
 
 def _projective_jacobian(at: Terms) -> Jacobian:
     xp = at.u.__array_namespace__()
-    one, total = xp.ones_like(at.u[0]), xp.sum(at.u)
-    zero = 0 * one
-    mix = xp.stack([xp.stack([one, zero]), xp.stack([zero, zero]), xp.stack([-total, one]), xp.stack([zero, zero])])
-    return Jacobian(at.v, xp.stack([at.b, at.u], axis=1), mix)
+    zero, one = xp.zeros_like(at.u[0]), xp.ones_like(at.u[0])
+    M = xp.stack([xp.stack([one, zero, -xp.sum(at.u), zero]), xp.stack([zero, zero, one, zero])]).T
+    return Jacobian(at.v, _columns(at.b, at.u), M)
 
 
 def _exponential_floor(b: Array, activation: Activation, rho: Any) -> Array | None:
@@ -218,49 +210,57 @@ def _exponential_floor(b: Array, activation: Activation, rho: Any) -> Array | No
     xp = b.__array_namespace__()
     if activation.multiplicative:
         return xp.maximum(b, xp.zeros_like(b)) ** 2 / 8
-    even = {"even": xp.where(b <= 4, b - 1, 1 + b * b / 8), "odd": b * b / 8 - 1}
-    return even.get(activation.parity or "")
+    known = {"even": xp.where(b <= 4, b - 1, 1 + b * b / 8), "odd": b * b / 8 - 1}
+    return known.get(activation.parity or "")
 
 
 def _softmax_floor(b: Array, activation: Activation, rho: Any) -> Array | None:
     """Return the bound of (E.23), (E.24)."""
     del rho
     xp = b.__array_namespace__()
-    spread = 1 + xp.max(b) - xp.min(b)
-    whole = xp.zeros_like(b) + spread
+    whole = xp.zeros_like(b) + (1 + xp.max(b) - xp.min(b))
     return whole / 2 if activation.multiplicative else whole if activation.parity == "even" else None
 
 
 def _rescaled_floor(b: Array, activation: Activation, rho: Any) -> Array | None:
     """Return the bound of (E.22)."""
     xp, n = b.__array_namespace__(), b.shape[0]
-    positive, U = xp.maximum(b, xp.zeros_like(b)), float(activation.value(np.float64(rho)))
-    if activation.parity == "odd":
-        K = U * (n * (xp.abs(b) + b @ b) + xp.sum(xp.abs(b)))
-    elif activation.multiplicative or activation.parity == "even":
-        K = U * (n * positive + xp.sum(positive))
-    else:
+    odd, U = activation.parity == "odd", float(activation.value(np.float64(rho)))
+    if not (activation.parity or activation.multiplicative):
         return None
+    size = xp.abs(b) if odd else xp.maximum(b, xp.zeros_like(b))
+    K = U * (n * (size + b @ b if odd else size) + xp.sum(size))
     return xp.where(K <= 2 * U, K * K / 4, U * (K - U))
 
 
 EXPONENTIAL = Loss(
-    "exponential", _exponential, _exponential_curvature, _exponential_jacobian,
-    relative=False, rows_power=1, floor=_exponential_floor,
-)  # fmt: skip
+    "exponential",
+    _exponential,
+    lambda at, exact: Curvature(_diagonal(at, exact), *_no_columns(at)),
+    lambda at: Jacobian(at.v, *_no_columns(at)),
+    relative=False,
+    rows_power=1,
+    floor=_exponential_floor,
+)
 SOFTMAX = Loss(
     "softmax",
     _softmax,
-    _softmax_curvature,
+    lambda at, exact: _rank_two(at, exact, at.v * (at.u + at.c if exact else at.u), at.u @ at.u),
     lambda at: _rank_one(at, at.u),
     rows_power=-1,
     bounded=True,
     floor=_softmax_floor,
 )
 RESCALED = Loss(
-    "rescaled", _rescaled, _rescaled_curvature, lambda at: _rank_one(at, at.b),
-    rows_power=1, stand_in="projective", floor=_rescaled_floor, boxed=True,
-)  # fmt: skip
+    "rescaled",
+    _rescaled,
+    lambda at, exact: _rank_two(at, exact, at.v * at.b, at.b @ at.b),
+    lambda at: _rank_one(at, at.b),
+    rows_power=1,
+    stand_in="projective",
+    floor=_rescaled_floor,
+    boxed=True,
+)
 PROJECTIVE = Loss("projective", _projective, _projective_curvature, _projective_jacobian)
 
 LOSSES: dict[str, Loss] = {loss.name: loss for loss in (EXPONENTIAL, SOFTMAX, RESCALED, PROJECTIVE)}
@@ -286,9 +286,8 @@ def gradient(z: Array, b: Array, loss: str = "rescaled", activation: str = "exp"
 def curvature(z: Array, b: Array, loss: str = "rescaled", activation: str = "exp", *, exact: bool = True) -> Curvature:
     """Return the z-Hessian, or with `exact=False` the Gauss-Newton matrix, as diagonal plus low rank (E.4)-(E.13)."""
     at = terms(z, b, loss, activation)
-    found = scaled_curvature(at, loss, exact=exact)
-    factor = _factor(at)
-    return Curvature(factor * found.diagonal, found.Q, factor * found.S)
+    diagonal, Q, S = scaled_curvature(at, loss, exact=exact)
+    return Curvature(_factor(at) * diagonal, Q, _factor(at) * S)
 
 
 def summary(z: Array, b: Array, activation: str = "exp") -> dict[str, Array]:

@@ -116,3 +116,12 @@ def softplus():
         second=lambda z, s: slope(z) * (1 - slope(z)),
         inverse=lambda y: y.__array_namespace__().log(y.__array_namespace__().expm1(y)),
     )
+
+
+def planted(n=80, d=4, loss="softmax", activation="exp", *, noise=0.0, seed=0, size=1.0):
+    """Return A (n, d), b (n,) and x (d,) of a regression problem with a relative residual `noise` at x."""
+    rng = np.random.default_rng(seed)
+    A, x = rng.normal(size=(n, d)), size * rng.normal(size=d) / np.sqrt(d)
+    u, _, s = residual.stable(A @ x, activation)
+    u = u * (1 + noise * rng.normal(size=n))
+    return A, (np.exp(s) * u if loss == "exponential" else u / u.sum()), x

@@ -79,7 +79,7 @@ def test_peers_reach_the_accuracy_and_a_claim_is_not_enough():
     def claims(A, b, **options):
         return SimpleNamespace(x=np.zeros(A.shape[1]), steps=1, message="converged, I say")
 
-    chosen = ["scipy lsmr", "scipy trust-ncg"]
+    chosen = ["scipy trf", "scipy lsmr", "scipy trust-ncg"]
     found = suite.run(claims, [FIRST], quick=True, limit=20, peers=chosen)
     own, *others = found["problems"][0]["outcomes"]
     assert own["seconds"] is None

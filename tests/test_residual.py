@@ -33,11 +33,9 @@ def plain(z, b, loss, activation):
     return value / (u**2).sum() if loss == "projective" else value
 
 
-def residual_vector(z, b, loss, activation):
-    u = getattr(jnp, activation)(z)
-    alpha = u.sum()
-    scale = {"exponential": 1.0, "rescaled": 1.0, "softmax": alpha, "projective": jnp.linalg.norm(u)}[loss]
-    return (u - b if loss == "exponential" else u - alpha * b) / scale
+def residual_of(u, b, loss):
+    scale = {"exponential": 1.0, "rescaled": 1.0, "softmax": u.sum(), "projective": jnp.linalg.norm(u)}[loss]
+    return (u - b if loss == "exponential" else u - u.sum() * b) / scale
 
 
 def dense(curvature):
@@ -57,20 +55,25 @@ def close(a, b, tolerance=1e-12):
     return np.abs(np.asarray(a) - np.asarray(b)).max() <= tolerance * np.abs(np.asarray(b)).max()
 
 
+def autodiff(value, residual_of):
+    """Return (z, b) -> value, gradient, Hessian, Jacobian of the residual."""
+    return jax.jit(
+        lambda *at: (value(*at), jax.grad(value)(*at), jax.hessian(value)(*at), jax.jacobian(residual_of)(*at))
+    )
+
+
 @pytest.mark.parametrize(("loss", "activation"), PAIRS)
 def test_derivatives_are_those_of_autodiff(loss, activation):
+    oracle = autodiff(
+        lambda z, b: plain(z, b, loss, activation), lambda z, b: residual_of(getattr(jnp, activation)(z), b, loss)
+    )
     for seed in range(5):
-        z, b = problem(seed=seed)
-
-        def value(z, b=b):
-            return plain(z, b, loss, activation)
-
-        J = jax.jacobian(lambda z, b=b: residual_vector(z, b, loss, activation))(jnp.asarray(z))
+        value, gradient, hessian, J = oracle(*problem(seed=seed))
         for lib in (np, jnp):
-            at = lib.asarray(z), lib.asarray(b), loss, activation
-            assert close(residual.loss_value(*at), value(z))
-            assert close(residual.gradient(*at), jax.grad(value)(jnp.asarray(z)))
-            assert close(dense(residual.curvature(*at)), jax.hessian(value)(jnp.asarray(z)))
+            at = *map(lib.asarray, problem(seed=seed)), loss, activation
+            assert close(residual.loss_value(*at), value)
+            assert close(residual.gradient(*at), gradient)
+            assert close(dense(residual.curvature(*at)), hessian)
             assert close(dense(residual.curvature(*at, exact=False)), J.T @ J)
             assert close(written_out(*at), J)
 
@@ -217,11 +220,6 @@ def test_an_activation_of_the_users_own_has_its_own_second_derivative(own, loss)
     assert close(dense(residual.curvature(z, b, loss, "softplus")), jax.hessian(value)(z))
     with pytest.raises(ValueError, match="has no safe weights"):
         residual.safe_weights(np.ones(3), loss, "softplus", rho=1.0)
-
-
-def residual_of(u, b, loss):
-    scale = {"exponential": 1.0, "rescaled": 1.0, "softmax": u.sum(), "projective": jnp.linalg.norm(u)}[loss]
-    return (u - b if loss == "exponential" else u - u.sum() * b) / scale
 
 
 def test_a_wrong_loss_is_seen_by_its_probe():

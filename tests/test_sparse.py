@@ -9,7 +9,7 @@ from scipy import sparse as scipy_sparse
 
 from expreg import sparse
 from expreg.errors import InputError
-from expreg.sparse import matrix
+from expreg.sparse import matrix, passes
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 N, D = 37, 11
@@ -117,8 +117,8 @@ def test_blocks_of_threads_give_what_one_thread_gives(monkeypatch):
     A, rng = sparse.from_dense(dense()), np.random.default_rng(2)
     x, y = rng.normal(size=D), rng.normal(size=N)
     one = sparse.matvec(A, x), sparse.rmatvec(A, y)
-    monkeypatch.setattr(matrix, "_MANY", 0)
-    monkeypatch.setattr(matrix, "cores", lambda: 3)
+    monkeypatch.setattr(passes, "MANY", 0)
+    monkeypatch.setattr(passes, "cores", lambda: 3)
     np.testing.assert_array_equal(sparse.matvec(A, x), one[0])
     np.testing.assert_allclose(sparse.rmatvec(A, y), one[1], rtol=1e-13)
 

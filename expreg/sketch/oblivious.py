@@ -6,14 +6,15 @@ whatever A is. Pure functions: jit, vmap over keys.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import linalg
 
 from expreg.errors import InputError, Problem
-from expreg.sparse import Matrix, Sparse, block, rmatvec, take_rows
+from expreg.sparse import Matrix, Sparse, block, fold_blocks, rmatvec, take_rows
 from expreg.types import Array
 
 _BATCH = 16  # rows of a Gaussian sketch drawn together: enough for a matrix product instead of 16 vector products
@@ -21,14 +22,8 @@ _RADIX = 32  # of the Hadamard transform: a product with a matrix of this size p
 _STEP = 4096  # rows of a dense matrix added to a CountSketch at a time
 
 
-class Apply(Protocol):
-    """Return S diag(weights) A, (size, d)."""
-
-    def __call__(self, A: Matrix, weights: Array | None = None) -> Array:
-        """Apply the sketch to the columns of A (n, d)."""
-        ...
-
-
+Apply = Callable[..., Array]
+"""`apply(A, weights=None)` -> S diag(weights) A, (size, d)."""
 Sketch = Callable[[Array, int, int], Apply]
 
 
@@ -140,29 +135,20 @@ def _chosen(index: Array, scale: Any) -> Apply:
     return apply
 
 
-OBLIVIOUS: dict[str, Sketch] = {
-    "countsketch": countsketch,
-    "osnap": osnap,
-    "gaussian": gaussian,
-    "srht": srht,
-    "uniform": uniform,
-}
+OBLIVIOUS: dict[str, Sketch] = {make.__name__: make for make in (countsketch, osnap, gaussian, srht, uniform)}
 
 
 def _add_rows(total: Array, A: Matrix, bucket: Array, factor: Array) -> Array:
     """Return total with factor[i] A[i] added to row bucket[i], for every row i."""
     if isinstance(A, Sparse):
         return total.at[bucket[A.rows], A.columns].add(factor[A.rows] * A.data)
-    n = A.shape[0]
-    step = min(n, _STEP)  # in blocks: no second array as large as A
+    size = min(A.shape[0], _STEP)  # in blocks: no second array as large as A
 
-    def add(i: Array, total: Array) -> Array:
-        first = jnp.minimum(i * step, n - step)
-        fresh = first + jnp.arange(step) >= i * step  # the last block overlaps the one before
-        factors = jnp.where(fresh, block(factor, first, step), 0)
-        return total.at[block(bucket, first, step)].add(block(A, first, step) * factors[:, None])
+    def add(total: Array, first: Array, fresh: Array) -> Array:
+        factors = jnp.where(fresh, block(factor, first, size), 0)
+        return total.at[block(bucket, first, size)].add(block(A, first, size) * factors[:, None])
 
-    return jax.lax.fori_loop(0, -(-n // step), add, total)
+    return fold_blocks(A.shape[0], size, add, total)
 
 
 def _hadamard(array: Array) -> Array:
@@ -172,14 +158,7 @@ def _hadamard(array: Array) -> Array:
     while left > 1:
         radix = min(_RADIX, left)
         left //= radix
-        factor = jnp.asarray(_signs(radix), array.dtype)
+        factor = jnp.asarray(linalg.hadamard(radix), array.dtype)
         array = jnp.einsum("ij,pjq->piq", factor, array.reshape(before, radix, left * d))
         before *= radix
     return array.reshape(n, d)
-
-
-def _signs(size: int) -> np.ndarray:
-    signs = np.ones((1, 1))
-    while len(signs) < size:
-        signs = np.block([[signs, signs], [signs, -signs]])
-    return signs

@@ -1,18 +1,20 @@
-"""Leverage scores: how much each row matters to the Gram matrix, exactly or from a sketch."""
+"""Leverage scores, exactly or from a sketch: how much each row matters to the Gram matrix, and how many are enough."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.linalg import solve_triangular
 
 from expreg.sketch import jacobian
 from expreg.sketch.jacobian import Jacobian, of_weights, sketch
 from expreg.sketch.oblivious import osnap
-from expreg.sparse import Matrix, Sparse, matvec
+from expreg.sparse import Matrix, Sparse, fold_blocks, matvec
 from expreg.types import Array
 
 _BLOCK = 2**18  # numbers in a block of rows
-SIZE = 8
-"""Rows of the sketch behind `sketched_leverage`, in units of d: leverage scores tolerate a distortion of 1/2."""
+SIZE = 8  # rows of the sketch behind `sketched_leverage`, in units of d: scores tolerate a distortion of 1/2
 
 
 def leverage(A: Matrix, weights: Array) -> Array:
@@ -50,31 +52,25 @@ def sketched_leverage(
 
 def _norms(J: Jacobian, B: Array) -> Array:
     """Return the squared norms of the rows of J B plus those of diag(w) A B, (n,); nnz(A) per column of B."""
-    return _norms_by_column(J, B) if isinstance(J.A, Sparse) else _norms_by_block(J, B)
-
-
-def _norms_by_column(J: Jacobian, B: Array) -> Array:
-    def add(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
-        column, shift = inputs
-        product = matvec(J.A, column)
-        along = J.v * product if J.b is None else J.v * product - J.b * shift
-        total = total + along**2
-        return (total if J.w is None else total + (J.w * product) ** 2), None
-
-    shifts = jnp.zeros(B.shape[1], B.dtype) if J.c is None else J.c @ B
-    return jax.lax.scan(add, jnp.zeros(J.A.shape[0], B.dtype), (B.T, shifts))[0]
-
-
-def _norms_by_block(J: Jacobian, B: Array) -> Array:
     n, d = J.A.shape
+    if isinstance(J.A, Sparse):
+        shifts = jnp.zeros(B.shape[1], B.dtype) if J.c is None else J.c @ B
+
+        def add(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
+            column, shift = inputs
+            product = matvec(J.A, column)
+            along = J.v * product if J.b is None else J.v * product - J.b * shift
+            total = total + along**2
+            return (total if J.w is None else total + (J.w * product) ** 2), None
+
+        return jax.lax.scan(add, jnp.zeros(n, B.dtype), (B.T, shifts))[0]
     size = min(n, max(256, _BLOCK // d))
 
-    def fill(i: Array, norms: Array) -> Array:
-        first = jnp.minimum(i * size, n - size)  # the last block writes some rows of the one before again
+    def fill(norms: Array, first: Array, _: Array) -> Array:
         squares = jnp.sum((jacobian.rows(J, first + jnp.arange(size)) @ B) ** 2, axis=1)
         return jax.lax.dynamic_update_slice(norms, jnp.sum(squares.reshape(-1, size), axis=0), (first,))
 
-    return jax.lax.fori_loop(0, -(-n // size), fill, jnp.zeros(n, B.dtype))
+    return fold_blocks(n, size, fill, jnp.zeros(n, B.dtype))
 
 
 def _triangle(J: Jacobian) -> Array:
@@ -82,13 +78,12 @@ def _triangle(J: Jacobian) -> Array:
     n, d = J.A.shape
     size = min(n, max(4 * d, _BLOCK // d))
 
-    def fold(i: Array, R: Array) -> Array:
-        index = jnp.minimum(i * size, n - size) + jnp.arange(size)
-        block = jacobian.rows(J, index)
-        fresh = jnp.tile(index >= i * size, 1 if J.w is None else 2)  # the last block overlaps the one before
-        return jnp.linalg.qr(jnp.concatenate([R, jnp.where(fresh[:, None], block, 0)]), mode="r")
+    def add(R: Array, first: Array, fresh: Array) -> Array:
+        rows = jacobian.rows(J, first + jnp.arange(size))
+        fresh = jnp.tile(fresh, len(rows) // size)
+        return jnp.linalg.qr(jnp.concatenate([R, jnp.where(fresh[:, None], rows, 0)]), mode="r")
 
-    return jax.lax.fori_loop(0, -(-n // size), fold, jnp.zeros((d, d), J.v.dtype))
+    return fold_blocks(n, size, add, jnp.zeros((d, d), J.v.dtype))
 
 
 def _whitening(R: Array) -> Array:
@@ -96,3 +91,32 @@ def _whitening(R: Array) -> Array:
     _, s, Vt = jnp.linalg.svd(R, full_matrices=False)
     small = s <= s[0] * max(R.shape) * jnp.finfo(s.dtype).eps
     return Vt.T * jnp.where(small, 0, 1 / jnp.where(small, 1, s))
+
+
+def sample_size(d: int, eps: float, delta: float, *, beta: float = 1.0) -> int:
+    """Return the number of rows to draw by their leverage scores (F.6).
+
+    s = 3 d / (beta eps^2) log(2 d / delta) gives (1 - eps) H <= H~ <= (1 + eps) H with probability at least
+    1 - delta, for probabilities p_i >= beta tau_i / d (matrix Chernoff). Needs 0 < eps < 1 and 0 < delta < 1.
+    """
+    if not (0 < eps < 1 and 0 < delta < 1 and 0 < beta <= 1):
+        message = f"got eps {eps}, delta {delta}, beta {beta}; expected 0 < eps < 1, 0 < delta < 1, 0 < beta <= 1"
+        raise ValueError(message)
+    return math.ceil(3 * d / (beta * eps**2) * math.log(2 * d / delta))
+
+
+def oversampling(probabilities: Array, scores: Array) -> Array:
+    """Return beta = min_i p_i d / tau_i (F.3): how well probabilities cover the exact scores; 1 if proportional."""
+    covered = jnp.where(scores > 0, probabilities / jnp.where(scores > 0, scores, 1), jnp.inf)
+    return jnp.min(covered) * jnp.sum(scores)
+
+
+def distortion(H: Array, approximation: Array) -> Array:
+    """Return ||H^(-1/2) H~ H^(-1/2) - I||, the smallest eps with (1 - eps) H <= H~ <= (1 + eps) H.
+
+    For positive definite H (d, d); nan if it is not, or if it is too close to singular to say. 8 d^3 flops.
+    """
+    L = jnp.linalg.cholesky(H)
+    half = solve_triangular(L, approximation, lower=True)
+    whitened = solve_triangular(L, half.T, lower=True)
+    return jnp.max(jnp.abs(jnp.linalg.eigvalsh((whitened + whitened.T) / 2) - 1))

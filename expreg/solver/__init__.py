@@ -4,8 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    **dict.fromkeys(("Collapse", "collapse"), "degenerate"),
-    **dict.fromkeys(("Solution", "continuation", "solve"), "edge"),
+    **dict.fromkeys(("Collapse", "Solution", "collapse", "continuation", "solve"), "edge"),
     **dict.fromkeys(("SKETCHES", "SOLVERS", "Sketch", "Solver", "chosen"), "records"),
     **dict.fromkeys(("Method", "Point", "Problem", "State"), "state"),
     "make": "method",

@@ -1,6 +1,7 @@
 """`expreg.solve`: checks, a start, steps on the host or compiled, and a sentence about how they ended."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,9 +11,8 @@ from scipy import sparse
 from expreg import residual
 from expreg.solver import host, newton, start, validate
 from expreg.solver.records import AUTO, chosen
-from expreg.solver.state import Objective, State, first_state, run
+from expreg.solver.state import IN_A_CALL, Objective, State, first_state, run, sentence
 from expreg.solver.validate import DEFAULT_TOL, Checked
-from expreg.solver.words import IN_A_CALL, sentence
 from expreg.types import Array, Status
 
 
@@ -23,7 +23,7 @@ class Solution(NamedTuple):
       `message`: what that means here and what to try.
     - `steps`; `loss`: the minimised loss with its regulariser; `gradient_norm`: the 2-norm of its gradient;
       `decrement`: the gain that the quadratic model expected of the last step (F.14).
-    - `alpha`, `softmax_residual`, `projective_loss`, `max_logit`: as `residual.summary` tells them.
+    - `alpha`, `softmax_residual`, `projective_loss`, `max_logit`: as `residual.summary` defines them.
     - `history`: one dict per step: step, loss, gradient_norm, relative (what tol bounds), passes, seconds.
     """
 
@@ -87,50 +87,38 @@ def solve(
         A, b, loss=loss, activation=activation, solver=solver, sketch=sketch, weights=weights, x0=x0, tol=tol
     )
     record = chosen(solver, *checked.A.shape, dense=not sparse.issparse(checked.A))
-    kind, budget, history = (
-        Objective(loss, activation, record.exact, host.HOST),
-        max_steps or record.max_steps,
-        _History(),
-    )
-    seed = _seed(key)
+    kind, budget = Objective(loss, activation, record.exact, host.HOST), max_steps or record.max_steps
+    history: list[dict[str, float]] = []
+    begin, seed = time.perf_counter(), _seed(key)
     rng = np.random.default_rng(seed)
+
+    def seen(state: State) -> None:
+        row = {name: float(getattr(state, name)) for name in ("step", "loss", "gradient_norm", "relative", "passes")}
+        history.append({**row, "seconds": time.perf_counter() - begin})
+
     with host.calm():
         problem = start.problem_of(checked)
         x = start.first_guess(kind, problem, rng) if checked.x0 is None else checked.x0
         if sketch is None and record.host is not None:
             step = partial(newton.step, kind, record.host(checked.A, rng), budget)
-            end = run(step, first_state(kind, problem, x, np.zeros_like(x[0])), history.add)
-            return _solution(kind, end, checked, history.rows)
+            end = run(step, first_state(kind, problem, x, np.zeros_like(x[0])), seen)
+            return _solution(activation, end, checked, history)
     options = {"loss": loss, "activation": activation, "solver": record.name, "sketch": sketch}
-    end = _compiled({**options, "sketch_size": sketch_size, "max_steps": budget}, checked, x, seed, history)
-    return _solution(kind, end, checked, history.rows)
-
-
-class _History:
-    """The steps as they come."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-        self.begin = time.perf_counter()
-
-    def add(self, state: State) -> None:
-        names = ("step", "loss", "gradient_norm", "relative", "passes")
-        row = {name: float(getattr(state, name)) for name in names}
-        self.rows.append({**row, "seconds": time.perf_counter() - self.begin})
+    end = _compiled({**options, "sketch_size": sketch_size, "max_steps": budget}, checked, x, seed, seen)
+    with host.calm():
+        return _solution(activation, end, checked, history)
 
 
 def _seed(key: Any) -> int:
-    if key is None:
-        return 0
-    if isinstance(key, int | np.integer):
-        return int(key)
+    if key is None or isinstance(key, int | np.integer):
+        return int(key or 0)
     import jax
 
     plain = isinstance(getattr(key, "dtype", None), np.dtype)  # else a typed key
     return int(np.asarray(key if plain else jax.random.key_data(key)).ravel()[-1])
 
 
-def _compiled(options: dict[str, Any], checked: Checked, x0: Array, seed: int, history: _History) -> State:
+def _compiled(options: dict[str, Any], checked: Checked, x0: Array, seed: int, seen: Callable[[State], None]) -> State:
     """Take the steps of a `Method` under jit: gradient descent, L-BFGS and everything sketched."""
     import jax
     import jax.numpy as jnp
@@ -142,34 +130,27 @@ def _compiled(options: dict[str, Any], checked: Checked, x0: Array, seed: int, h
         method = make(**options)
         A = jax.tree.map(jnp.asarray, from_any(checked.A))
         first = jax.jit(method.init)(A, checked.b, x0, checked.weights, jax.random.key(seed), checked.tol)
-        end = run(jax.jit(method.step), first, history.add)
+        end = run(jax.jit(method.step), first, seen)
         return jax.tree.map(np.asarray, end._replace(problem=end.problem._replace(A=None, key=None), memory=None))
 
 
-def _solution(kind: Objective, state: State, checked: Checked, history: list[dict[str, float]]) -> Solution:
-    with host.calm():
-        reported = residual.summary(np.asarray(state.point.z), checked.b, kind.activation)
-    status = Status(int(state.status)).name
+def _solution(activation: str, state: State, checked: Checked, history: list[dict[str, float]]) -> Solution:
+    reported = residual.summary(np.asarray(state.point.z), checked.b, activation)
+    status, steps = Status(int(state.status)).name, int(state.step)
+    reached = f"the gradient is {float(state.relative):.1e} of the terms that cancel in it after {steps} steps"
+    ended = sentence(status, float(state.damping), IN_A_CALL)
     names = ("alpha", "softmax_residual", "projective_loss", "max_logit")
     return Solution(
         x=np.asarray(state.x),
         status=status,
-        message=_message(status, state, checked),
-        steps=int(state.step),
+        message=f"{ended} ({reached}, tol {checked.tol:.1e})" if ended else f"{reached}, within tol {checked.tol:.1e}",
+        steps=steps,
         loss=float(state.loss),
         gradient_norm=float(state.gradient_norm),
         decrement=float(state.decrement),
         history=history,
         **{name: float(reported[name]) for name in names},
     )
-
-
-def _message(status: str, state: State, checked: Checked) -> str:
-    reached = (
-        f"the gradient is {float(state.relative):.1e} of the terms that cancel in it after {int(state.step)} steps"
-    )
-    found = sentence(status, float(state.damping), IN_A_CALL)
-    return f"{found} ({reached}, tol {checked.tol:.1e})" if found else f"{reached}, within tol {checked.tol:.1e}"
 
 
 def continuation(
@@ -195,3 +176,33 @@ def continuation(
         if last:
             return found
         x, now = solution.x, now / factor
+
+
+MARGIN = 1e-9  # below it the margin of a linear programme is 0
+
+
+class Collapse(NamedTuple):
+    """`possible`: whether some p has A p > 0, along which L_resc(-t p) -> 0; such a `direction` (d,), and min A p."""
+
+    possible: bool
+    direction: Array
+    margin: float
+
+
+def collapse(A: Any) -> Collapse:
+    """Maximise t subject to A p >= t, |p_j| <= 1 (E.37), for a dense or scipy sparse A (n, d).
+
+    Collapse is possible where the maximum is positive: centre the rows of A, or use another loss. It is certain for
+    n <= d, and for generic symmetric random rows has probability 1/2 at n = 2 d (E.40).
+    """
+    from scipy import optimize
+
+    n, d = A.shape
+    margins, dense = np.ones((n, 1)), not sparse.issparse(A)
+    rows: Any = np.hstack([A, -margins]) if dense else sparse.hstack([A, -sparse.csr_array(margins)])
+    bounds = [(-1.0, 1.0)] * d + [(None, None)]
+    found = optimize.linprog(np.append(np.zeros(d), -1.0), A_ub=-rows, b_ub=np.zeros(n), bounds=bounds, method="highs")
+    if found.x is None:  # p = 0, t = 0 is feasible and t is bounded, so this is the solver's own failure
+        raise ArithmeticError(f"the linear programme was not solved: {found.message}")
+    margin = float(found.x[-1])
+    return Collapse(margin > MARGIN, found.x[:-1], margin)

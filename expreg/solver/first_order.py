@@ -1,9 +1,7 @@
 """Gradient descent and L-BFGS of optax, as steps on the same state."""
 
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -18,49 +16,47 @@ def lbfgs(kind: Objective, matrix: None, max_steps: int, step_size: float | None
     """Return L-BFGS with a zoom line search."""
     del matrix, step_size
     search = optax.scale_by_zoom_linesearch(max_linesearch_steps=LINESEARCH_STEPS, initial_guess_strategy="one")
-    return _steps(kind, optax.lbfgs(linesearch=search), False, max_steps)
+    return _steps(kind, optax.lbfgs(linesearch=search), max_steps)
 
 
 def gd(kind: Objective, matrix: None, max_steps: int, step_size: float | None) -> Steps:
     """Return gradient descent with a backtracking line search, or with a fixed step size, which may diverge."""
     del matrix
     if step_size is not None:
-        return _steps(kind, optax.with_extra_args_support(optax.sgd(step_size)), True, max_steps)
+        return _steps(kind, optax.with_extra_args_support(optax.sgd(step_size)), max_steps, fixed=True)
     search = optax.scale_by_backtracking_linesearch(LINESEARCH_STEPS, increase_factor=2.0, max_learning_rate=1e30)
-    return _steps(kind, optax.chain(optax.sgd(1.0), search), False, max_steps)
+    return _steps(kind, optax.chain(optax.sgd(1.0), search), max_steps)
 
 
-def _steps(kind: Objective, chosen: Any, fixed: bool, max_steps: int) -> Steps:
-    return Steps(partial(_step, kind, chosen, max_steps), partial(_ready, chosen, fixed, kind))
-
-
-def _step(kind: Objective, chosen: Any, max_steps: int, state: State) -> State:
-    """Return the state after one update of the optimizer; all of it divided by e^{log_scale} of x0."""
-    problem, point = state.problem, state.point
-    inner, log_scale = state.memory
-    factor = jnp.exp(point.at.log_scale - log_scale)
-    value, gradient = factor * point.objective, factor * point.gradient
-
-    def objective(x: Array) -> Array:
-        return scaled_value(kind, problem, kind.ops.matvec(problem.A, x), log_scale)[1]
-
-    updates, inner = chosen.update(gradient, inner, point.x, value=value, grad=gradient, value_fn=objective)
-    x = optax.apply_updates(point.x, updates)
-    there = evaluate(kind, problem, x, kind.ops.matvec(problem.A, x))
-    moved = state._replace(
-        point=there, memory=(inner, log_scale), step=state.step + 1, passes=state.passes + 2 + _tried(inner)
-    )
-    return judged(kind, moved, max_steps)
-
-
-def _ready(chosen: Any, fixed: bool, kind: Objective, state: State) -> State:
-    """Return the state with a fresh optimizer.
+def _steps(kind: Objective, optimizer: Any, max_steps: int, *, fixed: bool = False) -> Steps:
+    """Return updates of an optimizer, to which all is divided by e^{log_scale} of x0.
 
     Unless the step size is fixed, the objective is divided by its curvature along the gradient, so that the first
     length a line search tries, 1, is the minimiser of the quadratic model.
     """
-    scale = 0 * state.point.at.log_scale if fixed else state.point.at.log_scale + jnp.log(_bend(kind, state))
-    return state._replace(memory=(chosen.init(state.x), scale))
+
+    def ready(state: State) -> State:
+        scale = 0 * state.point.at.log_scale if fixed else state.point.at.log_scale + jnp.log(_bend(kind, state))
+        return state._replace(memory=(optimizer.init(state.x), scale))
+
+    def step(state: State) -> State:
+        problem, point = state.problem, state.point
+        inner, log_scale = state.memory
+        factor = jnp.exp(point.at.log_scale - log_scale)
+        value, gradient = factor * point.objective, factor * point.gradient
+
+        def objective(x: Array) -> Array:
+            return scaled_value(kind, problem, kind.ops.matvec(problem.A, x), log_scale)[1]
+
+        updates, inner = optimizer.update(gradient, inner, point.x, value=value, grad=gradient, value_fn=objective)
+        x = optax.apply_updates(point.x, updates)
+        there = evaluate(kind, problem, x, kind.ops.matvec(problem.A, x))
+        tried = optax.tree.get(inner, "num_linesearch_steps", default=0)
+        passes = state.passes + 2 + 2 * tried  # two for each point that the line search looked at
+        moved = state._replace(point=there, memory=(inner, log_scale), step=state.step + 1, passes=passes)
+        return judged(kind, moved, max_steps)
+
+    return Steps(step, ready)
 
 
 def _bend(kind: Objective, state: State) -> Array:
@@ -73,13 +69,3 @@ def _bend(kind: Objective, state: State) -> Array:
     bend = t @ ((curve.diagonal + ridge) * t) + low @ curve.S @ low
     good = bend > 0
     return jnp.where(good, bend, 1) / jnp.where(good, g @ g, 1)
-
-
-def _tried(inner: Any) -> Array:
-    """Return the passes of the line search: two per point it looked at."""
-    infos = [
-        leaf.info.num_linesearch_steps
-        for leaf in jax.tree.leaves(inner, is_leaf=lambda node: hasattr(node, "info"))
-        if hasattr(leaf, "info")
-    ]
-    return 2 * sum(infos, jnp.asarray(0))

@@ -1,48 +1,22 @@
-"""The NumPy backend: no compilation, BLAS and SciPy's sparse loops, one block of rows per core.
-
-Measured on two cores: BLAS with threads of its own takes up to ten times longer for a product with one vector
-than two Python threads that hold half of the rows each, so BLAS is limited to one thread while a solver runs.
-"""
+"""The NumPy backend: no compilation; and what Newton and conjugate gradients keep there from step to step."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
-from itertools import pairwise
-from typing import Any, NamedTuple
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 from scipy import linalg, sparse
 
-from expreg.solver.state import Backend
-from expreg.types import Array, Tree, cores
+from expreg import residual, sketch
+from expreg.solver.newton import MOST, Direction, Directions, Factor, along, conjugate, factored, hessian, unit_columns
+from expreg.solver.records import MANY_COLUMNS, PER_COLUMN
+from expreg.solver.state import Backend, Objective, State
+from expreg.sparse import passes
+from expreg.types import Array, Tree
 
-MANY = 400_000
-"""Entries below which a second thread costs more than it gives."""
-BLOCK = 2**18
-"""Entries of a dense block that stays in the second-level cache."""
-
-
-class Rows(NamedTuple):
-    """A matrix cut into one part per core: dense arrays or scipy csr arrays, rows `edges[i]` to `edges[i + 1]`."""
-
-    whole: Any
-    parts: tuple[Any, ...]
-    edges: tuple[int, ...]
-    shape: tuple[int, int]
-
-
-def rows(A: Any) -> Rows:
-    """Return A, a dense array or a scipy csr array, cut by rows."""
-    entries = A.nnz if _is_csr(A) else A.size
-    count = cores() if entries > MANY else 1
-    edges = tuple(int(edge) for edge in np.linspace(0, A.shape[0], count + 1))
-    parts = (A,) if count == 1 else tuple(A[a:b] for a, b in pairwise(edges))
-    return Rows(A, parts, edges, A.shape)
-
-
-def _is_csr(A: Any) -> bool:
-    return bool(sparse.issparse(A))
+FAR = 0.02  # above this relative gradient a preconditioner is made anew at every step
+AGAIN = 10.0  # how much less a step with an old matrix gains than the last step did, as a factor of safety
 
 
 @contextmanager
@@ -59,136 +33,106 @@ def _libraries() -> Any:
     return ThreadpoolController()  # looking for the loaded libraries takes milliseconds: once
 
 
-@lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores(), thread_name_prefix="expreg-solver")
-
-
-def _map(function: Callable[[Any, slice], Any], A: Rows) -> list[Any]:
-    pieces = [slice(a, b) for a, b in pairwise(A.edges)]
-    if len(pieces) == 1:
-        return [function(A.parts[0], pieces[0])]
-    return list(_pool().map(function, A.parts, pieces))
-
-
-def matvec(A: Rows, x: Array) -> Array:
-    """Return A x."""
-    found = _map(lambda part, _: part @ x, A)
-    return found[0] if len(found) == 1 else np.concatenate(found)
-
-
-def rmatvec(A: Rows, Y: Array) -> Array:
-    """Return A^T Y, Y of shape (n,) or (n, k)."""
-    return _total(_map(lambda part, at: _transposed(part, Y[at]), A))
-
-
-def _transposed(part: Any, Y: Array) -> Array:
-    if Y.ndim == 1:
-        return part.T @ Y
-    columns = [np.ascontiguousarray(column) for column in Y.T]
-    found = np.zeros((len(columns), part.shape[1]), dtype=Y.dtype)
-    if _is_csr(part):
-        for k, column in enumerate(columns):
-            found[k] = part.T @ column
-        return found.T
-    size = _block(part)
-    for a in range(0, part.shape[0], size):  # measured: faster than one product with a thin matrix
-        for k, column in enumerate(columns):
-            found[k] += column[a : a + size] @ part[a : a + size]
-    return found.T
-
-
-def _block(part: Array) -> int:
-    return max(1024, BLOCK // part.shape[1])
-
-
-def _total(found: list[Array]) -> Array:
-    return found[0] if len(found) == 1 else np.sum(found, axis=0)
-
-
-def product(A: Rows, D: Array, p: Array) -> tuple[Array, Array]:
-    """Return (A^T (D o A p), A p); a dense A is read from memory once."""
-    t = np.empty(A.shape[0], dtype=p.dtype)
-    return _total(_map(lambda part, at: _product(part, D[at], p, t[at]), A)), t
-
-
-def _product(part: Any, D: Array, p: Array, t: Array) -> Array:
-    if _is_csr(part):
-        t[:] = part @ p
-        return part.T @ (D * t)
-    found, size = np.zeros_like(p), _block(part)
-    for a in range(0, part.shape[0], size):
-        block, at = part[a : a + size], slice(a, a + size)
-        np.matmul(block, p, out=t[at])
-        found += (D[at] * t[at]) @ block
-    return found
-
-
-def gram(A: Rows, weights: Array) -> Array:
-    """Return A^T diag(weights) A; half the flops where no weight is negative."""
-    return _total(_map(lambda part, at: _gram(part, weights[at]), A))
-
-
-def _gram(part: Any, weights: Array) -> Array:
-    if _is_csr(part):
-        scaled = part.copy()
-        scaled.data = part.data * np.repeat(weights, np.diff(part.indptr))
-        return (part.T @ scaled).toarray()
-    d = part.shape[1]
-    found, size = np.zeros((d, d), dtype=part.dtype), _block(part)
-    positive = bool(np.all(weights >= 0))
-    factor = (np.sqrt(weights) if positive else weights)[:, None]
-    for a in range(0, part.shape[0], size):
-        block = part[a : a + size]
-        scaled = factor[a : a + size] * block
-        found += scaled.T @ (scaled if positive else block)  # the same array twice: NumPy calls syrk
-    return found
-
-
-def sampled_gram(chosen: Rows, v: Array, L: Array, C: Array) -> Array:
-    """Return B^T B, (d, d), for B = diag(v) A - L C^T of some chosen rows of A (F.11); L (rows, r), C (d, r)."""
-    both = gram(chosen, v * v)
-    if L.shape[1] == 0:
-        return both
-    cross = rmatvec(chosen, v[:, None] * L) @ C.T
-    return both - cross - cross.T + C @ (L.T @ L) @ C.T
-
-
-def row_squares(A: Any) -> Array:
-    """Return the squared 2-norms of the rows, (n,), of a dense or csr array."""
-    if _is_csr(A):
-        return _squared(A) @ np.ones(A.shape[1], A.dtype)
-    return np.concatenate(_map(lambda part, _: np.einsum("ij,ij->i", part, part), rows(A)))
-
-
-def column_norms(A: Any) -> Array:
-    """Return the 2-norms of the columns, (d,), of a dense or csr array."""
-    if _is_csr(A):
-        return np.sqrt(_squared(A).T @ np.ones(A.shape[0], A.dtype))
-    return np.sqrt(_total(_map(lambda part, _: np.einsum("ij,ij->j", part, part), rows(A))))
-
-
-def _squared(A: Any) -> Any:
-    return sparse.csr_array((A.data * A.data, A.indices, A.indptr), shape=A.shape)
-
-
-def factor(H: Array) -> tuple[Array, Array]:
-    """Return (lower Cholesky factor, whether there is one)."""
+def _factor(H: Array) -> tuple[Array, Array]:
     cholesky = linalg.lapack.spotrf if H.dtype == np.float32 else linalg.lapack.dpotrf
     found, info = cholesky(H, lower=True, clean=True)
     return found, np.asarray(info == 0)
 
 
-def backsolve(L: Array, r: Array) -> Array:
-    """Return (L L^T)^{-1} r."""
-    return linalg.cho_solve((L, True), r, check_finite=False)
-
-
-def while_loop(condition: Callable[[Tree], Any], body: Callable[[Tree], Tree], state: Tree) -> Tree:
-    """Return what `body` makes of the state while `condition` holds, as jax.lax.while_loop."""
+def _while_loop(condition: Callable[[Tree], Any], body: Callable[[Tree], Tree], state: Tree) -> Tree:
     while condition(state):
         state = body(state)
     return state
 
 
-HOST = Backend(np, matvec, rmatvec, gram, product, factor, backsolve, while_loop)
+HOST = Backend(
+    xp=np,
+    matvec=passes.matvec,
+    rmatvec=passes.rmatvec,
+    gram=passes.gram,
+    product=passes.product,
+    factor=_factor,
+    backsolve=lambda L, r: linalg.cho_solve((L, True), r, check_finite=False),
+    while_loop=_while_loop,
+)
+
+
+def newton(A: Any, rng: np.random.Generator) -> Directions:
+    """Return Newton directions; once two more steps with the last matrix reach the tolerance, it is used again."""
+    del A, rng
+    last: Factor | None = None
+
+    def direction(kind: Objective, state: State) -> Direction:
+        nonlocal last
+        if last is None or not state.damping == last.damping == 0 or not _nearly_done(state):
+            last = factored(hessian, kind, state)
+        return along(kind, state, last)
+
+    return direction
+
+
+def _nearly_done(state: State) -> bool:
+    """Return whether two steps with the last matrix are enough.
+
+    A step with a matrix from a point whose own step shrank the gradient by q shrinks it by a small multiple of q.
+    """
+    shrink = AGAIN * state.relative / state.memory
+    return bool(shrink < 0.1 and shrink * shrink * state.relative <= state.problem.tol)
+
+
+def pcg(A: Any, rng: np.random.Generator) -> Directions:
+    """Return directions by conjugate gradients on the exact Hessian, preconditioned with sampled rows (F.12), (F.15).
+
+    A dense A that needs many iterations in one step goes on with Newton directions.
+    """
+    d = A.shape[1]
+    if d > MANY_COLUMNS:
+        return partial(conjugate, unit_columns, 4 * MOST)
+    if sparse.issparse(A):
+        return partial(conjugate, _preconditioner(A, rng), MOST)
+    most = max(12, d // 16)
+    now: Directions = partial(conjugate, _preconditioner(A, rng), most)
+
+    def direction(kind: Objective, state: State) -> Direction:
+        nonlocal now
+        found = now(kind, state)
+        if found.passes >= 2 * most:
+            now = newton(A, rng)
+        return found
+
+    return direction
+
+
+def _preconditioner(A: Any, rng: np.random.Generator) -> Callable[[Objective, State], Factor]:
+    """Return the preconditioner of sampled rows, made again while the point is far: later it hardly changes."""
+    squares = passes.row_squares(A)
+    kept: Factor | None = None
+
+    def preconditioner(kind: Objective, state: State) -> Factor:
+        nonlocal kept
+        if kept is None or state.relative > FAR or state.damping != kept.damping:
+            kept = factored(partial(_of_sample, squares, rng), kind, state)
+        return kept
+
+    return preconditioner
+
+
+def _of_sample(squares: Array, rng: np.random.Generator, kind: Objective, state: State) -> Array:
+    """Return the Gauss-Newton matrix of sampled rows with the regulariser, (d, d) (F.5), (F.11), (F.12).
+
+    They are drawn by v_i^2 ||a_i||^2, mixed half and half with uniform.
+    """
+    problem, point = state.problem, state.point
+    n, d = problem.A.shape
+    size = int(np.clip(n // 8, min(n, 16 * d), PER_COLUMN * d))
+    v, L, M = residual.jacobian(point.at, kind.loss)
+    ridge = np.exp(-point.at.log_scale) * problem.weights**2
+    mass = (v * v + ridge) * squares
+    index, scale = sketch.draw(np.sort(rng.random(size)), 0.5 / n + 0.5 * mass / mass.sum())
+    chosen, v, L = passes.rows(problem.A.whole[index]), v[index] * scale, L[index] * scale[:, None]
+    H = passes.gram(chosen, v * v)
+    if L.shape[1]:
+        C = passes.rmatvec(problem.A, residual.scaled_curvature(point.at, kind.loss, exact=False).Q @ M)
+        cross = passes.rmatvec(chosen, v[:, None] * L) @ C.T
+        H = H - cross - cross.T + C @ (L.T @ L) @ C.T
+    return H + passes.gram(chosen, ridge[index] * scale**2) if ridge.any() else H

@@ -3,14 +3,19 @@
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve
 
-from expreg.solver import newton, pcg, sketched
+from expreg import residual, sketch, sparse
+from expreg.sketch.oblivious import Apply
+from expreg.solver import newton
 from expreg.solver.records import AUTO, MAX_STEPS, SKETCHES, chosen, names
-from expreg.solver.state import Method, Objective, Problem, State, Steps, first_state, running
-from expreg.solver.traced import TRACED, column_norms
-from expreg.sparse import Sparse
+from expreg.solver.state import Backend, Method, Objective, Problem, State, Steps, first_state, running
+from expreg.sparse import Matrix, Sparse
 from expreg.types import Array
+
+FLOOR = 0.1  # added to sketched leverage scores, in units of their mean: no row is out of reach
 
 
 def make(
@@ -36,7 +41,7 @@ def make(
     def steps(A: Any) -> tuple[Objective, Steps]:
         record = chosen(solver, *A.shape, dense=not isinstance(A, Sparse))
         name = sketch or record.sketch
-        matrix = sketched.hessian(name, sketch_size) if name else None
+        matrix = partial(sketched, name, sketch_size) if name else None
         kind = Objective(loss, activation, record.exact, TRACED)
         return kind, record.traced(kind, matrix, max_steps, step_size)
 
@@ -52,15 +57,91 @@ def make(
     return Method(init, lambda state: steps(state.problem.A)[1].step(state), running)
 
 
-def newton_steps(kind: Objective, matrix: sketched.Hessian | None, max_steps: int, step_size: Any) -> Steps:
-    """Return steps with the exact matrix, or with a sketched one (F.1)."""
+def newton_steps(kind: Objective, matrix: newton.Matrix | None, max_steps: int, step_size: Any) -> Steps:
+    """Return steps with the exact matrix, or with a sketched one: the exact gradient and its matrix (F.1)."""
     del step_size
-    direction = newton.exact if matrix is None else partial(sketched.direction, matrix)
-    return Steps(partial(newton.step, kind, direction, max_steps))
+    return Steps(partial(newton.step, kind, partial(newton.by_matrix, matrix or newton.hessian), max_steps))
 
 
-def pcg_steps(kind: Objective, matrix: sketched.Hessian, max_steps: int, step_size: Any) -> Steps:
+def pcg_steps(kind: Objective, matrix: newton.Matrix, max_steps: int, step_size: Any) -> Steps:
     """Return steps by conjugate gradients on the exact matrix, preconditioned with a sketched one (F.15)."""
     del step_size
-    direction = partial(pcg.direction, lambda kind, state: pcg.by_matrix(kind, matrix(kind, state), state), pcg.MOST)
+    direction = partial(newton.conjugate, partial(newton.factored, matrix), newton.MOST)
     return Steps(partial(newton.step, kind, direction, max_steps))
+
+
+# --- sketches of the Gauss-Newton matrix ------------------------------------------------------------
+
+
+def sketched(name: str, size: int | None, kind: Objective, state: State) -> Array:
+    """Return B^T B (d, d), B = S (dr/dz) A with the regulariser (F.11), (F.12), for `size` rows, default by d.
+
+    A fresh S at every step, from the key of the problem and the number of the step.
+    """
+    problem, point, record = state.problem, state.point, SKETCHES[name]
+    n, d = problem.A.shape
+    rows = record.rows(n, d, size)
+    key = jax.random.fold_in(problem.key, state.step)
+    apply = _by_leverage(key, state, rows) if record.make is None else record.make(key, n, rows)
+    v, L, M = residual.jacobian(point.at, kind.loss)
+    B = apply(problem.A, v)
+    if L.shape[1]:
+        Q = residual.scaled_curvature(point.at, kind.loss, exact=False).Q
+        B = B - apply(L) @ _rmatvec(problem.A, Q @ M).T
+    outer = apply(problem.A, jnp.exp(-point.at.log_scale / 2) * problem.weights)
+    return (B.T @ B + outer.T @ outer).astype(v.dtype)
+
+
+def _by_leverage(key: Array, state: State, rows: int) -> Apply:
+    """Return the sample of rows by sketched leverage scores of diag(v) A with the regulariser (F.3), (F.5)."""
+    first, second = jax.random.split(key)
+    v = state.point.at.v
+    ridge = jnp.exp(-state.point.at.log_scale) * state.problem.weights**2
+    J = sketch.of_weights(state.problem.A, v * v + ridge)
+    scores = sketch.sketched_leverage(first, J, floor=FLOOR)
+    return sketch.sampled(second, scores / jnp.sum(scores), rows)
+
+
+# --- the backend: everything traces -----------------------------------------------------------------
+
+
+def _rmatvec(A: Matrix, Y: Array) -> Array:
+    """Return A^T Y, Y of shape (n,) or (n, k)."""
+    if Y.ndim == 1:
+        return sparse.rmatvec(A, Y)
+    if not isinstance(A, Sparse):
+        return A.T @ Y
+    if Y.shape[1] == 0:
+        return jnp.zeros((A.shape[1], 0), Y.dtype)
+    return jax.vmap(lambda y: sparse.rmatvec(A, y), in_axes=1, out_axes=1)(Y)
+
+
+def _product(A: Matrix, D: Array, p: Array) -> tuple[Array, Array]:
+    t = sparse.matvec(A, p)
+    return sparse.rmatvec(A, D * t), t
+
+
+def _factor(H: Array) -> tuple[Array, Array]:
+    found = jnp.linalg.cholesky(H)
+    return found, jnp.all(jnp.isfinite(found))
+
+
+def column_norms(A: Matrix) -> Array:
+    """Return the 2-norms of the columns, (d,); 1 for a column of zeros, which is then never divided by."""
+    if isinstance(A, Sparse):
+        squares = jax.ops.segment_sum(A.data**2, A.columns, A.shape[1])
+    else:
+        squares = jnp.sum(A * A, axis=0)
+    return jnp.sqrt(jnp.where(squares > 0, squares, 1))
+
+
+TRACED = Backend(
+    xp=jnp,
+    matvec=sparse.matvec,
+    rmatvec=_rmatvec,
+    gram=sparse.gram,
+    product=_product,
+    factor=_factor,
+    backsolve=lambda L, r: cho_solve((L, True), r),
+    while_loop=jax.lax.while_loop,
+)

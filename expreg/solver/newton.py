@@ -1,4 +1,4 @@
-"""Second-order steps: where to go (a Newton direction, exact or sketched, or by conjugate gradients), then how far.
+"""Second-order steps: where to go, by a factored matrix or by conjugate gradients, then how far (F.1), (F.13)-(F.15).
 
 All matrices here are scaled to unit columns of A, so that damping and tolerances do not depend on units.
 """
@@ -7,12 +7,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from expreg import residual
-from expreg.solver.search import armijo
-from expreg.solver.state import Objective, State, evaluate, judged
+from expreg.solver.state import Objective, State, evaluate, judged, scaled_value
 from expreg.types import Array
 
-SMALLEST_DAMPING = 1e-8
-LARGEST_DAMPING = 1e8
+SMALLEST_DAMPING, LARGEST_DAMPING = 1e-8, 1e8
+SUFFICIENT = 1e-4  # the share of the slope by which the loss must fall (F.13)
+LARGEST = 10.0  # the largest change of a logit in one step: exp changes by e^10
+HALVINGS = 40
+LOOSEST = 0.1  # the largest relative residual at which conjugate gradients stop
+MOST = 60  # iterations of conjugate gradients in one step
 
 
 class Direction(NamedTuple):
@@ -25,23 +28,31 @@ class Direction(NamedTuple):
     passes: Array
 
 
+class Factor(NamedTuple):
+    """A matrix H ready for use: `solve(r)` = (H + damping)^{-1} r, and the damping it took."""
+
+    solve: Callable[[Array], Array]
+    damping: Array
+
+
 Directions = Callable[[Objective, State], Direction]
+Matrix = Callable[[Objective, State], Array]  # H (d, d)
+Preconditioner = Callable[[Objective, State], Factor]
 
 
 def step(kind: Objective, direction: Directions, max_steps: int, state: State) -> State:
     """Return the state one step later: a direction, a line search along it, and a look at the new point."""
     xp, problem, point = kind.ops.xp, state.problem, state.point
     found = direction(kind, state)
-    length, accepted = armijo(kind, problem, point, found.dz, found.slope)
-    t = xp.where(accepted, length, xp.zeros_like(length))
+    length, accepted = _armijo(kind, state, found.dz, found.slope)
+    t = xp.where(accepted, length, 0)
     there = evaluate(kind, problem, point.x + t * found.step, point.z + t * found.dz)
-    easier = xp.where(found.damping > 10 * SMALLEST_DAMPING, found.damping / 10, xp.zeros_like(found.damping))
-    harder = xp.maximum(10 * found.damping, xp.zeros_like(found.damping) + SMALLEST_DAMPING)
-    kept = xp.where(t >= 1, easier, found.damping)
+    easier = xp.where(found.damping > 10 * SMALLEST_DAMPING, found.damping / 10, 0)
+    harder = xp.maximum(10 * found.damping, SMALLEST_DAMPING)
     moved = state._replace(
         point=there,
         decrement=-xp.exp(point.at.log_scale) * found.slope / 2,
-        damping=xp.where(accepted, kept, harder),
+        damping=xp.where(accepted, xp.where(t >= 1, easier, found.damping), harder),
         step=state.step + 1,
         passes=state.passes + found.passes + 1,
         memory=state.relative,
@@ -50,38 +61,62 @@ def step(kind: Objective, direction: Directions, max_steps: int, state: State) -
     return judged(kind, moved, xp.where(accepted, max_steps, end))
 
 
-def exact(kind: Objective, state: State) -> Direction:
-    """Return the damped Newton direction of diag + low rank (E.4): one weighted Gram matrix and one factor."""
-    return along(kind, state, factor(kind, state))
+class _Trial(NamedTuple):
+    length: Array
+    accepted: Array
+    count: Array
 
 
-def factor(kind: Objective, state: State) -> "Factor":
-    """Return the factor of the exact or Gauss-Newton matrix with the regulariser."""
+def _armijo(kind: Objective, state: State, dz: Array, slope: Array) -> tuple[Array, Array]:
+    """Return the first t of 1, 1/2, 1/4, ... with objective(t) <= objective(0) + 1e-4 t slope, and if there is one.
+
+    A backtracking line search on z + t dz, which never reads A (F.13). It starts below 1 where a logit would move by
+    more than `LARGEST`. Near the minimum the change drowns in rounding: a rise of a few units in the last place of the
+    terms that cancel is allowed.
+    """
+    xp, point = kind.ops.xp, state.point
+    room = 8 * xp.finfo(dz.dtype).eps * point.size
+
+    def trial(t: Array, count: Array) -> _Trial:
+        _, value, _ = scaled_value(kind, state.problem, point.z + t * dz, point.at.log_scale)
+        return _Trial(t, value <= point.objective + SUFFICIENT * t * slope + room, count)
+
+    furthest = xp.max(xp.abs(dz))
+    end = kind.ops.while_loop(
+        lambda at: ~at.accepted & (at.count < HALVINGS),
+        lambda at: trial(at.length / 2, at.count + 1),
+        trial(xp.where(furthest > LARGEST, LARGEST / furthest, xp.ones_like(furthest)), xp.asarray(0)),
+    )
+    return end.length, end.accepted & (slope < 0)
+
+
+# --- a factored matrix ------------------------------------------------------------------------------
+
+
+def by_matrix(matrix: Matrix, kind: Objective, state: State) -> Direction:
+    """Return the damped direction -(H + damping)^{-1} g: Newton's for `hessian`, else that of its approximation."""
+    return along(kind, state, factored(matrix, kind, state))
+
+
+def along(kind: Objective, state: State, found: Factor) -> Direction:
+    """Return the direction of a factored matrix."""
+    gradient = state.point.gradient
+    s = -found.solve(gradient)
+    return Direction(s, kind.ops.matvec(state.problem.A, s), gradient @ s, found.damping, kind.ops.xp.asarray(3))
+
+
+def hessian(kind: Objective, state: State) -> Array:
+    """Return the exact or Gauss-Newton matrix with the regulariser, diagonal plus low rank in z (E.4)."""
     ops, problem, point = kind.ops, state.problem, state.point
     curve = residual.scaled_curvature(point.at, kind.loss, exact=kind.exact)
     weights = curve.diagonal + ops.xp.exp(-point.at.log_scale) * problem.weights**2
     low = ops.rmatvec(problem.A, curve.Q)
-    H = ops.gram(problem.A, weights) + low @ curve.S @ low.T
-    return damped_factor(kind, H, problem.norms, state.damping)
+    return ops.gram(problem.A, weights) + low @ curve.S @ low.T
 
 
-def along(kind: Objective, state: State, found: "Factor") -> Direction:
-    """Return the direction -(H + damping)^{-1} g of a factored matrix."""
-    problem, point = state.problem, state.point
-    s = -found.solve(kind, point.gradient)
-    return Direction(s, kind.ops.matvec(problem.A, s), point.gradient @ s, found.damping, kind.ops.xp.asarray(3))
-
-
-class Factor(NamedTuple):
-    """The Cholesky factor L of N^-1 H N^-1 + damping, N = diag(1 / inverse), and the damping it took (F.13)."""
-
-    L: Array
-    damping: Array
-    inverse: Array
-
-    def solve(self, kind: Objective, r: Array) -> Array:
-        """Return (H + damping)^{-1} r."""
-        return self.inverse * kind.ops.backsolve(self.L, self.inverse * r)
+def factored(matrix: Matrix, kind: Objective, state: State) -> Factor:
+    """Return a matrix of the state, factored with at least the damping of the state."""
+    return damped(kind, matrix(kind, state), state.problem.norms, state.damping)
 
 
 class _Damped(NamedTuple):
@@ -90,12 +125,12 @@ class _Damped(NamedTuple):
     damping: Array
 
 
-def damped_factor(kind: Objective, H: Array, norms: Array, damping: Array) -> Factor:
-    """Return the factor of H + damping tau N^2, N = diag(norms), tau the mean diagonal of N^-1 H N^-1.
+def damped(kind: Objective, H: Array, norms: Array, damping: Array) -> Factor:
+    """Return the Cholesky factor of H + damping tau N^2, N = diag(norms), tau the mean diagonal of N^-1 H N^-1.
 
     Damping grows tenfold from 1e-8 until the matrix is positive definite (F.13).
     """
-    xp, ops = kind.ops.xp, kind.ops
+    ops, xp = kind.ops, kind.ops.xp
     inverse = 1 / norms
     scaled = inverse[:, None] * H * inverse
     identity = xp.eye(H.shape[0], dtype=H.dtype)
@@ -105,10 +140,73 @@ def damped_factor(kind: Objective, H: Array, norms: Array, damping: Array) -> Fa
     def attempt(damping: Array) -> _Damped:
         return _Damped(*ops.factor(scaled + (damping * tau + least) * identity), damping)
 
-    def harder(trial: _Damped) -> _Damped:
-        return attempt(xp.maximum(10 * trial.damping, xp.zeros_like(trial.damping) + SMALLEST_DAMPING))
-
     end = ops.while_loop(
-        lambda trial: ~trial.good & (trial.damping < LARGEST_DAMPING) & xp.isfinite(tau), harder, attempt(damping)
+        lambda trial: ~trial.good & (trial.damping < LARGEST_DAMPING) & xp.isfinite(tau),
+        lambda trial: attempt(xp.maximum(10 * trial.damping, SMALLEST_DAMPING)),
+        attempt(damping),
     )
-    return Factor(end.factor, end.damping, inverse)
+    return Factor(lambda r: inverse * ops.backsolve(end.factor, inverse * r), end.damping)
+
+
+# --- conjugate gradients ----------------------------------------------------------------------------
+
+
+class _Iterate(NamedTuple):
+    s: Array
+    As: Array
+    r: Array
+    p: Array
+    rho: Array
+    count: Array
+    going: Array
+
+
+def conjugate(preconditioner: Preconditioner, most: int, kind: Objective, state: State) -> Direction:
+    """Return the direction of a preconditioned, truncated conjugate-gradient solve with the exact curvature (F.15).
+
+    A direction of negative curvature ends it; as the very first one it is followed. The residual asked for falls
+    with the square of the gradient, so that the whole run converges faster than linearly.
+    """
+    xp, point = kind.ops.xp, state.point
+    apply, damping = preconditioner(kind, state)
+    multiply = _product(kind, state, damping)
+    fall, least = state.relative / state.memory, 0.1 * state.problem.tol / state.relative
+    y = apply(-point.gradient)
+    rho = -(point.gradient @ y)
+    goal = xp.clip(xp.maximum(fall * fall, least), 0.0, LOOSEST) ** 2 * rho
+
+    def body(at: _Iterate) -> _Iterate:
+        Hp, Ap = multiply(at.p)
+        bend = at.p @ Hp
+        good = bend > 0
+        t = xp.where(good | (at.count == 0), xp.where(good, at.rho, 1) / xp.where(good, bend, 1), 0)
+        s, As, r = at.s + t * at.p, at.As + t * Ap, at.r - t * Hp
+        y = apply(r)
+        rho = r @ y
+        going = good & (rho > goal) & (at.count + 1 < most)
+        return _Iterate(s, As, r, y + (rho / at.rho) * at.p, rho, at.count + 1, going)
+
+    begin = _Iterate(xp.zeros_like(y), xp.zeros_like(point.z), -point.gradient, y, rho, xp.asarray(0), rho > 0)
+    end = kind.ops.while_loop(lambda at: at.going, body, begin)
+    return Direction(end.s, end.As, point.gradient @ end.s, damping, 2 * end.count + 1)
+
+
+def _product(kind: Objective, state: State, damping: Array) -> Callable[[Array], tuple[Array, Array]]:
+    """Return p -> (H p, A p) for the exact or Gauss-Newton curvature with regulariser and damping (E.4)."""
+    xp, problem, point = kind.ops.xp, state.problem, state.point
+    curve = residual.scaled_curvature(point.at, kind.loss, exact=kind.exact)
+    low = kind.ops.rmatvec(problem.A, curve.Q)
+    D = curve.diagonal + xp.exp(-point.at.log_scale) * problem.weights**2
+    ridge = damping * problem.norms**2 * (xp.sum(xp.abs(D)) / D.shape[0])
+
+    def multiply(p: Array) -> tuple[Array, Array]:
+        product, Ap = kind.ops.product(problem.A, D, p)
+        return product + low @ (curve.S @ (low.T @ p)) + ridge * p, Ap
+
+    return multiply
+
+
+def unit_columns(_: Objective, state: State) -> Factor:
+    """Return the preconditioner of nothing but the column norms, for d too large to factor."""
+    scale = 1 / state.problem.norms**2
+    return Factor(lambda r: scale * r, state.damping)

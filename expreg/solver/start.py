@@ -10,34 +10,26 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+from scipy import linalg, sparse
 
 from expreg.activation import ACTIVATIONS
 from expreg.residual import LOSSES
-from expreg.solver import host, newton
+from expreg.solver import newton
 from expreg.solver.records import AUTO, MANY_COLUMNS, PER_COLUMN, chosen
 from expreg.solver.state import Objective, Problem, first_state, run, scaled_value
 from expreg.solver.validate import REACHABLE, Checked
+from expreg.sparse import passes
 from expreg.types import Array
 
 LEAST_ROWS = 4096
-GROWTH = 16
-"""Each subset has this many times the rows of the one before."""
-SAMPLE = 2048
-"""Rows that are looked at to see whether a column hangs on few rows."""
-ROUGH = 1e-3
-"""The tolerance on a subset: its minimiser is off by more."""
-ROUGH_STEPS = 30
-SLIGHT = 0.1
-"""The size of the logits at a start of which nothing is known."""
-
-SCALES = (0.1, 1.0, 10.0, 100.0, 1e4)
-"""Candidates of c times max |b| for sinh."""
+GROWTH = 16  # each subset has this many times the rows of the one before
+SAMPLE = 2048  # rows that are looked at to see whether a column hangs on few rows
+ROUGH, ROUGH_STEPS = 1e-3, 30  # the tolerance on a subset, whose minimiser is off by more, and the budget
+SLIGHT = 0.1  # the size of the logits at a start of which nothing is known
+SCALES = (0.1, 1.0, 10.0, 100.0, 1e4)  # candidates of c times max |b| for sinh
 ALTERNATIONS = 30
-SMALL = 100_000
-"""Entries of A up to which every candidate is tried."""
-GOOD = 0.1
-"""A candidate fits if its loss is at most this share of what it would be without cancellation."""
+SMALL = 100_000  # entries of A up to which every candidate is tried
+GOOD = 0.1  # a candidate fits if its loss is at most this share of what it would be without cancellation
 
 
 def problem_of(given: Checked) -> Problem:
@@ -46,15 +38,11 @@ def problem_of(given: Checked) -> Problem:
     Where a column hangs on few rows, ||a_j|| n^-1/2 may be far above the size of its entries in the rows that count,
     and the tolerance is a hundred times smaller.
     """
-    least = REACHABLE * float(np.finfo(given.b.dtype).eps)
-    sharp = max(given.tol / 100, least) if _concentrated(given.A, given.norms) else given.tol
-    return Problem(host.rows(given.A), given.b, given.weights, np.asarray(sharp, given.b.dtype), given.norms, None)
-
-
-def _concentrated(A: Any, norms: Array) -> bool:
-    """Return whether some column's norm on every k-th row is less than a quarter of what it should be."""
+    A, norms, tol = given.A, given.norms, given.tol
     every = A.shape[0] // SAMPLE
-    return every >= 2 and bool((host.column_norms(A[::every]) * np.sqrt(every) < norms / 4).any())
+    if every >= 2 and (passes.column_norms(A[::every]) * np.sqrt(every) < norms / 4).any():
+        tol = max(tol / 100, REACHABLE * float(np.finfo(given.b.dtype).eps))
+    return Problem(passes.rows(A), given.b, given.weights, np.asarray(tol, given.b.dtype), norms, None)
 
 
 def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> Array:
@@ -96,36 +84,9 @@ def _subset(kind: Objective, problem: Problem, index: Array) -> Problem:
     if loss.relative:
         total = b.sum()
         b = b * (problem.b.sum() / total if total != 0 else 1 / share)
-    norms = host.column_norms(A)
+    norms = passes.column_norms(A)
     tol = np.asarray(max(ROUGH, float(problem.tol)), dtype=b.dtype)
-    return Problem(host.rows(A), b, weights, tol, np.where(norms > 0, norms, 1).astype(b.dtype), None)
-
-
-def candidates(kind: Objective, problem: Problem) -> Iterator[Array]:
-    """Yield starting points x (d,), best guess first; never x = 0 for even and odd phi, where it is stationary."""
-    b, free, phi = problem.b, LOSSES[kind.loss].relative, ACTIVATIONS[kind.activation]
-    if phi.multiplicative:
-        yield from _logarithms(problem, free)
-    elif phi.inverse is None:
-        yield SLIGHT / problem.norms
-    elif phi.parity == "even":
-        least = np.quantile(b, 0.02)
-        yield _signs(problem, phi.inverse(b / least if free and least > 0 else b))
-    else:
-        top = np.abs(b).max()
-        scales = [c / top for c in SCALES] if free and top > 0 else [1.0]
-        yield from _fits(problem, np.nan_to_num(np.stack([phi.inverse(c * b) for c in scales], axis=1)))
-
-
-def _logarithms(problem: Problem, free: bool) -> Iterator[Array]:
-    """Yield fits of log b: without weights, exact and best conditioned without noise, and with b^2, right for noise."""
-    b, (n, d) = problem.b, problem.A.shape
-    positive = b > 0
-    if positive.sum() > d:
-        z = np.log(np.where(positive, b, 1.0))
-        for power in (0, 2) if n * d <= SMALL else (2, 0):
-            yield _fit(problem, z, np.where(positive, b, 0) ** power, free)
-    yield np.zeros(d, dtype=b.dtype)
+    return Problem(passes.rows(A), b, weights, tol, np.where(norms > 0, norms, 1).astype(b.dtype), None)
 
 
 def best(kind: Objective, problem: Problem) -> Array:
@@ -137,55 +98,66 @@ def best(kind: Objective, problem: Problem) -> Array:
     found, least = None, np.inf
     small = problem.A.shape[0] * problem.A.shape[1] <= SMALL
     for x in candidates(kind, problem):
-        _, value, size = scaled_value(judge, problem, host.matvec(problem.A, x), np.zeros((), x.dtype))
+        _, value, size = scaled_value(judge, problem, passes.matvec(problem.A, x), np.zeros((), x.dtype))
         value = value + np.finfo(x.dtype).eps * 1e-4 * size  # among exact fits the first
-        if found is None or (np.isfinite(value) and value < least):
+        if found is None or value < least:
             found, least = x, value if np.isfinite(value) else np.inf
         if not small and value < GOOD * size:
             break
-    assert found is not None
     return found
 
 
-def _fit(problem: Problem, z: Array, weights: Array, centred: bool) -> Array:
+def candidates(kind: Objective, problem: Problem) -> Iterator[Array]:
+    """Yield starting points x (d,), best guess first; never x = 0 for even and odd phi, where it is stationary."""
+    b, free, phi = problem.b, LOSSES[kind.loss].relative, ACTIVATIONS[kind.activation]
+    if phi.multiplicative:
+        yield from _logarithms(kind, problem, free)
+    elif phi.inverse is None:
+        yield SLIGHT / problem.norms
+    elif phi.parity == "even":
+        least = np.quantile(b, 0.02)
+        yield _signs(kind, problem, phi.inverse(b / least if free and least > 0 else b))
+    else:
+        top = np.abs(b).max()
+        solve = _normal(kind, problem, passes.gram(problem.A, np.ones_like(b)))
+        for c in [c / top for c in SCALES] if free and top > 0 else [1.0]:
+            yield solve(passes.rmatvec(problem.A, np.nan_to_num(phi.inverse(c * b))))
+
+
+def _logarithms(kind: Objective, problem: Problem, free: bool) -> Iterator[Array]:
+    """Yield fits of log b: without weights, exact and best conditioned without noise, and with b^2, right for noise."""
+    b, (n, d) = problem.b, problem.A.shape
+    positive = b > 0
+    if positive.sum() > d:
+        z = np.log(np.where(positive, b, 1.0))
+        for power in (0, 2) if n * d <= SMALL else (2, 0):
+            yield _fit(kind, problem, z, np.where(positive, b, 0) ** power, free)
+    yield np.zeros(d, dtype=b.dtype)
+
+
+def _fit(kind: Objective, problem: Problem, z: Array, weights: Array, centred: bool) -> Array:
     """Return x that minimises sum_i weights_i (a_i x - z_i - c)^2, over c too if `centred`."""
     weights = weights / weights.max()
-    H = host.gram(problem.A, weights)
-    total, mass = host.rmatvec(problem.A, weights), weights.sum()
-    right = host.rmatvec(problem.A, weights * z)
+    H, right = passes.gram(problem.A, weights), passes.rmatvec(problem.A, weights * z)
     if centred:
+        total, mass = passes.rmatvec(problem.A, weights), weights.sum()
         H = H - np.outer(total, total) / mass
         right = right - total * (weights @ z) / mass
-    return _least_squares(problem, H, right)
+    return _normal(kind, problem, H)(right)
 
 
-def _fits(problem: Problem, Z: Array) -> list[Array]:
-    H = host.gram(problem.A, np.ones_like(problem.b))
-    right = host.rmatvec(problem.A, Z)
-    return [_least_squares(problem, H, column) for column in right.T]
+def _normal(kind: Objective, problem: Problem, H: Array) -> Any:
+    """Return right -> H^{-1} right, damped where H is singular."""
+    return newton.damped(kind, H, problem.norms, np.zeros((), H.dtype)).solve
 
 
-def _least_squares(problem: Problem, H: Array, right: Array) -> Array:
-    inverse = 1 / problem.norms
-    scaled = inverse[:, None] * H * inverse
-    least = np.finfo(H.dtype).eps * H.shape[0]
-    factor, good = host.factor(scaled + least * np.trace(scaled) * np.eye(H.shape[0], dtype=H.dtype) / H.shape[0])
-    return inverse * host.backsolve(factor, inverse * right) if good else np.zeros_like(right)
-
-
-def _signs(problem: Problem, wanted: Array) -> Array:
+def _signs(kind: Objective, problem: Problem, wanted: Array) -> Array:
     """Return x with |A x| close to `wanted`, by alternating projections from the leading generalised eigenvector."""
-    from scipy import linalg
-
-    inverse = 1 / problem.norms
-    plain, weighted = (
-        inverse[:, None] * host.gram(problem.A, weights) * inverse for weights in (np.ones_like(wanted), wanted**2)
-    )
-    least = np.finfo(plain.dtype).eps * np.trace(plain)
-    plain = plain + least * np.eye(plain.shape[0], dtype=plain.dtype)
-    x = inverse * linalg.eigh(weighted, plain)[1][:, -1]
-    factor, _ = host.factor(plain)
+    scale = np.outer(problem.norms, problem.norms)
+    H, weighted = passes.gram(problem.A, np.ones_like(wanted)), passes.gram(problem.A, wanted**2)
+    solve, least = _normal(kind, problem, H), np.finfo(H.dtype).eps * H.shape[0] * np.eye(H.shape[0], dtype=H.dtype)
+    x = linalg.eigh(weighted / scale, H / scale + least)[1][:, -1] / problem.norms
     for _ in range(ALTERNATIONS):
-        signed = np.where(host.matvec(problem.A, x) < 0, -wanted, wanted)
-        x = inverse * host.backsolve(factor, inverse * host.rmatvec(problem.A, signed))
+        signed = np.where(passes.matvec(problem.A, x) < 0, -wanted, wanted)
+        x = solve(passes.rmatvec(problem.A, signed))
     return x

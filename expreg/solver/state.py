@@ -4,7 +4,7 @@ The objective is loss(A x) + 1/2 ||diag(w) A x||^2 (E.3). All of it is kept divi
 loss (E.33), so that logits of several hundred neither overflow nor vanish.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import log
 from typing import Any, NamedTuple
 
@@ -12,6 +12,13 @@ from expreg import residual
 from expreg.activation import ACTIVATIONS
 from expreg.residual import LOSSES, Terms
 from expreg.types import Array, Status, Tree
+
+COLLAPSED = (
+    1e-6  # a rescaled problem has collapsed where alpha < 1e-6 n though the softmax residual is not small (E.37)
+)
+TRIVIAL = 1e-8  # a sinh problem is at its trivial solution where max |z| is below this (E.38)
+DIVERGED = 1e10  # a run has diverged where its objective is this many times that of its start
+STALLED = 1.0  # a run that stops with more damping than this found no step that lowers the loss
 
 
 class Backend(NamedTuple):
@@ -175,39 +182,28 @@ def judged(kind: Objective, state: State, max_steps: int) -> State:
     """Return the state with its reported numbers and its status read off its point."""
     xp, point = kind.ops.xp, state.point
     factor = xp.exp(point.at.log_scale)
-    norm = factor * xp.sqrt(point.gradient @ point.gradient)
     return state._replace(
         x=point.x,
         loss=factor * point.objective,
-        gradient_norm=norm,
+        gradient_norm=factor * xp.sqrt(point.gradient @ point.gradient),
         relative=point.relative,
         status=_status(kind, state, max_steps),
     )
 
 
-COLLAPSED = 1e-6
-"""A rescaled problem has collapsed where alpha < 1e-6 n although the softmax residual is not small (E.37)."""
-TRIVIAL = 1e-8
-"""A sinh problem is at its trivial solution where max |z| is below this (E.38)."""
-DIVERGED = 1e10
-"""A run has diverged where its objective is this many times that of its start."""
-
-
 def _status(kind: Objective, state: State, max_steps: int) -> Array:
-    xp, point = kind.ops.xp, state.point
-    at = point.at
+    xp, point, at = kind.ops.xp, state.point, state.point.at
     finite = xp.isfinite(point.objective) & xp.all(xp.isfinite(point.gradient)) & xp.all(xp.isfinite(point.x))
-    log_objective = at.log_scale + xp.log(point.objective)
+    odd = ACTIVATIONS[kind.activation].parity == "odd"
     found = xp.asarray(int(Status.running))
-    choices = [
+    for holds, status in (
         (state.step >= max_steps, Status.max_steps),
-        (log_objective > state.start + log(DIVERGED), Status.diverged),
+        (at.log_scale + xp.log(point.objective) > state.start + log(DIVERGED), Status.diverged),
         (point.relative <= state.problem.tol, Status.converged),
         (_collapsed(kind, at), Status.collapsed),
-        (_trivial(kind, point.z), Status.trivial),
+        (xp.max(xp.abs(point.z)) < TRIVIAL if odd else xp.asarray(False), Status.trivial),
         (~finite, Status.nonfinite),
-    ]
-    for holds, status in choices:
+    ):
         found = xp.where(holds, int(status), found)
     return found
 
@@ -223,6 +219,37 @@ def _collapsed(kind: Objective, at: Terms) -> Array:
     return small & (misfit @ misfit > COLLAPSED**2 * (at.b @ at.b))
 
 
-def _trivial(kind: Objective, z: Array) -> Array:
-    xp = kind.ops.xp
-    return xp.max(xp.abs(z)) < TRIVIAL if ACTIVATIONS[kind.activation].parity == "odd" else xp.asarray(False)
+# --- how a run ended, in words ----------------------------------------------------------------------
+
+_SENTENCES = {
+    "max_steps": "the gradient is above the tolerance after the whole budget; try {max_steps}",
+    "stalled": "no step lowers the loss any further, by rounding or because the curvature is singular; "
+    "try {f64}, a larger {tolerance}, or {weight} > 0",
+    "diverged": "the loss grew without bound; try {solver} newton or a start nearer to 0",
+    "nonfinite": "a number left the range of the precision; try {f64}, a start with smaller logits, or the softmax "
+    "loss, which never overflows (E.35)",
+    "collapsed": "alpha went to 0: the rescaled loss vanishes without a fit (E.37); try the softmax or the projective "
+    "loss, centred rows of A, or {weight} > 0",
+    "trivial": "x went to 0, where sinh vanishes (E.38); try the softmax, projective or exponential loss, or another "
+    "start",
+}
+IN_A_CALL = {
+    "max_steps": "more steps, solver newton, or a start nearer by",
+    "f64": "float64",
+    "tolerance": "tol",
+    "weight": "weights",
+    "solver": "solver",
+}
+IN_A_CONFIG = {
+    "max_steps": "solver.max_steps",
+    "f64": "precision f64",
+    "tolerance": "solver.tolerance",
+    "weight": "problem.weight",
+    "solver": "solver.name",
+}
+
+
+def sentence(status: str, damping: float, settings: Mapping[str, str]) -> str:
+    """Return what a status means and what to try, in the words of a call or of a config; empty where all is well."""
+    key = "stalled" if status == "max_steps" and damping > STALLED else status
+    return _SENTENCES.get(key, "").format_map(settings)

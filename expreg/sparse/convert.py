@@ -28,21 +28,19 @@ def from_entries(data: Any, rows: Any, columns: Any, shape: tuple[int, int], *, 
     The entries must be sorted by row, then by column, each position at most once. Raises InputError naming the
     first entry that is out of range, out of order, repeated or not finite.
     """
-    values = _real(np.asarray(data), name)
-    i, j = np.asarray(rows), np.asarray(columns)
+    values, i, j = real(np.asarray(data), name), np.asarray(rows), np.asarray(columns)
     if not values.shape == i.shape == j.shape or values.ndim != 1:
         shapes = f"data {values.shape}, rows {i.shape}, columns {j.shape}"
         raise _refused(name, f"got {shapes}, expected three arrays of one length")
     _within(i, j, shape, name)
-    flat = i.astype(np.int64) * shape[1] + j
-    step = np.diff(flat)
+    step = np.diff(i.astype(np.int64) * shape[1] + j)
     if (step <= 0).any():
         at = int(np.argmax(step <= 0)) + 1
         what = "repeats the one before" if step[at - 1] == 0 else "comes after a later one"
         rule = "expected entries sorted by row, then by column, each position once"
         raise _refused(name, f"entry {at} at ({i[at]}, {j[at]}) {what}; {rule}")
-    _finite(values, i, j, name)
-    return _assemble(values, i, j, (int(shape[0]), int(shape[1])))
+    finite(values, name, i, j)
+    return _assemble(values, i.astype(np.int32), j.astype(np.int32), (int(shape[0]), int(shape[1])))
 
 
 def from_scipy(matrix: Any, *, name: str = "A") -> Sparse:
@@ -61,8 +59,8 @@ def from_scipy(matrix: Any, *, name: str = "A") -> Sparse:
         at = int(np.argmax(counts < 0)) if (counts < 0).any() else 0
         raise _refused(name, f"index pointer {at} is {pointers[at]}, expected {major + 1} that start at 0 and grow")
     if pointers[-1] != len(compressed.data) or len(compressed.data) != len(compressed.indices):
-        held = f"{len(compressed.data)} values and {len(compressed.indices)} indices"
-        raise _refused(name, f"got {held}, the last index pointer is {pointers[-1]}; expected the same number")
+        counted = f"{len(compressed.data)} values and {len(compressed.indices)} indices"
+        raise _refused(name, f"got {counted}, the last index pointer is {pointers[-1]}; expected the same number")
     owners = np.repeat(np.arange(major), counts)
     rows, columns = (owners, compressed.indices) if compressed.format == "csr" else (compressed.indices, owners)
     return _sorted(compressed.data, rows, columns, matrix.shape, name)
@@ -87,13 +85,10 @@ def from_dense(array: Any, *, name: str = "A") -> Sparse:
 
 def _sorted(data: Any, rows: Any, columns: Any, shape: tuple[int, int], name: str) -> Sparse:
     """Make a matrix of entries in any order: formats without an order of their own come through here."""
-    i, j = np.asarray(rows), np.asarray(columns)
-    _within(i, j, shape, name)
-    flat = i.astype(np.int64) * shape[1] + j
-    if (np.diff(flat) > 0).all():
-        return from_entries(data, i, j, shape, name=name)
-    order = np.argsort(flat, kind="stable")
-    return from_entries(np.asarray(data)[order], i[order], j[order], shape, name=name)
+    _within(rows, columns, shape, name)
+    flat = rows.astype(np.int64) * shape[1] + columns
+    order = slice(None) if (np.diff(flat) > 0).all() else np.argsort(flat, kind="stable")
+    return from_entries(data[order], rows[order], columns[order], shape, name=name)
 
 
 def _within(i: np.ndarray, j: np.ndarray, shape: tuple[int, int], name: str) -> None:
@@ -108,25 +103,9 @@ def _within(i: np.ndarray, j: np.ndarray, shape: tuple[int, int], name: str) -> 
             raise _refused(name, f"{what} index {index[at]} at entry {at}, expected 0..{limit - 1}")
 
 
-def _real(values: np.ndarray, name: str) -> np.ndarray:
-    if values.dtype.kind not in "biuf":
-        raise InputError(Problem("E-DTYPE", f"got {values.dtype}, expected real", key=name))
-    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
-
-
-def _finite(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, name: str) -> None:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        at, count = int(np.argmax(bad)), int(bad.sum())
-        message = f"got {values[at]}, expected finite ({count} such value{'s' * (count > 1)})"
-        raise InputError(Problem("E-DATA", message, key=f"{name}[{rows[at]},{columns[at]}]"))
-
-
-def _assemble(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> Sparse:
-    """Return the matrix of checked, sorted entries."""
+def _assemble(values: np.ndarray, i: np.ndarray, j: np.ndarray, shape: tuple[int, int]) -> Sparse:
     from scipy import sparse  # slow to import: only at the edge
 
-    i, j = rows.astype(np.int32), columns.astype(np.int32)
     starts = np.searchsorted(i, np.arange(shape[0] + 1)).astype(np.int32)
     transposed = sparse.csr_array((values, j, starts), shape=shape).tocsc()
     return Sparse(
@@ -139,6 +118,23 @@ def _assemble(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, shape: 
         shape=shape,
         longest=int(np.diff(starts).max(initial=1)),
     )
+
+
+def real(values: np.ndarray, name: str) -> np.ndarray:
+    """Return an array as float32 or float64; raise InputError where it is not real."""
+    if values.dtype.kind not in "biuf":
+        raise InputError(Problem("E-DTYPE", f"got an array of {values.dtype}, expected real numbers", key=name))
+    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
+
+
+def finite(values: np.ndarray, name: str, *index: np.ndarray) -> None:
+    """Raise InputError naming the first entry that is not finite; entry k has the places `index[...][k]`."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        at, count = int(np.argmax(bad)), int(bad.sum())
+        place = [part[at] for part in index] or np.unravel_index(at, values.shape)
+        message = f"got {values.flat[at]}, expected finite ({count} such value{'s' * (count > 1)})"
+        raise InputError(Problem("E-DATA", message, key=f"{name}[{','.join(map(str, place))}]"))
 
 
 def _refused(name: str, message: str) -> InputError:

@@ -11,21 +11,19 @@ on the host: SciPy's loops, one block of rows per core.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from expreg.types import Array, cores
+from expreg.sparse import passes
+from expreg.types import Array, Tree
 
-WIDTH = 16
-"""Largest number of entries in a piece: with 32 XLA no longer makes one loop of the sum."""
+WIDTH = 16  # largest number of entries in a piece: with 32 XLA no longer makes one loop of the sum
 _BLOCK = 2**18  # numbers in a block of rows of `gram`: two arrays of them stay in the cache of one core
-_MANY = 200_000  # entries below which a second thread costs more than it gives
 _SCATTER = 80  # flops of a dense product in the time of one scattered addition
 
 
@@ -43,10 +41,11 @@ class Pieces:
     aligned: bool
 
 
-_FIELDS = ("data", "columns", "rows", "starts", "by_row", "by_column")
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=_FIELDS, meta_fields=("shape", "longest"))
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("data", "columns", "rows", "starts", "by_row", "by_column"),
+    meta_fields=("shape", "longest"),
+)
 @dataclass(frozen=True)
 class Sparse:
     """A sparse matrix (n, d) with its entries in the order of their rows, then of their columns.
@@ -84,15 +83,12 @@ class Sparse:
 Matrix = Any  # a Sparse, or a dense Array (n, d)
 
 
-# --- products ---------------------------------------------------------------------------------------
-
-
 def matvec(A: Matrix, x: Array) -> Array:
     """Return A x, (n,), for a vector x (d,); 2 nnz flops."""
     if not isinstance(A, Sparse):
         return A @ x
     if _on_host(A, x):
-        return _host_matvec(A, x)
+        return passes.matvec(passes.rows(to_scipy(A)), x)
     return _sums(A.by_row, x, A.shape[0])
 
 
@@ -101,7 +97,7 @@ def rmatvec(A: Matrix, y: Array) -> Array:
     if not isinstance(A, Sparse):
         return y @ A
     if _on_host(A, y):
-        return _host_rmatvec(A, y)
+        return passes.rmatvec(passes.rows(to_scipy(A)), y)
     return _sums(A.by_column, y, A.shape[1])
 
 
@@ -114,15 +110,17 @@ def gram(A: Matrix, weights: Array) -> Array:
     A, (n, d) = jax.tree.map(jnp.asarray, A), A.shape
     scattered = isinstance(A, Sparse) and A.longest**2 * _SCATTER <= d**2
     size = min(n, max(256, _BLOCK // (A.longest**2 if scattered else d)))
-    add = _add_outer if scattered else _add_product
-    dtype = jnp.result_type(A.dtype, weights.dtype)
 
-    def fold(i: Array, total: Array) -> Array:
-        first = jnp.minimum(i * size, n - size)  # the last block overlaps the one before: its weights there are 0
-        index = first + jnp.arange(size)
-        return add(total, A, first, jnp.where(index >= i * size, block(weights, first, size), 0))
+    def add(total: Array, first: Array, fresh: Array) -> Array:
+        w = jnp.where(fresh, block(weights, first, size), 0)
+        if scattered:
+            values, columns = _padded(A, first + jnp.arange(size))
+            products = (values * w[:, None])[:, :, None] * values[:, None, :]
+            return total.at[columns[:, :, None], columns[:, None, :]].add(products)
+        rows = take_rows(A, first + jnp.arange(size)) if isinstance(A, Sparse) else block(A, first, size)
+        return total + (rows * w[:, None]).T @ rows
 
-    return jax.lax.fori_loop(0, -(-n // size), fold, jnp.zeros((d, d), dtype))
+    return fold_blocks(n, size, add, jnp.zeros((d, d), jnp.result_type(A.dtype, weights.dtype)))
 
 
 def row_norms(A: Matrix) -> Array:
@@ -170,18 +168,6 @@ def _sums(pieces: Pieces, vector: Array, count: int) -> Array:
     return jax.ops.segment_sum(total, pieces.owners, count, indices_are_sorted=True)
 
 
-def _add_product(total: Array, A: Matrix, first: Array, weights: Array) -> Array:
-    size = weights.shape[0]
-    rows = take_rows(A, first + jnp.arange(size)) if isinstance(A, Sparse) else block(A, first, size)
-    return total + (rows * weights[:, None]).T @ rows
-
-
-def _add_outer(total: Array, A: Sparse, first: Array, weights: Array) -> Array:
-    values, columns = _padded(A, first + jnp.arange(weights.shape[0]))
-    products = (values * weights[:, None])[:, :, None] * values[:, None, :]
-    return total.at[columns[:, :, None], columns[:, None, :]].add(products)
-
-
 def _padded(A: Sparse, index: Array) -> tuple[Array, Array]:
     """Return values and columns (s, longest) of the rows `index`, zeros after the end of each row."""
     at = A.starts[index][:, None] + jnp.arange(A.longest)
@@ -190,6 +176,19 @@ def _padded(A: Sparse, index: Array) -> tuple[Array, Array]:
     if not A.nnz:
         return jnp.zeros(at.shape, A.dtype), jnp.zeros(at.shape, jnp.int32)
     return jnp.where(inside, A.data[at], 0), jnp.where(inside, A.columns[at], 0)
+
+
+def fold_blocks(n: int, size: int, add: Callable[[Tree, Array, Array], Tree], total: Tree) -> Tree:
+    """Return `total` after `add(total, first, fresh)` for blocks of `size` rows, the first one `first`, of all n.
+
+    The last block overlaps the one before: `fresh` (size,) is False for the rows that were there already.
+    """
+
+    def fold(i: Array, total: Tree) -> Tree:
+        first = jnp.minimum(i * size, n - size)
+        return add(total, first, first + jnp.arange(size) >= i * size)
+
+    return jax.lax.fori_loop(0, -(-n // size), fold, total)
 
 
 def block(array: Array, first: Array, size: int) -> Array:
@@ -220,9 +219,6 @@ def cut(data: np.ndarray, indices: np.ndarray, starts: np.ndarray) -> Pieces:
     return Pieces(values, found, owners.astype(np.int32), aligned=bool((each == 1).all()))
 
 
-# --- the host's own products ------------------------------------------------------------------------
-
-
 def to_scipy(A: Sparse) -> Any:
     """Return the same matrix as a scipy.sparse.csr_array; shares memory with one that is on the host."""
     from scipy import sparse  # slow to import: only at the edge
@@ -236,25 +232,3 @@ def to_scipy(A: Sparse) -> Any:
 def _on_host(A: Sparse, vector: Array) -> bool:
     """Return True where nothing is traced and nothing is on a device."""
     return isinstance(A.data, np.ndarray) and isinstance(vector, np.ndarray) and vector.ndim == 1
-
-
-def _host_matvec(A: Sparse, x: np.ndarray) -> np.ndarray:
-    matrix = to_scipy(A)
-    return np.concatenate(_each(lambda block: matrix[block] @ x, A)) if A.nnz > _MANY else matrix @ x
-
-
-def _host_rmatvec(A: Sparse, y: np.ndarray) -> np.ndarray:
-    matrix = to_scipy(A)
-    return np.sum(_each(lambda block: matrix[block].T @ y[block], A), axis=0) if A.nnz > _MANY else matrix.T @ y
-
-
-def _each(function: Callable[[slice], np.ndarray], A: Sparse) -> list[np.ndarray]:
-    """Apply `function` to one slice of rows per core, with about as many entries each, all at the same time."""
-    edges = np.searchsorted(A.starts, np.linspace(0, A.nnz, cores() + 1)[1:-1])
-    slices = [slice(int(a), int(b)) for a, b in zip([0, *edges], [*edges, A.shape[0]], strict=True)]
-    return list(_pool().map(function, slices))  # SciPy's loops release the interpreter lock
-
-
-@lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores(), thread_name_prefix="expreg-sparse")

@@ -64,17 +64,17 @@ def test_scores_of_dependent_and_of_badly_scaled_columns():
     np.testing.assert_allclose(scores(jnp.asarray(A), jnp.ones(N)), projection(even()), rtol=1e-5)
 
 
-def test_scores_of_a_jacobian_are_those_of_its_rows():
+@pytest.mark.parametrize(("place", "regularised"), [("sparse", False), ("sparse", True), ("dense", True)])
+def test_scores_of_a_jacobian_are_those_of_its_rows(place, regularised):
     """(F.11), and with a regulariser the scores of the pairs of rows."""
     A, (v, b, w) = even(), parts()
     J = np.diag(v) @ A - np.outer(b, v @ A)
-    for stored in (jnp.asarray(A), sparse.from_dense(A)):
-        scores = jax.jit(lambda *parts: sketch.leverage_of(sketch.of_residual(*parts)))
-        plain = scores(stored, v, b)
-        np.testing.assert_allclose(plain, projection(J), rtol=1e-9, atol=1e-14)
-        both = scores(stored, v, b, w)
-        stacked = projection(np.concatenate([J, w[:, None] * A])).reshape(2, N).sum(axis=0)
-        np.testing.assert_allclose(both, stacked, rtol=1e-9, atol=1e-14)
+    stored = sparse.from_dense(A) if place == "sparse" else jnp.asarray(A)
+    found = jax.jit(lambda *given: sketch.leverage_of(sketch.of_residual(*given)))(
+        stored, v, b, w if regularised else None
+    )
+    rows = np.concatenate([J, w[:, None] * A]) if regularised else J
+    np.testing.assert_allclose(found, projection(rows).reshape(-1, N).sum(axis=0), rtol=1e-9, atol=1e-14)
 
 
 def sketched(key, J, **options) -> np.ndarray:
@@ -134,17 +134,15 @@ def test_samples_of_the_promised_size_keep_the_promise(kind, low_rank):
 def test_the_sampler_is_the_same_on_the_host():
     """In NumPy, as the preconditioner of `expreg.solve` draws: the promise of (F.6), and the rows of JAX."""
     A, size, rng = coherent(), sketch.sample_size(D, EPS, DELTA), np.random.default_rng(8)
-    tau = projection(A)
-    kept = 0
-    for _ in range(100):
-        index, scale = sketch.draw(rng.random(size), tau / tau.sum())
+    p = projection(A) / D
+    grams = []
+    for uniforms in rng.random((100, size)):
+        index, scale = sketch.draw(uniforms, p)
         rows = A[index] * scale[:, None]
-        kept += float(sketch.distortion(jnp.asarray(A.T @ A), jnp.asarray(rows.T @ rows))) <= EPS
-    assert kept >= 100 * (1 - DELTA)
-    uniforms = rng.random(size)
-    for one, other in zip(
-        sketch.draw(uniforms, tau / tau.sum()), sketch.draw(*map(jnp.asarray, (uniforms, tau / tau.sum()))), strict=True
-    ):
+        grams.append(rows.T @ rows)
+    found = jax.jit(jax.vmap(sketch.distortion, (None, 0)))(A.T @ A, np.stack(grams))
+    assert np.mean(found <= EPS) >= 1 - DELTA
+    for one, other in zip(sketch.draw(uniforms, p), sketch.draw(jnp.asarray(uniforms), jnp.asarray(p)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 

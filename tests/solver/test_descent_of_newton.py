@@ -6,21 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import planted
 
 import expreg
 from expreg import residual, solver
 
-PHI = {"exp": np.exp, "cosh": np.cosh, "sinh": np.sinh}
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 PAIRS = [("exponential", "exp"), ("softmax", "cosh"), ("rescaled", "sinh"), ("projective", "exp")]
 N, D = 30, 3
-
-
-def planted(seed, loss, activation, *, size=1.0):
-    """Return (A, b, x) with a small residual at x, logits of about `size`."""
-    rng = np.random.default_rng(seed)
-    A, x = rng.normal(size=(N, D)), size * rng.normal(size=D)
-    u = PHI[activation](A @ x) * (1 + 0.01 * rng.normal(size=N))
-    return A, (u if loss == "exponential" else u / u.sum()), x
 
 
 def derivatives(A, b, x, loss, activation, w):
@@ -49,7 +42,7 @@ def test_no_step_raises_the_loss(loss, activation, name):
 @pytest.mark.parametrize(("loss", "activation"), PAIRS)
 def test_the_decrement_is_half_of_what_the_dense_hessian_gives(loss, activation):
     """(F.14): 1/2 g^T H^{-1} g of the point that the last step left, on the host and compiled."""
-    A, b, x = planted(2, loss, activation, size=0.5)
+    A, b, x = planted(N, D, loss, activation, noise=0.01, seed=2)
     w = np.linspace(0.0, 0.01, N)
     x0 = x * 1.02 + 0.005
     gradient, hessian = derivatives(A, b, x0, loss, activation, w)
@@ -67,7 +60,7 @@ def one_step(A, b, x0, w, **options):
 
 
 def test_the_compiled_step_has_the_decrement_and_the_point_of_the_dense_newton_step():
-    A, b, x = planted(4, "rescaled", "exp", size=0.5)
+    A, b, x = planted(N, D, "rescaled", noise=0.01, seed=4)
     w, x0 = np.linspace(0.01, 0.02, N), x + 0.01
     gradient, hessian = derivatives(A, b, x0, "rescaled", "exp", w)
     step = np.linalg.solve(hessian, gradient)
@@ -79,7 +72,7 @@ def test_the_compiled_step_has_the_decrement_and_the_point_of_the_dense_newton_s
 @pytest.mark.parametrize("sketch", ["leverage", "countsketch", "gaussian", "uniform"])
 def test_a_sketched_step_sees_the_regulariser(sketch):
     """(F.12): where 1/2 ||diag(w) A x||^2 is all of the curvature, H~ = (1 +- eps) H and so is the decrement."""
-    A, b, x = planted(5, "softmax", "exp")
+    A, b, x = planted(N, D, noise=0.01, seed=5)
     w, x0 = np.linspace(5.0, 10.0, N), x + 0.1
     gradient, hessian = derivatives(A, b, x0, "softmax", "exp", w)
     exact = gradient @ np.linalg.solve(hessian, gradient) / 2

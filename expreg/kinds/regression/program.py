@@ -12,7 +12,7 @@ from expreg import residual, solver
 from expreg.activation import ACTIVATIONS
 from expreg.data import problems
 from expreg.kinds.regression.columns import CURVES, MEASURED, PROBLEM
-from expreg.solver.words import IN_A_CONFIG, sentence
+from expreg.solver.state import IN_A_CONFIG, sentence
 from expreg.types import PRECISIONS, Array, Cost, Program, Row, Settings, Status
 
 TOLERANCE = {"f32": 1e-5, "f64": 1e-10}
