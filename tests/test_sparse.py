@@ -109,7 +109,8 @@ def test_pieces_are_cut_where_rows_are_long():
 def test_a_matrix_without_entries_is_zero():
     A = jax.tree.map(jnp.asarray, sparse.from_dense(np.zeros((4, 3))))
     np.testing.assert_array_equal(sparse.matvec(A, jnp.ones(3)), np.zeros(4))
-    np.testing.assert_array_equal(sparse.rmatvec(A, jnp.ones(4)), np.zeros(3))
+    for shape in ((4,), (4, 2), (4, 0)):
+        np.testing.assert_array_equal(sparse.rmatvec(A, jnp.ones(shape)), np.zeros((3, *shape[1:])))
     np.testing.assert_array_equal(sparse.gram(A, jnp.ones(4)), np.zeros((3, 3)))
 
 

@@ -87,7 +87,7 @@ def sketched(name: str, size: int | None, kind: Objective, state: State) -> Arra
     B = apply(problem.A, v)
     if L.shape[1]:
         Q = residual.scaled_curvature(point.at, kind.loss, exact=False).Q
-        B = B - apply(L) @ _rmatvec(problem.A, Q @ M).T
+        B = B - apply(L) @ sparse.rmatvec(problem.A, Q @ M).T
     outer = apply(problem.A, jnp.exp(-point.at.log_scale / 2) * problem.weights)
     return (B.T @ B + outer.T @ outer).astype(v.dtype)
 
@@ -103,17 +103,6 @@ def _by_leverage(key: Array, state: State, rows: int) -> Apply:
 
 
 # --- the backend: everything traces -----------------------------------------------------------------
-
-
-def _rmatvec(A: Matrix, Y: Array) -> Array:
-    """Return A^T Y, Y of shape (n,) or (n, k)."""
-    if Y.ndim == 1:
-        return sparse.rmatvec(A, Y)
-    if not isinstance(A, Sparse):
-        return A.T @ Y
-    if Y.shape[1] == 0:
-        return jnp.zeros((A.shape[1], 0), Y.dtype)
-    return jax.vmap(lambda y: sparse.rmatvec(A, y), in_axes=1, out_axes=1)(Y)
 
 
 def _product(A: Matrix, D: Array, p: Array) -> tuple[Array, Array]:
@@ -138,7 +127,7 @@ def column_norms(A: Matrix) -> Array:
 TRACED = Backend(
     xp=jnp,
     matvec=sparse.matvec,
-    rmatvec=_rmatvec,
+    rmatvec=sparse.rmatvec,
     gram=sparse.gram,
     product=_product,
     factor=_factor,

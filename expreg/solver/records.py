@@ -163,7 +163,15 @@ def _solver_probe(solver: Solver) -> Iterator[str]:
     A, x0 = rng.normal(size=(12, 2)), np.array([0.7, -0.1])
     b = np.exp(A @ [0.5, -0.3])
     given = Problem(A, b / b.sum(), 0 * b, np.asarray(1e-12), passes.column_norms(A), jax.random.key(0))
-    kind = Objective("softmax", "exp", solver.exact, method.TRACED)
+    kind = Objective("softmax", "exp", solver.exact, host.HOST)
+    if solver.host is not None:
+        with host.calm():
+            at = first_state(kind, given._replace(A=passes.rows(A)), x0, np.zeros(()))
+            found = solver.host(A, rng)(kind, at)
+        if not (np.allclose(found.dz, A @ found.step) and found.slope < 0):
+            yield "directions on the host with dz = A step and slope = g^T step < 0"
+            return
+    kind = kind._replace(ops=method.TRACED)
     matrix = partial(method.sketched, solver.sketch, None) if solver.sketch else None
     steps = solver.traced(kind, matrix, 99, None)
     state = first = steps.ready(first_state(kind, jax.tree.map(jax.numpy.asarray, given), x0, np.zeros(())))
@@ -173,9 +181,3 @@ def _solver_probe(solver: Solver) -> Iterator[str]:
         yield "every step to return a State of the same shapes, one step later"
     elif not state.loss < first.loss:
         yield f"a smaller loss after 3 steps, got {float(state.loss):g} from {float(first.loss):g}"
-    if solver.host is not None:
-        kind, problem = kind._replace(ops=host.HOST), given._replace(A=passes.rows(A))
-        with host.calm():
-            found = solver.host(A, rng)(kind, first_state(kind, problem, x0, np.zeros(())))
-        if not (np.allclose(found.dz, A @ found.step) and found.slope < 0):
-            yield "directions on the host with dz = A step and slope = g^T step < 0"

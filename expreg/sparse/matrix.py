@@ -93,9 +93,11 @@ def matvec(A: Matrix, x: Array) -> Array:
 
 
 def rmatvec(A: Matrix, y: Array) -> Array:
-    """Return A^T y, (d,), for a vector y (n,); 2 nnz flops."""
+    """Return A^T y for y of shape (n,) or (n, k); 2 nnz flops per column."""
     if not isinstance(A, Sparse):
-        return y @ A
+        return y @ A if y.ndim == 1 else A.T @ y
+    if y.ndim == 2:
+        return jax.vmap(partial(rmatvec, A), 1, 1)(y) if y.shape[1] else jnp.zeros((A.shape[1], 0), y.dtype)
     if _on_host(A, y):
         return passes.rmatvec(passes.rows(to_scipy(A)), y)
     return _sums(A.by_column, y, A.shape[1])

@@ -43,7 +43,7 @@ def status(state):
 @pytest.mark.parametrize(("loss", "activation"), PAIRS)
 def test_newton_converges_quadratically_near_a_planted_optimum(loss, activation):
     """(E.41): from ||e|| to a multiple of ||e||^2, twice, and the same steps on both backends."""
-    A, b, x = planted(loss=loss, activation=activation)
+    A, b, x = planted(60, loss=loss, activation=activation)
     x0 = x + 0.01 * np.random.default_rng(1).normal(size=x.size)
     kind = Objective(loss, activation, True, host.HOST)
     norms = np.linalg.norm(A, axis=0)
@@ -127,26 +127,18 @@ def measured_distortion(A, b, x, H):
     return float(max(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(9), 30))))
 
 
-def test_exact_and_approximate_newton_differ_by_one_argument():
-    A, b, x = planted(noise=0.1)
-    ends = [run({"loss": "softmax", "solver": "newton", **more}, A, b, x + 0.1) for more in ({}, {"sketch": "uniform"})]
-    assert [status(end) for end in ends] == ["converged", "converged"]
-    assert ends[0].step < ends[1].step
-
-
-@pytest.mark.parametrize("name", ["newton", "pcg"])
-def test_many_right_hand_sides_at_once_equal_a_loop(name):
+def test_many_right_hand_sides_at_once_equal_a_loop():
     A, b, x = planted(noise=0.1)
     rng = np.random.default_rng(0)
     B = b * (1 + 0.2 * rng.normal(size=(3, b.size)))
     B = B / B.sum(axis=1, keepdims=True)
-    options = {"loss": "softmax", "solver": name}
+    options = {"loss": "softmax", "solver": "pcg"}
     lanes = jax.jit(jax.vmap(compiled(**options), in_axes=(None, 0, None, None, None, None)))
     together = lanes(A, B, x + 0.1, np.zeros_like(b), 0, 1e-10)
-    alone = [run(options, jnp.asarray(A), b, x + 0.1) for b in B]
     assert set(np.asarray(together.status)) == {int(Status.converged)}
     assert len(set(np.asarray(together.step))) > 1  # lanes end at different steps
-    for lane, single in enumerate(alone):
+    for lane, target in enumerate(B):
+        single = run(options, jnp.asarray(A), target, x + 0.1)
         assert int(together.step[lane]) == int(single.step)
         assert np.allclose(together.x[lane], single.x, atol=1e-9)
 
@@ -161,13 +153,13 @@ def test_a_sparse_matrix_is_solved_as_its_dense_form():
 
 
 def test_the_regulariser_enters_value_gradient_and_curvature():
-    A, b, x = planted(loss="rescaled")
+    A, b, x = planted()
     w = np.linspace(0.5, 2, b.size)
 
     def total(x):
-        return residual.loss_value(A @ x, b, "rescaled", "exp") + jnp.sum((w * (A @ x)) ** 2) / 2
+        return residual.loss_value(A @ x, b, "softmax", "exp") + jnp.sum((w * (A @ x)) ** 2) / 2
 
-    end = run({"loss": "rescaled", "solver": "newton"}, jnp.asarray(A), b, x, weights=jnp.asarray(w))
+    end = run({"loss": "softmax", "solver": "newton"}, jnp.asarray(A), b, x, weights=jnp.asarray(w))
     assert status(end) == "converged"
     assert np.linalg.norm(jax.grad(total)(end.x)) < 1e-8 * np.linalg.norm(jax.grad(total)(x))
     assert end.loss == pytest.approx(float(total(end.x)), rel=1e-12)
@@ -177,7 +169,7 @@ def test_the_regulariser_enters_value_gradient_and_curvature():
 
 def test_float32_stays_float32():
     A, b, x = (np.asarray(part, np.float32) for part in planted(noise=0.1))
-    end = run({"loss": "softmax", "solver": "pcg"}, A, b, x + np.float32(0.1), tol=1e-5)
+    end = run({"loss": "softmax", "solver": "newton"}, A, b, x + np.float32(0.1), tol=1e-5)
     assert status(end) == "converged"
     assert end.x.dtype == end.loss.dtype == jnp.float32
 

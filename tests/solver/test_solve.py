@@ -72,7 +72,7 @@ def test_compiled_solvers_are_reached_by_name(options, quickly_compiled, monkeyp
     best, found = expreg.solve(A, b, "softmax"), expreg.solve(A, b, "softmax", key=jax.random.key(3), **options)
     assert found.status == "converged"
     assert np.allclose(found.x, best.x, atol=1e-7)
-    assert found.history[-1]["step"] == found.steps
+    assert found.history[-1]["step"] == found.steps > best.steps  # exact Newton takes fewer
 
 
 def test_every_kind_of_matrix_gives_the_same_solution():
@@ -232,26 +232,21 @@ def test_the_linear_programme_agrees_with_the_definition():
     assert abs(share - 0.5) < 0.25  # (E.40) at n = 2 d
 
 
-def test_the_trivial_solution_of_sinh_is_named():
-    A, b, _ = planted(loss="rescaled", activation="sinh", noise=1.0)
-    found = expreg.solve(A, b, "rescaled", "sinh", x0=np.full(4, 1e-3))
-    assert found.status == "trivial"
-    assert "(E.38)" in found.message
-    assert found.max_logit < 1e-8
-
-
-def test_a_step_limit_is_told():
-    A, b, x = planted(noise=0.1)
-    found = expreg.solve(A, b, "softmax", x0=x + 1, max_steps=1)
-    assert (found.status, found.steps) == ("max_steps", 1)
-    assert "try more steps" in found.message
-
-
-def test_a_start_that_overflows_is_told():
-    A, b, _ = planted()
-    found = expreg.solve(A, b, "softmax", x0=np.full(4, 1e308))
-    assert found.status == "nonfinite"
-    assert "smaller logits" in found.message
+@pytest.mark.parametrize(
+    ("given", "options", "status", "words"),
+    [
+        ({"loss": "rescaled", "activation": "sinh", "noise": 1.0}, {"x0": np.full(4, 1e-3)}, "trivial", "(E.38)"),
+        ({"noise": 0.1}, {"x0": np.full(4, 1.0), "max_steps": 1}, "max_steps", "try more steps"),
+        ({}, {"x0": np.full(4, 1e308)}, "nonfinite", "smaller logits"),
+    ],
+)
+def test_other_ends_are_named(given, options, status, words):
+    A, b, _ = planted(**given)
+    found = expreg.solve(A, b, given.get("loss", "softmax"), given.get("activation", "exp"), **options)
+    assert found.status == status
+    assert words in found.message
+    assert found.max_logit < 1e-8 or status != "trivial"
+    assert found.steps == 1 or status != "max_steps"
 
 
 # --- bad input ------------------------------------------------------------------------------------
