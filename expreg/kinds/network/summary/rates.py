@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from expreg import theory
-from expreg.core.stats.describe import Floats, Record, median, quantiles
+from expreg.core.stats.describe import Floats, Record, median, quantiles, split
 
 Ints = NDArray[np.int64]
 Interval = Callable[[Floats], tuple[float | None, float | None]]
@@ -26,10 +26,11 @@ def per_cell(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     no further robustness. The linearised prediction (B.21) is fitted over the same steps. `cells` as
     groups.prepare returns them.
     """
-    table = pd.DataFrame(
-        {"measured": np.nan, "linearised": np.nan, "predicted_steps": np.nan}, index=range(len(cells)), dtype=float
-    )
-    table["theory"] = _theory_rates(cells)
+    table = pd.DataFrame(np.nan, range(len(cells)), ["measured", "linearised", "predicted_steps", "theory"])
+    # (1 - m eta kappa^2 lambda/2)^(1/2), unknown for other optimizers and eta_s lambda >= 2
+    m, eta, smallest, scale = (cells[name] for name in ("m", "eta", "lambda_cts", "scale"))
+    applies = (m * eta * scale**2 * smallest < 2.0) & (cells["optimizer"] == "sgd")
+    table["theory"] = np.sqrt(theory.rate(m, eta, smallest, scale).where(applies))
     if curves.empty:
         return table
     code, step, residual, linearised = _ordered(cells, curves)
@@ -38,20 +39,10 @@ def per_cell(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     starts = np.flatnonzero(np.diff(code, prepend=-1))
     owner = code[starts]
     tail = _tail(code, starts, residual)
-    table.loc[owner, "measured"] = _slope_rate(code, starts, step, residual, tail)
-    table.loc[owner, "linearised"] = _slope_rate(code, starts, step, linearised, tail)
-    tolerance = cells["tolerance"].to_numpy()[owner]
-    table.loc[owner, "predicted_steps"] = _steps_to(starts, step, linearised, tolerance)
+    table.loc[owner, "measured"] = _slope_rate(starts, step, residual, tail)
+    table.loc[owner, "linearised"] = _slope_rate(starts, step, linearised, tail)
+    table.loc[owner, "predicted_steps"] = _steps_to(starts, step, linearised, cells["tolerance"].to_numpy()[owner])
     return table
-
-
-def _theory_rates(cells: pd.DataFrame) -> Floats:
-    """Return (1 - m eta kappa^2 lambda/2)^(1/2), nan for other optimizers and eta_s lambda >= 2."""
-    m, eta, smallest, scale = (cells[name].to_numpy() for name in ("m", "eta", "lambda_cts", "scale"))
-    applies = (m * eta * scale**2 * smallest < 2.0) & (cells["optimizer"] == "sgd").to_numpy()
-    rates = np.full(len(cells), np.nan)
-    rates[applies] = np.sqrt(theory.rate(m[applies], eta[applies], smallest[applies], scale[applies]))
-    return rates
 
 
 def _ordered(cells: pd.DataFrame, curves: pd.DataFrame) -> tuple[Ints, Floats, Floats, Floats]:
@@ -76,18 +67,17 @@ def _tail(code: Ints, starts: Ints, residual: Floats) -> NDArray[np.bool_]:
     return index >= np.repeat(first, sizes)
 
 
-def _slope_rate(code: Ints, starts: Ints, step: Floats, residual: Floats, tail: NDArray[np.bool_]) -> Floats:
+def _slope_rate(starts: Ints, step: Floats, residual: Floats, tail: NDArray[np.bool_]) -> Floats:
     """Return exp of the least-squares slope per curve over the marked points; nan with too few points."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        log_r = np.log(residual)
-    use = tail & np.isfinite(log_r)
+    sizes = np.diff(starts, append=len(step))
 
     def total(values: Floats) -> Floats:
         return np.asarray(np.add.reduceat(np.where(use, values, 0.0), starts))
 
-    sizes = np.diff(starts, append=len(code))
-    count = total(np.ones(len(code)))
     with np.errstate(invalid="ignore", divide="ignore"):
+        log_r = np.log(residual)
+        use = tail & np.isfinite(log_r)
+        count = total(np.ones(len(step)))
         t = step - np.repeat(total(step) / count, sizes)
         y = log_r - np.repeat(total(log_r) / count, sizes)
         slope = total(t * y) / total(t**2)
@@ -112,36 +102,26 @@ def _steps_to(starts: Ints, step: Floats, residual: Floats, tolerance: Floats) -
     return np.where((fall > 0) & np.isfinite(steps), np.ceil(steps - 1e-9), np.nan)
 
 
-def describe(n: int, rows: pd.DataFrame, table: pd.DataFrame, interval: Interval) -> list[Record]:
-    """Return one record per width: medians and quartiles over replicates of the rates, and of the steps.
+def describe(rows: pd.DataFrame, table: pd.DataFrame, interval: Interval) -> list[Record]:
+    """Return one record per (n, m): medians and quartiles over replicates of the rates, and of the steps.
 
-    `rows` are the cells of one group at one n, `table` their lines of `per_cell`. `speed` is
-    log(measured)/log(theory), above 1 where the residual falls faster than (C.17) asks, with the interval
-    of the median; `steps` is measured over predicted steps to tolerance, converged cells only.
+    `rows` are the cells of one group, `table` has their lines of `per_cell`. `speed` is log(measured)/log(theory),
+    above 1 where the residual falls faster than (C.17) asks, with the interval of the median; `steps` is measured over
+    predicted steps to tolerance, converged cells only.
     """
-    return [
-        {"n": n, "m": int(m)} | _at_width(rows.iloc[at], table.iloc[at], interval)
-        for m, at in ((m, np.flatnonzero(rows["m"] == m)) for m in np.unique(rows["m"]))
-    ]
-
-
-def _at_width(rows: pd.DataFrame, table: pd.DataFrame, interval: Interval) -> Record:
-    measured, bound = table["measured"].to_numpy(), table["theory"].to_numpy()
+    table = table.loc[rows.index]
     with np.errstate(invalid="ignore", divide="ignore"):
-        speed = np.log(measured) / np.log(bound)
-        ratio = rows["steps"].to_numpy() / table["predicted_steps"].to_numpy()
-    converged = (rows["status"] == "converged").to_numpy()
-    low, middle, high = quantiles(measured, [0.25, 0.5, 0.75])
-    return {
-        "measured": middle,
-        "low": low,
-        "high": high,
-        "theory": median(bound),
-        "linearised": median(table["linearised"]),
-        "cells": int(np.isfinite(measured).sum()),
-        "speed": _with_interval(speed, interval),
-        "steps": _with_interval(ratio[converged], interval),
-    }
+        speed = np.log(table["measured"]) / np.log(table["theory"])
+    steps = (rows["steps"] / table["predicted_steps"]).where(rows["status"] == "converged")
+    records = []
+    for at, of in split(table.assign(n=rows["n"], m=rows["m"], speed=speed, steps=steps), ["n", "m"]):
+        low, middle, high = quantiles(of["measured"], [0.25, 0.5, 0.75])
+        record: Record = {name: int(value) for name, value in at.items()}
+        record |= {"measured": middle, "low": low, "high": high}
+        record |= {name: median(of[name]) for name in ("theory", "linearised")}
+        record |= {"cells": int(np.isfinite(of["measured"]).sum())}
+        records.append(record | {name: _with_interval(of[name].to_numpy(), interval) for name in ("speed", "steps")})
+    return records
 
 
 def _with_interval(values: Floats, interval: Interval) -> Record:
