@@ -87,20 +87,12 @@ class Activation:
         return self.stable is not None and self.second is None
 
 
-def _exp(z: Array) -> Array:
-    return z.__array_namespace__().exp(z)
+def _elementwise(name: str) -> Callable[[Array], Array]:
+    """Return the function of that name from the library of its argument."""
+    return lambda z: getattr(z.__array_namespace__(), name)(z)
 
 
-def _cosh(z: Array) -> Array:
-    return z.__array_namespace__().cosh(z)
-
-
-def _sinh(z: Array) -> Array:
-    return z.__array_namespace__().sinh(z)
-
-
-def _expm1(z: Array) -> Array:
-    return z.__array_namespace__().expm1(z)
+_exp, _expm1, _log, _cosh, _sinh, _asinh = map(_elementwise, ("exp", "expm1", "log", "cosh", "sinh", "asinh"))
 
 
 # --- exp
@@ -122,10 +114,6 @@ def _exp_stable(z: Array) -> tuple[Array, Array, Array]:
     s = xp.max(z)
     u = xp.exp(z - s)
     return u, u, s
-
-
-def _log(y: Array) -> Array:
-    return y.__array_namespace__().log(y)
 
 
 def _exp_expectation(K: Array, q_i: Array, q_j: Array) -> Array:
@@ -191,10 +179,6 @@ def _acosh(y: Array) -> Array:
     return xp.acosh(xp.maximum(y, xp.ones_like(y)))
 
 
-def _asinh(y: Array) -> Array:
-    return y.__array_namespace__().asinh(y)
-
-
 def _cosh_expectation(K: Array, q_i: Array, q_j: Array) -> Array:
     return _exp((q_i + q_j) / 2) * _sinh(K)
 
@@ -206,19 +190,17 @@ def _sinh_expectation(K: Array, q_i: Array, q_j: Array) -> Array:
 # (B.8) and (B.9) regrouped into sums of terms >= 0: as written there they lose all digits at small norms.
 
 
-def _common_variance(K: Array, q: Array) -> Array:
-    return _sinh(K) ** 2 * (2 * _exp(q) * _cosh(K) ** 2 - 1)
+def _hyperbolic_variance(K: Array, q: Array, own: Array) -> Array:
+    return K**2 * _exp(q) * (own + _sinh(K) ** 2 * (2 * _exp(q) * _cosh(K) ** 2 - 1))
 
 
 def _cosh_variance(K: Array, q_i: Array, q_j: Array) -> Array:
-    q = q_i + q_j
-    return K**2 * _exp(q) * (_sinh(q_i) * _sinh(q_j) + _common_variance(K, q))
+    return _hyperbolic_variance(K, q_i + q_j, _sinh(q_i) * _sinh(q_j))
 
 
 def _sinh_variance(K: Array, q_i: Array, q_j: Array) -> Array:
-    q = q_i + q_j
-    own = _sinh(q / 2) ** 2 + _sinh((q_i - q_j) / 2) ** 2  # cosh(q_i) cosh(q_j) - 1
-    return K**2 * _exp(q) * (own + _common_variance(K, q))
+    own = _sinh((q_i + q_j) / 2) ** 2 + _sinh((q_i - q_j) / 2) ** 2  # cosh(q_i) cosh(q_j) - 1
+    return _hyperbolic_variance(K, q_i + q_j, own)
 
 
 # --- relu, the reference
@@ -304,7 +286,7 @@ def check(activation: Activation) -> list[str]:
     for what, (found_of, expected_of, name) in _probes(activation).items():
         try:
             found = np.asarray(found_of())
-            expected = None if expected_of is None else np.asarray(expected_of())
+            expected = found if expected_of is None else np.asarray(expected_of())
         except Exception as error:
             lines.append(f"{what} raised {type(error).__name__}: {error}")
             continue
@@ -312,17 +294,19 @@ def check(activation: Activation) -> list[str]:
             lines.append(f"{what} has shape {found.shape}, expected that of its arguments, {_POINTS.shape}")
         elif not np.isfinite(found).all():
             lines.append(f"{what} is not finite at z = {_POINTS[~np.isfinite(found)][0]:g}")
-        elif expected is not None and expected.shape == found.shape:
-            off = np.abs(found - expected) > _CLOSE * (1 + np.abs(expected))
-            if off.any():
-                pair = f"{found[off][0]:.6g} at z = {_POINTS[off][0]:g}, expected {expected[off][0]:.6g}"
-                lines.append(f"{what} is {pair}, {name}")
+        elif (
+            expected.shape == found.shape and (off := np.abs(found - expected) > _CLOSE * (1 + np.abs(expected))).any()
+        ):
+            pair = f"{found[off][0]:.6g} at z = {_POINTS[off][0]:g}, expected {expected[off][0]:.6g}"
+            lines.append(f"{what} is {pair}, {name}")
     return [f"activation {activation.name!r}: {line}" for line in lines]
 
 
 def _probes(phi: Activation) -> dict[str, tuple[Callable[[], Array], Callable[[], Array] | None, str]]:
     """Return what is asked of an activation: how to find it, what it must agree with, and what that is called."""
     z, dl, q = _POINTS, np.full_like(_POINTS, 0.1), np.ones_like(_POINTS)
+    stable: Any = phi.stable
+    second: Any = phi.second
 
     def slope(function: Callable[[Array], Array]) -> Array:
         return (function(z + _STEP) - function(z - _STEP)) / (2 * _STEP)
@@ -333,22 +317,21 @@ def _probes(phi: Activation) -> dict[str, tuple[Callable[[], Array], Callable[[]
     def scaled(i: int) -> Array:
         return stable(z)[i] * np.exp(stable(z)[2])
 
-    stable: Any = phi.stable
-    second: Any = phi.second
-    found = {
-        "value(z)": (lambda: phi.value(z), None, ""),
-        "derivative(z)": (lambda: phi.derivative(z), lambda: slope(phi.value), "the slope of value"),
+    value, derivative = partial(phi.value, z), partial(phi.derivative, z)
+    found: dict[str, Any] = {
+        "value(z)": (value, None, ""),
+        "derivative(z)": (derivative, lambda: slope(phi.value), "the slope of value"),
         "increment[0]": (lambda: moved(0), lambda: phi.value(z + dl) - phi.value(z), "value(z + dl) - value(z)"),
         "increment[1]": (lambda: moved(1), lambda: phi.derivative(z + dl), "derivative(z + dl)"),
     }
     moments = {"expectation": phi.expectation, "variance": phi.variance}
     found |= {name: (partial(moment, z / 2, q, q), None, "") for name, moment in moments.items() if moment is not None}
     if stable is not None:
-        found["e^s u of stable(z)"] = (lambda: scaled(0), lambda: phi.value(z), "value(z)")
-        found["e^s v of stable(z)"] = (lambda: scaled(1), lambda: phi.derivative(z), "derivative(z)")
+        found["e^s u of stable(z)"] = (partial(scaled, 0), value, "value(z)")
+        found["e^s v of stable(z)"] = (partial(scaled, 1), derivative, "derivative(z)")
         bend = partial(slope, phi.derivative)
         if second is None:
-            found["phi''"] = (bend, lambda: phi.value(z), "phi: give `second` where phi'' is not phi")
+            found["phi''"] = (bend, value, "phi: give `second` where phi'' is not phi")
         else:
             found["second(z, 0)"] = (lambda: second(z, np.zeros(())), bend, "the slope of derivative")
     return found

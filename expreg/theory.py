@@ -146,14 +146,7 @@ def _from_log(log_m: Number) -> Number:
 
 
 def step_size(
-    n: Number,
-    m: Number,
-    delta: Number,
-    lam: Number,
-    *,
-    constant: float = 0.01,
-    c_b: float = 4.0,
-    scale: float = 1.0,
+    n: Number, m: Number, delta: Number, lam: Number, *, constant: float = 0.01, c_b: float = 4.0, scale: float = 1.0
 ) -> Number:
     """Return eta = constant lam / (m n^2 e^{c_b B}) / scale^2, the step size of the theorem.
 
@@ -163,7 +156,7 @@ def step_size(
     return constant * lam / (m * n**2 * np.exp(c_b * weight_bound(n, m, delta)) * scale**2)
 
 
-def rate(m: Number, eta: Number, lam: Number, scale: float = 1.0) -> Number:
+def rate(m: Number, eta: Number, lam: Number, scale: Number = 1.0) -> Number:
     """Return the guaranteed factor per step of the *squared* residual, 1 - m eta scale^2 lam / 2 (C.27)."""
     return 1 - m * eta * scale**2 * lam / 2
 

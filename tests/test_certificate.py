@@ -6,14 +6,12 @@ import re
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import PHI, empirical_ntk, gradient_descent, movements
 from scipy.special import lambertw
 from starts import start
 
-from expreg import theory
 from expreg.certificate import Certificate, Spectra, certify, lambert_w, measure
 from expreg.errors import InputError
 
@@ -70,7 +68,7 @@ def slow_refined(D, Y, values, s_x):
 @pytest.mark.parametrize(("refined", "slow"), [(False, slow_basic), (True, slow_refined)])
 def test_formulas_agree_with_loops(activation, init, refined, slow):
     seen = []
-    for seed in range(60):
+    for seed in range(28):
         X, y, W, a = start(seed, 2 + seed % 3, 3, 40, init=init)
         y = PHI[activation][0](X @ W) @ a - y * 10.0 ** (seed % 7 / 2 - 2.5)
         D, Y, values, s_x = slow_start(X, y, W, a, activation)
@@ -84,25 +82,15 @@ def test_formulas_agree_with_loops(activation, init, refined, slow):
             assert found.eta == min(found.eta_limits.values())
             np.testing.assert_allclose(found.radius, R, rtol=1e-7)
             np.testing.assert_allclose(found.decrease, 40 * found.eta * 4 / 3 * values[0] / 2, rtol=1e-7)
-    assert 10 < sum(seen) < 55
+    assert 3 < sum(seen) < 26
 
 
-def test_basic_radius_is_the_one_of_the_theory():
-    """Equation (C.9), with lambda = 4/3 lambda_min(H(0))."""
-    X, y, W, a = start(3, size=0.01)
-    found = certify(X, y, W, a, refined=False)
-    h_bar = np.mean(np.exp(X @ W) ** 2, axis=1).max()
-    expected = theory.radius(4 / 3 * found.lambda_0, np.linalg.norm(X, 2), h_bar)
-    np.testing.assert_allclose(found.radius, expected, rtol=1e-8)
-
-
-@pytest.mark.parametrize("variant", ["plain", "jitted"])
-def test_lambert_w_is_that_of_scipy(variant):
-    function = jax.jit(lambert_w) if variant == "jitted" else lambert_w
+@pytest.mark.parametrize("function", [lambert_w, jax.jit(lambert_w)], ids=["plain", "jitted"])
+def test_lambert_w_is_that_of_scipy(function):
     x = -np.concatenate([(1 - np.logspace(-12, -0.01, 500)) / math.e, np.logspace(-300, math.log10(0.3), 500)])
     expected = lambertw(x).real
     # near -1/e the argument's own rounding moves w by its square root
-    error = np.abs(np.asarray(function(jnp.asarray(x) if variant == "jitted" else x)) / expected - 1)
+    error = np.abs(np.asarray(function(x)) / expected - 1)
     assert np.all(error <= 1e-15 / np.maximum(1 + expected, 1e-8) + 4e-15)
     w = np.asarray(function(x.astype(np.float32)))
     assert w.dtype == np.float32
@@ -133,7 +121,7 @@ def test_derivatives_change_by_at_most_the_envelope_within_a_radius(activation):
 def test_the_kernel_survives_any_movement_within_the_radii(activation, refined):
     """(C.9), neuron by neuron: sqrt(lambda_min) falls by at most (1 - sqrt(2/3)) sqrt(lambda_0) / margin."""
     rng, used = np.random.default_rng(1), []
-    for seed in range(40):
+    for seed in range(15):
         X, y, W, a = start(seed, 3, 3, 40)
         options = {"activation": activation, "refined": refined}
         y *= 0.99 * measured(X, y, W, a, **options).movement_margin  # to the edge of the first condition
@@ -156,7 +144,7 @@ def test_the_kernel_survives_any_movement_within_the_radii(activation, refined):
 def test_refined_certificate_holds_wherever_the_basic_one_does_with_no_smaller_step():
     """R_r <= R, so S3 <= m sqrt(n) M^3 and the curvature is below M^2 ||X||^2: each of (C.25) is above its (C.21)."""
     both = 0
-    for seed in range(300):
+    for seed in range(120):
         activation = NAMES[seed % 3]
         X, y, W, a = start(seed, 2 + seed % 4, 4, 48, init=("coupled", "iid")[seed % 2])
         y = PHI[activation][0](X @ W) @ a - y * 10.0 ** (seed % 5 / 2 - 2.5)
@@ -167,7 +155,7 @@ def test_refined_certificate_holds_wherever_the_basic_one_does_with_no_smaller_s
             both += 1
             assert all(refined.eta_limits[name] >= basic.eta_limits[name] * (1 - 1e-12) for name in basic.eta_limits)
             assert np.max(refined.radius) <= basic.radius
-    assert both > 50
+    assert both > 20
 
 
 def same(one: Certificate, other: Certificate, *, eta=1.0, radius=1.0, rtol=1e-9):
@@ -274,7 +262,7 @@ def test_conditions_must_hold_with_the_slack_to_spare(dtype, slack):
 @pytest.mark.parametrize("refined", [True, False])
 def test_what_float32_certifies_holds(refined):
     certified = 0
-    for seed in range(200):
+    for seed in range(90):
         X, y, W, _ = start(seed, 2 + seed % 5, 4, 64)
         y *= 10.0 ** (seed % 9 / 4 - 2)
         single = [array.astype(np.float32) for array in (X, X @ W, -y)]
@@ -285,7 +273,7 @@ def test_what_float32_certifies_holds(refined):
             certified += 1
             assert found.eta <= exact.eta
             assert found.eta >= 0.98 * exact.eta or found.lambda_0 < 1e-3 * found.lambda_max_0
-    assert certified > 50
+    assert certified > 20
 
 
 # --- what is said, and what is refused

@@ -79,7 +79,7 @@ def test_no_certified_network_ever_breaks_a_promise(activation):
     rng, certified = np.random.default_rng(7), [0, 0]
     worst, broken, closest = np.zeros(3), np.zeros(3), np.inf
     for init in ("coupled", "iid"):
-        X, W, a, direction, factor, scale = random_starts(rng, 300, init, activation)
+        X, W, a, direction, factor, scale = random_starts(rng, 150, init, activation)
         for refined, (residual, found) in enumerate(training_start(X, W, a, direction, factor, scale, activation)):
             holds = np.asarray(found.holds)
             certified[refined] += int(holds.sum())
@@ -93,7 +93,7 @@ def test_no_certified_network_ever_breaks_a_promise(activation):
             broken = np.maximum(broken, np.array(watch(X, W, a, residual, scale, *bolder, activation)).max(axis=1))
     print(f"{activation}: certified {certified}, worst E2, E3, E4 {worst}, smallest margin {closest:.4f}")
     assert np.all(worst <= 1 + 1e-9)
-    assert min(certified) >= 400  # basic and refined, 3 activations: over 2400 instances, over 4800 trainings
+    assert min(certified) >= 200  # basic and refined, 3 activations: over 1200 instances, over 2400 trainings
     assert closest < 1.01
     assert np.all(broken[[0, 2]] > 1)  # a quarter of the radius, or four times the rate, is too much to promise
 
@@ -106,14 +106,14 @@ def test_residual_is_below_eps_after_the_steps_it_names(activation):
     assert found.holds
     lam = 4 / 3 * found.lambda_0
     for eta in (found.eta, found.eta / 3):
-        steps = found.steps(0.003, eta)
-        assert 1 < steps <= theory.iterations(m, eta, lam, found.residual, 0.003)
+        steps = found.steps(0.01, eta)
+        assert 1 < steps <= theory.iterations(m, eta, lam, found.residual, 0.01)
         norms, path = gradient_descent(W, a, X, y, eta=eta, steps=steps, activation=activation)
-        assert norms[-1] <= 0.003
+        assert norms[-1] <= 0.01
         assert movements(path)[-1] <= found.radius.max()
         exact = found.residual**2 * (1 - m * eta * lam / 2) ** np.array([steps - 1, steps])
-        assert exact[1] <= 0.003**2 * (1 + 1e-6)
-        assert exact[0] > 0.003**2
+        assert exact[1] <= 0.01**2 * (1 + 1e-6)
+        assert exact[0] > 0.01**2
     assert found.steps(10.0) == 0
 
 
@@ -134,7 +134,7 @@ def test_step_sizes_above_the_certified_one_have_no_certificate():
 
 def certified_width(X, y, rng):
     """Return the smallest m on a half-octave grid from which on all nested coupled networks are certified."""
-    grid = [2 * round(2 ** (k / 2) / 2) for k in range(10, 27)]
+    grid = [2 * round(2 ** (k / 2) / 2) for k in range(10, 25)]
     weights, signs = rng.normal(size=(X.shape[1], grid[-1] // 2)), rng.choice([-1.0, 1.0], grid[-1] // 2)
     failed = [0]
     for m in grid:
@@ -145,7 +145,7 @@ def certified_width(X, y, rng):
 
 
 @pytest.mark.parametrize(
-    ("points", "n", "replicates", "expected"), [("eye", 4, 101, 256), ("eye", 8, 41, 362), ("sphere", 4, 101, 512)]
+    ("points", "n", "replicates", "expected"), [("eye", 4, 41, 256), ("eye", 8, 21, 362), ("sphere", 4, 101, 512)]
 )
 def test_certified_widths_are_practical(points, n, replicates, expected):
     """Medians over replicates, labels +-1: within two steps of the half-octave grid."""

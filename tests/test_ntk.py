@@ -101,10 +101,7 @@ def test_numpy_and_jax_agree_and_jit_and_vmap_compose(activation):
 
 @pytest.mark.parametrize("activation", NAMES)
 def test_gradient_of_the_smallest_eigenvalue_is_that_of_a_difference(activation):
-    X, direction = (
-        jnp.asarray(sphere(np.random.default_rng(0), 4, 3)),
-        jnp.asarray(sphere(np.random.default_rng(5), 4, 3)),
-    )
+    X, direction = (jnp.asarray(sphere(np.random.default_rng(seed), 4, 3)) for seed in (0, 5))
 
     def smallest(step):
         return ntk.spectrum(ntk.infinite(X + step * direction, activation=activation))[0]
@@ -129,14 +126,9 @@ def test_importing_the_module_does_not_import_jax():
 
 def test_extreme_eigenvalues_of_a_stack_of_any_shape():
     stack = np.stack([random_positive(4, seed)[0] for seed in range(6)]).reshape(2, 3, 4, 4)
-    every = np.linalg.eigvalsh(stack)
-    for values in (
-        ntk.extreme_eigenvalues(stack),
-        jax.jit(ntk.extreme_eigenvalues)(jnp.asarray(stack)),
-        jax.jit(jax.vmap(ntk.extreme_eigenvalues))(jnp.asarray(stack)),
-    ):
-        np.testing.assert_allclose(values[0], every[..., 0], rtol=1e-12)
-        np.testing.assert_allclose(values[1], every[..., -1], rtol=1e-12)
+    every, one = np.linalg.eigvalsh(stack)[..., [0, -1]], ntk.extreme_eigenvalues
+    for values in (one(stack), jax.jit(one)(jnp.asarray(stack)), jax.jit(jax.vmap(one))(jnp.asarray(stack))):
+        np.testing.assert_allclose(np.stack(values, axis=-1), every, rtol=1e-12)
 
 
 @pytest.mark.parametrize("activation", EXPONENTIAL)
@@ -147,12 +139,8 @@ def test_lower_bounds_hold_and_are_attained_where_they_should_be(activation):
         H = ntk.infinite(X, activation=activation)
         smallest = ntk.spectrum(H)[0]
         coherence = np.max(np.abs(K - np.eye(n)))
-        bounds = (
-            ntk.gershgorin(H),
-            ntk.coherence_bound(n, coherence, activation=activation),
-            ntk.power_bound(X, activation=activation),
-        )
-        assert all(bound <= smallest * (1 + 1e-12) for bound in bounds)
+        bounds = ntk.coherence_bound(n, coherence, activation=activation), ntk.power_bound(X, activation=activation)
+        assert max(ntk.gershgorin(H), *bounds) <= smallest * (1 + 1e-12)
         assert smallest <= H.diagonal().min()
     exact = H.diagonal()[0]  # orthonormal points: all bounds meet the diagonal
     np.testing.assert_allclose(ntk.coherence_bound(5, 0.0, activation=activation), exact, rtol=1e-12)
@@ -192,11 +180,8 @@ def test_prediction_is_the_explicit_loop(factor):
     eta = factor * ntk.largest_step(H)
     path = residuals(H, r, eta, 40)
     steps = np.array([0, 1, 2, 7, 39, 40])
-    for norms in (
-        ntk.predict(H, r, eta, steps),
-        ntk.predict(ntk.modes(H), r, eta, steps),
-        predict(jnp.asarray(H), jnp.asarray(r), eta, jnp.asarray(steps)),
-    ):
+    jitted = predict(jnp.asarray(H), jnp.asarray(r), eta, jnp.asarray(steps))
+    for norms in (ntk.predict(H, r, eta, steps), ntk.predict(ntk.modes(H), r, eta, steps), jitted):
         np.testing.assert_allclose(norms, np.linalg.norm(path[steps], axis=1), rtol=1e-10)
     for step in (0, 1, 39, 40):
         np.testing.assert_allclose(ntk.predict_residual(H, r, eta, step), path[step], rtol=1e-9, atol=1e-12)
@@ -218,16 +203,11 @@ def test_steps_to_tolerance_is_the_first_step_of_the_loop(factor, eps):
     norms = np.linalg.norm(residuals(H, r, eta, 20_000 if factor < 0.1 else 1000), axis=1)
     first = int(np.argmax(norms <= eps))
     assert norms[first] <= eps
-    for found in (
-        ntk.steps_to_tolerance(H, r, eta, eps),
-        ntk.steps_to_tolerance(ntk.modes(H), r, eta, eps),
-        steps_to_tolerance(jnp.asarray(H), jnp.asarray(r), eta, eps),
-    ):
-        assert found == first
+    found = [float(ntk.steps_to_tolerance(of, r, eta, eps)) for of in (H, ntk.modes(H))]
+    assert {*found, float(steps_to_tolerance(jnp.asarray(H), jnp.asarray(r), eta, eps))} == {first}
     assert first <= ntk.steps_bound(H, r, eta, eps) < np.inf
-    assert bool(ntk.converges(H, r, eta, eps, np.array([first]))[0])
-    if first:
-        assert not bool(ntk.converges(H, r, eta, eps, np.array([first - 1]))[0])
+    around = np.array([max(first - 1, 0), first])
+    assert ntk.converges(H, r, eta, eps, around).tolist() == [not first, True]
 
 
 def test_steps_to_tolerance_in_closed_form_far_beyond_any_loop():

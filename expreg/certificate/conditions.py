@@ -61,16 +61,8 @@ class Measured(NamedTuple):
     eta_limits: Array  # the three bounds of (C.21), (C.25), (3,)
 
 
-class _Units(NamedTuple):
-    """What the lengths of points, the derivatives (as a logarithm) and the outputs are divided by."""
-
-    length: Array  # q
-    exponent: Array  # s
-    output: Array  # |kappa| e^s
-
-
 class _Start(NamedTuple):
-    """The start in these units: scale 1, longest point 1, largest derivative about 1."""
+    """The start in units of its own: scale 1, longest point 1, largest derivative about 1."""
 
     D: Array  # (n, k) envelope of |phi'| and |phi''|
     count: Array  # (k,) neurons that each column stands for
@@ -139,11 +131,7 @@ def _basic(start: _Start) -> _Bounds:
     R = xp.log1p(theory.ROOT_DROP * xp.sqrt(lam) / (s_x * xp.sqrt(h_bar)))
     M = xp.exp(R) * xp.max(D)
     needed = 8 / 3 * s_x * M * Y / (m * lam)
-    limits = (
-        1 / (m * M**2 * s_x**2),
-        lam / (8 * M**3 * s_x**2 * math.sqrt(len(D)) * Y),
-        1 / (s_x * M * Y),
-    )
+    limits = (1 / (m * M**2 * s_x**2), lam / (8 * M**3 * s_x**2 * math.sqrt(len(D)) * Y), 1 / (s_x * M * Y))
     return _Bounds(R, R / needed, math.inf * xp.ones_like(R), xp.stack(limits))
 
 
@@ -159,11 +147,7 @@ def _refined(start: _Start) -> _Bounds:
     allowed = theory.ROOT_DROP * xp.sqrt(lam)  # (1 - sqrt(2/3)) sqrt(lambda_min(H(0)))
     curvature = (xp.sqrt(lambda_max) + allowed) ** 2
     S3 = xp.sum(count * xp.sqrt(xp.sum(D**2, axis=0)) * peak**2 * growth**3)
-    limits = (
-        1 / (m * curvature),
-        m * lam / (8 * s_x**2 * Y * S3),
-        1 / (s_x * Y * xp.max(peak * growth)),
-    )
+    limits = (1 / (m * curvature), m * lam / (8 * s_x**2 * Y * S3), 1 / (s_x * Y * xp.max(peak * growth)))
     return _Bounds(R, math.exp(-1) / xp.max(pull), allowed / drop, xp.stack(limits))
 
 
@@ -206,16 +190,16 @@ def measure(
         s, derivative, envelope = _derivatives(Z, count > 0, activation)
         q = xp.sqrt(xp.max(xp.sum(X**2, axis=1)))
         q = xp.where(q > 0, q, 1 + 0 * q)
-        units = _Units(q, s, abs(scale) * xp.exp(s))
+        output = abs(scale) * xp.exp(s)  # what outputs are divided by
         own = _spectra(X / q, derivative, count) if spectra is None else _convert(spectra, q, s)
         error = (ROUNDING_UNITS + len(X)) * float(xp.finfo(Z.dtype).eps) * own.lambda_max_0
         resolved = own.lambda_0 > error
         lam = xp.where(resolved, 4 / 3 * (own.lambda_0 - error), 1 + own.lambda_max_0)
         Y = ntk.norm(residual)
-        sizes = (own.lambda_max_0, xp.sqrt(own.points), Y / units.output)
+        sizes = (own.lambda_max_0, xp.sqrt(own.points), Y / output)
         start = _Start(envelope, count, xp.sum(count), resolved, lam, *sizes)
         found = spectra or _convert(own, 1 / q, -s)
-        return _measured(start, (_refined if refined else _basic)(start), units, found, Y)
+        return _measured(start, (_refined if refined else _basic)(start), q, output, found, Y)
 
 
 def _convert(spectra: Spectra, length: Array, exponent: Array) -> Spectra:
@@ -225,23 +209,22 @@ def _convert(spectra: Spectra, length: Array, exponent: Array) -> Spectra:
     return Spectra(low * factor, high * factor, points / length**2)
 
 
-def _measured(start: _Start, bounds: _Bounds, units: _Units, spectra: Spectra, Y: Array) -> Measured:
-    """Decide, and go back from the module's units to the caller's."""
+def _measured(start: _Start, bounds: _Bounds, length: Array, output: Array, spectra: Spectra, Y: Array) -> Measured:
+    """Decide, and go back from the units of the start, lengths and outputs divided by these, to the caller's."""
     xp = start.D.__array_namespace__()
     slack = SLACK[str(start.D.dtype)]
     limits = bounds.eta_limits * (1 - slack)
-    eta_limits = limits / units.length**2 / units.output / units.output  # a product could be out of range
+    eta_limits = limits / length**2 / output / output  # a product could be out of range
     done = Y == 0  # nothing left to learn: nothing moves, whatever H is
     movement = xp.where(done, math.inf, xp.where(start.resolved, bounds.movement_margin, 0 * Y))
     kernel = xp.where(done, math.inf, xp.where(start.resolved, bounds.kernel_margin, 0 * Y))
     proved = start.resolved & (movement >= 1 + slack) & (kernel >= 1 + slack)
     holds = (done | proved) & (xp.min(eta_limits) > 0)
-    decrease = xp.where(holds & start.resolved, start.m * xp.min(limits) * start.lam / 2, 0 * Y)
     return Measured(
         holds=holds,
         eta=xp.where(holds, xp.min(eta_limits), 0 * Y),
-        decrease=decrease,
-        radius=xp.where(holds, bounds.radius / units.length, math.nan + 0 * bounds.radius),
+        decrease=xp.where(holds & start.resolved, start.m * xp.min(limits) * start.lam / 2, 0 * Y),
+        radius=xp.where(holds, bounds.radius / length, math.nan + 0 * bounds.radius),
         lambda_0=spectra.lambda_0,
         lambda_max_0=spectra.lambda_max_0,
         residual=Y,

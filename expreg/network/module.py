@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from expreg.network.functions import forward, initialise
+from expreg.network import forward, initialise
 
 
 class ExponentialNetwork(nnx.Module):
@@ -17,14 +17,7 @@ class ExponentialNetwork(nnx.Module):
     """
 
     def __init__(
-        self,
-        d: int,
-        m: int,
-        *,
-        activation: str = "exp",
-        init: str = "coupled",
-        scale: float = 1.0,
-        rngs: nnx.Rngs,
+        self, d: int, m: int, *, activation: str = "exp", init: str = "coupled", scale: float = 1.0, rngs: nnx.Rngs
     ) -> None:
         W, a = initialise(rngs.params(), m, d, init=init)
         self.W = nnx.Param(W)

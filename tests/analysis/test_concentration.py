@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expreg.kinds.network.summary import concentration, groups, margins, verdicts
+from expreg.kinds.network.summary import groups, spreads, verdicts
 
 
 def orthonormal(replicates: int = 60, scale: float = 1.0, seed: int = 0) -> pd.DataFrame:
@@ -19,18 +19,10 @@ def orthonormal(replicates: int = 60, scale: float = 1.0, seed: int = 0) -> pd.D
             for replicate in range(replicates):
                 diagonal = np.exp(2 * rng.normal(size=(n, m)) * scale).mean(axis=1)
                 mean = math.exp(2 * scale**2)
-                variance = (math.exp(8 * scale**2) - math.exp(4 * scale**2)) * n / m
-                rows.append(
-                    {
-                        "n": n,
-                        "m": m,
-                        "replicate": replicate,
-                        "lambda_cts": mean,
-                        "frobenius_error": np.linalg.norm(diagonal - mean),
-                        "frobenius_expected": math.sqrt(variance),
-                    }
-                )
-    return pd.DataFrame(rows)
+                expected = math.sqrt((math.exp(8 * scale**2) - math.exp(4 * scale**2)) * n / m)
+                rows.append((n, m, replicate, mean, np.linalg.norm(diagonal - mean), expected))
+    names = ["n", "m", "replicate", "lambda_cts", "frobenius_error", "frobenius_expected"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def test_the_ratio_is_told_by_quantiles_and_heavy_tails_pull_its_median_below_one() -> None:
@@ -38,23 +30,23 @@ def test_the_ratio_is_told_by_quantiles_and_heavy_tails_pull_its_median_below_on
     light, heavy = orthonormal(scale=0.2), rows
     for table, low, high in ((light, 0.7, 1.1), (heavy, 0.1, 0.7)):
         at = table[table["n"] == 8]
-        found = concentration.describe(8, at)
+        found = spreads.ratios(at)
         assert [record["m"] for record in found] == [64, 256]
         for record in found:
             ratio = (at["frobenius_error"] / at["frobenius_expected"])[at["m"] == record["m"]]
             assert record["ratio"] == pytest.approx(np.median(ratio))
             assert record["low"] == pytest.approx(np.quantile(ratio, 0.05))
             assert low < record["ratio"] < high
-    assert concentration.describe(8, rows.assign(frobenius_expected=np.nan)) == []
+    assert spreads.ratios(rows.assign(frobenius_expected=np.nan)) == []
 
 
 @pytest.mark.parametrize("power", [0.0, -1.2])
 def test_the_expected_exponent_is_that_of_the_variance_over_lambda_squared(power: float) -> None:
     rows = orthonormal(2)
     changed = rows.assign(lambda_cts=rows["lambda_cts"] * rows["n"] ** power)
-    assert concentration.expected_exponent(changed) == pytest.approx(1.0 - 2 * power)
-    assert concentration.expected_exponent(rows[rows["n"] == 4]) is None
-    assert concentration.expected_exponent(rows.assign(lambda_cts=np.nan)) is None
+    assert spreads.expected_exponent(changed) == pytest.approx(1.0 - 2 * power)
+    assert spreads.expected_exponent(rows[rows["n"] == 4]) is None
+    assert spreads.expected_exponent(rows.assign(lambda_cts=np.nan)) is None
 
 
 def criterion(low: float, high: float, why_not: str | None = None) -> dict[str, Any]:
@@ -101,12 +93,20 @@ def events(**columns: Any) -> pd.DataFrame:
 
 
 def test_margins_are_told_at_both_ends_and_at_the_threshold() -> None:
-    found = margins.describe(4, events(), "E3", 9.5)
+    found = spreads.margins(4, events(), "E3", 9.5)
     assert [(record["m"], record["at"]) for record in found] == [(8, "narrowest"), (16, "threshold"), (32, "widest")]
     assert [record["margin"] for record in found] == pytest.approx([0.2, 1.0, 2.0])
     assert [(record["violated"], record["trials"], record["first_step"]) for record in found] == [
         (2, 2, 6.0), (1, 2, 16.0), (0, 2, None),
     ]  # fmt: skip
+
+
+def test_margins_have_their_5_and_95_percent_quantiles() -> None:
+    values = np.random.default_rng(0).lognormal(size=200)
+    fixed = {"n": 4, "m": 8, "status": "converged", "E3": (values >= 1) * 1.0, "E3_margin": values}
+    [record] = spreads.margins(4, groups.prepare(pd.DataFrame(fixed)), "E3", None)
+    found = [record[name] for name in ("low", "margin", "high")]
+    assert found == pytest.approx(np.quantile(values, [0.05, 0.5, 0.95]))
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_margins_are_told_at_both_ends_and_at_the_threshold() -> None:
     ],
 )
 def test_a_width_is_told_once(threshold: float | None, places: list[str]) -> None:
-    assert [record["at"] for record in margins.describe(4, events(), "E3", threshold)] == places
+    assert [record["at"] for record in spreads.margins(4, events(), "E3", threshold)] == places
 
 
 def test_failed_and_unmeasured_cells_have_no_margin() -> None:
-    assert margins.describe(4, events(E3=[None] * 6), "E3", None) == []
+    assert spreads.margins(4, events(E3=[None] * 6), "E3", None) == []
     failed = events(status=["oom", "oom", *["converged"] * 4])
-    assert [record["m"] for record in margins.describe(4, failed, "E3", None)] == [16, 32]
-    [one] = margins.describe(4, events(E3_margin=None, m=8), "E3", None)
+    assert [record["m"] for record in spreads.margins(4, failed, "E3", None)] == [16, 32]
+    [one] = spreads.margins(4, events(E3_margin=None, m=8), "E3", None)
     assert (one["margin"], one["violated"]) == (None, 3)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from expreg.core.stats import exponents
-from expreg.kinds.network.summary import groups, models
+from expreg.core.stats.summary import Asked
+from expreg.kinds.network.summary import groups
+from expreg.kinds.network.summary.summary import likelihoods
 
 NS = (4, 8, 16, 32)
 
@@ -24,7 +26,7 @@ def tables(replicates: int, step: float = 2**0.5, ns: tuple[int, ...] = NS) -> d
 
 def described(found: dict[int, groups.Outcomes]) -> dict[str, Any]:
     draws = {n: exponents.resample(len(table.success), 60, np.random.default_rng(n)) for n, table in found.items()}
-    return models.describe(found, draws, 0.1, 0.95, 36)
+    return likelihoods(found, draws, Asked())
 
 
 def test_the_likelihood_is_usable_and_agrees_with_the_law() -> None:

@@ -55,6 +55,14 @@ def test_the_tail_is_that_of_the_slowest_mode() -> None:
     assert table["measured"][0] == pytest.approx(0.95, rel=1e-6)
 
 
+def test_the_tail_starts_half_way_down_on_the_logarithmic_scale() -> None:
+    """From 1 to 2^-32 by 1/2 until 2^-12 and again from there at another rate: 2^-16 lies beyond the bend."""
+    t = np.arange(65.0)
+    bent = np.where(t < 12, 2.0**-t, 2.0 ** -(12 + (t - 12) * 20 / 52))
+    table = fitted([cell("a")], [pd.DataFrame({"cell": "a", "step": t, "residual": bent})])
+    assert table["measured"][0] == pytest.approx(2 ** -(20 / 52), rel=1e-9)
+
+
 def test_an_early_rise_does_not_reach_into_the_tail() -> None:
     def catapult(t: np.ndarray) -> np.ndarray:
         return np.where(t < 20, 2.0 * 1.2**t, 60.0 * 0.97**t)
@@ -92,9 +100,15 @@ def test_predicted_steps_are_those_of_the_geometric_decay_within_or_beyond_the_c
     assert table["predicted_steps"][0] == math.ceil(math.log(0.05 / 2.0) / math.log(0.97))
 
 
+def test_predicted_steps_are_those_to_the_tolerance_of_each_cell() -> None:
+    cells = [cell("a", tolerance=0.5), cell("b", tolerance=0.01)]
+    found = fitted(cells, [curve(name, lambda t: 2 * 0.9**t, linearised=0.9) for name in "ab"])["predicted_steps"]
+    assert found.to_list() == [math.ceil(math.log(t / 2) / math.log(0.9)) for t in (0.5, 0.01)]
+
+
 def described(cells: list[dict[str, Any]], curves: list[pd.DataFrame]) -> list[dict[str, Any]]:
     rows = groups.prepare(pd.DataFrame(cells))
-    return rates.describe(4, rows, rates.per_cell(rows, pd.concat(curves)), lambda x: (x[0], x[-1]))
+    return rates.describe(rows, rates.per_cell(rows, pd.concat(curves)), lambda x: (x[0], x[-1]))
 
 
 def test_each_width_has_medians_and_quartiles_over_replicates() -> None:

@@ -42,7 +42,7 @@ def curves(table: pd.DataFrame, factor: float = 0.9) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame, traces: pd.DataFrame | None = None, **settings: Any) -> dict[str, Any]:
     traces = pd.DataFrame() if traces is None else traces
-    fixed: dict[str, Any] = {"name": "test", "axes": AXES, "resamples": 200}
+    fixed: dict[str, Any] = {"name": "test", "axes": AXES, "resamples": 100}
     found = summarise(EXPERIMENTS["threshold"], table, traces, **(fixed | settings))
     json.dumps(found, allow_nan=False)  # every summary must be storable
     return found
@@ -59,16 +59,21 @@ def test_the_known_exponents_come_back_and_decide_the_width_verdicts() -> None:
     for event, alpha in EXPONENTS.items():
         corrected = measured[event]["exponent"]["corrected"]
         assert corrected["low"] - 0.1 <= alpha <= corrected["high"] + 0.1
+        likely = measured[event]["models"]["censored"]
+        assert likely["theory"]["corrected"]["low"] - 0.05 <= alpha <= likely["theory"]["corrected"]["high"] + 0.05
+        assert likely["best"]["law"] == "theory"
     widths = [v for v in found["verdicts"] if v["claim"] == "width"]
     assert [(v["criterion"], v["verdict"]) for v in widths] == [(event, "consistent") for event in EXPONENTS]
     assert {v["group"] for v in found["verdicts"]} == {"equiangular, rho = 0.5"}
 
 
-def test_likelihoods_stand_beside_the_order_statistics() -> None:
-    for event, record in criteria(summary(cells())).items():
-        likely = record["models"]["censored"]["theory"]["corrected"]
-        assert likely["low"] - 0.05 <= EXPONENTS[event] <= likely["high"] + 0.05
-        assert record["models"]["censored"]["best"]["law"] == "theory"
+def test_the_smallest_eigenvalues_have_their_quartiles() -> None:
+    table = cells(replicates=12)
+    table["lambda_cts"] = 4 + 0.1 * table["replicate"] + 0.01 * table["n"]
+    for record in summary(table, resamples=5)["groups"][0]["spectrum"]:
+        values = table[table["n"] == record["n"]].groupby("replicate")["lambda_cts"].first()
+        found = [record[name] for name in ("lambda_low", "lambda_cts", "lambda_high")]
+        assert found == pytest.approx(np.quantile(values, [0.25, 0.5, 0.75]))
 
 
 def test_without_a_theory_nothing_is_said_of_width_rate_or_kernel() -> None:
@@ -118,15 +123,15 @@ def test_the_summary_does_not_depend_on_the_order_of_rows(without: list[str]) ->
 
 def test_the_seed_moves_the_bootstrap_and_nothing_else() -> None:
     table = cells(replicates=8)
-    one, other = (criteria(summary(table, seed=seed))["E3"] for seed in (0, 1))
+    one, other = (criteria(summary(table, seed=seed, resamples=20))["E3"] for seed in (0, 1))
     assert one["exponent"]["corrected"]["low"] != other["exponent"]["corrected"]["low"]
     assert one["exponent"]["corrected"]["value"] == other["exponent"]["corrected"]["value"]
     assert one["success"] == other["success"]
 
 
 def test_adding_a_group_leaves_the_others_as_they_were() -> None:
-    alone = summary(cells(replicates=6))
-    both = summary(pd.concat([cells(replicates=6), cells(replicates=9, rho=0.9, seed=4)]))
+    alone = summary(cells(replicates=6), resamples=10)
+    both = summary(pd.concat([cells(replicates=6), cells(replicates=9, rho=0.9, seed=4)]), resamples=10)
     assert [group["group"]["rho"] for group in both["groups"]] == [0.5, 0.9]
     assert both["groups"][0] == alone["groups"][0]
     assert both["counts"]["cells"] > alone["counts"]["cells"]

@@ -1,6 +1,8 @@
 """A run that never was: cells, curves and summary made from the law m* = C n^alpha (log n + Exp(1)) (D.8)."""
 
 import math
+from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,54 +29,29 @@ def _lambdas(kind: str, n: int) -> tuple[float, float]:
     return math.e**2 - 0.5 * math.e**1.5, math.e**2 + (n - 1) * 0.5 * math.e**1.5
 
 
-def _widths(n: list[int], replicates: int, kind: str, rng: np.random.Generator) -> dict[str, Any]:
-    """Return the threshold of every replicate: criterion -> (len(n), replicates)."""
-    noise = rng.exponential(size=(len(n), replicates))
-    return {
-        name: np.array([[c * k**alpha * (math.log(k) + e) for e in row] for k, row in zip(n, noise, strict=True)])
-        for name, (c, alpha) in LAWS[kind].items()
-    }
+FIXED = {"experiment": "threshold", "seed": 0, "precision": "f32", "activation": "exp", "tolerance": 0.05, "scale": 1.0}
+FIXED |= {"optimizer": "sgd", "device": "cpu", "seconds": 0.01, "expreg_version": "0.1.0", "jax_version": "0.10.2"}
 
 
-def _rows(kind: str, n: list[int], m: list[int], star: dict[str, np.ndarray], rng: np.random.Generator) -> list[dict]:
+def _rows(kind: str, n: tuple[int, ...], m: tuple[int, ...], replicates: int, rng: np.random.Generator) -> list[dict]:
     rows = []
-    spread = 1 + 0.05 * rng.normal(size=(len(n), star["E5"].shape[1]))
-    for i, k in enumerate(n):
-        for width in m:
-            for replicate in range(star["E5"].shape[1]):
-                low, top = (value * spread[i, replicate] for value in _lambdas(kind, k))
-                holds = {name: bool(values[i, replicate] <= width) for name, values in star.items()}
-                inflation = 1 + 4 * abs(rng.normal()) / math.sqrt(width)
-                rows.append(
-                    {
-                        "cell": f"{kind[:2]}{k:04x}{width:06x}{replicate:04x}",
-                        "n": k,
-                        "d": k,
-                        "m": width,
-                        "status": "converged" if holds["E5"] else "max_steps",
-                        "experiment": "threshold",
-                        "seed": 0,
-                        "replicate": replicate,
-                        "precision": "f32",
-                        "device": "cpu",
-                        "expreg_version": "0.1.0",
-                        "jax_version": "0.10.2",
-                        "activation": "exp",
-                        "data": kind,
-                        "rho": GROUPS[kind],
-                        "eta_scaled": 1 / (top * inflation),
-                        "lambda_cts": low,
-                        "lambda_max_cts": top,
-                        "tolerance": 0.05,
-                        "seconds": 0.01,
-                        "eta": 1 / (top * inflation * width),
-                        "scale": 1.0,
-                        "optimizer": "sgd",
-                        "max_movement": (1 if holds["movement"] else 3) * low / (4 * math.e**2 * k),
-                        "residual_initial": math.sqrt(k),
-                        **{e: holds[e] for e in ("E5", "E3")},
-                    }
-                )
+    noise = rng.exponential(size=(len(n), replicates))
+    spread = 1 + 0.05 * rng.normal(size=(len(n), replicates))
+    for (i, k), width, replicate in product(enumerate(n), m, range(replicates)):
+        holds = {
+            name: bool(c * k**alpha * (math.log(k) + noise[i, replicate]) <= width)
+            for name, (c, alpha) in LAWS[kind].items()
+        }
+        low, top = (value * spread[i, replicate] for value in _lambdas(kind, k))
+        eta_scaled = 1 / (top * (1 + 4 * abs(rng.normal()) / math.sqrt(width)))
+        rows.append(
+            FIXED
+            | {"cell": f"{kind[:2]}{k:04x}{width:06x}{replicate:04x}", "n": k, "d": k, "m": width}
+            | {"replicate": replicate, "data": kind, "rho": GROUPS[kind], "E5": holds["E5"], "E3": holds["E3"]}
+            | {"lambda_cts": low, "lambda_max_cts": top, "eta_scaled": eta_scaled, "eta": eta_scaled / width}
+            | {"status": "converged" if holds["E5"] else "max_steps", "residual_initial": math.sqrt(k)}
+            | {"max_movement": (1 if holds["movement"] else 3) * low / (4 * math.e**2 * k)}
+        )
     return rows
 
 
@@ -106,20 +83,15 @@ def run(
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Return cells, curves and summary of a made-up threshold run of two groups and three criteria."""
     rng = np.random.default_rng(seed)
-    rows = []
-    for kind in GROUPS:
-        star = _widths(list(n), replicates, kind, rng)
-        rows += _rows(kind, list(n), list(m), star, rng)
+    rows = [row for kind in GROUPS for row in _rows(kind, n, m, replicates, rng)]
     cells = pd.DataFrame(rows)
     kept = {m[0], m[len(m) // 2], m[-1]}
     curves = pd.concat([_curve(row, rng) for row in rows if row["m"] in kept], ignore_index=True)
-    summary = summarise(
-        EXPERIMENT,
-        cells,
-        curves,
-        name="synthetic",
-        axes=["data", "n", "m", "rho"],
-        delta=DELTA,
-        resamples=resamples,
-    )
-    return cells, curves, summary
+    asked = {"axes": ["data", "n", "m", "rho"], "delta": DELTA, "resamples": resamples}
+    return cells, curves, summarise(EXPERIMENT, cells, curves, name="synthetic", **asked)
+
+
+@cache
+def small() -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Return a run with exponents that are usable, made once; copy what you change."""
+    return run(n=(8, 16, 32), m=WIDTHS[::3], resamples=20)

@@ -12,7 +12,7 @@ from expreg.kinds.network.figures import chain
 
 @pytest.fixture(scope="module")
 def summary():
-    return synthetic.run(n=(8, 16, 32), m=synthetic.WIDTHS[::3], replicates=40, resamples=20)[2]
+    return synthetic.small()[2]
 
 
 def test_every_row_is_told_with_its_numbers(summary):
@@ -37,12 +37,8 @@ def test_every_row_is_told_with_its_numbers(summary):
 def test_an_exponent_that_is_not_usable_is_a_dash_with_its_reason(summary):
     changed = copy.deepcopy(summary)
     row = changed["chain"][0]
-    row |= {
-        "usable": False,
-        "exponent_gap": None,
-        "verdict": "not resolvable at these n",
-        "reason": "n spans too little.",
-    }
+    row |= {"usable": False, "exponent_gap": None}
+    row |= {"verdict": "not resolvable at these n", "reason": "n spans too little."}
     assert (chain.exponent(row, "raw"), chain.gap(row)) == ("–", "–")
     assert "      n spans too little." in chain.text(changed)
 

@@ -6,13 +6,13 @@ from report import synthetic
 from report.synthetic import HOSTILE
 
 from expreg.core.page import words
-from expreg.kinds.network.figures.warnings import grid
-from expreg.kinds.network.figures.warnings import warnings as limits
+from expreg.kinds.network.figures.chain import grid
+from expreg.kinds.network.figures.chain import warnings as limits
 
 
 @pytest.fixture(scope="module")
 def run():
-    return synthetic.run(n=(8, 16, 32), m=synthetic.WIDTHS[::3], replicates=40, resamples=20)
+    return synthetic.small()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, create_model
 
 from expreg.activation import ACTIVATIONS
 from expreg.core.config.fields import (
@@ -70,121 +70,47 @@ class Network(Block):
             yield Fault(("m",), "E-RANGE", message)
 
 
-# --- optimizers -----------------------------------------------------------------------------------
+# --- optimizers, and schedules: a factor on the step size, 1 is the size that the rule gives -------
 
 
-class Sgd(Block):
-    """Plain gradient descent (optax.sgd)."""
-
-    name: Literal["sgd"] = "sgd"
-
-
-class Momentum(Block):
-    """Heavy ball (optax.sgd with momentum)."""
-
-    name: Literal["momentum"] = "momentum"
-    momentum: Decay = key(0.9, "share of the last update that is kept")
+def _form(name: str, meaning: str, **parameters: Any) -> type[Block]:
+    """Return the block of a form that is a name and its parameters, of which optax knows the rest."""
+    fields: dict[str, Any] = {"name": (Literal[name], name), **parameters}
+    title = name.title().replace("_", "")
+    return create_model(title, __base__=Block, __doc__=meaning, __module__=__name__, **fields)
 
 
-class Nesterov(Block):
-    """Nesterov momentum (optax.sgd with nesterov)."""
+_MOMENTUM = (Decay, key(0.9, "share of the last update that is kept"))
+_MEAN = (Decay, key(0.9, "decay of the mean of gradients"))
+_SQUARES = (Decay, key(0.999, "decay of the mean of squares"))
+_ROOT = (Positive, key(1e-8, "added to the root of the mean of squares"))
 
-    name: Literal["nesterov"] = "nesterov"
-    momentum: Decay = key(0.9, "share of the last update that is kept")
+OPTIMIZERS = (
+    _form("sgd", "Plain gradient descent (optax.sgd)."),
+    _form("momentum", "Heavy ball (optax.sgd with momentum).", momentum=_MOMENTUM),
+    _form("nesterov", "Nesterov momentum (optax.sgd with nesterov).", momentum=_MOMENTUM),
+    _form("adam", "optax.adam.", b1=_MEAN, b2=_SQUARES, eps=_ROOT),
+    _form(
+        *("adamw", "optax.adamw."),
+        b1=_MEAN,
+        b2=_SQUARES,
+        eps=_ROOT,
+        weight_decay=(NotNegative, key(1e-4, "strength of the weight decay")),
+    ),
+    _form("rmsprop", "optax.rmsprop.", decay=(Decay, key(0.9, "decay of the mean of squares")), eps=_ROOT),
+    _form("adagrad", "optax.adagrad.", eps=(Positive, key(1e-7, "added to the sum of squares"))),
+    _form(
+        *("lion", "optax.lion."),
+        b1=(Decay, key(0.9, "weight of the momentum in the update")),
+        b2=(Decay, key(0.99, "decay of the momentum")),
+        weight_decay=(NotNegative, key(1e-3, "strength of the weight decay")),
+    ),
+)
 
-
-class Adam(Block):
-    """optax.adam."""
-
-    name: Literal["adam"] = "adam"
-    b1: Decay = key(0.9, "decay of the mean of gradients")
-    b2: Decay = key(0.999, "decay of the mean of squares")
-    eps: Positive = key(1e-8, "added to the root of the mean of squares")
-
-
-class AdamW(Block):
-    """optax.adamw."""
-
-    name: Literal["adamw"] = "adamw"
-    b1: Decay = key(0.9, "decay of the mean of gradients")
-    b2: Decay = key(0.999, "decay of the mean of squares")
-    eps: Positive = key(1e-8, "added to the root of the mean of squares")
-    weight_decay: NotNegative = key(1e-4, "strength of the weight decay")
-
-
-class RmsProp(Block):
-    """optax.rmsprop."""
-
-    name: Literal["rmsprop"] = "rmsprop"
-    decay: Decay = key(0.9, "decay of the mean of squares")
-    eps: Positive = key(1e-8, "added to the root of the mean of squares")
-
-
-class AdaGrad(Block):
-    """optax.adagrad."""
-
-    name: Literal["adagrad"] = "adagrad"
-    eps: Positive = key(1e-7, "added to the sum of squares")
-
-
-class Lion(Block):
-    """optax.lion."""
-
-    name: Literal["lion"] = "lion"
-    b1: Decay = key(0.9, "weight of the momentum in the update")
-    b2: Decay = key(0.99, "decay of the momentum")
-    weight_decay: NotNegative = key(1e-3, "strength of the weight decay")
-
-
-OPTIMIZERS = (Sgd, Momentum, Nesterov, Adam, AdamW, RmsProp, AdaGrad, Lion)
-
-
-# --- schedules: a factor on the step size, 1 is the size that the rule gives ----------------------
-
-
-class Constant(Block):
-    """1 at all steps (optax.constant_schedule)."""
-
-    name: Literal["constant"] = "constant"
-
-
-class Linear(Block):
-    """From 1 to end_value (optax.linear_schedule)."""
-
-    name: Literal["linear"] = "linear"
-    end_value: NotNegative = key(0.0, "last factor")
-    transition_steps: Steps = key(..., "steps between the first and the last factor")
-    transition_begin: StepsOrZero = key(0, "steps before the change begins")
-
-
-class Polynomial(Block):
-    """From 1 to end_value as a power of the remaining share (optax.polynomial_schedule)."""
-
-    name: Literal["polynomial"] = "polynomial"
-    end_value: NotNegative = key(0.0, "last factor")
-    power: Positive = key(1.0, "the power")
-    transition_steps: Steps = key(..., "steps between the first and the last factor")
-    transition_begin: StepsOrZero = key(0, "steps before the change begins")
-
-
-class CosineDecay(Block):
-    """From 1 to alpha along a cosine (optax.cosine_decay_schedule)."""
-
-    name: Literal["cosine_decay"] = "cosine_decay"
-    decay_steps: Steps = key(..., "steps until the factor is alpha")
-    alpha: NotNegative = key(0.0, "last factor")
-    exponent: Positive = key(1.0, "power of the cosine")
-
-
-class ExponentialDecay(Block):
-    """decay_rate^(step / transition_steps) (optax.exponential_decay)."""
-
-    name: Literal["exponential_decay"] = "exponential_decay"
-    transition_steps: Steps = key(..., "steps in which the factor falls by decay_rate")
-    decay_rate: Positive = key(..., "factor per transition_steps")
-    transition_begin: StepsOrZero = key(0, "steps before the change begins")
-    staircase: Boolean = key(False, "change only at multiples of transition_steps")
-    end_value: Annotated[float | None, Number(least=0, null=True)] = key(None, "bound on the factor, none if null")
+_LAST = (NotNegative, key(0.0, "last factor"))
+_BETWEEN = (Steps, key(..., "steps between the first and the last factor"))
+_BEFORE = (StepsOrZero, key(0, "steps before the change begins"))
+_COSINE = (Positive, key(1.0, "power of the cosine"))
 
 
 class WarmupCosineDecay(Block):
@@ -203,7 +129,37 @@ class WarmupCosineDecay(Block):
             yield Fault(("decay_steps",), "E-RANGE", message)
 
 
-SCHEDULES = (Constant, Linear, Polynomial, CosineDecay, ExponentialDecay, WarmupCosineDecay)
+SCHEDULES = (
+    _form("constant", "1 at all steps (optax.constant_schedule)."),
+    _form(
+        *("linear", "From 1 to end_value (optax.linear_schedule)."),
+        end_value=_LAST,
+        transition_steps=_BETWEEN,
+        transition_begin=_BEFORE,
+    ),
+    _form(
+        *("polynomial", "From 1 to end_value as a power of the remaining share (optax.polynomial_schedule)."),
+        end_value=_LAST,
+        power=(Positive, key(1.0, "the power")),
+        transition_steps=_BETWEEN,
+        transition_begin=_BEFORE,
+    ),
+    _form(
+        *("cosine_decay", "From 1 to alpha along a cosine (optax.cosine_decay_schedule)."),
+        decay_steps=(Steps, key(..., "steps until the factor is alpha")),
+        alpha=_LAST,
+        exponent=_COSINE,
+    ),
+    _form(
+        *("exponential_decay", "decay_rate^(step / transition_steps) (optax.exponential_decay)."),
+        transition_steps=(Steps, key(..., "steps in which the factor falls by decay_rate")),
+        decay_rate=(Positive, key(..., "factor per transition_steps")),
+        transition_begin=_BEFORE,
+        staircase=(Boolean, key(False, "change only at multiples of transition_steps")),
+        end_value=(Annotated[float | None, Number(least=0, null=True)], key(None, "bound on the factor, none if null")),
+    ),
+    WarmupCosineDecay,
+)
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -225,12 +181,13 @@ class StepSize(Block):
 
     def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
         """Ask for the value of a fixed step size, the factor of any other."""
-        if self.rule != "fixed" and self.value is not None:
-            message = f"rule {self.rule} takes a factor; value is for rule fixed only"
-            yield Fault(("value",), "E-RANGE", message)
-        if self.rule == "fixed" and self.value is None:
+        if self.rule != "fixed":
+            if self.value is not None:
+                yield Fault(("value",), "E-RANGE", f"rule {self.rule} takes a factor; value is for rule fixed only")
+            return
+        if self.value is None:
             yield Fault(("value",), "E-MISSING", "required with rule fixed")
-        if self.rule == "fixed" and self.factor != 1.0:
+        if self.factor != 1.0:
             yield Fault(("factor",), "E-RANGE", f"got {self.factor}, rule fixed has no factor; set value")
 
 
@@ -279,28 +236,30 @@ class Training(Block):
 # --- experiments ----------------------------------------------------------------------------------
 
 
-class TrainingConfig(Config):
-    """An experiment that trains networks."""
+class NetworkConfig(Config):
+    """What all experiments with networks have in common."""
 
-    blocks: ClassVar[tuple[str, ...]] = ("data", "network", "training")
+    blocks: ClassVar[tuple[str, ...]] = ("data", "network")
     sizes: ClassVar[Mapping[str, tuple[str, str]]] = {"n": ("data", "n"), "d": ("data", "d"), "m": ("network", "m")}
 
     data: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in DATA.values()])] = key({}, "samples and labels")
     network: Network = key({}, "the network")
+
+
+class TrainingConfig(NetworkConfig):
+    """An experiment that trains networks."""
+
+    blocks: ClassVar[tuple[str, ...]] = ("data", "network", "training")
+
     training: Training = key({}, "optimizer, step size and stopping rules")
     measure: Annotated[list[Annotated[str, Choice(options=lambda: EVENTS)]], AfterValidator(_in_order)] = Field(
         default_factory=lambda: list(BUNDLED), description="events to record (C.27)"
     )
 
 
-class ConcentrationConfig(Config):
+class ConcentrationConfig(NetworkConfig):
     """The experiment that measures networks at their start, without training them."""
 
-    blocks: ClassVar[tuple[str, ...]] = ("data", "network")
-    sizes: ClassVar[Mapping[str, tuple[str, str]]] = TrainingConfig.sizes
-
-    data: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in DATA.values()])] = key({}, "samples and labels")
-    network: Network = key({}, "the network")
     measure: Annotated[list[Annotated[str, Choice(options=at_start)]], AfterValidator(_in_order)] = Field(
         default_factory=lambda: [name for name in at_start() if name in BUNDLED], description="events to record (C.27)"
     )

@@ -1,6 +1,7 @@
 """Certificates in words, for a terminal: one in full, many as a table of shares."""
 
 from collections.abc import Mapping, Sequence
+from statistics import median_low
 from typing import Any
 
 from expreg.core.page import terminal
@@ -51,8 +52,5 @@ def _medians(group: Sequence[Mapping[str, Any]]) -> list[str]:
         min(v for v in one["margins"].values() if v is not None) for one in group if any(one["margins"].values())
     ]
     columns = [[one[name] for one in holds if one[name] is not None] for name in ("eta", "steps", "radius")]
-    return [f"{len(holds)} of {len(group)}", *(number(_middle(values)) for values in (margins, *columns))]
-
-
-def _middle(values: Sequence[float]) -> float | None:
-    return sorted(values)[(len(values) - 1) // 2] if values else None
+    medians = (number(median_low(values) if values else None) for values in (margins, *columns))
+    return [f"{len(holds)} of {len(group)}", *medians]

@@ -10,10 +10,11 @@ from markupsafe import Markup
 
 from expreg.core.page import terminal
 from expreg.core.page.style import finite, records
-from expreg.core.page.words import Parts, number
+from expreg.core.page.words import Parts, extent, number
+from expreg.kinds.network.figures.look import criteria_of
 from expreg.kinds.network.figures.tables import tables
-from expreg.kinds.network.figures.thresholds import figure_of
-from expreg.kinds.network.figures.warnings import grid, warnings
+from expreg.kinds.network.figures.thresholds import exponent_words, figure_of
+from expreg.kinds.network.summary.verdicts import LAMBDA_FACTOR
 
 CAUTION = (
     'No single cell of this table is "the" threshold: every criterion has one of its own, and each belongs to its data,'
@@ -48,22 +49,22 @@ def page(summary: Mapping[str, Any]) -> Parts:
 
 def block(summary: Mapping[str, Any], environment: Any, drawn: set[str]) -> Markup:
     """Return the chain as HTML, empty where no link was measured; `drawn`: the figures that it may refer to."""
-    found = links(summary)
-    if not found:
+    rows = records(summary, "chain")
+    if not rows:
         return Markup("")
+    links = [
+        (HEADINGS.get(str(link), str(link).capitalize()), list(found))
+        for link, found in groupby(rows, lambda row: row.get("link"))
+    ]
     source = files("expreg.kinds.network.figures").joinpath("chain.html.jinja").read_text("utf-8")
     own = sys.modules[__name__]
     shown = environment.from_string(source)
-    return Markup(shown.render(summary=summary, links=found, chain=own, places=figure_of(summary), drawn=drawn))
+    return Markup(shown.render(summary=summary, links=links, chain=own, places=figure_of(summary), drawn=drawn))
 
 
 def exponent(row: Mapping[str, Any], kind: str) -> str:
     """Return a measured exponent with its interval, a dash where it should not be read as one."""
-    found = row.get(kind) or {}
-    value, low, high = (finite(found.get(key)) for key in ("value", "low", "high"))
-    if not row.get("usable", True) or value is None:
-        return "–"
-    return f"{value:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
+    return exponent_words(row, kind, "–")
 
 
 def gap(row: Mapping[str, Any]) -> str:
@@ -90,15 +91,6 @@ def bound(row: Mapping[str, Any]) -> str:
     if low is None or high is None:
         return "–"
     return f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
-
-
-def links(summary: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Return (heading, rows) of every link of the chain that was measured, in the order of the proof."""
-    rows = records(summary, "chain")
-    return [
-        (HEADINGS.get(str(link), str(link).capitalize()), list(found))
-        for link, found in groupby(rows, lambda row: row.get("link"))
-    ]
 
 
 def text(summary: Mapping[str, Any]) -> list[str]:
@@ -139,3 +131,52 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         factor(row),
         _SHORT.get(verdict, verdict)[:14],
     ]
+
+
+# --- what limits the numbers
+
+
+def warnings(summary: Mapping[str, Any]) -> list[str]:
+    """Return one line each: thresholds beyond the grid, and a lambda that is unknown, vanishes or changes with n."""
+    groups = records(summary, "groups")
+    rows = [row for group in groups for criterion in criteria_of(group) for row in records(criterion, "thresholds")]
+    censored = sum(finite(row.get("quantile")) is None for row in rows)
+    loose = sum(row.get("bracketed") is False for row in rows)
+    lines = {
+        f"{censored} of {len(rows)} thresholds lie beyond the grid of widths or lack replicates.": censored,
+        f"The grid of widths does not bracket {loose} of {len(rows)} thresholds.": loose,
+    }
+    return [line for line, count in lines.items() if count] + [line for group in groups for line in _spectrum(group)]
+
+
+def _spectrum(group: Mapping[str, Any]) -> Iterator[str]:
+    spectrum, label = records(group, "spectrum"), group.get("label", "")
+    values = {row["n"]: low for row in spectrum if (low := finite(row.get("lambda_cts"))) is not None}
+    largest = {row["n"]: finite(row.get("lambda_max_cts")) for row in spectrum}
+    zero = [n for n, low in values.items() if (high := largest[n]) is not None and low <= 1e-12 * high]
+    if spectrum and not values:
+        yield f"{label}: lambda is not known (no theory of this activation): no verdict on width, rate or kernel."
+    elif zero:
+        yield (
+            f"{label}: lambda is 0 up to rounding at n = {', '.join(map(str, zero))}: the data hold equal points,"
+            " or points too close to tell apart. The theorem says nothing there."
+        )
+    elif values and max(values.values()) > LAMBDA_FACTOR * min(values.values()):
+        exponent = finite(group.get("lambda_exponent"))
+        law = "" if exponent is None else f", like n^{exponent:.2f}"
+        yield (
+            f"{label}: lambda changes from {number(values[min(values)])} at n = {min(values)} to"
+            f" {number(values[max(values)])} at n = {max(values)}{law}; exponents of n mix lambda(n) in."
+        )
+
+
+def grid(summary: Mapping[str, Any]) -> str:
+    """Return over which n and m a run goes and how often, to end the sentence on what was run."""
+    groups = records(summary, "groups")
+    rows = [row for group in groups for criterion in criteria_of(group) for row in records(criterion, "success")]
+    rows = rows or [row for group in groups for row in records(group, "rates")]
+    if not rows:
+        return ""
+    trials = {int(row["trials"]) for row in rows if finite(row.get("trials"))}
+    n, m = ({row[name] for row in rows} for name in ("n", "m"))
+    return f", for n = {extent(n)} and m = {extent(m)}" + (f", {extent(trials)} replicates each" if trials else "")

@@ -12,17 +12,8 @@ from matplotlib.lines import Line2D
 
 from expreg.core.page import style as plot
 from expreg.kinds.network.figures.look import criteria_of
-from expreg.kinds.network.figures.thresholds import (
-    Point,
-    draw_fit,
-    draw_points,
-    exponent_words,
-    heights,
-    level_of,
-    log_axes,
-    points_of,
-    share_words,
-)
+from expreg.kinds.network.figures.phase import over_width
+from expreg.kinds.network.figures.thresholds import draw_criteria, heights, level_of, log_axes, points_of, share_words
 
 _MOST_N = 5
 _LIGHT = "#9a9a9a"
@@ -45,33 +36,22 @@ def _ratios(group: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _ratio_figure(groups: list[dict[str, Any]]) -> Canvas:
-    figure, axes = plot.canvas(len(groups), 2.5)
-    shown = plot.spread((row["n"] for group in groups for row in _ratios(group)), _MOST_N)
-    everything = [row for group in groups for row in _ratios(group)]
+    families = [(str(group.get("label", "")), _ratios(group)) for group in groups]
+    figure, axes = over_width(families, "measured / expected error", _draw_ratio, _MOST_N)
+    everything = [row for _, rows in families for row in rows]
     low, high = min(row["low"] for row in everything), max(row["high"] for row in everything)
-    for axis, group in zip(axes, groups, strict=True):
-        for rank, n in enumerate(shown):
-            rows = sorted((row for row in _ratios(group) if row["n"] == n), key=lambda row: row["m"])
-            _draw_ratio(axis, rows, 1.04 ** (rank - (len(shown) - 1) / 2), plot.ordered_look(rank, len(shown)))
+    ticks = 2.0 ** np.arange(math.floor(math.log2(max(low, 1e-6))), math.ceil(math.log2(high)) + 1)
+    for axis in axes:
         axis.axhline(1.0, color=plot.GREY, linewidth=0.8, zorder=1)
-        plot.log_ticks(axis, "x", (row["m"] for row in _ratios(group)))
-        ticks = 2.0 ** np.arange(math.floor(math.log2(max(low, 1e-6))), math.ceil(math.log2(high)) + 1)
         plot.log_ticks(axis, "y", ticks)
         axis.set_ylim(ticks[0] / 1.1, ticks[-1] * 1.1)
-        plot.entitle(axis, len(groups), str(group.get("label", "")))
-    plot.outer_labels(axes, "width $m$", "measured / expected error")
-    plot.count_legend(figure, shown, len(groups))
     return figure
 
 
-def _draw_ratio(axis: Axes, rows: list[dict[str, Any]], shift: float, style: dict[str, Any]) -> None:
-    if not rows:
-        return
-    m = np.array([row["m"] for row in rows]) * shift
-    low, middle, high = (np.array([row[key] for row in rows], dtype=float) for key in ("low", "ratio", "high"))
-    bars = [middle - low, high - middle]
-    axis.errorbar(m, middle, yerr=bars, fmt="none", ecolor=style["color"], elinewidth=0.7, capsize=1.3, alpha=0.6)
-    axis.plot(m, middle, linewidth=1.1, markersize=3.8, **style)
+def _draw_ratio(axis: Axes, m: np.ndarray, rows: pd.DataFrame, look: dict[str, Any]) -> None:
+    bars = [rows["ratio"] - rows["low"], rows["high"] - rows["ratio"]]
+    axis.errorbar(m, rows["ratio"], yerr=bars, fmt="none", ecolor=look["color"], elinewidth=0.7, capsize=1.3, alpha=0.6)
+    axis.plot(m, rows["ratio"], linewidth=1.1, markersize=3.8, **look)
 
 
 def widths(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
@@ -91,24 +71,14 @@ def widths(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, An
 
 def _threshold_figure(drawn: list[tuple[dict[str, Any], dict[str, Any]]], level: float | None) -> Canvas:
     figure, (axis,) = plot.canvas(1, 3.2)
-    everything: list[Point] = []
-    handles = []
-    for rank, (group, criterion) in enumerate(drawn):
-        points = points_of(criterion, level, "interpolated")
-        draw_points(axis, points, plot.look(rank), 1.03 ** (rank - (len(drawn) - 1) / 2))
-        draw_fit(axis, points, criterion.get("exponent") or {}, plot.look(rank))
-        label = f"{plot.plain(group.get('label', ''), 40)}  {exponent_words(criterion.get('exponent') or {})}"
-        handles.append(Line2D([], [], **plot.look(rank), linewidth=1.1, label=label))
-        everything += points
-    limits = heights(everything, 2)
-    n = log_axes(axis, everything, limits)
-    handles += [_guide(axis, n, limits[0], slope, dashes) for slope, dashes in _GUIDES.items()]
+    named = [(plot.plain(group.get("label", ""), 40), c, plot.look(rank)) for rank, (group, c) in enumerate(drawn)]
+    handles, points = draw_criteria(axis, named, level)
+    limits = heights(points, 2)
+    n = log_axes(axis, points, limits)
+    for slope, dashes in _GUIDES.items():  # from the lower left corner
+        guide: dict[str, Any] = {"color": _LIGHT, "linewidth": 1.0, "linestyle": dashes}
+        axis.plot(n, limits[0] * (np.array(n) / n[0]) ** slope, **guide, zorder=1)
+        handles.append(Line2D([], [], **guide, label=f"slope {slope:g}"))
     plot.outer_labels([axis], "number of data $n$", "width threshold of E1")
     figure.legend(handles=handles, loc="outside lower center", ncols=1)
     return figure
-
-
-def _guide(axis: Axes, n: list[float], floor: float, slope: float, dashes: Any) -> Line2D:
-    """Draw a slope from the lower left corner; return its handle for the legend."""
-    axis.plot(n, floor * (np.array(n) / n[0]) ** slope, color=_LIGHT, linewidth=1.0, linestyle=dashes, zorder=1)
-    return Line2D([], [], color=_LIGHT, linestyle=dashes, linewidth=1.0, label=f"slope {slope:g}")

@@ -1,7 +1,8 @@
 """Convergence curves and rates: the residual beside the linearised model and the theory."""
 
+import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,15 +22,10 @@ _CAPTION = (
     f" {plot.MAX_PANELS} values of n. A run that stopped keeps its last value, and a line ends where fewer than half"
     " of its runs are still going; a panel ends at three times the length of its widest network's line."
 )
+Extent = tuple[float, float, float]  # of the lines of one width: last step, lowest median, top of the band
 _TINY = np.finfo(float).tiny
-
-
-class Extent(NamedTuple):
-    """How far the lines of one width reach: the last step, the lowest median, the top of the band."""
-
-    last: float
-    low: float
-    high: float
+_DASHED: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.0}
+_DOTS: Any = (0, (1, 1.6))
 
 
 def convergence(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
@@ -38,17 +34,14 @@ def convergence(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str,
         return []
     known = curves[np.isfinite(curves["residual"].astype(float))]
     usable = cells[cells["cell"].isin(known["cell"])].reindex(columns=[*cells.columns.union(_NEEDED, sort=False)])
-    panels = [panel for group in _groups(summary) for panel in _panels(usable, group)]
+    groups = plot.records(summary, "groups") or [{"group": {}, "label": ""}]
+    panels = [panel for group in groups for panel in _panels(usable, group)]
     wanted = {cell for panel in panels for cell in panel[2]["cell"]}
     by_cell = dict(tuple(known[known["cell"].isin(wanted)].sort_values("step").groupby("cell", sort=False)))
     title, owner = "Convergence: residual over steps", lambda panel: panel[0]
     return plot.paged(
         "convergence", title, _CAPTION, panels, lambda chunk: _convergence_figure(chunk, by_cell), owner=owner
     )
-
-
-def _groups(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return plot.records(summary, "groups") or [{"group": {}, "label": ""}]
 
 
 def _panels(cells: pd.DataFrame, group: Mapping[str, Any]) -> list[tuple[str, int, pd.DataFrame]]:
@@ -58,8 +51,7 @@ def _panels(cells: pd.DataFrame, group: Mapping[str, Any]) -> list[tuple[str, in
         if column in members.columns:
             same = members[column].isna() if value is None else members[column].astype(object) == value
             members = members[same]
-    widths = plot.spread(members["m"].dropna(), MAX_WIDTHS)
-    members = members[members["m"].isin(widths)]
+    members = members[members["m"].isin(plot.spread(members["m"].dropna(), MAX_WIDTHS))]
     chosen = plot.spread(members["n"].dropna(), plot.MAX_PANELS)
     return [(str(group.get("label", "")), int(n), members[members["n"] == n]) for n in chosen]
 
@@ -69,13 +61,21 @@ def _convergence_figure(panels: list[tuple[str, int, pd.DataFrame]], curves: dic
     widths = sorted({int(m) for _, _, cells in panels for m in cells["m"]})
     for axis, (label, n, cells) in zip(axes, panels, strict=True):
         ends = [
-            _draw_width(axis, part, curves, widths.index(int(m)), len(widths))
-            for m, part in ((m, cells[cells["m"] == m]) for m in sorted(cells["m"].unique()))
+            _draw_width(axis, cells[cells["m"] == m], curves, widths.index(m), len(widths))
+            for m in sorted(cells["m"].unique())
         ]
         _limit(axis, ends, plot.finite((cells["tolerance"] / cells["residual_initial"]).median()))
         plot.entitle(axis, len(panels), f"n = {n}" + (f" · {label}" if label else ""))
     plot.outer_labels(axes, "step $t$", r"$\Vert r_t\Vert\,/\,\Vert r_0\Vert$")
-    figure.legend(handles=_convergence_legend(widths), loc="outside lower center", ncols=3)
+    looks = ({**plot.ordered_look(i, len(widths)), "linestyle": "-"} for i in range(len(widths)))
+    handles: list[Any] = [
+        *(Line2D([], [], **look, label=f"m = {m}: median") for look, m in zip(looks, widths, strict=True)),
+        Line2D([], [], color=plot.GREY, **_DASHED, label="linearised prediction"),
+        Line2D([], [], color=plot.GREY, linestyle=_DOTS, label=r"theory rate $(1-m\eta\lambda/2)^{t/2}$"),
+        Line2D([], [], color=plot.GREY, linewidth=0.7, label="tolerance"),
+        Patch(color=plot.GREY, alpha=0.25, label="10–90 % of replicates"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -83,11 +83,11 @@ def _limit(axis: Axes, ends: list[Extent], tolerance: float | None) -> None:
     """Draw the tolerance and set limits; what runs to its budget or explodes may not squeeze the others."""
     if tolerance:
         axis.axhline(tolerance, color=plot.GREY, linewidth=0.7, zorder=1)
-    lowest = min([extent.low for extent in ends] + ([tolerance] if tolerance else []))
-    highest = min(20.0, 1.3 * max(extent.high for extent in ends))
+    last, low, high = zip(*ends, strict=True)
+    lowest = min(*low, tolerance or math.inf)
     axis.set_yscale("log")
-    axis.set_ylim(max(lowest, 1e-16) / 2, max(2.0, highest))
-    axis.set_xlim(0, max(1.0, min(max(extent.last for extent in ends), 3 * ends[-1].last)))
+    axis.set_ylim(max(lowest, 1e-16) / 2, max(2.0, min(20.0, 1.3 * max(high))))
+    axis.set_xlim(0, max(1.0, min(max(last), 3 * last[-1])))
 
 
 def _draw_width(axis: Axes, cells: pd.DataFrame, curves: dict[Any, pd.DataFrame], rank: int, count: int) -> Extent:
@@ -105,12 +105,12 @@ def _draw_width(axis: Axes, cells: pd.DataFrame, curves: dict[Any, pd.DataFrame]
     axis.plot(steps, median, color=style["color"], **marks, zorder=4)
     if all("linearised" in run and run["linearised"].notna().any() for run in runs):
         predicted = np.median(aligned(runs, "linearised", steps) / scale[:, None], axis=0)
-        axis.plot(steps, predicted, color=style["color"], linestyle=(0, (4, 2)), linewidth=1.0, zorder=5)
+        axis.plot(steps, predicted, color=style["color"], **_DASHED, zorder=5)
     contraction = (cells["eta_scaled"] * cells["lambda_cts"]).median()
     if plot.finite(contraction) and 0 < contraction < 2:
         theory = (1 - contraction / 2) ** (steps / 2)
-        axis.plot(steps, theory, color=style["color"], linestyle=(0, (1, 1.6)), linewidth=1.1, zorder=3)
-    return Extent(float(steps[-1]), float(median.min()), float(high.max()))
+        axis.plot(steps, theory, color=style["color"], linestyle=_DOTS, linewidth=1.1, zorder=3)
+    return float(steps[-1]), float(median.min()), float(high.max())
 
 
 def common_steps(runs: list[pd.DataFrame]) -> np.ndarray:
@@ -132,23 +132,8 @@ def aligned(runs: list[pd.DataFrame], column: str, steps: np.ndarray) -> np.ndar
     return np.array(rows)
 
 
-def _convergence_legend(widths: list[int]) -> list[Any]:
-    lines = [
-        Line2D([], [], **{**plot.ordered_look(i, len(widths)), "linestyle": "-"}, label=f"m = {m}: median")
-        for i, m in enumerate(widths)
-    ]
-    return [
-        *lines,
-        Line2D([], [], color=plot.GREY, linestyle=(0, (4, 2)), linewidth=1.0, label="linearised prediction"),
-        Line2D([], [], color=plot.GREY, linestyle=(0, (1, 1.6)), label=r"theory rate $(1-m\eta\lambda/2)^{t/2}$"),
-        Line2D([], [], color=plot.GREY, linewidth=0.7, label="tolerance"),
-        Patch(color=plot.GREY, alpha=0.25, label="10–90 % of replicates"),
-    ]
-
-
-def rates(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
+def rates(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the measured decay per step against the theory rate and against the linearised rate."""
-    del cells, curves
     groups = [(str(group.get("label", "")), plot.records(group, "rates")) for group in plot.records(summary, "groups")]
     kinds = [k for k in ("theory", "linearised") if any(_decays(row, k) for _, rows in groups for row in rows)]
     if not kinds:
@@ -171,7 +156,7 @@ def rates(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any])
 
 
 def _decays(row: Mapping[str, Any], *kinds: str) -> bool:
-    """Tell whether the measured factor per step, and those of `kinds`, lie in (0, 1)."""
+    """Return whether the measured factor per step, and those of `kinds`, lie in (0, 1)."""
     return all(0 < (plot.finite(row.get(kind)) or 0.0) < 1 for kind in ("measured", *kinds))
 
 

@@ -1,6 +1,6 @@
 """Success over the grid: the phase diagram over (n, m) with its threshold, and success curves over m."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,19 +15,18 @@ from matplotlib.patheffects import Normal, withStroke
 
 from expreg.core.page import style as plot
 from expreg.kinds.network.figures.look import criteria_of
-from expreg.kinds.network.figures.thresholds import Point, draw_points, level_of, points_of, share_words
+from expreg.kinds.network.figures.thresholds import draw_points, level_of, points_of, share_words
 
 Panel = tuple[str, dict[str, Any]]
+Draw = Callable[[Axes, np.ndarray, pd.DataFrame, dict[str, Any]], None]
 _LEVELS = np.linspace(0, 1, 11)
 _HALO = [withStroke(linewidth=3.2, foreground="white"), Normal()]
+_POINTS = {"color": "black", "marker": "o", "markersize": 3.6, "arrow": 8, "path_effects": _HALO}
 
 
 def phase(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the success share over (n, m) for each group and criterion, with m*(n, delta) on top."""
-    groups = [
-        [(str(group.get("label", "")), c) for c in criteria_of(group) if plot.records(c, "success")]
-        for group in plot.records(summary, "groups")
-    ]
+    groups = _panels(summary)
     panels = [panel for group in groups for panel in group[: plot.MAX_PANELS]]
     level = level_of(summary)
     caption = (
@@ -36,16 +35,18 @@ def phase(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any
         " statistic, with its distribution-free interval); open markers: the grid does not bracket it;"
         " arrows: it, or its interval, reaches beyond the grid or beyond what this many replicates can tell."
     )
-    return plot.paged(
-        "phase",
-        "Phase diagram of success",
-        caption,
-        panels,
-        partial(_phase_figure, level=level),
-        owner=lambda panel: panel[0],
-        beside=_titles,
-        hidden=sum(map(len, groups)) - len(panels),
+    draw, hidden = partial(_phase_figure, level=level), sum(map(len, groups)) - len(panels)
+    options: dict[str, Any] = {"owner": lambda panel: panel[0], "beside": _titles, "hidden": hidden}
+    return plot.paged("phase", "Phase diagram of success", caption, panels, draw, **options)
+
+
+def _panels(summary: Mapping[str, Any]) -> list[list[Panel]]:
+    """Return (label, criterion) of every criterion with a success curve, most telling first, for each group."""
+    groups = (
+        [(str(group.get("label", "")), c) for c in criteria_of(group) if plot.records(c, "success")]
+        for group in plot.records(summary, "groups")
     )
+    return [group for group in groups if group]
 
 
 def _titles(panels: list[Panel]) -> str:
@@ -62,16 +63,14 @@ def _phase_figure(panels: list[Panel], level: float | None) -> Canvas:
         gaps |= bool(np.isnan(rates).any())
         axis.grid(visible=False)
         axis.set_facecolor("#e4e4e4")
-        look: dict[str, Any] = {
-            "cmap": colours,
-            "norm": BoundaryNorm(_LEVELS, colours.N),
-            "edgecolors": "white",
-            "linewidth": 0.3,
-        }
-        mesh = axis.pcolormesh(edges(n), edges(m), rates, **look)
+        look: dict[str, Any] = {"cmap": colours, "norm": BoundaryNorm(_LEVELS, colours.N), "edgecolors": "white"}
+        mesh = axis.pcolormesh(edges(n), edges(m), rates, **look, linewidth=0.3)
         plot.log_ticks(axis, "x", n, most=6)
         plot.log_ticks(axis, "y", m)
-        _draw_line(axis, points_of(criterion, level, "quantile"))
+        points = points_of(criterion, level, "quantile")
+        if seen := [(point.n, point.m) for point in points if point.state in ("fitted", "open")]:
+            axis.plot(*zip(*seen, strict=True), color="black", linewidth=1.3, zorder=3, path_effects=_HALO)
+        draw_points(axis, points, _POINTS)
         axis.set(xlim=edges(n)[[0, -1]], ylim=edges(m)[[0, -1]])
         # The pad leaves room for arrows that point beyond the grid.
         plot.entitle(axis, len(panels), f"{criterion.get('criterion', '')} · {label}", pad=9)
@@ -83,13 +82,6 @@ def _phase_figure(panels: list[Panel], level: float | None) -> Canvas:
     if gaps:
         figure.legend(handles=[Patch(color="#e4e4e4", label="not run")], loc="outside lower right")
     return figure
-
-
-def _draw_line(axis: Axes, points: list[Point]) -> None:
-    seen = [(point.n, point.m) for point in points if point.state in ("fitted", "open")]
-    if seen:
-        axis.plot(*zip(*seen, strict=True), color="black", linewidth=1.3, zorder=3, path_effects=_HALO)
-    draw_points(axis, points, {"color": "black", "marker": "o", "markersize": 3.6, "arrow": 8, "path_effects": _HALO})
 
 
 def success_matrix(rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -109,10 +101,7 @@ def edges(centres: np.ndarray) -> np.ndarray:
 
 def success(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the success share of the leading criterion over m with exact intervals, for each n."""
-    panels = []
-    for group in plot.records(summary, "groups"):
-        leading = next((c for c in criteria_of(group) if plot.records(c, "success")), None)
-        panels += [(str(group.get("label", "")), leading)] if leading else []
+    panels = [of[0] for of in _panels(summary)]
     level = level_of(summary)
     confidence = plot.finite((summary.get("settings") or {}).get("confidence"))
     with_confidence = "" if confidence is None else f" at {confidence:.0%} confidence"
@@ -126,47 +115,44 @@ def success(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, A
 
 
 def _success_figure(panels: list[Panel], level: float | None) -> Canvas:
-    figure, axes = plot.canvas(len(panels), 2.5)
-    shown = plot.spread((row["n"] for _, criterion in panels for row in criterion["success"]), plot.MAX_PANELS)
-    for axis, (label, criterion) in zip(axes, panels, strict=True):
-        for rank, n in enumerate(shown):
-            rows = sorted((r for r in criterion["success"] if r["n"] == n), key=lambda r: r["m"])
-            # Neighbouring n overlap exactly where all replicates succeed: set them apart by 3 % in m.
-            shift = 1.03 ** (rank - (len(shown) - 1) / 2)
-            _draw_success(axis, rows, shift, plot.ordered_look(rank, len(shown)))
-        plot.log_ticks(axis, "x", (row["m"] for row in criterion["success"]))
+    families = [(f"{criterion.get('criterion', '')} · {label}", criterion["success"]) for label, criterion in panels]
+    figure, axes = over_width(families, "share of replicates", _draw_success)
+    for axis in axes:
         axis.set_ylim(-0.03, 1.05)
         axis.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-        plot.entitle(axis, len(panels), f"{criterion.get('criterion', '')} · {label}")
         if level is not None:
-            _draw_level(axis, level)
-    plot.outer_labels(axes, "width $m$", "share of replicates")
-    plot.count_legend(figure, shown, len(panels))
+            axis.axhline(level, color=plot.GREY, linewidth=0.8, zorder=1)
+            place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "top"}
+            axis.annotate(rf"$1-\delta$ = {level:.4g}", (0.01, level), (0, -2), **place, fontsize=7, color=plot.GREY)
     return figure
 
 
-def _draw_level(axis: Axes, level: float) -> None:
-    axis.axhline(level, color=plot.GREY, linewidth=0.8, zorder=1)
-    place: dict[str, Any] = {
-        "xycoords": ("axes fraction", "data"),
-        "xytext": (0, -2),
-        "textcoords": "offset points",
-        "va": "top",
-    }
-    axis.annotate(rf"$1-\delta$ = {level:.4g}", (0.01, level), **place, fontsize=7, color=plot.GREY)
-
-
-def _draw_success(axis: Axes, rows: list[dict[str, Any]], shift: float, style: dict[str, Any]) -> None:
-    kept = [row for row in rows if plot.finite(row.get("rate")) is not None]
-    if not kept:
-        return
-    m = np.array([row["m"] for row in kept]) * shift
-    rate, isotonic, low, high = (
-        np.array([row["rate"] if plot.finite(row.get(key)) is None else row[key] for row in kept], dtype=float)
-        for key in ("rate", "isotonic", "low", "high")
-    )
+def _draw_success(axis: Axes, m: np.ndarray, rows: pd.DataFrame, look: dict[str, Any]) -> None:
+    known = rows["rate"].notna().to_numpy()
+    m, rows = m[known], rows[known]
+    rate = rows["rate"]
+    isotonic, low, high = (rows[name].fillna(rate) for name in ("isotonic", "low", "high"))
     bars = [np.maximum(rate - low, 0), np.maximum(high - rate, 0)]
-    colour = style["color"]
-    axis.errorbar(m, rate, yerr=bars, fmt="none", ecolor=colour, elinewidth=0.7, capsize=1.3, alpha=0.7)
-    axis.plot(m, isotonic, color=colour, linestyle=style["linestyle"], linewidth=1.1)
-    axis.plot(m, rate, color=colour, marker=style["marker"], linestyle="none", markersize=3.8)
+    axis.errorbar(m, rate, yerr=bars, fmt="none", ecolor=look["color"], elinewidth=0.7, capsize=1.3, alpha=0.7)
+    axis.plot(m, isotonic, color=look["color"], linestyle=look["linestyle"], linewidth=1.1)
+    axis.plot(m, rate, color=look["color"], marker=look["marker"], linestyle="none", markersize=3.8)
+
+
+def over_width(
+    panels: Sequence[tuple[str, list[dict[str, Any]]]], quantity: str, draw: Draw, most: int = plot.MAX_PANELS
+) -> tuple[Canvas, list[Axes]]:
+    """Return a figure of a quantity over m, a panel per (title, rows), a line for at most `most` values of n."""
+    figure, axes = plot.canvas(len(panels), 2.5)
+    shown = plot.spread((row["n"] for _, rows in panels for row in rows), most)
+    for axis, (title, rows) in zip(axes, panels, strict=True):
+        table = pd.DataFrame(rows, dtype=float).sort_values("m")
+        for rank, n in enumerate(shown):
+            family = table[table["n"] == n]
+            # Neighbouring n overlap exactly where all replicates succeed: set them apart by 3 % in m.
+            shift = 1.03 ** (rank - (len(shown) - 1) / 2)
+            draw(axis, family["m"].to_numpy() * shift, family, plot.ordered_look(rank, len(shown)))
+        plot.log_ticks(axis, "x", table["m"])
+        plot.entitle(axis, len(panels), title)
+    plot.outer_labels(axes, "width $m$", quantity)
+    plot.count_legend(figure, shown, len(panels))
+    return figure, axes

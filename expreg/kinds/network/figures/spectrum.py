@@ -14,16 +14,16 @@ from expreg.core.page import style as plot
 
 # Data whose rows have unit length whatever the settings: only there do the limits of (B.19) apply.
 _UNIT_NORM = {"sphere", "orthonormal", "equiangular", "near_duplicate", "digits"}
-_DASHED: Any = (0, (4, 2))
+_HOLLOW: dict[str, Any] = {"markerfacecolor": "white", "linestyle": (0, (4, 2))}
 
 
 def spectrum(cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the smallest and largest eigenvalue of H^cts over n for each group, with the limits of (B.19)."""
-    labels = [str(group.get("label", "")) for group in plot.records(summary, "groups")]
-    rows = [
-        [r for r in plot.records(g, "spectrum") if _known(r, "lambda_cts")] for g in plot.records(summary, "groups")
+    groups = [
+        (str(group.get("label", "")), found)
+        for group in plot.records(summary, "groups")
+        if (found := [row for row in plot.records(group, "spectrum") if _known(row, "lambda_cts")])
     ]
-    groups = [(label, found) for label, found in zip(labels, rows, strict=True) if found]
     if not groups:
         return []
     caption = (
@@ -46,10 +46,8 @@ def _limits_apply(cells: pd.DataFrame) -> bool:
     if cells.empty or not {"activation", "data"} <= set(cells.columns):
         return False
     activations = set(cells["activation"].dropna())
-    all_powers = bool(activations) and all(
-        name in ACTIVATIONS and ACTIVATIONS[name].powers == (1, 1) for name in activations
-    )
-    return all_powers and set(cells["data"].dropna()) <= _UNIT_NORM
+    known = {name for name, phi in ACTIVATIONS.items() if phi.powers == (1, 1)}
+    return bool(activations) and activations <= known and set(cells["data"].dropna()) <= _UNIT_NORM
 
 
 def _spectrum_figure(groups: list[tuple[str, list[dict[str, Any]]]], limits: bool) -> Canvas:
@@ -65,29 +63,27 @@ def _spectrum_figure(groups: list[tuple[str, list[dict[str, Any]]]], limits: boo
     plot.decimal_ticks(axis, "y", low / 1.2, high * 1.2)
     plot.log_ticks(axis, "x", (row["n"] for _, rows in groups for row in rows))
     axis.set(xlabel="number of data $n$", ylabel=r"eigenvalues of $H^{\mathrm{cts}}$")
-    figure.legend(handles=_legend([label for label, _ in groups]), loc="outside lower center", ncols=2)
-    return figure
-
-
-def _legend(labels: list[str]) -> list[Line2D]:
-    groups = [
-        Line2D([], [], **{**plot.look(i), "linestyle": "-"}, label=plot.plain(name, 48))
-        for i, name in enumerate(labels)
+    handles = [
+        *(
+            Line2D([], [], **{**plot.look(i), "linestyle": "-"}, label=plot.plain(label, 48))
+            for i, (label, _) in enumerate(groups)
+        ),
+        Line2D([], [], color=plot.GREY, marker="o", label=r"$\lambda_{\min}$, band: quartiles"),
+        Line2D([], [], color=plot.GREY, marker="o", **_HOLLOW, label=r"$\lambda_{\max}$"),
     ]
-    smallest = Line2D([], [], color=plot.GREY, marker="o", label=r"$\lambda_{\min}$, band: quartiles")
-    hollow = {"marker": "o", "markerfacecolor": "white", "linestyle": _DASHED}
-    return [*groups, smallest, Line2D([], [], color=plot.GREY, **hollow, label=r"$\lambda_{\max}$")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
 
 
 def _draw_spectrum(axis: Axes, rows: list[dict[str, Any]], style: dict[str, Any]) -> None:
     n = [row["n"] for row in rows]
     middle = [row["lambda_cts"] for row in rows]
-    low = [row["lambda_low"] if _known(row, "lambda_low") else row["lambda_cts"] for row in rows]
-    high = [row["lambda_high"] if _known(row, "lambda_high") else row["lambda_cts"] for row in rows]
+    low, high = (
+        [row[end] if _known(row, end) else row["lambda_cts"] for row in rows] for end in ("lambda_low", "lambda_high")
+    )
     colour, marker = style["color"], style["marker"]
     axis.fill_between(n, low, high, color=colour, alpha=0.18, linewidth=0)
     axis.plot(n, middle, color=colour, marker=marker)
     top = [(row["n"], row["lambda_max_cts"]) for row in rows if _known(row, "lambda_max_cts")]
     if top:
-        hollow = {"markerfacecolor": "white", "linestyle": _DASHED, "linewidth": 1.1}
-        axis.plot(*zip(*top, strict=True), color=colour, marker=marker, **hollow)
+        axis.plot(*zip(*top, strict=True), color=colour, marker=marker, **_HOLLOW, linewidth=1.1)

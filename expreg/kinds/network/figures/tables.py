@@ -29,7 +29,7 @@ def _exponents(group: Record) -> dict[str, Any]:
         "rows": [
             [
                 *(c.get("criterion"), c.get("title"), c.get("claim_exponent")),
-                *(_limits(found.get(kind) or {}, "value", "") for kind in ("raw", "corrected")),
+                *(_limits(found.get(kind) or {}, "value") for kind in ("raw", "corrected")),
                 *(found.get("points"), "yes" if found.get("usable") else f"no: {found.get('why_not')}"),
             ]
             for c in criteria_of(group)
@@ -38,7 +38,7 @@ def _exponents(group: Record) -> dict[str, Any]:
     }
 
 
-def _limits(record: Record, value: str, prefix: str) -> tuple[Any, Any, Any] | None:
+def _limits(record: Record, value: str, prefix: str = "") -> tuple[Any, Any, Any] | None:
     """Return a number with its interval as a cell, None where there is neither."""
     found = (record.get(value), record.get(f"{prefix}low"), record.get(f"{prefix}high"))
     return None if all(finite(one) is None for one in found) else found
@@ -59,7 +59,7 @@ def _thresholds(group: Record) -> dict[str, Any]:
         ],
         "rows": [
             [
-                *(c.get("criterion"), t.get("n"), _limits(t, "quantile", "")),
+                *(c.get("criterion"), t.get("n"), _limits(t, "quantile")),
                 *(_limits(t, "interpolated", "interpolated_"), t.get("median"), t.get("median_first")),
                 *(t.get("replicates"), f"{number(t.get('censored_below'))} | {number(t.get('censored_above'))}"),
                 *(share(t.get("non_monotone")), "yes" if t.get("bracketed") else "no"),
@@ -71,6 +71,13 @@ def _thresholds(group: Record) -> dict[str, Any]:
 
 
 def _models(group: Record) -> dict[str, Any]:
+    def best(found: Record) -> str:
+        law = found.get("best")
+        if not law:
+            return "–"
+        form = "with log factor" if law.get("exponent") == "corrected" else "without"
+        return f"{law.get('law')}, {form} ({number(law.get('aic_gap'), 2)})"
+
     likely = [(c.get("criterion"), (c.get("models") or {}).get("censored") or {}) for c in criteria_of(group)]
     return {
         "title": "Exponents by likelihood",
@@ -84,24 +91,13 @@ def _models(group: Record) -> dict[str, Any]:
         "rows": [
             [
                 name,
-                *(
-                    _limits((found.get(law) or {}).get("corrected") or {}, "value", "")
-                    for law in ("theory", "lognormal")
-                ),
-                *(_best(found), "yes" if found.get("usable") else f"no: {found.get('why_not')}"),
+                *(_limits((found.get(law) or {}).get("corrected") or {}, "value") for law in ("theory", "lognormal")),
+                *(best(found), "yes" if found.get("usable") else f"no: {found.get('why_not')}"),
             ]
             for name, found in likely
             if found
         ],
     }
-
-
-def _best(found: Record) -> str:
-    best = found.get("best")
-    if not best:
-        return "–"
-    form = "with log factor" if best.get("exponent") == "corrected" else "without"
-    return f"{best.get('law')}, {form} ({number(best.get('aic_gap'), 2)})"
 
 
 def _margins(group: Record) -> dict[str, Any]:
@@ -134,7 +130,7 @@ def _numbers(group: Record) -> Iterator[dict[str, Any]]:
         "digits": 5,
         "columns": ["n", "m", "measured", "theory", "linearised", "cells"],
         "rows": [
-            [r["n"], r["m"], _limits(r, "measured", ""), r.get("theory"), r.get("linearised"), r.get("cells")]
+            [r["n"], r["m"], _limits(r, "measured"), r.get("theory"), r.get("linearised"), r.get("cells")]
             for r in records(group, "rates")
         ],
     }

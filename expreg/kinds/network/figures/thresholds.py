@@ -1,7 +1,7 @@
 """Thresholds over n with intervals, fits, and the slopes of the theory."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,8 +84,8 @@ def points_of(criterion: Mapping[str, Any], level: float | None, estimator: str)
         prefix = "interpolated_" if estimator == "interpolated" else ""
         low, high = plot.finite(row.get(f"{prefix}low")), plot.finite(row.get(f"{prefix}high"))
         inside = row["n"] in used if prefix and used is not None else row.get("bracketed") is not False
-        state = "fitted" if inside else "open"
-        found.append(Point(n, value, 0.0 if low is None else low, math.inf if high is None else high, state))
+        ends = (0.0 if low is None else low, math.inf if high is None else high)
+        found.append(Point(n, value, *ends, "fitted" if inside else "open"))
     return found
 
 
@@ -106,16 +106,12 @@ def _censored(row: Mapping[str, Any], criterion: Mapping[str, Any], level: float
     return []
 
 
-def _drawable(criterion: Mapping[str, Any], level: float | None) -> bool:
-    """Tell whether the grid shows a threshold of the criterion at any n: arrows alone would only take room."""
-    points = points_of(criterion, level, "interpolated")
-    return any(point.state in ("fitted", "open") for point in points)
-
-
 def draw_points(axis: Axes, points: list[Point], style: Mapping[str, Any], shift: float = 1.0) -> None:
     """Draw thresholds with their intervals, moved along n by the factor `shift`; endless ones are arrows."""
     effects = {"path_effects": style["path_effects"]} if "path_effects" in style else {}
     marker = {"marker": style["marker"], "markersize": style.get("markersize", 4.5), "linestyle": "none"}
+    shape = {"arrowstyle": "<-", "shrinkA": 0, "shrinkB": 1, "mutation_scale": 7}
+    arrow = {"color": style["color"], "linewidth": 0.9, **shape, **effects}
     for point in points:
         n = point.n * shift
         fill = style["color"] if point.state == "fitted" else "white"
@@ -126,20 +122,8 @@ def draw_points(axis: Axes, points: list[Point], style: Mapping[str, Any], shift
         axis.plot([n], [point.m], color=style["color"], markerfacecolor=fill, zorder=5, **marker)
         for open_end, direction in ((point.low <= 0, -1), (point.high == math.inf, 1)):
             if open_end:
-                _arrow(axis, (n, point.m), style.get("arrow", 13) * direction, style["color"], effects)
-
-
-def _arrow(axis: Axes, foot: tuple[float, float], length: float, colour: str, effects: dict[str, Any]) -> None:
-    """Draw an arrow up or down of a length in points, whatever the scale of the axis."""
-    shape = {"arrowstyle": "<-", "shrinkA": 0, "shrinkB": 1, "mutation_scale": 7}
-    axis.annotate(
-        "",
-        xy=foot,
-        xytext=(0, length),
-        textcoords="offset points",
-        arrowprops={"color": colour, "linewidth": 0.9, **shape, **effects},
-        zorder=4,
-    )
+                tip = (0, style.get("arrow", 13) * direction)  # in points, whatever the scale of the axis
+                axis.annotate("", (n, point.m), tip, textcoords="offset points", arrowprops=arrow, zorder=4)
 
 
 def _thresholds_figure(groups: list[dict[str, Any]], level: float | None) -> Canvas:
@@ -156,7 +140,9 @@ def _thresholds_figure(groups: list[dict[str, Any]], level: float | None) -> Can
 
 
 def _drawn(group: Mapping[str, Any], level: float | None) -> list[dict[str, Any]]:
-    return [criterion for criterion in criteria_of(group) if _drawable(criterion, level)]
+    """Return the criteria of which the grid shows a threshold at some n: arrows alone would only take room."""
+    points = ((criterion, points_of(criterion, level, "interpolated")) for criterion in criteria_of(group))
+    return [criterion for criterion, found in points if any(point.state in ("fitted", "open") for point in found)]
 
 
 def heights(points: list[Point], room: float) -> tuple[float, float]:
@@ -178,31 +164,39 @@ def _draw_group(
     axis: Axes, group: Mapping[str, Any], level: float | None, columns: int, limits: tuple[float, float]
 ) -> None:
     criteria = _drawn(group, level)
-    handles, everything = [], []
-    for rank, criterion in enumerate(criteria):
-        style = criterion_look(str(criterion.get("criterion", "")))
-        points = points_of(criterion, level, "interpolated")
-        draw_points(axis, points, style, 1.025 ** (rank - (len(criteria) - 1) / 2))
-        fitted = draw_fit(axis, points, criterion.get("exponent") or {}, style)
-        label = f"{plot.plain(criterion.get('criterion', ''), 30)}  {exponent_words(criterion.get('exponent') or {})}"
-        handles.append(Line2D([], [], **{**style, "linestyle": style["linestyle"] if fitted else "none"}, label=label))
-        everything += points
-    n = log_axes(axis, everything, limits)
+    names = [str(criterion.get("criterion", "")) for criterion in criteria]
+    named = [(plot.plain(name, 30), c, criterion_look(name)) for name, c in zip(names, criteria, strict=True)]
+    handles, points = draw_criteria(axis, named, level)
+    n = log_axes(axis, points, limits)
     if len(n) > 1:
         _draw_guides(axis, criteria, n, limits)
     plot.legend_below(axis, columns, title="exponent of $n$ [interval]", handles=handles)
 
 
-def exponent_words(exponent: Mapping[str, Any]) -> str:
-    """Return the raw exponent with its interval, for a legend."""
-    raw = exponent.get("raw") or {}
-    value, low, high = (plot.finite(raw.get(key)) for key in ("value", "low", "high"))
+def exponent_words(exponent: Mapping[str, Any], kind: str = "raw", none: str = "no exponent") -> str:
+    """Return a measured exponent with its interval, `none` where it should not be read as one."""
+    value, low, high = (plot.finite((exponent.get(kind) or {}).get(key)) for key in ("value", "low", "high"))
     if not exponent.get("usable", True) or value is None:
-        return "no exponent"
+        return none
     return f"{value:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
 
 
-def draw_fit(axis: Axes, points: list[Point], exponent: Mapping[str, Any], style: dict[str, Any]) -> bool:
+def draw_criteria(
+    axis: Axes, named: Sequence[tuple[str, dict[str, Any], dict[str, Any]]], level: float | None
+) -> tuple[list[Line2D], list[Point]]:
+    """Draw thresholds and fits of (name, criterion, look), set slightly apart; return their legend and the points."""
+    handles, everything = [], []
+    for rank, (name, criterion, look) in enumerate(named):
+        points, exponent = points_of(criterion, level, "interpolated"), criterion.get("exponent") or {}
+        draw_points(axis, points, look, 1.025 ** (rank - (len(named) - 1) / 2))
+        dashes = look["linestyle"] if _draw_fit(axis, points, exponent, look) else "none"
+        label = f"{name}  {exponent_words(exponent)}"
+        handles.append(Line2D([], [], **{**look, "linestyle": dashes}, label=label))
+        everything += points
+    return handles, everything
+
+
+def _draw_fit(axis: Axes, points: list[Point], exponent: Mapping[str, Any], style: dict[str, Any]) -> bool:
     """Draw the fitted power law over the n it rests on; return whether there is one."""
     value = plot.finite((exponent.get("raw") or {}).get("value"))
     fitted = [point for point in points if point.state == "fitted"]
@@ -218,8 +212,7 @@ def draw_fit(axis: Axes, points: list[Point], exponent: Mapping[str, Any], style
 
 def _draw_guides(axis: Axes, criteria: list[dict[str, Any]], n: list[float], limits: tuple[float, float]) -> None:
     """Draw the claimed slope and the bound's local slope from the lower left corner, with their names."""
-    claims = [plot.finite(c.get("claim_exponent")) for c in criteria]
-    slope = next((claim for claim in claims if claim is not None), CLAIMED)
+    slope = next((c["claim_exponent"] for c in criteria if plot.finite(c.get("claim_exponent")) is not None), CLAIMED)
     grid = np.geomspace(n[0] / 1.35, n[-1] * 1.35, 60)
     start = limits[0] * 1.15
     _guide(axis, grid, start * (grid / grid[0]) ** slope, f"slope {slope:g}", (0, (6, 2)), limits)
@@ -240,12 +233,7 @@ def _guide(axis: Axes, n: np.ndarray, m: np.ndarray, name: str, dashes: Any, lim
     before, after = max(at - 1, 0), min(at + 1, len(n) - 1)
     # The angle in data coordinates of a curve that is straight only on logarithmic axes.
     angle = math.degrees(math.atan2(m[after] - m[before], n[after] - n[before]))
-    place: dict[str, Any] = {
-        "rotation": angle,
-        "rotation_mode": "anchor",
-        "transform_rotates_text": True,
-        "ha": "center",
-        "va": "center",
-    }
+    place: dict[str, Any] = {"rotation": angle, "rotation_mode": "anchor", "transform_rotates_text": True}
     look: dict[str, Any] = {"fontsize": 6.8, "color": plot.GREY, "linespacing": 0.9, "zorder": 1.5}
-    axis.text(n[at], m[at], f"{name}\n", **place, **look, path_effects=[withStroke(linewidth=2, foreground="white")])
+    look |= {"ha": "center", "va": "center", "path_effects": [withStroke(linewidth=2, foreground="white")]}
+    axis.text(n[at], m[at], f"{name}\n", **place, **look)

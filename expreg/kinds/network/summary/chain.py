@@ -26,7 +26,7 @@ def table(groups: Sequence[Record], verdicts: Sequence[Record]) -> list[Record]:
         for name in (criterion.name for criterion in criteria() if criterion.link == link):
             pairs = [(group, c) for group in groups for c in group["criteria"] if c["criterion"] == name]
             found = [(group, c) for group, c in pairs if (name, group["label"]) in judged]
-            shared = {"link": link, "regimes": regimes([criterion for _, criterion in found])}
+            shared = {"link": link, "regimes": _regimes([criterion for _, criterion in found])}
             rows += [_row(group["label"], c, judged[name, group["label"]]) | shared for group, c in found]
     return rows
 
@@ -35,7 +35,6 @@ def _row(label: str, criterion: Record, verdict: Record) -> Record:
     exponent = criterion["exponent"]
     claimed, corrected = criterion["claim_exponent"], exponent["corrected"]["value"]
     local = [bound["alpha_eff"] for bound in criterion["bound_exponent"] if bound["alpha_eff"] is not None]
-    known = exponent["usable"] and corrected is not None
     return {
         "criterion": criterion["criterion"],
         "title": criterion["title"],
@@ -45,7 +44,7 @@ def _row(label: str, criterion: Record, verdict: Record) -> Record:
         "bound_high": max(local, default=None),
         **{kind: {key: exponent[kind][key] for key in ("value", "low", "high")} for kind in ("raw", "corrected")},
         "usable": exponent["usable"],
-        "exponent_gap": claimed - corrected if known else None,
+        "exponent_gap": claimed - corrected if exponent["usable"] and corrected is not None else None,
         **_factor(criterion),
         **{key: verdict[key] for key in ("replicates", "censored_share", "verdict", "reason")},
         "figure": "thresholds",
@@ -57,54 +56,44 @@ def _factor(criterion: Record) -> Record:
     asked = {bound["n"]: bound["width"] for bound in criterion["bound_exponent"]}
     found = []
     for threshold in criterion["thresholds"]:
-        n, limit = threshold["n"], _LIMITS.get(threshold["beyond"])
-        width = threshold["interpolated"] if limit is None else threshold[limit[0]]
-        if width is not None and math.isfinite(width) and asked.get(n) is not None and math.isfinite(asked[n]):
-            found.append((limit is None, n, width, limit[1] if limit else "equal"))
+        n, (width, relation) = threshold["n"], _KNOWN[threshold["beyond"]]
+        if all(size is not None and math.isfinite(size) for size in (threshold[width], asked.get(n))):
+            found.append((relation == "equal", n, threshold[width], relation))
     if not found:
         return {"at_n": None, "width": None, "factor_log10": None, "factor_is": None}
     _, n, width, relation = max(found)
     return {"at_n": n, "width": width, "factor_log10": math.log10(asked[n] / width), "factor_is": relation}
 
 
-# Of a threshold beyond the grid: the width that is known, and what the factor over it is.
-_LIMITS = {"above": ("widest", "at most"), "below": ("narrowest", "at least")}
+# Of a threshold inside or beyond the grid: the width that is known, and what the factor over it is.
+_KNOWN = {None: ("interpolated", "equal"), "above": ("widest", "at most"), "below": ("narrowest", "at least")}
 
 
-def regimes(criteria: Sequence[Record]) -> str | None:
+def _regimes(criteria: Sequence[Record]) -> str | None:
     """Say whether exponents or widths of one criterion differ between regimes: if two intervals are disjoint.
 
     Widths are compared at the largest n that both regimes have.
     """
     if len(criteria) < 2:
         return None
-    pairs = list(combinations(criteria, 2))
-    usable = [_interval(c["exponent"]["corrected"]) if c["exponent"]["usable"] else None for c in criteria]
-    found = [
-        name
-        for name, differ in (
-            ("exponents", any(_disjoint(*pair) for pair in combinations(usable, 2))),
-            ("widths", any(_widths_differ(*pair) for pair in pairs)),
-        )
-        if differ
-    ]
-    return f"{' and '.join(found)} differ" if found else "no difference shown"
-
-
-def _widths_differ(one: Record, other: Record) -> bool:
-    first, second = ({t["n"]: _interval(t, "interpolated_") for t in c["thresholds"]} for c in (one, other))
-    shared = [n for n in first.keys() & second.keys() if first[n] and second[n]]
-    return bool(shared) and _disjoint(first[max(shared)], second[max(shared)])
+    slopes = [_interval(c["exponent"]["corrected"]) for c in criteria if c["exponent"]["usable"]]
+    widths = [{t["n"]: found for t in c["thresholds"] if (found := _interval(t, "interpolated_"))} for c in criteria]
+    pairs = {
+        "exponents": list(combinations(filter(None, slopes), 2)),
+        "widths": [
+            (one[max(shared)], other[max(shared)])
+            for one, other in combinations(widths, 2)
+            if (shared := one.keys() & other.keys())
+        ],
+    }
+    differ = [name for name, of in pairs.items() if any(one[1] < two[0] or two[1] < one[0] for one, two in of)]
+    return f"{' and '.join(differ)} differ" if differ else "no difference shown"
 
 
 def _interval(record: Record, prefix: str = "") -> tuple[float, float] | None:
     low, high = record[f"{prefix}low"], record[f"{prefix}high"]
     known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
     return (low, high) if known else None
-
-
-def _disjoint(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
-    return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])
 
 
 def sentences(rows: Sequence[Record], groups: Sequence[Record] = ()) -> list[str]:
@@ -119,10 +108,12 @@ def _surrogate(groups: Sequence[Record]) -> Iterator[str]:
     """Yield the largest deviation of thresholds of the linearised movement from those of the measured one (B.24)."""
     deviations = []
     for group in groups:
-        criteria = {criterion["criterion"]: criterion for criterion in group["criteria"]}
-        if "movement" in criteria and "movement_linearised" in criteria:
-            inside = [_inside(criteria[name]) for name in ("movement", "movement_linearised")]
-            deviations += [abs(math.log(inside[1][n] / inside[0][n])) for n in inside[0].keys() & inside[1].keys()]
+        inside = {
+            c["criterion"]: {t["n"]: t["interpolated"] for t in c["thresholds"] if t["beyond"] is None}
+            for c in group["criteria"]
+        }
+        one, other = (inside.get(name, {}) for name in ("movement", "movement_linearised"))
+        deviations += [abs(math.log(other[n] / one[n])) for n in one.keys() & other.keys() if one[n] and other[n]]
     if deviations:
         worst, count = 100 * math.expm1(max(deviations)), len(deviations)
         yield (
@@ -131,18 +122,13 @@ def _surrogate(groups: Sequence[Record]) -> Iterator[str]:
         )
 
 
-def _inside(criterion: Record) -> dict[int, float]:
-    """Return the thresholds of a criterion that lie inside the grid, by n."""
-    return {t["n"]: t["interpolated"] for t in criterion["thresholds"] if t["beyond"] is None and t["interpolated"]}
-
-
 def _by_exponent(rows: Sequence[Record]) -> Iterator[str]:
     known = sorted((row for row in rows if row["exponent_gap"] is not None), key=lambda row: row["corrected"]["value"])
     if len(known) > 1:
-        lowest, highest = known[0], known[-1]
+        low, high = (f"{row['corrected']['value']:.2f} ({_place(row)})" for row in (known[0], known[-1]))
         yield (
-            f"After the log factor the exponents of n reach from {lowest['corrected']['value']:.2f} ({_place(lowest)})"
-            f" to {highest['corrected']['value']:.2f} ({_place(highest)}), where {lowest['claimed']:g} is claimed."
+            f"After the log factor the exponents of n reach from {low} to {high},"
+            f" where {known[0]['claimed']:g} is claimed."
         )
 
 

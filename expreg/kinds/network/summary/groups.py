@@ -1,20 +1,16 @@
 """Split the rows of a run into comparable groups and read the outcomes of each criterion out of them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from expreg.core.stats import describe
+from expreg.core.stats.describe import Floats
 from expreg.kinds.network.events import EVENTS
 from expreg.types import FAILED
-
-Floats = NDArray[np.float64]
-
-# A run that left the range of numbers violated the path events that could no longer be measured on it.
-_BROKEN_OFF = ("diverged", "nonfinite")
 
 # Axes that are measured along (n, m) or averaged over (replicate), under both names a config may give them.
 _INNER_AXES = {"n", "data.n", "m", "network.m", "replicate", "data", "data.kind"}
@@ -27,8 +23,8 @@ class Criterion(NamedTuple):
     `claim` is the exponent of n in the width that the theorem asks for, after the factor log(n/delta); None where
     the theorem claims none. `along_path` marks what is judged over the whole trajectory. `rank`: place among all
     criteria, most telling first; it decides order and colour in figures. `link`: the step of the proof that it
-    stands for. `share`: the claim about its share of successes at the widest m. `measured`, `limit`: arrays from
-    prepared rows; None for an event, whose column says whether it holds.
+    stands for. `share`: the claim about its share of successes at the widest m. `holds(rows)`: 1, 0 or nan for each
+    of the prepared rows; None for an event, whose column says whether it holds.
     """
 
     name: str
@@ -38,61 +34,53 @@ class Criterion(NamedTuple):
     rank: int
     link: str = ""
     share: str = ""
-    measured: Callable[[pd.DataFrame], Any] | None = None
-    limit: Callable[[pd.DataFrame], Any] | None = None
+    holds: Callable[[pd.DataFrame], Floats] | None = None
 
 
-def _proof_radius(rows: pd.DataFrame) -> Floats:
+def _within(measured: pd.Series, limit: Any) -> Floats:
+    """Return per row whether what is measured stays at or below its limit, nan where either is missing."""
+    return np.where(measured.notna() & np.isfinite(limit), measured <= limit, np.nan)
+
+
+def _proof_radius(rows: pd.DataFrame) -> pd.Series:
     """Return lambda / (2 e^2 n), a radius like that of the proof."""
-    return rows["lambda_cts"].to_numpy() / (2.0 * np.e**2 * rows["n"].to_numpy())
+    return rows["lambda_cts"] / (2.0 * np.e**2 * rows["n"])
 
 
-def _refined_movement(rows: pd.DataFrame) -> Floats:
-    """Return the movement in units of the radii (C.22); a network without radii has none to stay within."""
-    moved = rows["refined_movement"].to_numpy(copy=True)
-    moved[np.isnan(moved) & np.isfinite(rows["radius"].to_numpy())] = np.inf
-    return moved
+def _refined(rows: pd.DataFrame) -> Floats:
+    """Judge the movement in units of the radii (C.22); a network without radii has none to stay within."""
+    moved = rows["refined_movement"]
+    return _within(moved.mask(moved.isna() & np.isfinite(rows["radius"]), np.inf), 1.0)
 
 
 DERIVED = (
     Criterion(
         *("movement", "no weight moves further than lambda/(2 e^2 n)", 2.0, True, 1, "lazy movement"),
-        measured=lambda rows: rows["max_movement"].to_numpy(),
-        limit=_proof_radius,
+        holds=lambda rows: _within(rows["max_movement"], _proof_radius(rows)),
     ),
     Criterion(
         *("movement_frobenius", "no weight leaves the radius of the Frobenius argument", None, True, 11),
-        measured=lambda rows: rows["max_movement"].to_numpy(),
-        limit=lambda rows: rows["radius_frobenius"].to_numpy(),  # (C.10)
+        holds=lambda rows: _within(rows["max_movement"], rows["radius_frobenius"]),  # (C.10)
     ),
     Criterion(
         *("movement_refined", "each weight stays within its own radius of the certificate", None, True, 10),
-        measured=_refined_movement,
-        limit=lambda rows: np.ones(len(rows)),
+        holds=_refined,
     ),
     Criterion(
         "movement_linearised",
         "no weight of the linearised network moves further than lambda/(2 e^2 n)",
         *(None, False, 12),
-        measured=lambda rows: rows["movement_linearised"].to_numpy(),  # (B.24)
-        limit=_proof_radius,
+        holds=lambda rows: _within(rows["movement_linearised"], _proof_radius(rows)),  # (B.24)
     ),
 )
 LINKS = ("initial concentration", "certificate", "lazy movement", "kernel", "linear rate", "convergence")
 """In the order of the proof; the certificate is the same chain, followed with the numbers of one network."""
 
 
-def events() -> tuple[Criterion, ...]:
-    """Return the criteria that are events, as many as there are now."""
-    return tuple(
-        Criterion(event.name, event.title, event.claim, event.along_path, event.rank, event.link, event.share)
-        for event in EVENTS.values()
-    )
-
-
 def criteria() -> tuple[Criterion, ...]:
-    """Return all criteria: the events, then those derived from measured numbers."""
-    return (*events(), *DERIVED)
+    """Return all criteria: the events, as many as there are now, then those derived from measured numbers."""
+    fields = ("name", "title", "claim", "along_path", "rank", "link", "share")
+    return (*(Criterion(*(getattr(event, field) for field in fields)) for event in EVENTS.values()), *DERIVED)
 
 
 _NUMBERS = (
@@ -136,9 +124,10 @@ def prepare(cells: pd.DataFrame) -> pd.DataFrame:
     """
     # The order of the parts on disk is chance; the summary must not depend on it.
     found = cells.sort_values("cell") if "cell" in cells else cells
-    names = [criterion.name for criterion in events()]
-    named = (*_NUMBERS, *names, *(f"{event}_{what}" for event in names for what in ("margin", "step")))
-    columns: dict[str, Any] = {name: _numbers(found[name]) if name in found else np.nan for name in named}
+    columns: dict[str, Any] = {}
+    for name in (*_NUMBERS, *EVENTS, *(f"{event}_{what}" for event in EVENTS for what in ("margin", "step"))):
+        values = found[name] if name in found else pd.Series(np.nan, found.index)
+        columns[name] = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     for name, default in _DEFAULTS.items():
         columns[name] = found[name].fillna(default) if name in found else default
     others = found.drop(columns=[name for name in columns if name in found])
@@ -146,19 +135,26 @@ def prepare(cells: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["n"].notna() & rows["m"].notna()].reset_index(drop=True)
 
 
-def _numbers(values: pd.Series) -> Floats:
-    return pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-
-
 def split(cells: pd.DataFrame, axes: Sequence[str]) -> list[Group]:
-    """Return the groups of prepared `cells`, alike in data kind and all axes but n, m, replicate and d(n)."""
+    """Return the groups of prepared `cells`, alike in data kind and all axes but n, m, replicate and d(n).
+
+    Cells that repeat a (group, n, m, replicate) count as further replicates.
+    """
     keys = ["data", *_outer_axes(cells, axes)]
-    rows = cells.assign(_replicate=_replicate_codes(cells, keys))
-    parts = [
-        (dict(zip(keys, values, strict=True)), part) for values, part in rows.groupby(keys, dropna=False, sort=True)
-    ]
+    codes, values = pd.factorize(cells["replicate"], sort=True)
+    repeat = cells.groupby([*keys, "n", "m", "replicate"], dropna=False).cumcount().to_numpy()
+    parts = list(describe.split(cells.assign(_replicate=codes + len(values) * repeat), keys))
     dimensions = _dimensions(parts)
-    return [_group(key, part, dimension) for (key, part), dimension in zip(parts, dimensions, strict=True)]
+    return [Group(key, _label(key, dimension), rows) for (key, rows), dimension in zip(parts, dimensions, strict=True)]
+
+
+def _outer_axes(rows: pd.DataFrame, axes: Sequence[str]) -> list[str]:
+    outer = [axis for axis in axes if axis in rows and axis not in _INNER_AXES]
+    others = [axis for axis in outer if axis not in _DIMENSION_AXES]
+    values = rows.groupby(["data", *others, "n"], dropna=False)
+    # d = n or d = 2n belongs to the scaling in n; only a dimension that is free at given n makes groups.
+    free = [axis for axis in outer if axis in _DIMENSION_AXES and (values[axis].nunique(dropna=False) > 1).any()]
+    return others + free
 
 
 def _dimensions(parts: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> list[dict[str, str]]:
@@ -166,11 +162,10 @@ def _dimensions(parts: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> list[di
 
     Such axes have names of the user's own, and they and the way in which d follows n determine each other.
     """
-    names = {name for key, _ in parts for name in key if "." not in name} - {"data", "seed", "precision", "d"}
-    found = [_dimension(part) for _, part in parts]
-    values = [tuple(str(key.get(name)) for name in sorted(names)) for key, _ in parts]
-    pairs = set(zip(values, found, strict=True))
-    one_to_one = len(pairs) == len(set(values)) == len(set(found)) > 1
+    names = sorted({name for key, _ in parts for name in key if "." not in name} - {"data", "seed", "precision", "d"})
+    found = [_dimension(rows) for _, rows in parts]
+    values = [tuple(str(key.get(name)) for name in names) for key, _ in parts]
+    one_to_one = len(set(zip(values, found, strict=True))) == len(set(values)) == len(set(found)) > 1
     if not names or None in found or not one_to_one:
         return [{} for _ in parts]
     return [dict.fromkeys(names, f"d = {dimension}") for dimension in found]
@@ -186,74 +181,34 @@ def _dimension(rows: pd.DataFrame) -> str | None:
     return f"{rows['d'].iloc[0]:g}" if rows["d"].nunique() == 1 else None
 
 
-def _outer_axes(rows: pd.DataFrame, axes: Sequence[str]) -> list[str]:
-    outer = [axis for axis in axes if axis in rows and axis not in _INNER_AXES]
-    dimension = [axis for axis in outer if axis in _DIMENSION_AXES]
-    others = [axis for axis in outer if axis not in _DIMENSION_AXES]
-    values = rows.groupby(["data", *others, "n"], dropna=False)
-    # d = n or d = 2n belongs to the scaling in n; only a dimension that is free at given n makes groups.
-    return others + [axis for axis in dimension if (values[axis].nunique(dropna=False) > 1).any()]
-
-
-def _replicate_codes(rows: pd.DataFrame, keys: list[str]) -> NDArray[np.int64]:
-    """Return replicate numbers; cells that repeat a (group, n, m, replicate) count as further replicates."""
-    codes, values = pd.factorize(rows["replicate"], sort=True)
-    placed = rows.assign(_code=codes)
-    repeat = placed.groupby([*keys, "n", "m", "_code"], dropna=False).cumcount().to_numpy()
-    return np.asarray(codes + len(values) * repeat, dtype=np.int64)
-
-
-def _group(key: dict[str, Any], rows: pd.DataFrame, instead: dict[str, str]) -> Group:
+def _label(key: dict[str, Any], instead: dict[str, str]) -> str:
+    """Return data and axes in words; of a dotted name the last part that says something, where that is clear."""
     # An axis that does not apply to this kind of data has no value here. `data.kind` says what `data` says.
     own = {name: value for name, value in key.items() if name not in ("data", "data.kind") and not pd.isna(value)}
-    parts = [instead.get(name, f"{_short(name, own)} = {describe.shown(value)}") for name, value in own.items()]
-    return Group(key, ", ".join([str(key["data"]), *dict.fromkeys(parts)]), rows)
+    short = {name: name.removesuffix(".kind").removesuffix(".name").rsplit(".", 1)[-1] for name in own}
+    count = Counter(short.values())
+    parts = [
+        instead.get(name, f"{short[name] if count[short[name]] == 1 else name} = {describe.shown(value)}")
+        for name, value in own.items()
+    ]
+    return ", ".join([str(key["data"]), *dict.fromkeys(parts)])
 
 
-def _short(name: str, others: Iterable[str]) -> str:
-    """Return the last part of a dotted name that says something, where that is clear: `data.labels.kind` is labels."""
-    last = _last(name)
-    return last if sum(_last(other) == last for other in others) == 1 else name
-
-
-def _last(name: str) -> str:
-    return name.removesuffix(".kind").removesuffix(".name").rsplit(".", 1)[-1]
-
-
-def judge(rows: pd.DataFrame, criterion: Criterion) -> Floats | None:
+def judge(rows: pd.DataFrame, criterion: Criterion) -> pd.Series | None:
     """Return per row 1 (success), 0 (none) or nan (missing); None if the criterion was measured nowhere.
 
-    A failed cell (oom, timeout, error) says nothing about the mathematics: it is missing, never "no success".
+    A failed cell (oom, timeout, error) says nothing about the mathematics: it is missing, never "no success". A run
+    that left the range of numbers violated the path events that could no longer be measured on it.
     """
-    outcome = rows[criterion.name].to_numpy(copy=True) if criterion.limit is None else _within(rows, criterion)
-    outcome[rows["status"].isin(FAILED).to_numpy()] = np.nan
-    if np.isnan(outcome).all():
+    found = rows[criterion.name] if criterion.holds is None else pd.Series(criterion.holds(rows), rows.index)
+    found = found.mask(rows["status"].isin(FAILED))
+    if found.isna().all():
         return None
-    if criterion.along_path:
-        broken = rows["status"].isin(_BROKEN_OFF).to_numpy()
-        outcome[broken & np.isnan(outcome)] = 0.0
-    return outcome
+    broken_off = rows["status"].isin(("diverged", "nonfinite")) & found.isna()
+    return found.mask(broken_off, 0.0) if criterion.along_path else found
 
 
-def _within(rows: pd.DataFrame, criterion: Criterion) -> Floats:
-    """Return per row whether what is measured stays at or below its limit, nan where either is missing."""
-    assert criterion.measured is not None
-    assert criterion.limit is not None
-    measured, limit = criterion.measured(rows), criterion.limit(rows)
-    return np.where(~np.isnan(measured) & np.isfinite(limit), measured <= limit, np.nan)
-
-
-def at_each_n(rows: pd.DataFrame) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield every n, ascending, with the positions of its rows."""
-    points = rows["n"].to_numpy()
-    for n in np.unique(points):
-        yield int(n), np.flatnonzero(points == n)
-
-
-def outcomes(rows: pd.DataFrame, success: Floats, at: NDArray[np.int64]) -> Outcomes:
-    """Lay out the outcomes of the rows at positions `at` as replicates by widths; nan for absent cells."""
-    widths, place = np.unique(rows["m"].to_numpy()[at], return_inverse=True)
-    replicates, line = np.unique(rows["_replicate"].to_numpy()[at], return_inverse=True)
-    table = np.full((len(replicates), len(widths)), np.nan)
-    table[line, place] = success[at]
-    return Outcomes(widths, table)
+def outcomes(rows: pd.DataFrame, success: pd.Series) -> Outcomes:
+    """Lay out the outcomes of rows at one n as replicates by widths; nan for absent cells."""
+    table = rows.assign(_success=success).pivot(index="_replicate", columns="m", values="_success")
+    return Outcomes(table.columns.to_numpy(dtype=np.float64), table.to_numpy())

@@ -4,12 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from expreg import theory
-from expreg.core.stats.describe import Floats, Record, median, quantiles
+from expreg.core.stats.describe import Floats, Record, median, quantiles, split
 
-Ints = NDArray[np.int64]
 Interval = Callable[[Floats], tuple[float | None, float | None]]
 
 # Fewer points do not show whether a line fits.
@@ -26,122 +24,77 @@ def per_cell(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     no further robustness. The linearised prediction (B.21) is fitted over the same steps. `cells` as
     groups.prepare returns them.
     """
-    table = pd.DataFrame(
-        {"measured": np.nan, "linearised": np.nan, "predicted_steps": np.nan}, index=range(len(cells)), dtype=float
-    )
-    table["theory"] = _theory_rates(cells)
-    if curves.empty:
-        return table
-    code, step, residual, linearised = _ordered(cells, curves)
-    if not len(code):
-        return table
-    starts = np.flatnonzero(np.diff(code, prepend=-1))
-    owner = code[starts]
-    tail = _tail(code, starts, residual)
-    table.loc[owner, "measured"] = _slope_rate(code, starts, step, residual, tail)
-    table.loc[owner, "linearised"] = _slope_rate(code, starts, step, linearised, tail)
-    tolerance = cells["tolerance"].to_numpy()[owner]
-    table.loc[owner, "predicted_steps"] = _steps_to(starts, step, linearised, tolerance)
-    return table
+    # (1 - m eta kappa^2 lambda/2)^(1/2), unknown for other optimizers and eta_s lambda >= 2
+    m, eta, smallest, scale = (cells[name] for name in ("m", "eta", "lambda_cts", "scale"))
+    applies = (m * eta * scale**2 * smallest < 2.0) & (cells["optimizer"] == "sgd")
+    theoretical = np.sqrt(theory.rate(m, eta, smallest, scale).where(applies))
+    points = _points(cells, curves)
+    by_cell = points.groupby("at")
+    first, last = (by_cell["measured"].transform(which) for which in ("first", "last"))
+    above = points["place"].where(points["measured"] > (first + last) / 2, -1).groupby(points["at"]).transform("max")
+    tail = points[points["place"] >= np.minimum(above + 1, points["size"] - LEAST_POINTS)]
+    found = {name: _rates(tail, name) for name in ("measured", "linearised")}
+    found |= {"predicted_steps": _steps_to(points, cells["tolerance"]), "theory": theoretical}
+    return pd.DataFrame(found, index=cells.index)
 
 
-def _theory_rates(cells: pd.DataFrame) -> Floats:
-    """Return (1 - m eta kappa^2 lambda/2)^(1/2), nan for other optimizers and eta_s lambda >= 2."""
-    m, eta, smallest, scale = (cells[name].to_numpy() for name in ("m", "eta", "lambda_cts", "scale"))
-    applies = (m * eta * scale**2 * smallest < 2.0) & (cells["optimizer"] == "sgd").to_numpy()
-    rates = np.full(len(cells), np.nan)
-    rates[applies] = np.sqrt(theory.rate(m[applies], eta[applies], smallest[applies], scale[applies]))
-    return rates
-
-
-def _ordered(cells: pd.DataFrame, curves: pd.DataFrame) -> tuple[Ints, Floats, Floats, Floats]:
-    """Return cell positions, steps and both residuals of the usable curve points, by cell and step."""
-    code = pd.Index(cells["cell"]).get_indexer(curves["cell"]).astype(np.int64)
+def _points(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the usable points of all curves, residuals as logarithms, with place and size in the curve of a cell."""
     numbers = curves.reindex(columns=["step", "residual", "linearised"]).apply(pd.to_numeric, errors="coerce")
-    step, residual, linearised = numbers.to_numpy(dtype=np.float64, na_value=np.nan).T
-    order = np.lexsort((step, code))
-    keep = order[(code >= 0)[order] & (np.isfinite(residual) & (residual > 0) & np.isfinite(step))[order]]
-    return code[keep], step[keep], residual[keep], linearised[keep]
-
-
-def _tail(code: Ints, starts: Ints, residual: Floats) -> NDArray[np.bool_]:
-    """Mark the points after the residual was last above its half-way value on the log scale."""
-    sizes = np.diff(starts, append=len(code))
-    ends = starts + sizes
-    log_r = np.log(residual)
-    half_way = np.repeat((log_r[starts] + log_r[ends - 1]) / 2.0, sizes)
-    index = np.arange(len(code))
-    above = np.maximum.reduceat(np.where(log_r > half_way, index, -1), starts)
-    first = np.minimum(np.maximum(above + 1, starts), np.maximum(ends - LEAST_POINTS, starts))
-    return index >= np.repeat(first, sizes)
-
-
-def _slope_rate(code: Ints, starts: Ints, step: Floats, residual: Floats, tail: NDArray[np.bool_]) -> Floats:
-    """Return exp of the least-squares slope per curve over the marked points; nan with too few points."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        log_r = np.log(residual)
-    use = tail & np.isfinite(log_r)
-
-    def total(values: Floats) -> Floats:
-        return np.asarray(np.add.reduceat(np.where(use, values, 0.0), starts))
-
-    sizes = np.diff(starts, append=len(code))
-    count = total(np.ones(len(code)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        t = step - np.repeat(total(step) / count, sizes)
-        y = log_r - np.repeat(total(log_r) / count, sizes)
-        slope = total(t * y) / total(t**2)
-    return np.where(count >= LEAST_POINTS, np.exp(slope), np.nan)
+        points = np.log(numbers.astype(float)).rename(columns={"residual": "measured"})
+    at = pd.Index(cells["cell"]).get_indexer(curves.get("cell", []))
+    points = points.assign(at=at, step=numbers["step"].astype(float))
+    usable = (points["at"] >= 0) & np.isfinite(points[["step", "measured"]]).all(axis=1)
+    points = points[usable].sort_values(["at", "step"], ignore_index=True)
+    by_cell = points.groupby("at")
+    return points.assign(place=by_cell.cumcount(), size=by_cell["step"].transform("size"))
 
 
-def _steps_to(starts: Ints, step: Floats, residual: Floats, tolerance: Floats) -> Floats:
+def _rates(tail: pd.DataFrame, name: str) -> pd.Series:
+    """Return exp of the least-squares slope per curve; nan with too few points."""
+    known = tail[np.isfinite(tail[name])]
+    t, y = (known[of] - known.groupby("at")[of].transform("mean") for of in ("step", name))
+    sums = pd.DataFrame({"ty": t * y, "tt": t**2, "count": 1.0}).groupby(known["at"]).sum()
+    return (sums["ty"] / sums["tt"]).where(sums["count"] >= LEAST_POINTS).apply(np.exp)
+
+
+def _steps_to(points: pd.DataFrame, tolerance: pd.Series) -> pd.Series:
     """Return the step at which each curve falls to its tolerance (B.26), log-linear between its points.
 
     A curve that ends above the tolerance is continued at the slope of its last two points.
     """
-    sizes = np.diff(starts, append=len(step))
-    index = np.arange(len(step))
-    below = np.where(residual <= np.repeat(tolerance, sizes), index, len(step))
-    reached = np.minimum.reduceat(below, starts)
-    right = np.minimum(reached, starts + sizes - 1)
-    left = np.maximum(right - 1, starts)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        fall = np.log(residual[left]) - np.log(residual[right])
-        share = (np.log(residual[left]) - np.log(tolerance)) / fall
-        steps = step[left] + share * (step[right] - step[left])
-    return np.where((fall > 0) & np.isfinite(steps), np.ceil(steps - 1e-9), np.nan)
+    goal = np.log(tolerance.where(tolerance > 0))
+    below = points["linearised"] <= goal.loc[points["at"]].to_numpy()
+    reached = points["place"].where(below).groupby(points["at"]).transform("min")
+    right = reached.fillna(points["size"] - 1)
+    low = points[points["place"] == right].set_index("at")
+    high = points[points["place"] == (right - 1).clip(lower=0)].set_index("at")
+    fall = high["linearised"] - low["linearised"]
+    steps = high["step"] + (high["linearised"] - goal) / fall * (low["step"] - high["step"])
+    return np.ceil(steps - 1e-9).where((fall > 0) & np.isfinite(steps))
 
 
-def describe(n: int, rows: pd.DataFrame, table: pd.DataFrame, interval: Interval) -> list[Record]:
-    """Return one record per width: medians and quartiles over replicates of the rates, and of the steps.
+def describe(rows: pd.DataFrame, table: pd.DataFrame, interval: Interval) -> list[Record]:
+    """Return one record per (n, m): medians and quartiles over replicates of the rates, and of the steps.
 
-    `rows` are the cells of one group at one n, `table` their lines of `per_cell`. `speed` is
-    log(measured)/log(theory), above 1 where the residual falls faster than (C.17) asks, with the interval
-    of the median; `steps` is measured over predicted steps to tolerance, converged cells only.
+    `rows` are the cells of one group, `table` has their lines of `per_cell`. `speed` is log(measured)/log(theory),
+    above 1 where the residual falls faster than (C.17) asks, with the interval of the median; `steps` is measured over
+    predicted steps to tolerance, converged cells only.
     """
-    return [
-        {"n": n, "m": int(m)} | _at_width(rows.iloc[at], table.iloc[at], interval)
-        for m, at in ((m, np.flatnonzero(rows["m"] == m)) for m in np.unique(rows["m"]))
-    ]
-
-
-def _at_width(rows: pd.DataFrame, table: pd.DataFrame, interval: Interval) -> Record:
-    measured, bound = table["measured"].to_numpy(), table["theory"].to_numpy()
+    table = table.loc[rows.index]
     with np.errstate(invalid="ignore", divide="ignore"):
-        speed = np.log(measured) / np.log(bound)
-        ratio = rows["steps"].to_numpy() / table["predicted_steps"].to_numpy()
-    converged = (rows["status"] == "converged").to_numpy()
-    low, middle, high = quantiles(measured, [0.25, 0.5, 0.75])
-    return {
-        "measured": middle,
-        "low": low,
-        "high": high,
-        "theory": median(bound),
-        "linearised": median(table["linearised"]),
-        "cells": int(np.isfinite(measured).sum()),
-        "speed": _with_interval(speed, interval),
-        "steps": _with_interval(ratio[converged], interval),
-    }
+        speed = np.log(table["measured"]) / np.log(table["theory"])
+    steps = (rows["steps"] / table["predicted_steps"]).where(rows["status"] == "converged")
+    records = []
+    for at, of in split(table.assign(n=rows["n"], m=rows["m"], speed=speed, steps=steps), ["n", "m"]):
+        low, middle, high = quantiles(of["measured"], [0.25, 0.5, 0.75])
+        record: Record = {name: int(value) for name, value in at.items()}
+        record |= {"measured": middle, "low": low, "high": high}
+        record |= {name: median(of[name]) for name in ("theory", "linearised")}
+        record |= {"cells": int(np.isfinite(of["measured"]).sum())}
+        records.append(record | {name: _with_interval(of[name].to_numpy(), interval) for name in ("speed", "steps")})
+    return records
 
 
 def _with_interval(values: Floats, interval: Interval) -> Record:

@@ -7,11 +7,15 @@ import numpy as np
 import pandas as pd
 
 from expreg import theory
-from expreg.core.stats import exponents, success, thresholds
-from expreg.core.stats.describe import Floats, Record, median, quantiles
+from expreg.core.stats import censored, exponents, laws, success, thresholds
+from expreg.core.stats.describe import Record, median, quantiles, split
 from expreg.core.stats.summary import Asked
-from expreg.kinds.network.summary import chain, concentration, groups, margins, models, rates, verdicts
+from expreg.kinds.network.summary import chain, groups, rates, spreads, verdicts
 
+Points = Sequence[tuple[int, pd.DataFrame]]  # every n of a group, ascending, with its rows
+
+RESAMPLES = 200
+"""Two maximisations per law and sample: fewer bootstrap samples than for the order statistics."""
 ESTIMATORS = {
     "threshold": "`quantile`: order statistic over replicates of the narrowest width from which on all "
     "widths succeed (D.2, D.3)",
@@ -19,7 +23,7 @@ ESTIMATORS = {
     "logit linear in log m between widths (D.15); least squares over n; percentile bootstrap over "
     "replicates, each resample moved within its grid cell",
     "models": "`censored`: maximum likelihood of the thresholds of replicates, known up to a grid cell or open (D.9, "
-    f"D.11); percentile bootstrap over replicates, at most {models.RESAMPLES} samples. The lognormal law has one "
+    f"D.11); percentile bootstrap over replicates, at most {RESAMPLES} samples. The lognormal law has one "
     "spread for all n: where it changes with n, as under the theory's law, its exponent is that of the centre of the "
     "thresholds, not of their 1 - delta quantile",
 }
@@ -36,67 +40,63 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     prepared = groups.prepare(cells)
     fitted = rates.per_cell(prepared, curves)
     described = [_group(group, fitted, asked) for group in groups.split(prepared, asked.axes)]
-    judged = [verdict for _, found in described for verdict in found]
-    links = chain.table([group for group, _ in described], judged)
+    found = [group for group, _ in described]
+    judged = [verdict | {"group": group["label"]} for group, own in described for verdict in own if verdict is not None]
+    links = chain.table(found, judged)
     settings = {name: getattr(asked, name) for name in ("delta", "confidence", "resamples", "seed")}
     return {
         "settings": settings | {"estimators": ESTIMATORS},
         "note": NOTE,
         "chain": links,
-        "chain_summary": chain.sentences(links, [group for group, _ in described]),
-        "groups": [group for group, _ in described],
+        "chain_summary": chain.sentences(links, found),
+        "groups": found,
         "verdicts": judged,
     }
 
 
-def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Record, list[Record]]:
+def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Record, list[Record | None]]:
     """Return the record of one group and its verdicts."""
     rows = group.rows
-    points = list(groups.at_each_n(rows))
-    spectrum = [_spectrum(n, rows.iloc[at]) for n, at in points]
+    points = [(int(at["n"]), part) for at, part in split(rows, ["n"])]
+    spectrum = [_spectrum(n, part) for n, part in points]
     bounds = [_bound(record["n"], record["lambda_cts"], asked.delta) for record in spectrum]
-    samples = {n: _resamples(n, rows.iloc[at], asked) for n, at in points}
-    criteria = [
-        _criterion(criterion, rows, outcome, samples, asked) | {"bound_exponent": bounds}
-        for criterion in groups.criteria()
-        if (outcome := groups.judge(rows, criterion)) is not None
-    ]
+    # One stream per n: different n are independent, and adding an n leaves the others as they were.
+    samples = {
+        n: exponents.resample(part["_replicate"].nunique(), asked.resamples, np.random.default_rng([asked.seed, n]))
+        for n, part in points
+    }
+    judged = {criterion: groups.judge(rows, criterion) for criterion in groups.criteria()}
     interval = partial(thresholds.median_interval, confidence=asked.confidence)
-    decay = [r for n, at in points for r in rates.describe(n, rows.iloc[at], fitted.loc[rows.index[at]], interval)]
     record = {
         "group": group.key,
         "label": group.label,
         "spectrum": spectrum,
-        "criteria": criteria,
-        "rates": decay,
+        "criteria": [
+            _criterion(criterion, points, outcome, samples, asked) | {"bound_exponent": bounds}
+            for criterion, outcome in judged.items()
+            if outcome is not None
+        ],
+        "rates": rates.describe(rows, fitted, interval),
         "lambda_exponent": _lambda_exponent(spectrum),
-        "concentration": {
-            "ratios": [record for n, at in points for record in concentration.describe(n, rows.iloc[at])],
-            "expected_exponent": concentration.expected_exponent(rows),
-        },
+        "concentration": {"ratios": spreads.ratios(rows), "expected_exponent": spreads.expected_exponent(rows)},
     }
-    return record, [verdict | {"group": group.label} for verdict in _verdicts(record, rows, bounds, asked)]
+    return record, _verdicts(record, points, judged, bounds, asked)
 
 
 def _spectrum(n: int, rows: pd.DataFrame) -> Record:
     """Return median and quartiles of lambda over replicates, whose data is the same at every width."""
     first = rows.dropna(subset="lambda_cts").drop_duplicates("_replicate")
     low, middle, high = quantiles(first["lambda_cts"], [0.25, 0.5, 0.75])
-    return {
-        "n": n,
-        "lambda_cts": middle,
-        "lambda_low": low,
-        "lambda_high": high,
-        "lambda_max_cts": median(first["lambda_max_cts"]),
-    }
+    record = {"n": n, "lambda_cts": middle, "lambda_low": low, "lambda_high": high}
+    return record | {"lambda_max_cts": median(first["lambda_max_cts"])}
 
 
 def _lambda_exponent(spectrum: list[Record]) -> float | None:
     """Return the exponent of n in the median lambda, None where it is unknown or not positive."""
-    values = [(record["n"], record["lambda_cts"]) for record in spectrum if record["lambda_cts"] is not None]
-    if any(not value > 0 for _, value in values):
+    known = [record for record in spectrum if record["lambda_cts"] is not None]
+    if any(not record["lambda_cts"] > 0 for record in known):
         return None
-    return concentration.slope(np.array([n for n, _ in values], float), np.log([value for _, value in values]))
+    return spreads.slope([record["n"] for record in known], np.log([record["lambda_cts"] for record in known]))
 
 
 def _bound(n: int, smallest: float | None, delta: float) -> Record:
@@ -107,54 +107,72 @@ def _bound(n: int, smallest: float | None, delta: float) -> Record:
     return {"n": n, "alpha_eff": float(alpha), "width": float(width)}
 
 
-def _resamples(n: int, rows: pd.DataFrame, asked: Asked) -> exponents.Resamples:
-    # One stream per n: different n are independent, and adding an n leaves the others as they were.
-    rng = np.random.default_rng([asked.seed, n])
-    return exponents.resample(rows["_replicate"].nunique(), asked.resamples, rng)
-
-
 def _criterion(
     criterion: groups.Criterion,
-    rows: pd.DataFrame,
-    outcome: Floats,
+    points: Points,
+    outcome: pd.Series,
     samples: Mapping[int, exponents.Resamples],
     asked: Asked,
 ) -> Record:
-    """Return success curves, thresholds and exponent of one criterion."""
+    """Return success curves, thresholds, exponent, margins and likelihoods of one criterion."""
     delta, confidence = asked.delta, asked.confidence
-    curve: list[Record] = []
-    table: list[Record] = []
-    located = []
-    tables: dict[int, groups.Outcomes] = {}
-    for n, at in groups.at_each_n(rows):
-        widths, outcomes = tables[n] = groups.outcomes(rows, outcome, at)
-        point = exponents.point(n, widths, outcomes, samples[n], partial(success.threshold, level=1.0 - delta))
+    tables = {n: groups.outcomes(rows, outcome) for n, rows in points}
+    located, curve, table, margins = [], [], [], []
+    for n, rows in points:
+        point = exponents.point(n, *tables[n], samples[n], partial(success.threshold, level=1.0 - delta))
         located += [point] if point is not None else []
-        records = success.describe(n, widths, outcomes, confidence)
+        records = success.describe(n, *tables[n], confidence)
+        threshold = thresholds.describe(n, *tables[n], delta, confidence) | exponents.interpolated(point, confidence)
+        if criterion.holds is None:
+            margins += spreads.margins(n, rows, criterion.name, threshold["interpolated"])
         curve += records
-        threshold = thresholds.describe(n, widths, outcomes, delta, confidence)
-        distance = {"non_isotonic": success.non_isotonic(records)}
-        table.append(threshold | distance | exponents.interpolated(point, confidence))
-    needed = thresholds.replicates_needed(delta, confidence)
-    record = {
+        table.append(threshold | {"non_isotonic": success.non_isotonic(records)})
+    return {
         "criterion": criterion.name,
         "title": criterion.title,
         "claim_exponent": criterion.claim,
         "success": curve,
         "thresholds": table,
-        "exponent": exponents.fit(located, delta, confidence, needed),
+        "exponent": exponents.fit(located, delta, confidence, thresholds.replicates_needed(delta, confidence)),
+        **({"margins": margins} if criterion.holds is None else {}),
+        "models": {"censored": likelihoods(tables, samples, asked)},
     }
-    if criterion.limit is None:
-        at_n = {threshold["n"]: threshold["interpolated"] for threshold in table}
-        record["margins"] = [
-            found
-            for n, at in groups.at_each_n(rows)
-            for found in margins.describe(n, rows.iloc[at], criterion.name, at_n[n])
-        ]
-    return record | {"models": {"censored": models.describe(tables, samples, delta, confidence, needed)}}
 
 
-def _verdicts(record: Record, rows: pd.DataFrame, bounds: list[Record], asked: Asked) -> list[Record]:
+def likelihoods(
+    tables: Mapping[int, groups.Outcomes], resamples: Mapping[int, exponents.Resamples], asked: Asked
+) -> Record:
+    """Return the interval-censored likelihoods of one criterion under two laws (D.9-D.11), from outcomes at each n.
+
+    The record says `usable` and `why_not`; where an exponent is not defined at all, it says nothing else.
+    """
+    delta, confidence = asked.delta, asked.confidence
+    replicates = {}
+    for n, table in tables.items():
+        low, high = censored.bracket(*table)
+        if (low > 0.0).any() and np.isfinite(high).any():
+            replicates[n] = int((~np.isnan(table.success)).any(axis=1).sum())
+    needed, fewest = thresholds.replicates_needed(delta, confidence), min(replicates.values(), default=0)
+    obstacle = exponents.obstacle(list(replicates), fewest, needed, confidence, delta)
+    if len(replicates) < 2:
+        return {"usable": False, "why_not": obstacle}
+    samples = [laws.Sample(n, *table, resamples[n].counts[:RESAMPLES]) for n, table in tables.items()]
+    try:
+        found = censored.describe(samples, delta, confidence)
+    except ValueError as problem:
+        return {"usable": False, "why_not": str(problem)}
+    if obstacle is None and found["unresolved_spread"]:
+        obstacle = "thresholds spread over less than a cell of the grid: use a finer one"
+    return found | {"usable": obstacle is None, "why_not": obstacle}
+
+
+def _verdicts(
+    record: Record,
+    points: Points,
+    outcomes: Mapping[groups.Criterion, pd.Series | None],
+    bounds: list[Record],
+    asked: Asked,
+) -> list[Record | None]:
     """Return the verdicts of a group: the width per criterion, then shares at the widest m, rate and steps."""
     known = any(at["lambda_cts"] is not None for at in record["spectrum"])
     judged: list[Record | None] = [
@@ -163,41 +181,36 @@ def _verdicts(record: Record, rows: pd.DataFrame, bounds: list[Record], asked: A
         if known and criterion["claim_exponent"] is not None
     ]
     judged += [
-        _share(criterion, rows, bounds, asked)
-        for criterion in reversed(groups.criteria())
-        if criterion.share and (known or criterion.share == "probability")
+        _share(criterion, points, outcome, bounds, asked)
+        for criterion, outcome in reversed(list(outcomes.items()))
+        if outcome is not None and criterion.share and (known or criterion.share == "probability")
     ]
     if known:
         speeds = _widest(record["rates"], lambda found: found["speed"]["value"] is not None)
         steps = _widest(record["rates"], lambda found: found["steps"]["value"] is not None)
         judged += [verdicts.rate(speeds, bounds), verdicts.steps(steps)]
     expected = record["concentration"]["expected_exponent"]
-    judged += [verdicts.concentration(c, expected) for c in record["criteria"] if c["criterion"] == "E1"]
-    return [verdict for verdict in judged if verdict is not None]
+    return judged + [verdicts.concentration(c, expected) for c in record["criteria"] if c["criterion"] == "E1"]
 
 
-def _share(criterion: groups.Criterion, rows: pd.DataFrame, bounds: list[Record], asked: Asked) -> Record | None:
-    """Return the verdict on the share of successes at the widest m, None where the criterion was not measured.
+def _share(
+    criterion: groups.Criterion, points: Points, outcome: pd.Series, bounds: list[Record], asked: Asked
+) -> Record:
+    """Return the verdict on the share of successes at the widest m.
 
     The linear rate is judged among converged cells: the others keep to no rate.
     """
-    outcome = groups.judge(rows, criterion)
-    if outcome is None:
-        return None
-    if criterion.share == "linear rate":
-        outcome[(rows["status"] != "converged").to_numpy()] = np.nan
-    curve = [
-        record
-        for n, at in groups.at_each_n(rows)
-        for record in success.describe(n, *groups.outcomes(rows, outcome, at), asked.confidence)
-    ]
+    curve = []
+    for n, rows in points:
+        judged = outcome[rows.index]
+        if criterion.share == "linear rate":
+            judged = judged.where(rows["status"] == "converged")
+        curve += success.describe(n, *groups.outcomes(rows, judged), asked.confidence)
     widest = _widest(curve, lambda found: found["trials"] > 0)
     return verdicts.share(criterion.share, criterion.name, widest, 1.0 - asked.delta, bounds)
 
 
 def _widest(records: Sequence[Record], known: Callable[[Record], bool]) -> list[Record]:
     """Return for each n the record of the widest m that something is known at, else that of the widest."""
-    best: dict[int, Record] = {}
-    for record in sorted(records, key=lambda found: (known(found), found["m"])):
-        best[record["n"]] = record
+    best = {record["n"]: record for record in sorted(records, key=lambda found: (known(found), found["m"]))}
     return [best[n] for n in sorted(best)]

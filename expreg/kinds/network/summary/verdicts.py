@@ -6,6 +6,7 @@ reach (10^19 and more, (C.14)): below them a miss contradicts nothing, and the v
 resolvable at these n".
 """
 
+import math
 from collections.abc import Sequence
 
 from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, UNRESOLVED, Record, verdict
@@ -55,10 +56,10 @@ def _width_verdict(criterion: Record, spectrum: Sequence[Record]) -> tuple[str, 
     found = f"over n = {used[0]}..{used[-1]} the exponent after the log factor"
     limits = f"{claimed:g} and the bound's own {bound:.2f} here"
     if high <= claimed:
-        return (CONSISTENT, f"{found} is at most {high:.2f}, not above {claimed:g} (the bound's own: {bound:.2f}).")
+        return CONSISTENT, f"{found} is at most {high:.2f}, not above {claimed:g} (the bound's own: {bound:.2f})."
     if low > max(claimed, bound):
         return CONTRADICTS, f"{found} is at least {low:.2f}, above both {limits}."
-    return (UNRESOLVED, f"{found} lies in [{low:.2f}, {high:.2f}], neither below {claimed:g} nor above {limits}.")
+    return UNRESOLVED, f"{found} lies in [{low:.2f}, {high:.2f}], neither below {claimed:g} nor above {limits}."
 
 
 def concentration(criterion: Record, expected: float | None) -> Record | None:
@@ -70,25 +71,22 @@ def concentration(criterion: Record, expected: float | None) -> Record | None:
     """
     if expected is None:
         return None
-    exponent = criterion["exponent"]
-    numbers, claimed = exponent["raw"], criterion["claim_exponent"]
-    if not exponent["usable"]:
-        outcome = UNRESOLVED, f"no usable exponent: {exponent['why_not']}."
-    else:
-        outcome = _growth(exponent, claimed, expected)
+    exponent, claimed = criterion["exponent"], criterion["claim_exponent"]
     replicates = min((record["replicates"] for record in criterion["thresholds"]), default=0)
-    return verdict("concentration", criterion["criterion"], claimed, numbers, outcome, replicates=replicates)
+    outcome = _growth(exponent, claimed, expected)
+    return verdict("concentration", criterion["criterion"], claimed, exponent["raw"], outcome, replicates=replicates)
 
 
 def _growth(exponent: Record, claimed: float, expected: float) -> tuple[str, str]:
+    if not exponent["usable"]:
+        return UNRESOLVED, f"no usable exponent: {exponent['why_not']}."
     used, low, high = exponent["used"], exponent["raw"]["low"], exponent["raw"]["high"]
     found = f"over n = {used[0]}..{used[-1]} the raw exponent lies in [{low:.2f}, {high:.2f}]"
-    alone = f"the expected error alone gives {expected:.2f} (B.11, B.12)"
-    beside = (
-        f"{alone}, which lies inside"
-        if low <= expected <= high
-        else f"{alone}, which lies outside: quantiles of heavy-tailed errors need not grow like their mean (B.14)"
-    )
+    beside = f"the expected error alone gives {expected:.2f} (B.11, B.12), which lies "
+    if low <= expected <= high:
+        beside += "inside"
+    else:
+        beside += "outside: quantiles of heavy-tailed errors need not grow like their mean (B.14)"
     if high < claimed:
         return CONSISTENT, f"{found}, below the {claimed:g} of the proof; {beside}."
     if low > claimed:
@@ -127,7 +125,7 @@ def share(claim: str, criterion: str, widest: Sequence[Record], level: float, bo
 def _share_verdict(known: Sequence[Record], worst: Record, level: float, bounds: Sequence[Record]) -> tuple[str, str]:
     refuted = [record for record in known if record["high"] < level and _sufficient(record, bounds)]
     if refuted:
-        return (CONTRADICTS, f"{_where(refuted[0])} is below {level:g}, and the theorem calls that m sufficient.")
+        return CONTRADICTS, f"{_where(refuted[0])} is below {level:g}, and the theorem calls that m sufficient."
     found = f"{_where(worst)}, interval [{worst['low']:.3f}, {worst['high']:.3f}],"
     if worst["low"] >= level:
         return CONSISTENT, f"{found} is at or above {level:g}, and no n is lower."
@@ -153,23 +151,15 @@ def rate(rates: Sequence[Record], bounds: Sequence[Record]) -> Record | None:
     speed = worst["speed"]
     where = f"at n = {worst['n']}, m = {worst['m']}"
     found = f"{where} the residual falls {speed['value']:.3g} times as fast as asked"
-    if any(_slower(record["speed"]) and _sufficient(record, bounds) for record in known):
+    if any(_limits(record["speed"])[1] < 1.0 and _sufficient(record, bounds) for record in known):
         outcome = CONTRADICTS, f"{found}, and the theorem calls some such m sufficient."
-    elif all(_at_least(record["speed"], 1.0) for record in known):
+    elif all(_limits(record["speed"])[0] >= 1.0 for record in known):
         outcome = CONSISTENT, f"{found}, the least of all n (median of {speed['cells']} replicates)."
     elif speed["low"] is None:
         outcome = UNRESOLVED, f"{found}, but {speed['cells']} replicates give no interval."
     else:
         outcome = UNRESOLVED, f"{found}: not shown to be 1 or more, at widths below the theorem's."
     return verdict("rate of convergence", "rate", 1.0, speed, outcome, replicates=speed["cells"])
-
-
-def _slower(speed: Record) -> bool:
-    return speed["high"] is not None and speed["high"] < 1.0
-
-
-def _at_least(found: Record, least: float) -> bool:
-    return found["low"] is not None and found["low"] >= least
 
 
 def steps(rates: Sequence[Record]) -> Record | None:
@@ -184,18 +174,21 @@ def steps(rates: Sequence[Record]) -> Record | None:
     worst = max(known, key=lambda record: max(record["steps"]["value"], 1.0 / record["steps"]["value"]))
     found = worst["steps"]
     where = f"{found['value']:.3f} times the predicted steps at n = {worst['n']}, m = {worst['m']}"
-    close = all(_within(record["steps"], STEPS_FACTOR) for record in known)
+    limits = [_limits(record["steps"]) for record in known]
+    close = all(low >= 1.0 / STEPS_FACTOR and high <= STEPS_FACTOR for low, high in limits)
     relation = "agree" if close else "are not shown to agree"
     reason = f"{where}, the furthest of all n from 1; the medians {relation} within {STEPS_FACTOR - 1:.0%}."
     outcome = (CONSISTENT if close else UNRESOLVED, reason)
     return verdict("steps to tolerance", "steps", 1.0, found, outcome, replicates=found["cells"])
 
 
-def _within(found: Record, factor: float) -> bool:
-    return _at_least(found, 1.0 / factor) and found["high"] is not None and found["high"] <= factor
+def _limits(found: Record) -> tuple[float, float]:
+    """Return the ends of an interval; nan, which is neither below nor above anything, where one is unknown."""
+    low, high = (math.nan if found[name] is None else found[name] for name in ("low", "high"))
+    return low, high
 
 
 def _sufficient(record: Record, bounds: Sequence[Record]) -> bool:
-    """Tell whether the theorem calls the width of the record sufficient at its n, with our constants."""
-    needed = [bound["width"] for bound in bounds if bound["n"] == record["n"] and bound["width"] is not None]
-    return bool(needed) and record["m"] >= needed[0]
+    """Return whether the theorem calls the width of the record sufficient at its n, with our constants."""
+    needed = next((bound["width"] for bound in bounds if bound["n"] == record["n"]), None)
+    return needed is not None and record["m"] >= needed
