@@ -10,10 +10,8 @@ import numpy as np
 
 from expreg import residual
 from expreg.data import heads
-from expreg.data.files import sha256
+from expreg.data.files import check_unchanged, sha256
 from expreg.data.matrices import read_problem
-from expreg.errors import InputError
-from expreg.errors import Problem as Bad
 
 Options = Mapping[str, Any]
 STREAM = 0x5EED
@@ -70,9 +68,7 @@ def _given(options: Options, seed: int, replicate: int) -> Problem:
     """Return the problem of the user's own files; raise InputError if they have changed since they were planned."""
     paths = [options[key] for key in ("path", "target_path") if options[key] is not None]
     for path, planned in zip(paths, options["sha256"].split("+"), strict=True):
-        if (found := sha256(path)) != planned:
-            message = f"the file has changed: sha256 is {found[:12]}..., the plan has {planned[:12]}..."
-            raise InputError(Bad("E-DATA", message, file=path))
+        check_unchanged(sha256(path), planned, file=path)
     A, b = read_problem(*paths)
     A = A.toarray() if hasattr(A, "toarray") else A
     scales = np.linalg.norm(A, axis=0) / np.sqrt(len(A))

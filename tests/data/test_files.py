@@ -74,8 +74,8 @@ def test_a_file_gives_back_what_was_written(tmp_path, suffix):
 def test_rows_are_normalised_on_request_and_zero_rows_left(tmp_path, suffix):
     path = write(tmp_path / f"mine{suffix}", np.vstack([X, np.zeros(3)]), np.append(Y, 0))
     found, _ = read_file({"path": path, "normalise": True})
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 1, 1, 1, 0], rtol=1e-15)
-    np.testing.assert_allclose(found[0], X[0] / np.linalg.norm(X[0]), rtol=1e-15)
+    np.testing.assert_allclose(found[:4], X / np.linalg.norm(X, axis=1, keepdims=True), rtol=1e-15)
+    assert not found[4].any()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -97,30 +97,27 @@ def test_a_file_that_changed_after_the_plan_is_refused(tmp_path, suffix):
 def test_rubbish_is_refused_by_every_reader(tmp_path, suffix, content):
     path = tmp_path / f"mine{suffix}"
     path.write_bytes(content)
-    for read in (lambda: read_file({"path": path}), lambda: data_shape(path)):
-        with pytest.raises(InputError):
-            read()
+    refusal(path)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_damage_and_truncation_are_read_or_refused_but_never_a_crash(tmp_path, suffix):
     path, rng = write(tmp_path / f"mine{suffix}", X, Y), np.random.default_rng(0)
     whole, refused = path.read_bytes(), 0
-    for step in range(300):
+    for step in range(200):
         damaged = bytearray(whole)
         if step < 60:
             del damaged[step * (len(whole) - 1) // 60 :]
         for place in rng.integers(len(whole), size=0 if step < 60 else rng.integers(1, 4)):
             damaged[place] = rng.integers(256)
         path.write_bytes(damaged)
-        for read in (data_shape, lambda path: read_file({"path": path})[0].shape):
-            try:
-                shape = read(path)
-            except InputError:
-                refused += 1
-            else:  # a shorter table is a table
-                assert step >= 60 or read is data_shape or (suffix == ".csv" and shape[0] <= 4)
-    assert refused > 20
+        try:
+            found, _ = read_file({"path": path})
+        except InputError:
+            refused += 1
+        else:  # a shorter table is a table
+            assert step >= 60 or (suffix == ".csv" and len(found) <= 4)
+    assert refused > 10
 
 
 # --- places
@@ -244,8 +241,7 @@ def test_names_in_an_archive(tmp_path):
 
 def test_points_of_another_dimension_have_no_shape(tmp_path):
     np.save(tmp_path / "x.npy", Y)
-    with pytest.raises(InputError, match=r"E-SHAPE.*X: got shape \(4,\), expected \(points, dimensions\)"):
-        data_shape(tmp_path / "x.npy")
+    assert "E-SHAPE] x.npy: X: got shape (4,), expected (points, dimensions)" in refusal(tmp_path / "x.npy")[0]
 
 
 # --- tables
@@ -304,7 +300,6 @@ def test_numbers_in_any_plain_form_are_read(tmp_path):
     found, labels = read_file({"path": path})
     np.testing.assert_array_equal(found[:, 0], [1e-3, -0.5, 7])
     np.testing.assert_array_equal(labels, [2, np.nan, np.inf])
-    assert data_shape(path) == (3, 1)
 
 
 @pytest.mark.parametrize(
