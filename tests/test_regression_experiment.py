@@ -190,10 +190,10 @@ def test_a_run_is_resumed_and_reported(tmp_path):
     config = {**CONFIG, "sweep": {"product": {"replicate": {"count": 2}}}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "report", expreg.load)
-        run = expreg.run(config, out=tmp_path / "run")
+        cells = expreg.run(config, out=tmp_path / "run").cells
     more = expreg.run(config, {"sweep.product.replicate.count": 4}, out=tmp_path / "run")
-    assert (len(run.cells), len(more.cells)) == (2, 4)
-    assert set(run.cells["cell"]) <= set(more.cells["cell"])
+    assert (len(cells), len(more.cells)) == (2, 4)
+    assert set(cells["cell"]) <= set(more.cells["cell"])
     assert (more.cells["attempt"] == 1).all()
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert [verdict["claim"] for verdict in summary["verdicts"]] == ["quadratic"]

@@ -4,7 +4,7 @@ To add one: a block, a function, a line in `DATA` or `LABELS`, all here; or `exp
 Imports no JAX until something is drawn.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -28,9 +28,9 @@ from expreg.core.config.fields import (
 )
 from expreg.core.config.model import check
 from expreg.core.config.reader import show_path
+from expreg.data.arrays import Options
 from expreg.errors import InputError, Problem
 
-Options = Mapping[str, Any]
 Points = tuple[Any, Any]  # X (n, d) and the labels that come with it (n,) or None
 
 MAX_SAMPLES = 2**16  # an n x n Gram matrix of doubles is then 32 GiB

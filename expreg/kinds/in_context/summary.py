@@ -152,7 +152,7 @@ def _first_order(points: pd.DataFrame) -> Record:
 
 
 def _largest(cells: pd.DataFrame, column: str) -> float | None:
-    known = cells[column].dropna() if column in cells else cells.iloc[:, 0][:0]
+    known = cells.get(column, pd.Series(dtype=float)).dropna()
     return float(known.max()) if len(known) else None
 
 
@@ -185,16 +185,16 @@ def _closeness(cells: pd.DataFrame, curves: pd.DataFrame) -> list[Record]:
 
 
 def _tables(groups: Sequence[Record]) -> list[Record]:
-    shown = {"instances": "instances", "violations": "violations", "median": "median", "low": "5 %", "high": "95 %"}
-    shown["largest"] = "largest"
+    numbers = ("instances", "violations", "median", "low", "high", "largest")
     rows = [
-        [group["label"], _bound(r["bound"]), *(r[name] for name in shown)]
+        [group["label"], _bound(r["bound"]), *(r[name] for name in numbers)]
         for group in groups
         for r in group["ratios"]
         if r["over"] == "all"
     ]
     note = "Quantiles of ||db|| / bound over all instances; a violation is more than rounding."
-    whole = {"title": "Measured / bound", "note": note, "columns": ["moved", "bound", *shown.values()], "rows": rows}
+    columns = ["moved", "bound", "instances", "violations", "median", "5 %", "95 %", "largest"]
+    whole = {"title": "Measured / bound", "note": note, "columns": columns, "rows": rows}
     by_regime = [table for over in ("R", "head", "n", "d") for table in _by(over, groups)]
     return [whole, *by_regime, *_closeness_tables(groups)]
 

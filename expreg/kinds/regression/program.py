@@ -154,14 +154,8 @@ def prepare(settings: Settings) -> Inputs:
 
 def program(static: Signature) -> Program:
     """Return the program of one signature: the solver's own steps, and the curve."""
-    method = solver.make(
-        loss=static.loss,
-        activation=static.activation,
-        solver=static.solver,
-        sketch=static.sketch,
-        sketch_size=static.sketch_size,
-        max_steps=NO_LIMIT,
-    )
+    chosen = {name: getattr(static, name) for name in ("loss", "activation", "solver", "sketch", "sketch_size")}
+    method = solver.make(**chosen, max_steps=NO_LIMIT)
     signs = _signs(static.activation)
 
     def running(state: State) -> Array:
@@ -207,13 +201,8 @@ def _point(signs: tuple[int, ...], state: State) -> dict[str, Array]:
         return t @ (metric.diagonal * t) + low @ metric.S @ low
 
     square = jnp.min(jnp.stack([squared(inner.point.z - sign * goal) for sign in signs]))
-    found = {
-        "residual": inner.relative,
-        "loss": inner.loss,
-        "passes": inner.passes,
-        "damping": inner.damping,
-        "error": jnp.sqrt(jnp.maximum(square, 0)),
-    }
+    found = {name: getattr(inner, name) for name in ("loss", "passes", "damping")}
+    found |= {"residual": inner.relative, "error": jnp.sqrt(jnp.maximum(square, 0))}
     return {name: jnp.asarray(value, inner.x.dtype) for name, value in found.items()}
 
 
