@@ -1,5 +1,6 @@
 """From settings to the inputs of a run and from its record to a row."""
 
+import itertools
 from dataclasses import replace
 from functools import cache
 
@@ -13,19 +14,20 @@ from expreg.kinds import EXPERIMENTS
 from expreg.kinds.network import start, training
 from expreg.types import Status
 
+THRESHOLD = EXPERIMENTS["threshold"]
+
 
 def resolved(**change):
     """Return the settings of the one cell of a config, as a sweep hands them over; `change` by dotted path."""
     given = {"experiment": "threshold", "name": "test", "data": {"n": 4, "d": 5}, "network": {"m": 32}}
-    overrides = {key.replace("__", "."): value for key, value in change.items()}
-    config = api.load_config(given, overrides)
-    ((settings, _),) = plan.cells(config)
+    config = api.load_config(given, {key.replace("__", "."): value for key, value in change.items()})
+    [(settings, _)] = plan.cells(config)
     return settings
 
 
 @cache
 def compiled(signature):
-    program = EXPERIMENTS["threshold"].build(signature)
+    program = THRESHOLD.build(signature)
     return jax.jit(lambda i: program.record(jax.lax.while_loop(program.running, program.advance, program.init(i))))
 
 
@@ -55,52 +57,38 @@ def record_of(settings, **change):
 
 def test_points_labels_and_neurons_are_drawn_independently():
     """(A.14): no draw is another one in disguise; a shared seed once made the first neurons parallel to the data."""
-    draws = []
-    for replicate in range(60):
-        settings = resolved() | {"replicate": replicate}
-        arrays = EXPERIMENTS["threshold"].inputs(settings)
-        W, X = arrays["W"], arrays["X"]
-        draws.append([*(X @ W[:, :16]).ravel(), *arrays["y"], *arrays["a"][:16]])
-    table = np.array(draws)
-    n, p = 4, 16
-    inner, y, a = table[:, : n * p].reshape(60, n, p), table[:, n * p : n * p + n], table[:, n * p + n :]
+    settings = resolved()
+    draws = [THRESHOLD.inputs(settings | {"replicate": replicate}) for replicate in range(60)]
+    inner = np.array([arrays["X"] @ arrays["W"][:, :16] for arrays in draws])
+    y, a = (np.array([arrays[name][:16] for arrays in draws]) for name in "ya")
+    first = np.array([arrays["X"][0] for arrays in draws])
     # <w_r, x_i> is N(0, 1) for independent draws, and each coordinate keeps its own neuron
     assert abs(inner.mean()) < 4 / np.sqrt(inner.size)
-    assert abs(inner.var() - 1) < 4 * np.sqrt(2 / inner.size) * np.sqrt(n)
+    assert abs(inner.var() - 1) < 4 * np.sqrt(2 / inner.size) * np.sqrt(4)
     assert abs(np.diagonal(inner, axis1=1, axis2=2)).max() < 5
     bound = 5 / np.sqrt(60)
-    for one in (y, inner[:, 0, :4], X_first(60)):
+    for one in (y, inner[:, 0, :4], first):
         for other in (a, inner[:, 1, 4:8]):
             correlation = np.corrcoef(one.T, other.T)[: one.shape[1], one.shape[1] :]
             assert np.abs(correlation).max() < bound
 
 
 def test_no_two_draws_of_any_cells_share_a_key():
-    cells = [(seed, replicate, n, d) for seed in (0, 1, 2**32 - 1) for replicate in (0, 1, 2) for n, d in DIMENSIONS]
+    cells = list(itertools.product((0, 1, 2**32 - 1), (0, 1, 2), (4, 5), (4, 5)))
     keys = np.concatenate([start._keys(*cell) for cell in cells])
     assert len(np.unique(keys, axis=0)) == len(keys) == 3 * len(cells)
 
 
-DIMENSIONS = [(4, 5), (5, 4), (4, 4)]
-
-
-def X_first(count):
-    """Return the first point of each replicate, (count, d)."""
-    return np.array([start.problem(resolved() | {"replicate": r}).X[0] for r in range(count)])
-
-
 def test_replicates_seeds_and_sizes_have_draws_of_their_own_and_widths_share_them():
     base = resolved()
-    others = [
-        base | {"replicate": 1}, base | {"seed": 1}, resolved(data__n=5), resolved(data__d=6),
-        base | {"replicate": 1, "seed": 1},
-    ]  # fmt: skip
+    others = [base | {"replicate": 1}, base | {"seed": 1}, base | {"replicate": 1, "seed": 1}]
+    others += [resolved(data__n=5), resolved(data__d=6)]
     keys = [tuple(start.problem(settings).key) for settings in (base, *others)]
     assert len(set(keys)) == len(keys)
     wide = start.problem(resolved(network__m=256))
     assert wide is start.problem(base)
     assert tuple(start.problem(resolved(data__kind="orthonormal")).key) == keys[0]  # regimes are paired
-    narrow, wider = (EXPERIMENTS["threshold"].inputs(resolved(network__m=m)) for m in (32, 64))
+    narrow, wider = (THRESHOLD.inputs(resolved(network__m=m)) for m in (32, 64))
     np.testing.assert_array_equal(narrow["W"][:, :16], wider["W"][:, :16])
     np.testing.assert_array_equal(narrow["X"], wider["X"])
 
@@ -108,7 +96,7 @@ def test_replicates_seeds_and_sizes_have_draws_of_their_own_and_widths_share_the
 @pytest.mark.parametrize("init", ["coupled", "iid"])
 def test_a_run_starts_from_the_arrays_that_it_shows(init):
     settings = resolved(network__init=init, training__max_steps=1, precision="f64")
-    arrays = EXPERIMENTS["threshold"].inputs(settings)
+    arrays = THRESHOLD.inputs(settings)
     row = row_of(settings)
     spectrum = np.linalg.eigvalsh(ntk.empirical(arrays["W"], arrays["X"]))
     assert row["lambda_0"] == pytest.approx(spectrum[0], rel=1e-9)
@@ -159,11 +147,11 @@ def test_step_rules(rule, scale):
     settings = resolved(network__scale=scale, training__max_steps=1, precision="f64", **change)
     found = start.problem(settings)
     row = row_of(settings)
-    top = found.eigenvalues[-1]
+    least, top = found.eigenvalues[[0, -1]]
     expected = {
         "spectral": 0.5 / (32 * scale**2 * max(top, row["lambda_max_0"])),
         "spectral_cts": 0.5 / (32 * scale**2 * top),
-        "theory": 0.5 * theory.step_size(4, 32, training.THEORY_DELTA, found.eigenvalues[0]) / scale**2,
+        "theory": 0.5 * theory.step_size(4, 32, training.THEORY_DELTA, least) / scale**2,
         "fixed": 1e-3,
     }[rule]
     assert row["eta"] == pytest.approx(expected, rel=1e-12)
@@ -198,28 +186,22 @@ def test_the_budget_in_flow_time_is_that_of_the_linear_rate(flow_time):
 # --- rows
 
 
-KINDS = {"string": str, "bool": bool, "int64": int, "float64": float}
-
-
-@pytest.mark.parametrize("precision", ["f32", "f64"])
-@pytest.mark.parametrize("name", ["threshold", "convergence", "concentration"])
+@pytest.mark.parametrize(("name", "precision"), [("threshold", "f32"), ("threshold", "f64"), ("concentration", "f32")])
 def test_a_row_has_exactly_the_declared_columns_of_the_declared_types(name, precision):
     experiment = EXPERIMENTS[name]
     settings = resolved(experiment=name, precision=precision, data__labels__kind="sign")
     program = experiment.build(experiment.signature(settings))
-    state = program.init(experiment.prepare(settings))
-    record = jax.tree.map(np.asarray, program.record(state))
+    record = jax.device_get(jax.jit(lambda given: program.record(program.init(given)))(experiment.prepare(settings)))
     record |= {"status": np.int32(Status.max_steps)} if "status" in record else {}
     row = experiment.row(settings, record)
     declared = {column.name: column.type for column in experiment.columns()}
     assert len(declared) == len(experiment.columns())
     found = {key for key in row if not key.startswith("curve_")} - {"status", "status_detail", "steps"}
     assert found == set(declared)
-    assert {key for key in row if key.startswith("curve_")} == {
-        f"curve_{column.name}" for column in experiment.curves()
-    }
-    wrong = {key: row[key] for key in found if row[key] is not None and type(row[key]) is not KINDS[declared[key]]}
-    assert not wrong
+    curves = {f"curve_{column.name}" for column in experiment.curves()}
+    assert {key for key in row if key.startswith("curve_")} == curves
+    kinds = {"string": str, "bool": bool, "int64": int, "float64": float}
+    assert not {key: row[key] for key in found if row[key] is not None and type(row[key]) is not kinds[declared[key]]}
     assert all(column.meaning for column in (*experiment.columns(), *experiment.curves()))
 
 
@@ -283,9 +265,7 @@ def test_the_edge_of_stability_is_on_one_side_whatever_the_rounding():
 def test_first_violations_are_steps_or_nothing():
     settings = resolved()
     row = training.row(settings, record_of(settings, E3_step=32, E4_step=0, status=Status.max_steps, steps=50))
-    assert (row["E3"], row["E3_step"]) == (False, 32)
-    assert (row["E4"], row["E4_step"]) == (False, 0)
-    assert (row["E5"], row["E5_step"]) == (False, 50)
+    assert [(row[name], row[f"{name}_step"]) for name in ("E3", "E4", "E5")] == [(False, 32), (False, 0), (False, 50)]
     row = training.row(settings, record_of(settings))
     assert (row["E3"], row["E4"], row["E5"]) == (True, True, True)
     assert row["E3_step"] is row["E4_step"] is row["E5_step"] is None
@@ -303,15 +283,11 @@ def test_what_rounding_decides_is_not_reported(kind, angle, known):
 
 
 def test_statuses_come_with_what_to_do():
-    settings = resolved()
-
-    def detail(status):
-        return training.row(settings, record_of(settings, status=status, steps=7))["status_detail"]
-
-    assert detail(Status.converged) == ""
-    assert "step 7" in detail(Status.diverged)
-    assert "smaller step_size.factor" in detail(Status.nonfinite)
-    assert "budget of 7 steps" in detail(Status.max_steps)
+    settings, words = resolved(), {"converged": "", "diverged": "step 7", "nonfinite": "smaller step_size.factor"}
+    for status, expected in {**words, "max_steps": "budget of 7 steps"}.items():
+        row = training.row(settings, record_of(settings, status=Status[status], steps=7))
+        assert expected in row["status_detail"]
+        assert bool(row["status_detail"]) == (status != "converged")
 
 
 def test_near_singular_data_train_to_the_end_of_the_budget_and_not_to_one_step():
@@ -343,19 +319,16 @@ def test_the_labels_may_be_tiny():
 
 
 def test_the_cost_counts_products_and_the_expected_steps():
-    narrow, wide = (EXPERIMENTS["threshold"].cost(resolved(network__m=m)) for m in (64, 8192))
+    narrow, wide = (THRESHOLD.cost(resolved(network__m=m)) for m in (64, 8192))
     signature = training.signature(resolved(network__m=8192))
     elements = 4 * signature.neurons * 2
     assert wide.flops_per_step == elements * (2 * 4 + training.EXPONENTIAL_FLOPS)
     assert wide.flops_per_step > narrow.flops_per_step
     assert wide.steps == narrow.steps > 1
-    state = jax.eval_shape(
-        EXPERIMENTS["threshold"].build(signature).init, EXPERIMENTS["threshold"].prepare(resolved(network__m=8192))
-    )
+    state = jax.eval_shape(THRESHOLD.build(signature).init, THRESHOLD.prepare(resolved(network__m=8192)))
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     assert held < wide.bytes < 4 * held  # what a step needs in between counts too
 
 
 def test_both_names_are_the_same_computation():
-    one, other = EXPERIMENTS["threshold"], EXPERIMENTS["convergence"]
-    assert replace(one, name="") == replace(other, name="")
+    assert replace(THRESHOLD, name="") == replace(EXPERIMENTS["convergence"], name="")

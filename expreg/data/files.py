@@ -1,46 +1,39 @@
-"""Read the user's own data from a local file, or just its shape; imports no JAX."""
+"""Read the user's own data from a local file; imports no JAX."""
 
 import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TypeVar
 
 import numpy as np
 
 from expreg.data import arrays, tables
-from expreg.errors import InputError, Problem
+from expreg.data.arrays import Arrays, Options, refusal
+from expreg.errors import InputError
 
 MAX_FILE_BYTES = 2**30
+T = TypeVar("T")
 
 
-class Format(NamedTuple):
-    """How to read one kind of file; both functions take the open file, the options, the name for messages."""
-
-    read: Callable[[IO[bytes], Mapping[str, Any], str], tuple[np.ndarray, np.ndarray | None]]
-    shape: Callable[[IO[bytes], Mapping[str, Any], str], tuple[int, ...]]
-
-
-FORMATS = {
-    ".npy": Format(arrays.read_npy, arrays.shape_npy),
-    ".npz": Format(arrays.read_npz, arrays.shape_npz),
-    ".csv": Format(tables.read_csv, tables.shape_csv),
-    ".parquet": Format(tables.read_parquet, tables.shape_parquet),
+FORMATS: dict[str, Callable[[IO[bytes], Options], Arrays]] = {
+    ".npy": arrays.read_npy,
+    ".npz": arrays.read_npz,
+    ".csv": tables.read_csv,
+    ".parquet": tables.read_parquet,
 }
+"""By suffix, how to read the open file with the options of `read_file`."""
 
 
-def data_shape(path: str | Path, options: Mapping[str, Any] | None = None) -> tuple[int, int]:
-    """Return (n, d) of the data in a file from its header, or for .csv from its lines, without loading it.
-
-    `options` are those of `read_file`. Raises InputError.
-    """
-    file = str(path)
-    with open_local(file) as source:
-        return _points(_format(file).shape(source, options or {}, file), file)
+def data_shape(path: str | Path, options: Options | None = None) -> tuple[int, int]:
+    """Return (n, d) of the data in a file; `options` are those of `read_file`. Raises InputError."""
+    n, d = read_file({**(options or {}), "path": path})[0].shape
+    return n, d
 
 
 def sha256(path: str | Path) -> str:
@@ -49,7 +42,14 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
 
-def read_file(options: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
+def check_unchanged(found: str, planned: str, *, key: str | None = None, file: str | None = None) -> None:
+    """Raise InputError if a file has another SHA-256 than when it was planned."""
+    if found != planned:
+        message = f"the file has changed: sha256 is {found[:12]}..., the plan has {planned[:12]}..."
+        raise refusal("E-DATA", message, key=key, file=file)
+
+
+def read_file(options: Options) -> tuple[np.ndarray, np.ndarray | None]:
     """Return X (n, d) and, where the file has labels, y (n,), read-only float64.
 
     Options: `path`; `sha256`, refused if the bytes have changed since; `features` and `target` for tables;
@@ -70,13 +70,12 @@ def _read_file(
     file: str, digest: str, features: tuple[str, ...] | None, target: str | None, normalise: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     with open_local(file) as source:
-        found = hashlib.file_digest(source, "sha256").hexdigest()
-        if found != digest:
-            message = f"the file has changed: sha256 is {found[:12]}..., the plan has {digest[:12]}..."
-            raise InputError(Problem("E-DATA", message, file=file, key="data.sha256"))
+        check_unchanged(hashlib.file_digest(source, "sha256").hexdigest(), digest, key="data.sha256")
         source.seek(0)
-        X, y = _format(file).read(source, {"features": features, "target": target}, file)
-    _points(X.shape, file)
+        X, y = by_suffix(file, FORMATS, key="data.path")(source, {"features": features, "target": target})
+        if X.ndim != 2 or 0 in X.shape:
+            message = f"got shape {X.shape}, expected (points, dimensions), both at least 1"
+            raise refusal("E-SHAPE", message, key="X")
     if normalise:
         norms = np.linalg.norm(X, axis=1, keepdims=True)
         X = X / np.where(norms > 0, norms, 1)  # a zero row is left for `validate` to name
@@ -88,45 +87,41 @@ def _read_file(
 
 def read_arrays(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the named arrays of an .npz file, float64; raises InputError if one is missing or not real."""
-    file = str(path)
-    with open_local(file) as source:
-        return arrays.read_named(source, names, file)
+    with open_local(str(path)) as source:
+        return arrays.read_named(source, names)
 
 
-def _points(shape: tuple[int, ...], file: str) -> tuple[int, int]:
-    if len(shape) != 2 or 0 in shape:
-        message = f"got shape {shape}, expected (points, dimensions), both at least 1"
-        raise InputError(Problem("E-SHAPE", message, file=file, key="X"))
-    return shape[0], shape[1]
-
-
-def _format(file: str) -> Format:
-    suffix = Path(file).suffix.lower()
-    if suffix not in FORMATS:
-        message = f"got a {suffix or 'nameless'} file, expected one of {' '.join(FORMATS)}"
-        raise InputError(Problem("E-ENUM", message, file=file, key="data.path"))
-    return FORMATS[suffix]
+def by_suffix(path: str | Path, known: Mapping[str, T], *, key: str | None = None) -> T:
+    """Return what is known by the suffix of a path; raise InputError for another suffix."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in known:
+        message = f"got a {suffix or 'nameless'} file, expected one of {' '.join(known)}"
+        raise refusal("E-ENUM", message, file=str(path), key=key)
+    return known[suffix]
 
 
 @contextmanager
 def open_local(file: str) -> Iterator[BufferedReader]:
-    """Open a regular local file of bounded size; addresses, devices and pipes are refused, not waited for."""
+    """Open a regular local file of bounded size, whose name is added to the problems that its readers raise.
+
+    Addresses, devices and pipes are refused, not waited for.
+    """
     if "://" in file or file.lower().startswith("file:") or "\0" in file:
-        raise _refused(file, "must be a local file, given by its path")
+        raise refusal("E-PATH", f"{file!r} must be a local file, given by its path", key="data.path")
     try:
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
-        raise _refused(file, f"cannot be opened: {error.strerror or error}") from error
+        message = f"{file!r} cannot be opened: {error.strerror or error}"
+        raise refusal("E-PATH", message, key="data.path") from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise _refused(file, "is not a regular file")
+        raise refusal("E-PATH", f"{file!r} is not a regular file", key="data.path")
     with open(descriptor, "rb") as source:
         if status.st_size > MAX_FILE_BYTES:
             rule = f"expected at most {MAX_FILE_BYTES >> 20} MiB"
-            raise InputError(Problem("E-SIZE", f"{status.st_size >> 20} MiB, {rule}", file=file, key="data.path"))
-        yield source
-
-
-def _refused(file: str, reason: str) -> InputError:
-    return InputError(Problem("E-PATH", f"{file!r} {reason}", key="data.path"))
+            raise refusal("E-SIZE", f"{status.st_size >> 20} MiB, {rule}", file=file, key="data.path")
+        try:
+            yield source
+        except InputError as error:
+            raise InputError([replace(problem, file=problem.file or file) for problem in error.problems]) from error

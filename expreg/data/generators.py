@@ -1,11 +1,16 @@
-"""Random points on the unit sphere with a prescribed geometry: pure functions of a key, unbatched, jit-able.
+"""Points on the unit sphere with a prescribed geometry, and labels for them: pure functions of a key, unbatched.
 
-Each returns X, (n, d) with unit rows, in the default floating type (float64 when x64 is on). n and d are
-static; angles and coherences may be traced, so that sweeping them compiles nothing.
+Points are X, (n, d) with unit rows, labels y, (n,), |y_i| <= 1, in the default floating type (float64 when x64 is on).
+All but `digits` can be compiled; n, d and m are static, angles, coherences and scales may be traced, so that sweeping
+them compiles nothing.
 """
+
+from collections.abc import Sequence
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -52,3 +57,52 @@ def _haar(key: Array, d: int, k: int) -> Array:
     """Draw k orthonormal columns of R^d; the signs of diag(R) make the QR factor of a Gaussian uniform."""
     Q, R = jnp.linalg.qr(jax.random.normal(key, (d, k)))
     return Q * jnp.where(jnp.diagonal(R) < 0, -1.0, 1.0)
+
+
+def digits(
+    key: Array, n: int, *, classes: Sequence[int] = (3, 8), centre: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose n different images of two classes of the 8 x 8 digits of scikit-learn; return unit rows X and labels y.
+
+    y is +1 for the first class and -1 for the second. Half of each class (the first has one more when n is
+    odd), every subset equally likely, in random order. `centre` subtracts the mean image of all images of
+    the two classes before the rows are normalised: raw images are non-negative and so strongly correlated
+    that lambda_max grows with n. Runs on the host.
+    """
+    images, owners = _images()
+    # one shape whatever n is, so that one program draws all subsets
+    ranks, order = np.asarray(jax.random.uniform(key, (2, len(images))))
+    chosen = []
+    for label, wanted in zip(classes, ((n + 1) // 2, n // 2), strict=True):
+        members = np.flatnonzero(owners == label)
+        chosen.append(members[np.argsort(ranks[members], kind="stable")[:wanted]])
+    rows = np.concatenate(chosen)[np.argsort(order[:n], kind="stable")]
+    X = images[rows]
+    if centre:
+        X = X - images[np.isin(owners, classes)].mean(axis=0)
+    return X / np.linalg.norm(X, axis=1, keepdims=True), np.where(owners[rows] == classes[0], 1.0, -1.0)
+
+
+@lru_cache(maxsize=1)
+def _images() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits  # slow to import: only when digits are asked for
+
+    return load_digits(return_X_y=True)
+
+
+def sign(key: Array, n: int) -> Array:
+    """Draw n independent labels, -1 or +1 with equal probability, (n,)."""
+    return jax.random.rademacher(key, (n,), dtype=float)
+
+
+def teacher(key: Array, X: Array, m: int, scale: Array | float) -> Array:
+    """Return the outputs of a random exponential network at the points X, scaled to max_i |y_i| = 1, (n,).
+
+    y_i = F(x_i) / max_j |F(x_j)|, F(x) = sum_r (-1)^r exp(scale <u_r, x>), u_r uniform on the unit sphere,
+    r = 1..m. The signs alternate so that for even m the constant part cancels and the labels do depend on
+    x.
+    """
+    U = jax.random.normal(key, (X.shape[1], m), dtype=X.dtype)
+    signs = jnp.where(jnp.arange(m) % 2 == 0, 1.0, -1.0)
+    outputs = jnp.exp(scale * (X @ (U / jnp.linalg.norm(U, axis=0)))) @ signs.astype(X.dtype)
+    return outputs / jnp.max(jnp.abs(outputs))

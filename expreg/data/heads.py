@@ -8,15 +8,29 @@ data, and every figure of this package is about them. Imports no JAX.
 
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
+from expreg.core.config.fields import Block, Number, key
 from expreg.errors import InputError, Problem
 
 HEADS = ((0, 0), (0, 2), (0, 5), (2, 2), (2, 8), (2, 11), (5, 5), (5, 8))
 """The bundled heads as (layer, head). Logits reach 70 in (0, 2), where attention is nearly one-hot; in (0, 0)
 a row spreads over 190 tokens."""
+
+
+TOKENS, FEATURES = 276, 32
+
+Index = Annotated[int, Number(integer=True, least=0, most=11)]
+
+
+class Head(Block):
+    """The keys of a config that name a bundled head and one of its queries."""
+
+    layer: Index = key(0, "layer of the head, one of the eight that are bundled")
+    head: Index = key(0, "head in its layer")
+    token: Annotated[int, Number(integer=True, least=0, most=TOKENS - 1)] = key(0, "position of the query")
 
 
 class Attention(NamedTuple):
@@ -36,8 +50,9 @@ def attention(layer: int, head: int) -> Attention:
     if (layer, head) not in HEADS:
         known = ", ".join(map(str, HEADS))
         raise InputError(Problem("E-ENUM", f"got layer {layer}, head {head}; expected one of {known}", key="head"))
-    held, at = _file(), HEADS.index((layer, head))
-    return Attention(held["keys"][at].astype(float), held["queries"][at].astype(float), held["tokens"].astype(str))
+    stored, at = _file(), HEADS.index((layer, head))
+    keys, queries = stored["keys"][at], stored["queries"][at]
+    return Attention(keys.astype(float), queries.astype(float), stored["tokens"].astype(str))
 
 
 def attention_row(keys: np.ndarray, query: np.ndarray) -> np.ndarray:

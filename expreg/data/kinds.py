@@ -4,7 +4,7 @@ To add one: a block, a function, a line in `DATA` or `LABELS`, all here; or `exp
 Imports no JAX until something is drawn.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -28,9 +28,9 @@ from expreg.core.config.fields import (
 )
 from expreg.core.config.model import check
 from expreg.core.config.reader import show_path
+from expreg.data.arrays import Options
 from expreg.errors import InputError, Problem
 
-Options = Mapping[str, Any]
 Points = tuple[Any, Any]  # X (n, d) and the labels that come with it (n,) or None
 
 MAX_SAMPLES = 2**16  # an n x n Gram matrix of doubles is then 32 GiB
@@ -58,13 +58,23 @@ class LabelKind(NamedTuple):
 
 
 @cache
-def _compiled(module: str, name: str, *static: int) -> Callable[..., Any]:
+def _compiled(name: str, *static: int) -> Callable[..., Any]:
     """Return a generator, compiled once per (n, d): a sweep draws thousands of data sets of the same shape."""
-    from importlib import import_module
-
     import jax
 
-    return jax.jit(getattr(import_module(f"expreg.data.{module}"), name), static_argnums=static)
+    from expreg.data import generators
+
+    return jax.jit(getattr(generators, name), static_argnums=static)
+
+
+def _drawn(name: str, *static: str, traced: tuple[str, ...] = ()) -> Callable[[Options, Any], Points]:
+    """Return the `make` of a generator whose arguments are these keys, of which the static ones come first."""
+
+    def make(options: Options, key: Any) -> Points:
+        draw = _compiled(name, *range(1, 1 + len(static)))
+        return draw(key, *(options[argument] for argument in static + traced)), None
+
+    return make
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -77,7 +87,7 @@ class SignLabels(Block):
 
 
 def _sign(_: Options, key: Any, X: Any, __: Any) -> Any:
-    return _compiled("labels", "sign", 1)(key, X.shape[0])
+    return _compiled("sign", 1)(key, X.shape[0])
 
 
 class TeacherLabels(Block):
@@ -89,7 +99,7 @@ class TeacherLabels(Block):
 
 
 def _teacher(options: Options, key: Any, X: Any, _: Any) -> Any:
-    return _compiled("labels", "teacher", 2)(key, X, options["m"], options["scale"])
+    return _compiled("teacher", 2)(key, X, options["m"], options["scale"])
 
 
 class GivenLabels(Block):
@@ -115,20 +125,20 @@ LABELS: dict[str, LabelKind] = {
 }
 
 
+Labels = Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])]
+
+
 # --- data -----------------------------------------------------------------------------------------
 
 
 class _Data(Block):
-    brings_labels: ClassVar[bool] = False
-
-    labels: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])] = key(
-        {}, "where y comes from"
-    )
+    labels: Labels = key({}, "where y comes from")
     allow_duplicates: Boolean = key(False, "accept points whose Gram matrix is singular")
 
     def rules(self, precision: str) -> Iterator[Fault]:  # noqa: ARG002
-        if self.labels.kind == "given" and not self.brings_labels:
-            message = f"got 'given', but {getattr(self, 'kind')} data bring no labels; expected sign or teacher"  # noqa: B009
+        fields = type(self).model_fields
+        if self.labels.kind == "given" and not fields["labels"].default:
+            message = f"got 'given', but {fields['kind'].default} data bring no labels; expected sign or teacher"
             yield Fault(("labels", "kind"), "E-ENUM", message)
 
 
@@ -152,10 +162,6 @@ class Sphere(Drawn):
             yield Fault(("d",), "E-RANGE", f"{message}; expected d >= 2, or set allow_duplicates: true to study it")
 
 
-def _sphere(options: Options, key: Any) -> Points:
-    return _compiled("generators", "sphere", 1, 2)(key, options["n"], options["d"]), None
-
-
 class Orthonormal(Drawn):
     """Orthonormal rows; needs d >= n."""
 
@@ -166,10 +172,6 @@ class Orthonormal(Drawn):
         yield from super().rules(precision)
         if self.d < self.n:
             yield Fault(("d",), "E-RANGE", f"got {self.d}, orthonormal data need d >= n = {self.n}")
-
-
-def _orthonormal(options: Options, key: Any) -> Points:
-    return _compiled("generators", "orthonormal", 1, 2)(key, options["n"], options["d"]), None
 
 
 class Equiangular(Drawn):
@@ -190,10 +192,6 @@ class Equiangular(Drawn):
             yield Fault(("coherence",), "E-RANGE", message)
 
 
-def _equiangular(options: Options, key: Any) -> Points:
-    return _compiled("generators", "equiangular", 1)(key, options["n"], options["coherence"]), None
-
-
 class NearDuplicate(Drawn):
     """n/2 pairs of points at a small angle."""
 
@@ -212,10 +210,6 @@ class NearDuplicate(Drawn):
             yield Fault(("d",), "E-RANGE", "got 1, an angle needs d >= 2")
 
 
-def _near_duplicate(options: Options, key: Any) -> Points:
-    return _compiled("generators", "near_duplicate", 1, 2)(key, options["n"], options["d"], options["angle"]), None
-
-
 def _two_classes(value: list[int]) -> list[int]:
     if len(value) != 2:
         raise fault("E-RANGE", f"got {len(value)} classes, expected two different digits")
@@ -227,8 +221,6 @@ def _two_classes(value: list[int]) -> list[int]:
 class Digits(_Data):
     """Two classes of the handwritten digits bundled with scikit-learn, rows normalised, d = 64."""
 
-    brings_labels: ClassVar[bool] = True
-
     kind: Literal["digits"] = "digits"
     n: Samples = key("n", "number of samples")
     classes: Annotated[
@@ -236,9 +228,7 @@ class Digits(_Data):
         AfterValidator(_two_classes),
     ] = key([3, 8], "the digit labelled +1 and the digit labelled -1")
     centre: Boolean = key(False, "subtract the mean image before the rows are normalised")
-    labels: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])] = key(
-        {"kind": "given"}, "where y comes from"
-    )
+    labels: Labels = key({"kind": "given"}, "where y comes from")
 
     @classmethod
     def implied(cls, given: Options) -> dict[str, Any]:  # noqa: ARG003
@@ -246,14 +236,16 @@ class Digits(_Data):
         return {"d": 64}
 
     def rules(self, precision: str) -> Iterator[Fault]:
-        """No more images than there are."""
+        """No more images of a class than there are; the first has one more where n is odd."""
         yield from super().rules(precision)
-        if self.n > (available := sum(DIGITS_AVAILABLE[digit] for digit in self.classes)):
-            yield Fault(("n",), "E-RANGE", f"got {self.n}, the two classes have {available} images")
+        first, second = (DIGITS_AVAILABLE[digit] for digit in self.classes)
+        if self.n > (most := min(2 * first, 2 * second + 1)):
+            message = f"got {self.n}, expected at most {most}: the classes have {first} and {second} images"
+            yield Fault(("n",), "E-RANGE", message)
 
 
 def _digits(options: Options, key: Any) -> Points:
-    from expreg.data.digits import digits
+    from expreg.data.generators import digits
 
     return digits(key, options["n"], classes=options["classes"], centre=options["centre"])
 
@@ -261,7 +253,6 @@ def _digits(options: Options, key: Any) -> Points:
 class File(_Data):
     """Arrays X (n, d) and y (n,) of a .npy, .npz, .csv or .parquet file; n and d come from the file."""
 
-    brings_labels: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("path",)
 
     kind: Literal["file"] = "file"
@@ -269,9 +260,7 @@ class File(_Data):
     target: Annotated[str | None, Text(least=1, most=256, null=True)] = key(None, "column of y in a table")
     features: list[Label] | None = key(None, "columns of X in a table, all others if absent")
     normalise: Boolean = key(False, "divide every row by its norm")
-    labels: Annotated[Any, OneOf(models=lambda: [kind.schema for kind in LABELS.values()])] = key(
-        {"kind": "given"}, "where y comes from"
-    )
+    labels: Labels = key({"kind": "given"}, "where y comes from")
 
     @classmethod
     def implied(cls, given: Options) -> dict[str, Any]:
@@ -291,10 +280,10 @@ def _file(options: Options, _: Any) -> Points:
 DATA: dict[str, DataKind] = {
     kind.name: kind
     for kind in (
-        DataKind("sphere", Sphere, _sphere),
-        DataKind("orthonormal", Orthonormal, _orthonormal),
-        DataKind("equiangular", Equiangular, _equiangular),
-        DataKind("near_duplicate", NearDuplicate, _near_duplicate),
+        DataKind("sphere", Sphere, _drawn("sphere", "n", "d")),
+        DataKind("orthonormal", Orthonormal, _drawn("orthonormal", "n", "d")),
+        DataKind("equiangular", Equiangular, _drawn("equiangular", "n", traced=("coherence",))),
+        DataKind("near_duplicate", NearDuplicate, _drawn("near_duplicate", "n", "d", traced=("angle",))),
         DataKind("digits", Digits, _digits),
         DataKind("file", File, _file),
     )
@@ -314,7 +303,7 @@ def make(options: Options, key_points: Any, key_labels: Any) -> tuple[np.ndarray
     """
     import jax
 
-    settings = checked(options)
+    settings = _checked(options)
     labels = settings["labels"]
     with jax.enable_x64(True), jax.default_device(_cpu()):
         X, y = DATA[settings["kind"]].make(settings, jax.device_put(key_points, _cpu()))
@@ -322,26 +311,17 @@ def make(options: Options, key_points: Any, key_labels: Any) -> tuple[np.ndarray
         return np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
 
 
-def checked(options: Options) -> dict[str, Any]:
+def _checked(options: Options) -> dict[str, Any]:
     """Return `data` settings with their defaults; raise InputError with everything that is wrong with them."""
     try:
         schema = OneOf(models=lambda: [kind.schema for kind in DATA.values()]).choose(options)
+        given = {key: value for key, value in options.items() if key in schema.model_fields}
+        found, faults = check(schema, given, {"names": options, "precision": "f64"}, ("data",))
     except PydanticCustomError as error:
-        raise InputError(_problem(carried(error).below(("data",)))) from None
-    given = {key: value for key, value in options.items() if key in schema.model_fields}
-    found, faults = check(schema, given, {"names": options, "precision": "f64"}, ("data",))
+        faults = [carried(error).below(("data",))]
     if faults:
-        raise InputError([_problem(found) for found in faults])
+        raise InputError([Problem(found.code, found.message, key=show_path(found.path)) for found in faults])
     return {**options, **found.model_dump()}
-
-
-def _problem(found: Fault) -> Problem:
-    return Problem(found.code, found.message, key=show_path(found.path))
-
-
-def default_labels(kind: str) -> str:
-    """Return the kind of labels that data of this kind has when none is asked for."""
-    return str(DATA[kind].schema.model_fields["labels"].default.get("kind", next(iter(LABELS))))
 
 
 def check_record(record: DataKind | LabelKind) -> Iterator[str]:

@@ -3,19 +3,16 @@
 Everything is NumPy in float64 and a function of the generator alone; A is dense, zeros included. Imports no JAX.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from expreg import residual
 from expreg.data import heads
-from expreg.data.files import sha256
+from expreg.data.arrays import Options
+from expreg.data.files import check_unchanged, sha256
 from expreg.data.matrices import read_problem
-from expreg.errors import InputError
-from expreg.errors import Problem as Bad
 
-Options = Mapping[str, Any]
 STREAM = 0x5EED
 """Keeps the random numbers of these problems apart from others of the same seed."""
 
@@ -27,11 +24,6 @@ class Problem(NamedTuple):
     b: np.ndarray
     x0: np.ndarray
     planted: np.ndarray | None
-
-
-def make(options: Options, seed: int, replicate: int) -> Problem:
-    """Return the problem that the block `problem` of a config describes, a function of it and of the two numbers."""
-    return KINDS[options["kind"]](options, seed, replicate)
 
 
 def key(seed: int, replicate: int) -> np.ndarray:
@@ -47,11 +39,9 @@ def _drawn(options: Options, seed: int, replicate: int) -> Problem:
     """Return a problem with a drawn matrix; matrix, planted x, noise and start have random numbers of their own."""
     n, d = options["n"], options["d"]
     shape, planting, noising, starting = (_stream(seed, replicate, part, n, d) for part in range(4))
-    wanted = {name: options[name] for name in ("density", "condition", "coherence")}
-    A, scales = matrix(shape, n, d, **wanted)
+    A, scales = matrix(shape, n, d, **{name: options[name] for name in ("density", "condition", "coherence")})
     x = direction(planting, A, scales, options["scale"])
-    named = {name: options[name] for name in ("loss", "activation", "noise")}
-    b = target(noising, A @ x, **named)
+    b = target(noising, A @ x, **{name: options[name] for name in ("loss", "activation", "noise")})
     exact = options["noise"] == 0.0 and options["weight"] == 0.0
     return Problem(A, b, _start(options, starting, A, scales, x), x if exact else None)
 
@@ -70,20 +60,17 @@ def _given(options: Options, seed: int, replicate: int) -> Problem:
     """Return the problem of the user's own files; raise InputError if they have changed since they were planned."""
     paths = [options[key] for key in ("path", "target_path") if options[key] is not None]
     for path, planned in zip(paths, options["sha256"].split("+"), strict=True):
-        if (found := sha256(path)) != planned:
-            message = f"the file has changed: sha256 is {found[:12]}..., the plan has {planned[:12]}..."
-            raise InputError(Bad("E-DATA", message, file=path))
+        check_unchanged(sha256(path), planned, file=path)
     A, b = read_problem(*paths)
     A = A.toarray() if hasattr(A, "toarray") else A
     scales = np.linalg.norm(A, axis=0) / np.sqrt(len(A))
     return Problem(A, b, _start(options, _stream(seed, replicate, 3), A, scales, np.zeros(A.shape[1])), None)
 
 
-KINDS: Mapping[str, Callable[[Options, int, int], Problem]] = {
-    "gaussian": _drawn,
-    "attention": _attention,
-    "file": _given,
-}
+def make(options: Options, seed: int, replicate: int) -> Problem:
+    """Return the problem that the block `problem` of a config describes, a function of it and of the two numbers."""
+    kinds = {"gaussian": _drawn, "attention": _attention, "file": _given}
+    return kinds[options["kind"]](options, seed, replicate)
 
 
 def _start(options: Options, rng: np.random.Generator, A: np.ndarray, scales: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -66,19 +66,7 @@ def _norm_problems(X: np.ndarray) -> Iterator[Problem]:
 
 
 def _duplicate_problems(X: np.ndarray, *, both_signs: bool) -> Iterator[Problem]:
-    """Yield one problem for each point with an earlier one within MIN_DISTANCE of it."""
-    for i, j, sign in _near_pairs(X, both_signs=both_signs):
-        distance = float(np.linalg.norm(X[i] - sign * X[j]))
-        other = f"{'-' if sign < 0 else ''}X[{j}]"
-        what = f"equals {other}" if distance == 0 else f"is {distance:.2g} away from {other}"
-        size = "0" if distance == 0 else "nearly 0"
-        rule = f"lambda_min(H) is {size} (needs distance >= {MIN_DISTANCE:g})"
-        remedy = "set data.allow_duplicates: true to study it"
-        yield Problem("E-DATA", f"X[{i}] {what}: {rule}; {remedy}")
-
-
-def _near_pairs(X: np.ndarray, *, both_signs: bool) -> Iterator[tuple[int, int, int]]:
-    """Yield (i, j, sign), j < i the first row with ||X[i] - sign X[j]|| < MIN_DISTANCE.
+    """Yield one problem for each point with an earlier one within MIN_DISTANCE of it, or of its negative.
 
     Zero rows are left out: they have a problem of their own.
     """
@@ -91,5 +79,11 @@ def _near_pairs(X: np.ndarray, *, both_signs: bool) -> Iterator[tuple[int, int, 
         earlier = np.arange(stop)[None, :] < np.arange(start, stop)[:, None]
         near = (squared < MIN_DISTANCE**2) & earlier & (q[start:stop, None] > 0)
         for row in np.flatnonzero(near.any(axis=1)):
-            j = int(near[row].argmax())
-            yield start + int(row), j, -1 if both_signs and products[row, j] < 0 else 1
+            i, j = start + row, near[row].argmax()
+            opposite = both_signs and products[row, j] < 0
+            distance = np.linalg.norm(X[i] + X[j] if opposite else X[i] - X[j])
+            other = f"-X[{j}]" if opposite else f"X[{j}]"
+            what, size = (f"is {distance:.2g} away from", "nearly 0") if distance else ("equals", "0")
+            rule = f"lambda_min(H) is {size} (needs distance >= {MIN_DISTANCE:g})"
+            remedy = "set data.allow_duplicates: true to study it"
+            yield Problem("E-DATA", f"X[{i}] {what} {other}: {rule}; {remedy}")

@@ -47,7 +47,7 @@ def method_of(found, label="newton"):
     return next(m for group in found["groups"] for m in group["methods"] if m["label"] == label)
 
 
-def test_quadratic_and_linear_runs_are_told_apart():
+def test_quadratic_runs_are_not_linear_ones():
     found = summary(cell("a", quadratic()), cell("b", linear(0.2), replicate=1, columns=8))
     first, second = (group["methods"][0] for group in found["groups"])
     assert first["orders"] == [pytest.approx(2)]
@@ -58,10 +58,14 @@ def test_quadratic_and_linear_runs_are_told_apart():
     assert summary(cell("c", linear(0.2), solver="gd"))["verdicts"] == []
 
 
+@pytest.mark.parametrize(("columns", "claims"), [(4, ["quadratic"]), (records.MANY_COLUMNS + 1, [])])
+def test_auto_is_exact_where_it_stands_for_newton(columns, claims):
+    found = summary(cell("a", quadratic(), solver="auto", columns=columns))
+    assert [verdict["claim"] for verdict in found["verdicts"]] == claims
+
+
 def test_the_seconds_of_a_run_are_shared_out_over_its_steps():
-    made = [
-        cell(name, linear(0.2), replicate=i, seconds=s) for i, (name, s) in enumerate({"a": 2, "b": 3, "c": 7}.items())
-    ]
+    made = [cell(str(i), linear(0.2), replicate=i, seconds=seconds) for i, seconds in enumerate((2, 3, 7))]
     found = method_of(summary(*made))["curve"]
     np.testing.assert_allclose(found["seconds"], 3 * np.array(found["step"]) / 20)
 
@@ -73,10 +77,8 @@ def test_damped_steps_and_rounding_say_nothing():
     assert method_of(summary(cell("b", floor)))["orders"] == [pytest.approx(2)]
 
 
-@pytest.mark.parametrize(
-    ("rate", "verdict"), [(0.2, "consistent"), (0.9, "contradicts")], ids=["as promised", "worse than promised"]
-)
-def test_sketched_steps_are_held_to_their_promise(rate, verdict):
+@pytest.mark.parametrize(("rate", "verdict"), [(0.2, "consistent"), (0.9, "contradicts")])
+def test_sketched_steps_are_judged_by_their_promise(rate, verdict):
     made = [cell(str(i), linear(rate, 80), sketch="leverage", sketch_size=2048, replicate=i) for i in range(4)]
     found = summary(*made)
     method = method_of(found, "newton, leverage 2048")
@@ -114,18 +116,16 @@ def test_the_table_of_outcomes_counts_every_status():
     )
     [table, *_] = found["tables"]
     [row] = table["rows"]
-    told = dict(zip(table["columns"], row, strict=True))
-    assert (told["cells"], told["converged"], told["other outcomes"]) == (3, "33.3 %", "1 collapsed, 1 trivial")
+    shown = dict(zip(table["columns"], row, strict=True))
+    assert (shown["cells"], shown["converged"], shown["other outcomes"]) == (3, "33.3 %", "1 collapsed, 1 trivial")
     assert found["counts"]["by_status"]["oom"] == 1
 
 
-def test_what_varies_is_told_and_tokens_are_repeats():
+def test_what_varies_is_named_and_tokens_are_repeats():
     made = [cell(f"{t}{h}", quadratic(), token=t, head=h, layer=0, data="attention") for t in (1, 2) for h in (3, 4)]
     found = summary(*made)
-    assert [group["label"] for group in found["groups"]] == [
-        "softmax, exp, n = 64, d = 4, head = 3",
-        "softmax, exp, n = 64, d = 4, head = 4",
-    ]
+    labels = [f"softmax, exp, n = 64, d = 4, head = {head}" for head in (3, 4)]
+    assert [group["label"] for group in found["groups"]] == labels
     assert [group["methods"][0]["cells"] for group in found["groups"]] == [2, 2]
 
 

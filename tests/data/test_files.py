@@ -74,8 +74,8 @@ def test_a_file_gives_back_what_was_written(tmp_path, suffix):
 def test_rows_are_normalised_on_request_and_zero_rows_left(tmp_path, suffix):
     path = write(tmp_path / f"mine{suffix}", np.vstack([X, np.zeros(3)]), np.append(Y, 0))
     found, _ = read_file({"path": path, "normalise": True})
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 1, 1, 1, 0], rtol=1e-15)
-    np.testing.assert_allclose(found[0], X[0] / np.linalg.norm(X[0]), rtol=1e-15)
+    np.testing.assert_allclose(found[:4], X / np.linalg.norm(X, axis=1, keepdims=True), rtol=1e-15)
+    assert not found[4].any()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -97,30 +97,27 @@ def test_a_file_that_changed_after_the_plan_is_refused(tmp_path, suffix):
 def test_rubbish_is_refused_by_every_reader(tmp_path, suffix, content):
     path = tmp_path / f"mine{suffix}"
     path.write_bytes(content)
-    for read in (lambda: read_file({"path": path}), lambda: data_shape(path)):
-        with pytest.raises(InputError):
-            read()
+    refusal(path)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_damage_and_truncation_are_read_or_refused_but_never_a_crash(tmp_path, suffix):
     path, rng = write(tmp_path / f"mine{suffix}", X, Y), np.random.default_rng(0)
     whole, refused = path.read_bytes(), 0
-    for step in range(300):
+    for step in range(200):
         damaged = bytearray(whole)
         if step < 60:
             del damaged[step * (len(whole) - 1) // 60 :]
         for place in rng.integers(len(whole), size=0 if step < 60 else rng.integers(1, 4)):
             damaged[place] = rng.integers(256)
         path.write_bytes(damaged)
-        for read in (data_shape, lambda path: read_file({"path": path})[0].shape):
-            try:
-                shape = read(path)
-            except InputError:
-                refused += 1
-            else:  # a shorter table is a table
-                assert step >= 60 or read is data_shape or (suffix == ".csv" and shape[0] <= 4)
-    assert refused > 20
+        try:
+            found, _ = read_file({"path": path})
+        except InputError:
+            refused += 1
+        else:  # a shorter table is a table
+            assert step >= 60 or (suffix == ".csv" and len(found) <= 4)
+    assert refused > 10
 
 
 # --- places
@@ -134,22 +131,20 @@ def test_addresses_are_refused(path):
         data_shape(path)
 
 
-def test_only_regular_files_of_a_known_kind_are_opened(tmp_path):
-    for name in ("folder.npy", "pipe.npy"):
-        path = tmp_path / name
-        path.mkdir() if name.startswith("folder") else os.mkfifo(path)
-        assert "data.path" in refusal(path)[0]
-    assert "No such file" in refusal(tmp_path / "absent.npy")[0]
+def test_only_regular_files_of_a_known_kind_and_size_are_opened(tmp_path):
+    (tmp_path / "folder.npy").mkdir()
+    os.mkfifo(tmp_path / "pipe.npy")
     (tmp_path / "x.pkl").write_bytes(b"")
-    assert "got a .pkl file, expected one of .npy .npz .csv .parquet" in refusal(tmp_path / "x.pkl")[0]
-
-
-def test_a_large_file_is_refused_before_it_is_read(tmp_path):
-    path = tmp_path / "x.npy"
-    with path.open("wb") as file:
+    with (tmp_path / "large.npy").open("wb") as file:
         file.truncate(2**31)  # sparse: no disk is used
-    with pytest.raises(InputError, match=r"E-SIZE.* 2048 MiB, expected at most 1024 MiB"):
-        data_shape(path)
+    for name, message in {
+        "folder.npy": "data.path: 'folder.npy' is not a regular file",
+        "pipe.npy": "data.path: 'pipe.npy' is not a regular file",
+        "absent.npy": "No such file",
+        "x.pkl": "got a .pkl file, expected one of .npy .npz .csv .parquet",
+        "large.npy": "[E-SIZE] large.npy: data.path: 2048 MiB, expected at most 1024 MiB",
+    }.items():
+        assert message in refusal(tmp_path / name)[0]
 
 
 def test_reading_shapes_does_not_import_jax():
@@ -242,10 +237,9 @@ def test_names_in_an_archive(tmp_path):
     assert read_file({"path": tmp_path / "only.npz"})[1] is None
 
 
-def test_points_of_another_dimension_have_no_shape(tmp_path):
+def test_points_have_two_dimensions(tmp_path):
     np.save(tmp_path / "x.npy", Y)
-    with pytest.raises(InputError, match=r"E-SHAPE.*X: got shape \(4,\), expected \(points, dimensions\)"):
-        data_shape(tmp_path / "x.npy")
+    assert "E-SHAPE] x.npy: X: got shape (4,), expected (points, dimensions)" in refusal(tmp_path / "x.npy")[0]
 
 
 # --- tables
@@ -304,7 +298,6 @@ def test_numbers_in_any_plain_form_are_read(tmp_path):
     found, labels = read_file({"path": path})
     np.testing.assert_array_equal(found[:, 0], [1e-3, -0.5, 7])
     np.testing.assert_array_equal(labels, [2, np.nan, np.inf])
-    assert data_shape(path) == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -338,9 +331,8 @@ def test_parquet_columns_that_are_not_exactly_real(tmp_path, column, code):
 
 
 def test_parquet_types_are_converted_when_exact(tmp_path):
-    path = tmp_path / "x.parquet"
     columns = {"a": np.array([1, 2], "i1"), "b": np.array([0.5, 2], "f2"), "c": [True, False], "y": [2**53, 0]}
-    pd.DataFrame(columns).to_parquet(path)
-    found, labels = read_file({"path": path})
+    pd.DataFrame(columns).to_parquet(tmp_path / "x.parquet")
+    found, labels = read_file({"path": tmp_path / "x.parquet"})
     np.testing.assert_array_equal(found, [[1, 0.5, 1], [2, 2, 0]])
     np.testing.assert_array_equal(labels, [2.0**53, 0])

@@ -15,14 +15,8 @@ REGRESSION = EXPERIMENTS["regression"]
 def method(label, rate, steps=12):
     at = np.arange(steps + 1)
     median = rate ** at.astype(float)
-    lines = {
-        "median": median,
-        "low": median / 2,
-        "high": median * 2,
-        "step": at,
-        "passes": 2 + 3 * at,
-        "seconds": 0.1 * at,
-    }
+    lines = {"median": median, "low": median / 2, "high": median * 2}
+    lines |= {"step": at, "passes": 2 + 3 * at, "seconds": 0.1 * at}
     return {"label": label, "curve": {name: values.tolist() for name, values in lines.items()}}
 
 
@@ -82,6 +76,6 @@ def test_tables_are_shown_as_they_are_and_escaped(value):
 def test_verdicts_have_words():
     verdict = {"claim": "contraction", "criterion": "leverage", "group": "softmax", "claimed": 0.9, "measured": 1.0}
     limits = {"low": 0.95, "high": 1.0, "verdict": "consistent", "reason": "as promised."}
-    told = verdict_text(REGRESSION, summary([], (), [{**verdict, **limits}]))
-    assert "with probability at least 0.9" in told
-    assert "consistent" in told
+    text = verdict_text(REGRESSION, summary([], (), [{**verdict, **limits}]))
+    assert "with probability at least 0.9" in text
+    assert "consistent" in text

@@ -3,25 +3,14 @@
 from expreg.kinds.in_context.columns import columns, curves
 from expreg.types import Experiment, Settings, later
 
+_DRAWN = {"n": 1024, "d": 16, "radius": 1.0, "noise": 0.1, "activation": "exp", "loss": "rescaled"}
+_MOVE = {"move": "gd", "largest": 1.0, "smallest": 1e-3, "sizes": 16, "tokens": 0}
 PROBE: Settings = {
     "experiment": "in_context",
     "seed": 0,
     "replicate": 0,
     "precision": "f64",
-    "problem": {
-        "kind": "gaussian",
-        "n": 1024,
-        "d": 16,
-        "radius": 1.0,
-        "noise": 0.1,
-        "activation": "exp",
-        "loss": "rescaled",
-        "move": "gd",
-        "largest": 1.0,
-        "smallest": 1e-3,
-        "sizes": 16,
-        "tokens": 0,
-    },
+    "problem": {"kind": "gaussian", **_DRAWN, **_MOVE},
 }
 """The cell by which `plan` measures the speed of this machine."""
 

@@ -12,10 +12,10 @@ from matplotlib.lines import Line2D
 
 from expreg.core.page import style as plot
 
-BOUNDS = ("tight", "rows", "softmax", "radius")
+BOUNDS = {"tight": "tight (G.6)", "rows": "rows (G.7, G.8)", "softmax": "softmax (G.9)", "radius": "R form (G.10)"}
+_DASHES: dict[str, Any] = {"tight": "-", "rows": (0, (4, 2)), "radius": (0, (1, 1.5))}
 MOVED = {"gd": "gradient descent on x", "newton": "Newton on x", "data": "normal dA"}
 MOST_PATHS = 5
-_LABELS = {"tight": "tight (G.6)", "rows": "rows (G.7, G.8)", "softmax": "softmax (G.9)", "radius": "R form (G.10)"}
 
 
 def shift(cells: pd.DataFrame, curves: pd.DataFrame, _summary: Mapping[str, Any]) -> list[plot.Figure]:
@@ -23,31 +23,27 @@ def shift(cells: pd.DataFrame, curves: pd.DataFrame, _summary: Mapping[str, Any]
     if not {"shift", "bound_tight"} <= set(curves.columns) or curves["shift"].isna().all():
         return []
     usable = cells[(cells["status"] == "converged") & cells["cell"].isin(curves.dropna(subset=["shift"])["cell"])]
-    middle = {name: _central(usable[name]) for name in ("n", "d")}
-    shown = usable[(usable["n"] == middle["n"]) & (usable["d"] == middle["d"])]
+    n, d = (_central(usable[name]) for name in ("n", "d"))
+    shown = usable[(usable["n"] == n) & (usable["d"] == d)]
     moved = [kind for kind in MOVED if kind in set(shown["moved"])]
     radii = plot.spread(shown["norm"].round(9), 4)
     figure, axes = plot.canvas(len(moved), 2.9, 0.75)
     for axis, kind in zip(axes, moved, strict=True):
         part = shown[(shown["moved"] == kind) & shown["norm"].round(9).isin(radii)]
         _shift_panel(axis, part, curves, radii)
-        plot.entitle(axis, len(moved), MOVED.get(str(kind), str(kind)))
+        plot.entitle(axis, len(moved), MOVED[kind])
     plot.outer_labels(axes, "size of the move", "shift of the target")
     lines = [Line2D([], [], **_radius_look(i, radii), label=f"R = {radius:.3g}") for i, radius in enumerate(radii)]
-    lines += [
-        Line2D([], [], color=plot.GREY, linestyle=style, label=f"{_LABELS[name]} at R = {_central(radii):.3g}")
-        for name, style in _DASHES.items()
-    ]
+    for name, style in _DASHES.items():
+        label = f"{BOUNDS[name]} at R = {_central(radii):.3g}"
+        lines.append(Line2D([], [], color=plot.GREY, linestyle=style, label=label))
     lines.append(Line2D([], [], color="black", linewidth=0.8, label="slope 1"))
     figure.legend(handles=lines, loc="outside lower center", ncols=4)
     caption = (
-        f"Norm of the shift (G.3) over the norm of the move for n = {middle['n']}, d = {middle['d']}, one line per"
-        " cell, on logarithmic scales. Grey: medians of the bounds."
+        f"Norm of the shift (G.3) over the norm of the move for n = {n}, d = {d}, one line per cell, on logarithmic"
+        " scales. Grey: medians of the bounds."
     )
     return [plot.Figure("shift", "Shift of the target against the move", caption, figure)]
-
-
-_DASHES: dict[str, Any] = {"tight": "-", "rows": (0, (4, 2)), "radius": (0, (1, 1.5))}
 
 
 def _radius_look(index: int, radii: Sequence[float]) -> dict[str, Any]:
@@ -94,30 +90,26 @@ def ratios(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, An
 
 def _ratio_figure(panels: list[tuple[Mapping[str, Any], str]]) -> Canvas:
     figure, axes = plot.canvas(len(panels), 2.2, 0.5)
+    looks = {name: {**plot.look(index), "markersize": 3.5} for index, name in enumerate(BOUNDS)}
     for axis, (group, over) in zip(axes, panels, strict=True):
-        _ratio_panel(axis, [r for r in group["ratios"] if r["over"] == over], over)
+        _ratio_panel(axis, [r for r in group["ratios"] if r["over"] == over], over, looks)
         plot.entitle(axis, len(panels), MOVED.get(str(group["group"]["moved"]), group["label"]))
     for axis in axes[:: 3 if len(panels) > 4 else 2]:
         axis.set_ylabel("measured / bound")
-    lines = [Line2D([], [], **_bound_look(name), label=_LABELS[name]) for name in BOUNDS]
+    lines = [Line2D([], [], **looks[name], label=label) for name, label in BOUNDS.items()]
     figure.legend(handles=lines, loc="outside lower center", ncols=4)
     return figure
 
 
-def _bound_look(name: str) -> dict[str, Any]:
-    return {**plot.look(BOUNDS.index(name)), "markersize": 3.5}
-
-
-def _ratio_panel(axis: Axes, found: Sequence[Mapping[str, Any]], over: str) -> None:
+def _ratio_panel(axis: Axes, found: Sequence[Mapping[str, Any]], over: str, looks: Mapping[str, Any]) -> None:
     axis.set_yscale("log")
     axis.axhline(1, color="black", linewidth=0.8)
-    for name in BOUNDS:
+    for name, style in looks.items():
         rows = sorted((r for r in found if r["bound"] == name), key=lambda r: r["value"])
         if rows:
-            x, style = [r["value"] for r in rows], _bound_look(name)
-            low = [max(r["low"], 1e-12) for r in rows]
-            axis.fill_between(x, low, [r["high"] for r in rows], color=style["color"], alpha=0.13, linewidth=0)
-            axis.plot(x, [max(r["median"], 1e-12) for r in rows], **style)
+            x, low, middle, high = ([r[key] for r in rows] for key in ("value", "low", "median", "high"))
+            axis.fill_between(x, np.maximum(low, 1e-12), high, color=style["color"], alpha=0.13, linewidth=0)
+            axis.plot(x, np.maximum(middle, 1e-12), **style)
     axis.set_ylim(max(axis.get_ylim()[0], 1e-9), 3)
     if over == "n":
         plot.log_ticks(axis, "x", (r["value"] for r in found), most=5)
@@ -127,11 +119,12 @@ def _ratio_panel(axis: Axes, found: Sequence[Mapping[str, Any]], over: str) -> N
 def heads(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw by layer and head how close a step of the query comes to the move of a new token."""
     found = [
-        (group, [r for r in plot.records(group, "closeness") if r["over"] == "head"])
+        (group, rows)
         for group in plot.records(summary, "groups")
+        if (rows := [r for r in plot.records(group, "closeness") if r["over"] == "head"])
     ]
     figures = []
-    for index, (group, rows) in enumerate((group, rows) for group, rows in found if rows):
+    for index, (group, rows) in enumerate(found[:4]):
         figure, axes = plot.canvas(2, 2.6)
         for axis, (name, title) in zip(axes, _HEATED, strict=True):
             image = _heat_panel(axis, rows, name)
@@ -142,29 +135,25 @@ def heads(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any
             " the query makes: medians over queries and tokens, 1 is the same direction; empty: heads that were"
             f" not measured. {group['label']}."
         )
-        figures.append(
-            plot.Figure("heads" if index == 0 else f"heads-{index + 1}", "Steps and tokens by head", caption, figure)
-        )
-    return figures[:4]
+        name = f"heads-{index + 1}" if index else "heads"
+        figures.append(plot.Figure(name, "Steps and tokens by head", caption, figure))
+    return figures
 
 
 _HEATED = (("cosine_gd", "one step of gradient descent"), ("cosine_newton", "one step of Newton"))
 
 
 def _heat_panel(axis: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> Any:
-    layers = sorted({int(r["layer"]) for r in rows})
-    columns = sorted({int(r["head"]) for r in rows})
-    grid = np.full((len(layers), len(columns)), np.nan)
-    for r in rows:
-        grid[layers.index(int(r["layer"])), columns.index(int(r["head"]))] = r[name][1]
+    cosines = pd.DataFrame({key: int(r[key]) for key in ("layer", "head")} | {"cosine": r[name][1]} for r in rows)
+    grid = cosines.pivot(index="layer", columns="head", values="cosine")
     axis.grid(visible=False)
     image = axis.imshow(grid, vmin=min(0.0, float(np.nanmin(grid))), vmax=1, cmap="viridis", aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
         if np.isfinite(value):
             ink = "white" if value < 0.6 else "black"
             axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
-    axis.set_xticks(range(len(columns)), [str(c) for c in columns])
-    axis.set_yticks(range(len(layers)), [str(layer) for layer in layers])
+    axis.set_xticks(range(grid.shape[1]), grid.columns.astype(str))
+    axis.set_yticks(range(grid.shape[0]), grid.index.astype(str))
     axis.set(xlabel="head", ylabel="layer")
     return image
 
@@ -207,10 +196,8 @@ _OVER = {
 
 def _named(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the settings of each cell by their short names."""
-    found = cells[["cell", "n", "d"]].copy()
-    for short, column in (("R", "problem.radius"), ("size", "problem.largest")):
-        if column in cells:
-            found[short] = cells[column]
+    found = cells.rename(columns={"problem.radius": "R", "problem.largest": "size"})
+    found = found[[name for name in ("cell", "n", "d", "R", "size") if name in found]].copy()
     if "head" in cells and cells["head"].notna().any():
         found["head"] = [f"{int(layer)}/{int(head)}" for layer, head in zip(cells["layer"], cells["head"], strict=True)]
     return found

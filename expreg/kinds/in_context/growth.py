@@ -1,7 +1,6 @@
 """A context that grows token by token against steps of the query: the curves of `in_context` over tokens."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,59 +11,42 @@ from expreg.types import Array
 HALVINGS = 7
 """The shortest step of Newton is this many halvings of the full one."""
 
-
-class Closeness(NamedTuple):
-    """How close the moves of the attention distribution by steps of the query are to that by the new tokens.
-
-    Of one token and one step, or of all tokens so far and a step for each (`path_`): the norm of the move by the
-    tokens, the cosine between it and that by gd or newton, and the ratio of their norms.
-    """
-
-    update: Array
-    cosine_gd: Array
-    cosine_newton: Array
-    size_gd: Array
-    size_newton: Array
+Queries = tuple[Array, Array]
+"""The query after steps of gd, and after steps of Newton."""
 
 
 def compare(
-    keys: Array,
-    x: Array,
-    *,
-    tokens: int,
-    norm: Array,
-    factor: Array,
-    damping: float,
-    activation: str,
+    keys: Array, x: Array, *, tokens: int, norm: Array, factor: Array, damping: float, activation: str
 ) -> dict[str, Array]:
     """Return the moves by one more token each, up to all of them, against steps of the query; curves (tokens,).
 
     The last `tokens` rows of `keys` (n, d), of spectral norm `norm`, arrive one after the other. A step is asked to
     repeat the move that its token made: its target is the distribution plus that move. `factor` multiplies the safe
-    step of gd, `damping` is that of Newton's matrix.
+    step of gd, `damping` is that of Newton's matrix. The curves are those of one token and one step, and as `path_`
+    those of all tokens so far and a step for each.
     """
-    A, kind = keys, activation
-    n = len(keys) - tokens
-    z, places = A @ x, jnp.arange(len(keys))
-    start = context.attention(z, places < n, kind).f
+    n, z, places = len(keys) - tokens, keys @ x, jnp.arange(len(keys))
+    start = context.attention(z, places < n, activation).f
 
-    def gd(query: Array, asked: Array, present: Array) -> Array:
-        at = context.attention(A @ query, present, kind)
-        return query + factor * context.descent_step(A, at, asked, norm, kind)
+    def at(query: Array, present: Array) -> context.Attention:
+        return context.attention(keys @ query, present, activation)
 
-    def newton(query: Array, asked: Array, present: Array) -> Array:
-        at = context.attention(A @ query, present, kind)
-        dx = context.newton_step(A, at, asked, damping)
-        return _line_search(query, dx, lambda x: context.attention(A @ x, present, kind).f - at.f - asked)
+    def step(queries: Queries, asked: Array, present: Array) -> Queries:
+        gd, newton = queries
+        gd = gd + factor * context.descent_step(keys, at(gd, present), asked, norm, activation)
+        now = at(newton, present)
+        dx = context.newton_step(keys, now, asked, damping)
+        return gd, _line_search(newton, dx, lambda x: at(x, present).f - now.f - asked)
 
-    def grow(path: tuple[Array, Array], count: Array) -> tuple[tuple[Array, Array], dict[str, Array]]:
+    def grow(path: Queries, count: Array) -> tuple[Queries, dict[str, Array]]:
         present = places < n + count
-        before, after = (context.attention(z, places < n + k, kind).f for k in (count - 1, count))
+        before, after = (context.attention(z, places < n + k, activation).f for k in (count - 1, count))
         update = after - before
-        once = gd(x, update, present), newton(x, update, present)
-        path = gd(path[0], update, present), newton(path[1], update, present)
-        single = _close(A, once, present, kind, after, update)._asdict()
-        whole = _close(A, path, present, kind, after, after - start)._asdict()
+        once, path = step((x, x), update, present), step(path, update, present)
+        single, whole = (
+            _close([at(query, present).f - after for query in queries], asked)
+            for queries, asked in ((once, update), (path, after - start))
+        )
         return path, single | {f"path_{name}": value for name, value in whole.items()}
 
     _, curves = jax.lax.scan(grow, (x, x), jnp.arange(1, tokens + 1))
@@ -79,10 +61,11 @@ def _line_search(x: Array, dx: Array, residual_at: Callable[[Array], Array]) -> 
     return queries[jnp.argmin(jnp.where(jnp.isfinite(errors), errors, jnp.inf))]
 
 
-def _close(A: Array, queries: Sequence[Array], present: Array, kind: str, reference: Array, asked: Array) -> Closeness:
-    """Compare the moves that the queries of gd and newton make with the move `asked`."""
-    gd, newton = (context.attention(A @ query, present, kind).f - reference for query in queries)
+def _close(moves: list[Array], asked: Array) -> dict[str, Array]:
+    """Compare the moves of the distribution by gd and by Newton with the move `asked`; see `columns.CLOSENESS`."""
     size = jnp.linalg.norm(asked)
     known = jnp.maximum(size, jnp.finfo(asked.dtype).tiny)
-    angles = context.cosine(gd, asked), context.cosine(newton, asked)
-    return Closeness(size, *angles, jnp.linalg.norm(gd) / known, jnp.linalg.norm(newton) / known)
+    found = {"update": size}
+    for name, move in zip(("gd", "newton"), moves, strict=True):
+        found |= {f"cosine_{name}": context.cosine(move, asked), f"size_{name}": jnp.linalg.norm(move) / known}
+    return found

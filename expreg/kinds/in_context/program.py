@@ -63,20 +63,6 @@ class Task(NamedTuple):
     dA: Array
 
 
-class Instance(NamedTuple):
-    """One moved problem: the numbers that a row, or a point of a curve, is made of."""
-
-    move: Array
-    shift: Array
-    shift_first_order: Array
-    shift_softmax: Array
-    bound_tight: Array
-    bound_rows: Array
-    bound_softmax: Array
-    bound_radius: Array
-    largest_change: Array  # max |dz|
-
-
 def signature(settings: Settings) -> Signature:
     """Return what is static in a cell."""
     problem = settings["problem"]
@@ -91,8 +77,7 @@ def program(static: Signature) -> Program:
 
 def prepare(settings: Settings) -> Inputs:
     """Return the inputs of one cell's lane, NumPy arrays in the cell's precision."""
-    static, problem = signature(settings), settings["problem"]
-    real = PRECISIONS[settings["precision"]]
+    static, problem, real = signature(settings), settings["problem"], PRECISIONS[settings["precision"]]
     keys, query = np.zeros((0, static.d)), np.zeros(0)
     if static.kind == "attention":
         head = data.attention(problem["layer"], problem["head"])
@@ -127,7 +112,7 @@ def make_task(static: Signature, given: Inputs) -> Task:
     else:
         scale, unit = _norms(grown := grown.reshape(rows, d), direction)
         norm, grown = given.radius, grown * (given.radius / scale)
-        x, planted = given.radius * _unit(x), given.radius * _unit(planted)
+        x, planted = (given.radius * (value / jnp.linalg.norm(value)) for value in (x, planted))
     odd = ACTIVATIONS[static.activation].parity == "odd"
     f = residual.softmax(grown[:n] @ planted, "exp" if odd else static.activation)
     b = f * jnp.exp(given.noise * noise)
@@ -142,24 +127,16 @@ def measure(static: Signature, given: Inputs) -> dict[str, Array]:
     instance = partial(_instance, static, task, z, given.move == MOVES.index("data"), unit)
     if static.tokens:
         last = instance(given.largest)
-        curves = compare(
-            task.grown,
-            task.x,
-            tokens=static.tokens,
-            norm=task.norm,
-            factor=given.largest,
-            damping=DAMPING[static.dtype],
-            activation=static.activation,
-        )
+        grow = partial(compare, tokens=static.tokens, damping=DAMPING[static.dtype], activation=static.activation)
+        curves = grow(task.grown, task.x, norm=task.norm, factor=given.largest)
     else:
         factors = jnp.geomspace(given.smallest, given.largest, static.sizes, dtype=z.dtype)
         moves = jax.vmap(instance)(factors)
-        curves = moves._asdict()
-        last = jax.tree.map(lambda values: values[-1], moves)
+        curves, last = moves, {name: values[-1] for name, values in moves.items()}
     return {
         "steps": jnp.int32(1),
         **{f"curve_{name}": values for name, values in curves.items()},
-        **last._asdict(),
+        **last,
         **residual.summary(z, task.b, static.activation),
         **_identities(static, task, z, unit.dz * given.largest),
         "norm": task.norm,
@@ -217,20 +194,22 @@ def _data_unit(static: Signature, task: Task, z: Array) -> _Unit:
 _UNITS = (_gd_unit, _newton_unit, _data_unit)
 
 
-def _instance(static: Signature, task: Task, z: Array, keys_move: Array, unit: _Unit, factor: Array) -> Instance:
-    """Return shift and bounds of the move of one size (G.2)-(G.11)."""
+def _instance(
+    static: Signature, task: Task, z: Array, keys_move: Array, unit: _Unit, factor: Array
+) -> dict[str, Array]:
+    """Return shift and bounds of the move of one size (G.2)-(G.11), `columns.INSTANCE`."""
     dz, move, kind = factor * unit.dz, factor * unit.move, static.activation
     size, norm = jnp.linalg.norm(task.x), task.norm
     radius = jnp.where(keys_move, jnp.maximum(norm + move, size), jnp.maximum(norm, size + move))
     limit = shift.bounds(z, dz, task.b, row_move=factor * unit.row_move, move=move, radius=radius, activation=kind)
-    return Instance(
-        move=move,
-        shift=jnp.linalg.norm(shift.rescaled(z, dz, task.b, kind)),
-        shift_first_order=jnp.linalg.norm(shift.first_order(z, dz, task.b, kind)),
-        shift_softmax=jnp.linalg.norm(shift.softmax(z, dz, kind)),
+    return {
+        "move": move,
+        "shift": jnp.linalg.norm(shift.rescaled(z, dz, task.b, kind)),
+        "shift_first_order": jnp.linalg.norm(shift.first_order(z, dz, task.b, kind)),
+        "shift_softmax": jnp.linalg.norm(shift.softmax(z, dz, kind)),
         **{f"bound_{name}": value for name, value in limit._asdict().items()},
-        largest_change=jnp.abs(dz).max(),
-    )
+        "largest_change": jnp.abs(dz).max(),
+    }
 
 
 def _identities(static: Signature, task: Task, z: Array, dz: Array) -> dict[str, Array]:
@@ -255,16 +234,11 @@ def _norms(*matrices: Array) -> Array:
     return jnp.sqrt(largest)
 
 
-def _unit(values: Array) -> Array:
-    return values / jnp.linalg.norm(values)
-
-
 def inputs(settings: Settings) -> dict[str, Array]:
     """Return the arrays that the cell starts from: A (n, d), b (n,), x0 (d,), tokens (tokens, d)."""
     static = signature(settings)
     task = make_task(static, jax.tree.map(jnp.asarray, prepare(settings)))
-    arrays = {"A": task.A, "b": task.b, "x0": task.x, "tokens": task.grown[static.n :]}
-    return {name: np.asarray(value) for name, value in arrays.items()}
+    return jax.device_get({"A": task.A, "b": task.b, "x0": task.x, "tokens": task.grown[static.n :]})
 
 
 def row(settings: Settings, record: dict[str, Array]) -> Row:
@@ -273,18 +247,14 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
     numbers = {name: float(value) for name, value in record.items() if not name.startswith(("curve_", "steps"))}
     curves = {name: value.astype(np.float64) for name, value in record.items() if name.startswith("curve_")}
     status, detail = _status(static, numbers)
-    place = {name: problem[name] for name in ("layer", "head", "token") if name in problem}
     close = {name.removeprefix("curve_"): _middle(value) for name, value in curves.items()} if static.tokens else {}
     return {
         "status": status,
         "status_detail": detail,
         "problem": static.kind,
-        "activation": static.activation,
-        "loss": static.loss,
-        "n": static.n,
-        "d": static.d,
         "moved": problem["move"],
-        **place,
+        **{name: getattr(static, name) for name in ("activation", "loss", "n", "d")},
+        **{name: problem[name] for name in ("layer", "head", "token") if name in problem},
         **{f"{name}_median" if name == "update" else name: value for name, value in close.items()},
         **{name: None if np.isnan(value) else value for name, value in numbers.items()},
         "curve_step": np.arange(1, (static.tokens or static.sizes) + 1),

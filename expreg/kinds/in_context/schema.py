@@ -7,16 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from expreg import residual
 from expreg.core.config.fields import FLOAT, Block, Choice, Fault, Natural, NotNegative, Number, OneOf, Positive, key
 from expreg.core.config.model import Config
-from expreg.data.heads import HEADS
+from expreg.data.heads import FEATURES, HEADS, TOKENS, Head
 
-TOKENS, FEATURES = 276, 32  # of the bundled heads
-MAX_ROWS = 2**30
-MAX_SIZES = 10_000
 LARGEST_EXPONENT = {"f32": 88.72, "f64": 709.78}  # z with a finite e^z (E.34)
 
-Context = Annotated[int, Number(integer=True, least=2, most=MAX_ROWS)]
-Index = Annotated[int, Number(integer=True, least=0, most=11)]
-Token = Annotated[int, Number(integer=True, least=0, most=TOKENS - 1)]
+Context = Annotated[int, Number(integer=True, least=2, most=2**30)]
 
 
 def in_context() -> type[Config]:
@@ -27,19 +22,15 @@ def in_context() -> type[Config]:
 class _Task(Block):
     activation: Annotated[str, Choice(options=residual.activations)] = key("exp", "u = phi(A x), entrywise")
     loss: Annotated[str, Choice(options=("rescaled", "softmax"))] = key(
-        "rescaled", "the loss on which a step of gd or newton descends"
+        "rescaled", "what a step of gd or newton lowers"
     )
     noise: NotNegative = key(0.1, "standard deviation of log b around the planted target")
     move: Annotated[str, Choice(options=("gd", "newton", "data"))] = key(
         "gd", "what moves: x by gradient descent, x by Newton, or A by a normal matrix"
     )
-    largest: Positive = key(
-        1.0, "largest size of the move: times the safe step of gd, the full step of newton, ||A|| for data"
-    )
-    smallest: Annotated[float, Number(above=0, most=1)] = key(
-        1e-3, "smallest size of the move, as a share of the largest"
-    )
-    sizes: Annotated[int, Number(integer=True, least=2, most=MAX_SIZES)] = key(
+    largest: Positive = key(1.0, "largest move: times the safe step of gd, the full step of newton, ||A|| for data")
+    smallest: Annotated[float, Number(above=0, most=1)] = key(1e-3, "smallest move, as a share of the largest")
+    sizes: Annotated[int, Number(integer=True, least=2, most=10_000)] = key(
         16, "sizes of the move between the two, geometric; all are measured and stored"
     )
     tokens: Annotated[int, Number(integer=True, least=0, most=2**16)] = key(
@@ -73,14 +64,11 @@ class DrawnContext(_Task):
             yield Fault(("radius",), "E-RANGE", f"{message}{advice}")
 
 
-class HeadContext(_Task):
+class HeadContext(Head, _Task):
     """The first n keys of an attention head of a language model and one of its queries."""
 
     kind: Literal["attention"] = "attention"
     n: Context = key("n", "length of the context at the start")
-    layer: Index = key(0, "layer of the head, one of the eight that are bundled")
-    head: Index = key(0, "head in its layer")
-    token: Token = key(0, "position of the query")
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003

@@ -5,12 +5,11 @@ tokens. Ratios are measured / bound, so a bound holds where they are at most one
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, UNRESOLVED, Record, quantiles, split, varying, verdict
+from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, UNRESOLVED, Record, median, split, varying, verdict
 from expreg.core.stats.summary import Asked
 from expreg.core.stats.thresholds import median_interval
 
@@ -33,10 +32,11 @@ EXACT = {
 }
 MOVED = {"gd": "x by gradient descent", "newton": "x by Newton", "data": "A by a normal matrix"}
 MOST_LEVELS = 40
-CLOSE = ("cosine_gd", "cosine_newton", "size_gd", "size_newton")
+CLOSE = {"cosine_gd": "cos gd", "cosine_newton": "cos Newton", "size_gd": "size gd", "size_newton": "size Newton"}
+CLOSE |= {f"path_{name}": f"all: {title}" for name, title in CLOSE.items()}
+"""How close steps and tokens come: column, and its title in a table."""
 GROUPED = ("problem", "moved", "activation", "loss", "precision")
-QUANTILES = (0.05, 0.5, 0.95)
-SPREAD = ("median", "low", "high")
+SPREAD = {"low": 0.05, "median": 0.5, "high": 0.95}
 NOTE = (
     "A ratio is measured / bound: a bound holds where it is at most 1, and is loose where it is far below. The radius "
     "form knows nothing but n, b and a norm R; the others know the logits or the rows."
@@ -55,17 +55,14 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     points = instances(usable, curves)
     parts = sorted(split(usable, GROUPED), key=lambda found: list(MOVED).index(found[0]["moved"]))
     names = list(dict.fromkeys(("moved", "activation", *varying(usable, GROUPED))))
-    groups = [
-        _group(
-            key,
-            ", ".join(str(MOVED.get(key[name], key[name])) for name in names),
-            part,
-            points[points["cell"].isin(part["cell"])],
-            curves,
-            asked.confidence,
-        )
-        for key, part in parts
-    ]
+    groups = []
+    for key, part in parts:
+        label = ", ".join(str(MOVED.get(key[name], key[name])) for name in names)
+        own = points[points["cell"].isin(part["cell"])]
+        group = {"group": key, "label": label, "cells": len(part), "ratios": _ratios(key, own)}
+        group |= {"slope": _slope(own, asked.confidence), "first_order": _first_order(own)}
+        errors = {label: _largest(part, column) for label, (column, _) in EXACT.items()}
+        groups.append(group | {"errors": errors, "closeness": _closeness(part, curves)})
     statuses = cells["status"].value_counts().sort_index().to_dict()
     return {
         "counts": {"cells": len(cells), "by_status": statuses, "instances": len(points)},
@@ -101,28 +98,24 @@ def ratios(points: pd.DataFrame, bound: str) -> np.ndarray:
         return np.where(shift[known] == 0, 0.0, shift[known] / limit[known])
 
 
-def _group(
-    key: Record, label: str, cells: pd.DataFrame, points: pd.DataFrame, curves: pd.DataFrame, confidence: float
-) -> Record:
+def _ratios(key: Record, points: pd.DataFrame) -> list[Record]:
+    """Return count, violations and quantiles of measured / bound, for each bound, of all instances and by regime."""
     tolerance = ROUNDING[str(key.get("precision", "f64"))]
-    ratio_tables = [{"over": "all", "value": None, **found} for found in _ratios(points, tolerance)]
+    parts = [("all", None, points)]
     for over, levels in _levels(points).items():
         if 1 < levels.nunique() <= MOST_LEVELS:
-            ratio_tables += [
-                {"over": over, "value": value, **found}
-                for value, part in points.groupby(levels)
-                for found in _ratios(part, tolerance)
-            ]
-    return {
-        "group": key,
-        "label": label,
-        "cells": len(cells),
-        "ratios": ratio_tables,
-        "slope": _slope(points, confidence),
-        "first_order": _first_order(points),
-        "errors": {label: _largest(cells, column) for label, (column, _) in EXACT.items()},
-        "closeness": _closeness(cells, curves),
-    }
+            parts += [(over, value, part) for value, part in points.groupby(levels)]
+    found = []
+    for over, value, part in parts:
+        for bound in BOUNDS:
+            values = ratios(part, bound)
+            if len(values):
+                counts = {"instances": len(values), "violations": int((values > 1 + tolerance).sum())}
+                spread = dict(zip(SPREAD, np.quantile(values, list(SPREAD.values())), strict=True))
+                found.append(
+                    {"over": over, "value": value, "bound": bound, **counts, **spread, "largest": values.max()}
+                )
+    return found
 
 
 def _levels(points: pd.DataFrame) -> dict[str, "pd.Series"]:
@@ -136,47 +129,18 @@ def _levels(points: pd.DataFrame) -> dict[str, "pd.Series"]:
     return found
 
 
-def _ratios(points: pd.DataFrame, tolerance: float) -> list[Record]:
-    """Return count, violations and quantiles of measured / bound, a record per bound that the instances have."""
-    found = []
-    for bound in BOUNDS:
-        values = ratios(points, bound)
-        if len(values):
-            low, middle, high = np.quantile(values, QUANTILES)
-            found.append(
-                {
-                    "bound": bound,
-                    "instances": len(values),
-                    "violations": int((values > 1 + tolerance).sum()),
-                    "median": middle,
-                    "low": low,
-                    "high": high,
-                    "largest": values.max(),
-                }
-            )
-    return found
-
-
 def _slope(points: pd.DataFrame, confidence: float) -> Record:
     """Return the slope of log ||db|| in log ||move|| over the small moves of each cell: median and its interval."""
     small = points[(points["largest_change"] <= SMALL) & (points["shift"] > 0)]
-    x, y = np.log(small["move"]), np.log(small["shift"])
-    centred = pd.DataFrame({"cell": small["cell"], "x": x, "y": y})
-    means = centred.groupby("cell")[["x", "y"]].transform("mean")
-    dx, dy = x - means["x"], y - means["y"]
-    sums = pd.DataFrame({"cell": small["cell"], "xx": dx * dx, "xy": dx * dy}).groupby("cell").sum()
-    slopes = np.sort((sums["xy"] / sums["xx"])[sums["xx"] > 0.1].to_numpy())
+    logs = small[["move", "shift"]].apply(np.log)
+    centred = logs - logs.groupby(small["cell"]).transform("mean")
+    sums = centred.mul(centred["move"], axis=0).groupby(small["cell"]).sum()
+    slopes = np.sort((sums["shift"] / sums["move"])[sums["move"] > 0.1].to_numpy())
     if not len(slopes):
         return {"value": None, "low": None, "high": None, "least": None, "largest": None, "cells": 0}
     low, high = median_interval(slopes, confidence)
-    return {
-        "value": float(np.median(slopes)),
-        "low": low,
-        "high": high,
-        "least": slopes[0],
-        "largest": slopes[-1],
-        "cells": len(slopes),
-    }
+    ends = {"least": slopes[0], "largest": slopes[-1], "cells": len(slopes)}
+    return {"value": float(np.median(slopes)), "low": low, "high": high, **ends}
 
 
 def _first_order(points: pd.DataFrame) -> Record:
@@ -184,11 +148,11 @@ def _first_order(points: pd.DataFrame) -> Record:
     shown = points[points["shift"] > 0]
     wrong = (shown["shift_first_order"] / shown["shift"] - 1).abs()
     small = shown["largest_change"] <= SMALL
-    return {"small": quantiles(wrong[small], [0.5])[0], "large": quantiles(wrong[~small], [0.5])[0]}
+    return {"small": median(wrong[small]), "large": median(wrong[~small])}
 
 
 def _largest(cells: pd.DataFrame, column: str) -> float | None:
-    known = cells[column].dropna() if column in cells else cells.iloc[:, 0][:0]
+    known = cells.get(column, pd.Series(dtype=float)).dropna()
     return float(known.max()) if len(known) else None
 
 
@@ -202,44 +166,37 @@ def _closeness(cells: pd.DataFrame, curves: pd.DataFrame) -> list[Record]:
         return []
     own = curves[curves["cell"].isin(cells["cell"])]
     last = own.loc[own.groupby("cell")["step"].idxmax()]
-    paths = [f"path_{name}" for name in CLOSE]
+    paths = [name for name in CLOSE if name.startswith("path_")]
     joined = cells.drop(columns=[c for c in paths if c in cells]).merge(last[["cell", *paths]], on="cell")
-    records = []
-    for over, columns in _regimes(cells).items():
-        for key, part in joined.groupby(columns):
-            values = key if isinstance(key, tuple) else (key,)
-            records.append(
-                {"over": over, **dict(zip(columns, values, strict=True)), "cells": len(part)}
-                | {name: list(part[name].quantile([0.25, 0.5, 0.75])) for name in (*CLOSE, *paths)}
-            )
-    return records
-
-
-def _regimes(cells: pd.DataFrame) -> dict[str, list[str]]:
     if "head" in cells and cells["head"].notna().any():
-        return {"head": ["layer", "head"]}
-    swept = {"n": "n", "d": "d", "R": "problem.radius", "size": "problem.largest"}
-    return {name: [column] for name, column in swept.items() if column in cells and cells[column].nunique() > 1}
+        regimes = {"head": ["layer", "head"]}
+    else:
+        swept = {"n": "n", "d": "d", "R": "problem.radius", "size": "problem.largest"}
+        regimes = {name: [column] for name, column in swept.items() if varying(cells, [column])}
+    return [
+        {"over": over, **key, "cells": len(part)}
+        | {name: list(part[name].quantile([0.25, 0.5, 0.75])) for name in CLOSE}
+        for over, columns in regimes.items()
+        for key, part in split(joined, columns)
+    ]
 
 
 # --- what a reader sees ---------------------------------------------------------------------------
 
 
 def _tables(groups: Sequence[Record]) -> list[Record]:
+    numbers = ("instances", "violations", "median", "low", "high", "largest")
     rows = [
-        [group["label"], _bound(r["bound"]), *(r[name] for name in ("instances", "violations", *SPREAD, "largest"))]
+        [group["label"], _bound(r["bound"]), *(r[name] for name in numbers)]
         for group in groups
         for r in group["ratios"]
         if r["over"] == "all"
     ]
-    columns = ["moved", "bound", "instances", "violations", "median", "5 %", "95 %", "largest"]
     note = "Quantiles of ||db|| / bound over all instances; a violation is more than rounding."
-    found = [{"title": "Measured / bound", "note": note, "columns": columns, "rows": rows}]
-    return [
-        *found,
-        *(table for over in ("R", "head", "n", "d") for table in _by(over, groups)),
-        *_closeness_tables(groups),
-    ]
+    columns = ["moved", "bound", "instances", "violations", "median", "5 %", "95 %", "largest"]
+    whole = {"title": "Measured / bound", "note": note, "columns": columns, "rows": rows}
+    by_regime = [table for over in ("R", "head", "n", "d") for table in _by(over, groups)]
+    return [whole, *by_regime, *_closeness_tables(groups)]
 
 
 def _by(over: str, groups: Sequence[Record]) -> list[Record]:
@@ -250,7 +207,8 @@ def _by(over: str, groups: Sequence[Record]) -> list[Record]:
         for value in dict.fromkeys(r["value"] for r in known):
             by_bound = {r["bound"]: r for r in known if r["value"] == value}
             count = max(r["instances"] for r in by_bound.values())
-            rows.append([group["label"], value, count, *(_words(by_bound.get(bound)) for bound in BOUNDS)])
+            words = {bound: "{median:.2g} [{low:.2g}, {high:.2g}]".format(**r) for bound, r in by_bound.items()}
+            rows.append([group["label"], value, count, *map(words.get, BOUNDS)])
     if not rows:
         return []
     columns = ["moved", over, "instances", *map(_bound, BOUNDS)]
@@ -258,32 +216,21 @@ def _by(over: str, groups: Sequence[Record]) -> list[Record]:
     return [{"title": f"Measured / bound by {over}", "note": note, "columns": columns, "rows": rows}]
 
 
-def _words(record: Record | None) -> str | None:
-    return None if record is None else "{median:.2g} [{low:.2g}, {high:.2g}]".format(**record)
-
-
 def _closeness_tables(groups: Sequence[Record]) -> list[Record]:
-    records = [(group, r) for group in groups for r in group["closeness"]]
-    found = []
-    for over in dict.fromkeys(r["over"] for _, r in records):
-        keys = ["layer", "head"] if over == "head" else [over]
-        own = [(g, r) for g, r in records if r["over"] == over]
-        columns = ["moved", *keys, "cells", "cos gd", "cos Newton", "size gd", "size Newton"]
-        columns += ["all: cos gd", "all: cos Newton", "all: size gd", "all: size Newton"]
-        names = (*CLOSE, *(f"path_{name}" for name in CLOSE))
-        rows = [[g["label"], *_keys(r, over), r["cells"], *(r[name][1] for name in names)] for g, r in own]
-        note = (
-            "Medians. One token against one step of the query: cosine of the two moves of the attention distribution, "
-            "and the norm of the step's over that of the token's; all: all tokens against one step for each."
-        )
-        found.append({"title": f"Steps and tokens by {over}", "note": note, "columns": columns, "rows": rows})
-    return found
-
-
-def _keys(record: Record, over: str) -> list[Any]:
-    known = {"over", "cells", *CLOSE, *(f"path_{name}" for name in CLOSE)}
-    values = [value for key, value in record.items() if key not in known]
-    return [int(value) for value in values] if over == "head" else values
+    note = (
+        "Medians. One token against one step of the query: cosine of the two moves of the attention distribution, "
+        "and the norm of the step's over that of the token's; all: all tokens against one step for each."
+    )
+    found: dict[str, Record] = {}
+    for label, r in [(group["label"], r) for group in groups for r in group["closeness"]]:
+        keys = {name: r[name] for name in r if name not in ("over", "cells", *CLOSE)}
+        title = f"Steps and tokens by {r['over']}"
+        names = list(keys) if r["over"] == "head" else [r["over"]]
+        columns = ["moved", *names, "cells", *CLOSE.values()]
+        table = found.setdefault(title, {"title": title, "note": note, "columns": columns, "rows": []})
+        values = map(int, keys.values()) if r["over"] == "head" else keys.values()
+        table["rows"].append([label, *values, r["cells"], *(r[name][1] for name in CLOSE)])
+    return list(found.values())
 
 
 def _bound(name: str) -> str:
@@ -311,10 +258,9 @@ def _verdicts(group: Record) -> list[Record]:
 
 
 def _bound_words(record: Record) -> tuple[str, str]:
+    words, digits = (CONTRADICTS, 6) if record["violations"] else (CONSISTENT, 3)
     count = f"{record['violations']} of {record['instances']} instances"
-    if record["violations"]:
-        return CONTRADICTS, f"{count} violate it; the largest ratio is {record['largest']:.6g}."
-    return CONSISTENT, f"{count} violate it; the largest ratio is {record['largest']:.3g}."
+    return words, f"{count} violate it; the largest ratio is {record['largest']:.{digits}g}."
 
 
 def _slope_words(slope: Record) -> tuple[str, str]:

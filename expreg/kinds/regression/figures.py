@@ -22,27 +22,19 @@ _CAPTION = (
 )
 
 
-def steps(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
-    """Draw the suboptimality over the step for each group, one line per method."""
-    return _figures(summary, "suboptimality", "Suboptimality by step", "step", "step")
+DRAWN = {
+    "suboptimality": ("Suboptimality by step", "step", "step"),
+    "passes": ("Suboptimality by passes over the matrix", "passes", "passes over A"),
+    "seconds": ("Suboptimality by seconds in a lane", "seconds", "seconds in a lane"),
+}
+"""By name of a figure: title, horizontal values and their label. Seconds of a cell are shared out over its steps."""
 
 
-def passes(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
-    """Draw the suboptimality over the passes over the matrix for each group, one line per method."""
-    return _figures(summary, "passes", "Suboptimality by passes over the matrix", "passes", "passes over A")
-
-
-def seconds(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
-    """Draw the suboptimality over the device time of a cell, shared out over its steps, one line per method."""
-    return _figures(summary, "seconds", "Suboptimality by seconds in a lane", "seconds", "seconds in a lane")
-
-
-def _figures(summary: Mapping[str, Any], name: str, title: str, key: str, label: str) -> list[plot.Figure]:
-    panels = [
-        group
-        for group in plot.records(summary, "groups")
-        if any(m.get("curve") for m in plot.records(group, "methods"))
-    ]
+def draw(name: str, _cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
+    """Draw the suboptimality for each group, one line per method; `name`: over what, see `DRAWN`."""
+    title, key, label = DRAWN[name]
+    groups = plot.records(summary, "groups")
+    panels = [group for group in groups if any(m.get("curve") for m in plot.records(group, "methods"))]
     panels = [group for group in panels if len(plot.records(group, "methods")) > 1] or panels
     labels = list(dict.fromkeys(m["label"] for group in panels for m in plot.records(group, "methods")))
     return plot.paged(name, title, _CAPTION, panels, partial(_figure, key=key, label=label, labels=labels))
@@ -73,12 +65,10 @@ def _panel(axes: Axes, group: Mapping[str, Any], key: str, labels: list[str]) ->
         positive = [value for curve in curves for value in curve if value] or [1.0]
         plot.decimal_ticks(axes, "x", 0.9 * min(positive), 1.1 * max(positive))
     for method in plot.records(group, "methods"):
-        curve = method.get("curve")
-        if curve is None:
-            continue
-        values = {name: np.array([np.nan if v is None else v for v in curve[name]], float) for name in curve}
-        shown = np.isfinite(values["median"]) & (values["median"] >= LOWEST)
-        at, style = values[key][shown], _look(labels.index(method["label"]))
-        axes.plot(at, values["median"][shown], **style, markevery=max(1, len(at) // 12))
-        low, high = (np.clip(values[name][shown], LOWEST, 1e12) for name in ("low", "high"))
-        axes.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        curve = pd.DataFrame(method.get("curve") or {"median": []}, dtype=float)
+        curve = curve[np.isfinite(curve["median"]) & (curve["median"] >= LOWEST)]
+        if len(curve):
+            at, style = curve[key], _look(labels.index(method["label"]))
+            axes.plot(at, curve["median"], **style, markevery=max(1, len(at) // 12))
+            low, high = (curve[name].clip(LOWEST, 1e12) for name in ("low", "high"))
+            axes.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)

@@ -1,6 +1,8 @@
 """Solve one regression problem per cell: the computation behind `regression` (E.2-E.44, F.1-F.16)."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -10,13 +12,19 @@ import numpy as np
 
 from expreg import residual, solver
 from expreg.activation import ACTIVATIONS
-from expreg.data import problems
+from expreg.data import problems, read_problem
+from expreg.errors import InputError, Problem
 from expreg.kinds.regression.columns import CURVES, MEASURED, PROBLEM
 from expreg.solver.state import IN_A_CONFIG, sentence
+from expreg.solver.validate import check as check_arrays
 from expreg.types import PRECISIONS, Array, Cost, Program, Row, Settings, Status
 
 TOLERANCE = {"f32": 1e-5, "f64": 1e-10}
 """What `tolerance: auto` means."""
+NO_LIMIT = 2**30
+"""The budget of the solver itself: that of a cell is kept by its lane, so that it can be swept."""
+EXPONENTIAL_FLOPS = 200
+"""What the elementwise work on the n logits costs in a step, its line search included."""
 
 
 class Signature(NamedTuple):
@@ -45,7 +53,7 @@ class Inputs(NamedTuple):
     max_steps: Any
     curve_step: Any  # (points,) int32, the steps that are stored
     goal: Any  # (d,) the planted x, nan where there is none
-    metric: Any  # the curvature at A goal: diagonal (n,), Q (n, k), S (k, k)
+    metric: Any  # the z-Hessian at A goal, whose norm measures the distance to it (F.10)
 
 
 class State(NamedTuple):
@@ -71,7 +79,26 @@ def _problem(text: str, seed: int, replicate: int) -> problems.Problem:
 def inputs(settings: Settings) -> dict[str, Array]:
     """Return the arrays that the cell starts from: A (n, d), b (n,), x0 (d,)."""
     found, real = problem(settings), PRECISIONS[settings["precision"]]
-    return {"A": found.A.astype(real), "b": found.b.astype(real), "x0": found.x0.astype(real)}
+    return {name: getattr(found, name).astype(real) for name in ("A", "b", "x0")}
+
+
+def check(cells: Sequence[Settings]) -> list[Problem]:
+    """Return what is wrong with the user's own A and b, read once per problem and solver."""
+    own = {
+        json.dumps((settings["problem"], settings["solver"]), sort_keys=True): settings
+        for settings in cells
+        if "path" in settings["problem"]
+    }
+    found = []
+    for settings in own.values():
+        given, static = settings["problem"], signature(settings)
+        named = {name: getattr(static, name) for name in ("loss", "activation", "solver", "sketch")}
+        try:
+            A, b = read_problem(given["path"], given["target_path"])
+            check_arrays(A, b, **named, weights=given["weight"], x0=None, tol=1e-10)
+        except InputError as error:
+            found += [replace(problem, file=problem.file or given["path"]) for problem in error.problems]
+    return found
 
 
 # --- one lane -------------------------------------------------------------------------------------
@@ -82,10 +109,7 @@ def signature(settings: Settings) -> Signature:
     found, chosen = settings["problem"], settings["solver"]
     size = chosen["sketch_size"]
     return Signature(
-        n=found["n"],
-        d=found["d"],
-        loss=found["loss"],
-        activation=found["activation"],
+        **{name: found[name] for name in ("n", "d", "loss", "activation")},
         solver=chosen["name"],
         sketch=None if chosen["sketch"] == "none" else chosen["sketch"],
         sketch_size=None if size == "auto" else size,
@@ -113,40 +137,25 @@ def _tolerance(settings: Settings) -> float:
 
 def prepare(settings: Settings) -> Inputs:
     """Return the inputs of one cell's lane, NumPy arrays in the cell's precision."""
-    found, static, chosen = problem(settings), signature(settings), settings["solver"]
-    real = PRECISIONS[settings["precision"]]
-    goal = np.full(static.d, np.nan) if found.planted is None else found.planted
+    found, static, real = problem(settings), signature(settings), PRECISIONS[settings["precision"]]
+    planted = np.zeros(static.d) if found.planted is None else found.planted
+    at = residual.terms(found.A @ planted, found.b, static.loss, static.activation)
     return Inputs(
-        A=found.A.astype(real),
-        b=found.b.astype(real),
-        x0=found.x0.astype(real),
+        **inputs(settings),
         weights=np.full(static.n, settings["problem"]["weight"], real),
         key=problems.key(settings["seed"], settings["replicate"]),
         tolerance=real(_tolerance(settings)),
-        max_steps=np.int32(chosen["max_steps"]),
+        max_steps=np.int32(settings["solver"]["max_steps"]),
         curve_step=_curve_steps(settings),
-        goal=goal.astype(real),
-        metric=jax.tree.map(lambda leaf: leaf.astype(real), _metric(found, static)),
+        goal=np.full(static.d, np.nan, real) if found.planted is None else found.planted.astype(real),
+        metric=jax.tree.map(lambda leaf: leaf.astype(real), residual.scaled_curvature(at, static.loss)),
     )
-
-
-def _metric(found: problems.Problem, static: Signature) -> residual.Curvature:
-    """Return the z-Hessian at the planted x, whose norm measures the distance to it (F.10); nan without one."""
-    planted = np.zeros(static.d) if found.planted is None else found.planted
-    at = residual.terms(found.A @ planted, found.b, static.loss, static.activation)
-    return residual.scaled_curvature(at, static.loss)
 
 
 def program(static: Signature) -> Program:
     """Return the program of one signature: the solver's own steps, and the curve."""
-    method = solver.make(
-        loss=static.loss,
-        activation=static.activation,
-        solver=static.solver,
-        sketch=static.sketch,
-        sketch_size=static.sketch_size,
-        max_steps=NO_LIMIT,
-    )
+    chosen = {name: getattr(static, name) for name in ("loss", "activation", "solver", "sketch", "sketch_size")}
+    method = solver.make(**chosen, max_steps=NO_LIMIT)
     signs = _signs(static.activation)
 
     def running(state: State) -> Array:
@@ -165,10 +174,6 @@ def program(static: Signature) -> Program:
     return Program(init, advance, running, partial(_record, static.activation))
 
 
-NO_LIMIT = 2**30
-"""The budget of the solver itself: that of a cell is kept by its lane, so that it can be swept."""
-
-
 def _signs(activation: str) -> tuple[int, ...]:
     """Return the signs s for which s x is planted when x is: both for an even phi (E.39)."""
     return (1, -1) if ACTIVATIONS[activation].parity == "even" else (1,)
@@ -176,51 +181,39 @@ def _signs(activation: str) -> tuple[int, ...]:
 
 def _noted(signs: tuple[int, ...], state: State) -> State:
     """Store the point of the curve if the step is one that is stored."""
-    due = state.inner.step == state.inputs.curve_step[jnp.minimum(state.curve_length, len(state.inputs.curve_step) - 1)]
-    due &= state.curve_length < len(state.inputs.curve_step)
+    wanted, length = state.inputs.curve_step, state.curve_length
+    due = (state.inner.step == wanted[jnp.minimum(length, len(wanted) - 1)]) & (length < len(wanted))
     now = _point(signs, state)
     curve = {
-        name: jnp.where(due, values.at[state.curve_length].set(now[name], mode="drop"), values)
+        name: jnp.where(due, values.at[length].set(now[name], mode="drop"), values)
         for name, values in state.curve.items()
     }
-    return state._replace(curve=curve, curve_length=state.curve_length + due)
+    return state._replace(curve=curve, curve_length=length + due)
 
 
 def _point(signs: tuple[int, ...], state: State) -> dict[str, Array]:
     """Return what the curve holds of a step: relative gradient, loss, passes, and the distance to the planted x."""
-    inner, given = state.inner, state.inputs
-    goal = inner.problem.A @ given.goal
-    errors = [inner.point.z - sign * goal for sign in signs]
-    square = jnp.min(jnp.stack([_squared(given.metric, t) for t in errors]))
-    found = {
-        "residual": inner.relative,
-        "loss": inner.loss,
-        "passes": inner.passes,
-        "damping": inner.damping,
-        "error": jnp.sqrt(jnp.maximum(square, 0)),
-    }
+    inner, metric = state.inner, state.inputs.metric
+    goal = inner.problem.A @ state.inputs.goal
+
+    def squared(t: Array) -> Array:
+        low = t @ metric.Q
+        return t @ (metric.diagonal * t) + low @ metric.S @ low
+
+    square = jnp.min(jnp.stack([squared(inner.point.z - sign * goal) for sign in signs]))
+    found = {name: getattr(inner, name) for name in ("loss", "passes", "damping")}
+    found |= {"residual": inner.relative, "error": jnp.sqrt(jnp.maximum(square, 0))}
     return {name: jnp.asarray(value, inner.x.dtype) for name, value in found.items()}
 
 
-def _squared(metric: residual.Curvature, t: Array) -> Array:
-    low = t @ metric.Q
-    return t @ (metric.diagonal * t) + low @ metric.S @ low
-
-
 def _record(activation: str, state: State) -> dict[str, Array]:
-    inner, given = state.inner, state.inputs
-    z = inner.problem.A @ inner.x
+    inner = state.inner
     return {
-        "status": inner.status,
         "steps": inner.step,
-        "x": inner.x,
-        "gradient_norm": inner.gradient_norm,
-        "decrement": inner.decrement,
-        "damping": inner.damping,
-        "passes": inner.passes,
-        **residual.summary(z, inner.problem.b, activation),
+        **{name: getattr(inner, name) for name in ("status", "x", "gradient_norm", "damping", "passes")},
+        **residual.summary(inner.problem.A @ inner.x, inner.problem.b, activation),
         "curve_length": state.curve_length,
-        "curve_step": given.curve_step,
+        "curve_step": state.inputs.curve_step,
         **{f"curve_{name}": values for name, values in state.curve.items()},
         **{f"last_{name}": value for name, value in _point(_signs(activation), state).items()},
     }
@@ -231,28 +224,27 @@ def _record(activation: str, state: State) -> dict[str, Array]:
 
 def _curve(record: dict[str, Array]) -> dict[str, np.ndarray]:
     """Return the stored curve with the last step at its end."""
-    length, last = int(record["curve_length"]), int(record["steps"])
-    steps = record["curve_step"][:length].astype(np.int64)
-    ends = length > 0 and steps[-1] == last
-    found = {"curve_step": steps if ends else np.append(steps, last)}
-    for name in CURVES:
-        values = record[f"curve_{name}"][:length].astype(np.float64)
-        found[f"curve_{name}"] = values if ends else np.append(values, np.float64(record[f"last_{name}"]))
-    return found
+    length = int(record["curve_length"])
+    ends = record["curve_step"][length - 1] == record["steps"]
+
+    def whole(name: str, last: Array) -> np.ndarray:
+        return np.append(record[f"curve_{name}"][:length], [] if ends else [last])
+
+    curves = {f"curve_{name}": whole(name, record[f"last_{name}"]).astype(np.float64) for name in CURVES}
+    return {"curve_step": whole("step", record["steps"]).astype(np.int64), **curves}
 
 
 def row(settings: Settings, record: dict[str, Array]) -> Row:
     """Return the columns of a finished cell with its curve as lists."""
-    found, chosen, given = problem(settings), settings["solver"], settings["problem"]
+    found, chosen, given, static = problem(settings), settings["solver"], settings["problem"], signature(settings)
+    sketch = None if static.sketch is None else solver.SKETCHES[static.sketch]
     status = Status(int(record["status"])) or Status.max_steps  # running: its lane ended at the budget
     return {
         "status": status.name,
         "status_detail": sentence(status.name, float(record["damping"]), IN_A_CONFIG),
-        "loss": given["loss"],
-        "activation": given["activation"],
         "solver": chosen["name"],
         "sketch": chosen["sketch"],
-        "sketch_size": _sketch_size(settings),
+        "sketch_size": None if sketch is None else sketch.rows(static.n, static.d, static.sketch_size),
         "data": given["kind"],
         "rows": given["n"],
         "columns": given["d"],
@@ -261,21 +253,13 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         "max_steps": chosen["max_steps"],
         "passes": int(record["passes"]),
         "tolerance": _tolerance(settings),
-        **{name: given.get(name) for name in PROBLEM},
+        **{name: given.get(name) for name in ("loss", "activation", *PROBLEM)},
         "loss_value": float(record["last_loss"]),
         "residual_final": float(record["last_residual"]),
         **{name: float(record[name]) for name in MEASURED},
         **_errors(found.planted, _signs(given["activation"]), record),
         **_curve(record),
     }
-
-
-def _sketch_size(settings: Settings) -> int | None:
-    """Return the rows of the sketch, None without one."""
-    static = signature(settings)
-    if static.sketch is None:
-        return None
-    return solver.SKETCHES[static.sketch].rows(static.n, static.d, static.sketch_size)
 
 
 def _errors(planted: np.ndarray | None, signs: tuple[int, ...], record: dict[str, Array]) -> Row:
@@ -296,7 +280,3 @@ def cost(settings: Settings) -> Cost:
     width = np.dtype(PRECISIONS[settings["precision"]]).itemsize
     held = n * d + 40 * n + 4 * d * d + 5 * chosen["curve"]["points"]
     return Cost(float(steps), second + 8 * n * d + EXPONENTIAL_FLOPS * n + d**3 / 3, width * held)
-
-
-EXPONENTIAL_FLOPS = 200
-"""What the elementwise work on the n logits costs in a step, its line search included."""

@@ -20,16 +20,10 @@ from expreg.core.config.fields import (
     key,
 )
 from expreg.core.config.model import Config, Curve
-from expreg.data.heads import HEADS
-from expreg.residual import LOSSES
-from expreg.solver.records import AUTO, SKETCHES, SOLVERS
+from expreg.data.heads import FEATURES, HEADS, TOKENS, Head
+from expreg.solver.records import SKETCHES, names, with_sketch
 
-TOKENS, FEATURES = 276, 32  # of the bundled heads
 MAX_ROWS = 2**30
-
-Rows = Annotated[int, Number(integer=True, least=1, most=MAX_ROWS)]
-Index = Annotated[int, Number(integer=True, least=0, most=11)]
-Token = Annotated[int, Number(integer=True, least=0, most=TOKENS - 1)]
 
 
 def regression() -> type[Config]:
@@ -37,20 +31,8 @@ def regression() -> type[Config]:
     return RegressionConfig
 
 
-def _solvers() -> list[str]:
-    return [AUTO, *SOLVERS]
-
-
-def _with_sketch() -> list[str]:
-    return [AUTO, *(name for name, solver in SOLVERS.items() if solver.takes_sketch)]
-
-
-def _sketches() -> list[str]:
-    return ["none", *SKETCHES]
-
-
 class _Problem(Block):
-    loss: Annotated[str, Choice(options=lambda: LOSSES)] = key(
+    loss: Annotated[str, Choice(options=lambda: residual.LOSSES)] = key(
         "softmax",
         "exponential: 1/2||u-b||^2; rescaled: 1/2||u-<u,1>b||^2; softmax: 1/2||u/<u,1>-b||^2; "
         "projective: 1/2||u-<u,1>b||^2/||u||^2",
@@ -73,28 +55,19 @@ class Gaussian(_Problem):
     """Normal A, and b = u(A x)/<u(A x),1> of a planted x (exponential: b = u(A x)), with noise."""
 
     kind: Literal["gaussian"] = "gaussian"
-    n: Rows = key("n", "number of rows of A")
+    n: Annotated[int, Number(integer=True, least=1, most=MAX_ROWS)] = key("n", "number of rows of A")
     d: Natural = key("d", "number of columns of A")
-    density: Annotated[float, Number(above=0, most=1)] = key(
-        1.0, "share of entries of A that are not 0, the same in every row"
-    )
-    condition: Annotated[float, Number(least=1)] = key(
-        1.0, "largest over smallest scale of the columns of A, geometric between them"
-    )
-    coherence: Annotated[float, Number(least=0, most=1)] = key(
-        0.0, "share of the columns that a single row determines: its leverage is 1"
-    )
+    density: Annotated[float, Number(above=0, most=1)] = key(1.0, "share of entries of each row of A that are not 0")
+    condition: Annotated[float, Number(least=1)] = key(1.0, "largest over smallest scale of the columns, geometric")
+    coherence: Annotated[float, Number(least=0, most=1)] = key(0.0, "share of columns that one row of leverage 1 fixes")
     scale: Positive = key(1.0, "standard deviation of A x at the planted x")
     noise: NotNegative = key(0.0, "relative noise of b; b still sums to 1 where u/<u,1> does")
 
 
-class Attention(_Problem):
+class Attention(Head, _Problem):
     """A: scaled keys of an attention head of a language model, b: the attention row of one of its queries."""
 
     kind: Literal["attention"] = "attention"
-    layer: Index = key(0, "layer of the head, one of the eight that are bundled")
-    head: Index = key(0, "head in its layer")
-    token: Token = key(0, "position of the query")
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
@@ -115,9 +88,7 @@ class MatrixFile(_Problem):
     files: ClassVar[tuple[str, ...]] = ("path", "target_path")
 
     kind: Literal["file"] = "file"
-    path: Annotated[str, FilePath()] = key(
-        ..., "A: .npy .npz .csv .parquet .mtx .svm, relative to the file in which it stands"
-    )
+    path: Annotated[str, FilePath()] = key(..., "A: .npy .npz .csv .parquet .mtx .svm, relative to this file")
     target_path: Annotated[str | None, FilePath(null=True)] = key(None, "b, where it does not stand in the file of A")
 
     @classmethod
@@ -139,8 +110,8 @@ class MatrixFile(_Problem):
 class Solver(Block):
     """How a regression problem is solved, and when the solver stops."""
 
-    name: Annotated[str, Choice(options=_solvers)] = key("auto", "auto chooses by loss, size and sparsity")
-    sketch: Annotated[str, Choice(options=_sketches)] = key(
+    name: Annotated[str, Choice(options=names)] = key("auto", "auto chooses by loss, size and sparsity")
+    sketch: Annotated[str, Choice(options=lambda: ["none", *SKETCHES])] = key(
         "none", "none: exact Hessians; else how their rows are sampled or combined"
     )
     sketch_size: Annotated[int | str, Number(integer=True, least=1, most=MAX_ROWS, words=("auto",))] = key(
@@ -156,8 +127,8 @@ class Solver(Block):
         """Ask for a tolerance that the precision can reach, and a sketch that is used."""
         if not isinstance(self.tolerance, str) and self.tolerance < 32 * EPSILON[precision]:
             yield Fault(("tolerance",), "E-RANGE", below_precision(self.tolerance, precision))
-        if self.sketch != "none" and self.name not in _with_sketch():
-            message = f"got '{self.sketch}', but {self.name} has none; use {', '.join(_with_sketch())}"
+        if self.sketch != "none" and self.name not in with_sketch():
+            message = f"got '{self.sketch}', but {self.name} has none; use {', '.join(with_sketch())}"
             yield Fault(("sketch",), "E-RANGE", message)
         if self.sketch == "none" and self.sketch_size != "auto":
             yield Fault(("sketch_size",), "E-RANGE", f"got {self.sketch_size}, but solver.sketch is none")

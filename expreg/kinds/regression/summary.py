@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from expreg.core.stats.describe import Floats, Record, above, quartiles, shown, split, varying, verdict
 from expreg.core.stats.success import clopper_pearson
 from expreg.core.stats.summary import Asked
-from expreg.solver.records import AUTO, SKETCHES, SOLVERS
+from expreg.kinds.regression.columns import PROBLEM as KEYS
+from expreg.solver.records import SKETCHES, chosen, names
 from expreg.types import FAILED
 
 SHAPE = ("loss", "activation", "rows", "columns")
 METHOD = ("solver", "sketch", "sketch_size")
 # Named in a group or a method where the run has several.
-_PROBLEM = "data density condition coherence noise scale weight start distance layer head precision"
-PROBLEM = tuple(_PROBLEM.split())
+PROBLEM = ("data", *(name for name in KEYS if name != "token"), "precision")
 LIMITS = ("tolerance", "max_steps")
 REPEATS = ("token", "seed", "replicate")
 ORDER = 1.8
@@ -47,13 +47,17 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     kept = cells[~cells["status"].isin(FAILED)] if "status" in cells else cells
     outer, settings = varying(kept, PROBLEM), varying(kept, LIMITS)
     traces = _traces(kept, curves, [*SHAPE, *outer])
-    groups = [
-        _group(values, rows, outer, settings, traces, asked.delta) for values, rows in split(kept, [*SHAPE, *outer])
-    ]
+    groups: list[Record] = []
+    for values, rows in split(kept, [*SHAPE, *outer]):
+        label = f"{values['loss']}, {values['activation']}, n = {values['rows']}, d = {values['columns']}"
+        label += "".join(f", {name} = {shown(values[name])}" for name in outer)
+        methods = [_method(one, part, settings, traces, asked.delta) for one, part in split(rows, [*METHOD, *settings])]
+        groups.append({"group": values, "label": label, "methods": methods})
+    pairs = [(group["group"], method) for group in groups for method in group["methods"]]
     return {
         "groups": groups,
-        "tables": [_outcomes(groups, outer), *_speeds(groups, outer)],
-        "verdicts": list(_verdicts(groups, asked.delta, asked.confidence)),
+        "tables": [_outcomes(pairs, [*SHAPE, *outer]), *_speeds(pairs, [*SHAPE, *outer])],
+        "verdicts": list(_verdicts(pairs, asked.delta, asked.confidence)),
         "note": NOTE,
     }
 
@@ -68,9 +72,7 @@ def _traces(cells: pd.DataFrame, curves: pd.DataFrame, problem: Sequence[str]) -
     """
     if not {"step", "loss"} <= set(curves.columns):
         return {}
-    least = _least(cells, problem)
-    found = {}
-    took = cells.set_index("cell")["seconds"]
+    least, took, found = _least(cells, problem), cells.set_index("cell")["seconds"], {}
     for cell, trace in curves[curves["cell"].isin(least)].groupby("cell", sort=False):
         ordered = trace.sort_values("step")
         gap = ordered["loss"].to_numpy(float) - least[str(cell)]
@@ -86,57 +88,39 @@ def _least(cells: pd.DataFrame, problem: Sequence[str]) -> dict[str, float]:
     """Return by cell the least loss of its problem: 0 where it is planted exactly, else the smallest found."""
     found: dict[str, float] = {}
     for _, rows in split(cells, [*problem, *REPEATS]):
-        losses = rows["loss_value"].to_numpy(float)
-        planted = rows["error_final"].notna().any()
-        value = 0.0 if planted else float(np.nanmin(losses, initial=math.inf))
-        found |= dict.fromkeys(rows["cell"], value)
+        planted, losses = rows["error_final"].notna().any(), rows["loss_value"].to_numpy(float)
+        found |= dict.fromkeys(rows["cell"], 0.0 if planted else float(np.nanmin(losses, initial=math.inf)))
     return found
 
 
-# --- groups ---------------------------------------------------------------------------------------
-
-
-def _group(
-    values: Record,
-    rows: pd.DataFrame,
-    outer: Sequence[str],
-    settings: Sequence[str],
-    traces: Mapping[str, pd.DataFrame],
-    delta: float,
-) -> Record:
-    label = f"{values['loss']}, {values['activation']}, n = {values['rows']}, d = {values['columns']}"
-    label += "".join(f", {name} = {shown(values[name])}" for name in outer)
-    methods = [_method(one, part, settings, traces, delta) for one, part in split(rows, [*METHOD, *settings])]
-    return {"group": values, "label": label, "methods": methods}
+# --- methods --------------------------------------------------------------------------------------
 
 
 def _method(
     values: Record, rows: pd.DataFrame, settings: Sequence[str], traces: Mapping[str, pd.DataFrame], delta: float
 ) -> Record:
+    solver, sketch = values["solver"], values["sketch"]
     size: int | None = None if pd.isna(values["sketch_size"]) else int(values["sketch_size"])
-    sketched = "" if values["sketch"] == "none" else f", {values['sketch']}{'' if size is None else f' {size}'}"
-    label = f"{values['solver']}{sketched}" + "".join(f", {name} = {shown(values[name])}" for name in settings)
-    own = [traces[cell] for cell in rows["cell"] if cell in traces]
-    done = rows[rows["status"] == "converged"]
-    near = [_near(traces[cell], _floor(rows)) for cell in done["cell"] if cell in traces]
+    sketched = "" if sketch == "none" else f", {sketch}{'' if size is None else f' {size}'}"
+    first, done = rows.iloc[0], rows[rows["status"] == "converged"]
+    near = [_near(traces[cell], FLOOR[first["precision"]]) for cell in done["cell"] if cell in traces]
+    # only steps that solve with the whole Hessian have an order; `auto` stands for the solver of this size
+    exact = sketch == "none" and solver in names() and chosen(solver, first["rows"], first["columns"]).quadratic
     return {
-        "label": label,
-        "solver": values["solver"],
-        "sketch": values["sketch"],
+        "label": f"{solver}{sketched}" + "".join(f", {name} = {shown(values[name])}" for name in settings),
+        "solver": solver,
+        "exact": exact,
+        "sketch": sketch,
         "sketch_size": size,
         "cells": len(rows),
         "statuses": rows["status"].value_counts().sort_index().to_dict(),
         **{name: quartiles(done[name]) for name in ("steps", "passes", "seconds")},
         **{name: quartiles(rows[name]) for name in ("softmax_residual", "x_error")},
-        "orders": [order for trace in near if (order := _order(trace)) is not None],
-        "contractions": [float(c) for trace in near for c in _contractions(trace)],
-        "promised": _promise(values["sketch"], size, int(rows["columns"].iloc[0]), delta),
-        "curve": _curve(own),
+        "orders": [order for errors in near if (order := _order(errors)) is not None],
+        "contractions": [float(c) for errors in near for c in errors[1:] / errors[:-1]],
+        "promised": _promise(sketch, size, int(first["columns"]), delta),
+        "curve": _curve([traces[cell] for cell in rows["cell"] if cell in traces]),
     }
-
-
-def _floor(rows: pd.DataFrame) -> float:
-    return FLOOR[str(rows["precision"].iloc[0])]
 
 
 def _curve(traces: Sequence[pd.DataFrame]) -> Record | None:
@@ -150,16 +134,12 @@ def _curve(traces: Sequence[pd.DataFrame]) -> Record | None:
     end = float(np.median([trace["step"].iloc[-1] for trace in usable]))
     steps = np.unique(np.concatenate([trace["step"].to_numpy() for trace in usable]))
     steps = steps[steps <= end]
-    gaps = np.stack([_along(steps, trace, "gap") for trace in usable])
-    spent = {name: [_along(steps, trace, name) for trace in usable] for name in ("passes", "seconds")}
-    low, median, high = np.quantile(gaps, [0.25, 0.5, 0.75], axis=0)
-    return {
-        "step": steps.tolist(),
-        **{name: np.median(np.stack(values), axis=0).tolist() for name, values in spent.items()},
-        "low": low.tolist(),
-        "median": median.tolist(),
-        "high": high.tolist(),
-    }
+    gaps, passes, seconds = (
+        np.stack([_along(steps, trace, name) for trace in usable]) for name in ("gap", "passes", "seconds")
+    )
+    low, median, high = np.quantile(gaps, [0.25, 0.5, 0.75], axis=0).tolist()
+    spent = {"passes": np.median(passes, axis=0).tolist(), "seconds": np.median(seconds, axis=0).tolist()}
+    return {"step": steps.tolist(), **spent, "low": low, "median": median, "high": high}
 
 
 def _along(steps: NDArray[Any], trace: pd.DataFrame, name: str) -> Floats:
@@ -196,11 +176,6 @@ def _order(distances: Floats) -> float | None:
     return float((third - second) / (second - first)) if third < second < first else None
 
 
-def _contractions(distances: Floats) -> Floats:
-    """Return the factors by which steps near the optimum shrink the distance."""
-    return np.asarray(distances[1:] / distances[:-1])
-
-
 def _promise(sketch: str, size: int | None, d: int, delta: float) -> float | None:
     """Return the contraction eps / (1 - eps) of (F.10) at the optimum, for the distortion of (F.4), (F.6)."""
     if size is None or sketch not in SKETCHES:
@@ -212,37 +187,35 @@ def _promise(sketch: str, size: int | None, d: int, delta: float) -> float | Non
 # --- tables and verdicts --------------------------------------------------------------------------
 
 
-def _outcomes(groups: Sequence[Record], outer: Sequence[str]) -> Record:
+Pairs = Sequence[tuple[Record, Record]]
+"""The values of a group and one of its methods."""
+
+
+def _outcomes(pairs: Pairs, grouped: Sequence[str]) -> Record:
     """Return the table of what became of each method on each group."""
-    columns = [*SHAPE, *outer, "method", "cells", "converged", "steps", "passes", "softmax residual", "x error"]
     rows = []
-    for group in groups:
-        for method in group["methods"]:
-            others = {name: count for name, count in method["statuses"].items() if name != "converged"}
-            converged = method["statuses"].get("converged", 0) / method["cells"]
-            spreads = [_spread(method[name]) for name in ("steps", "passes", "softmax_residual", "x_error")]
-            words = ", ".join(f"{count} {name}" for name, count in others.items())
-            facts = [method["label"], method["cells"], f"{100 * converged:.3g} %", *spreads, words]
-            rows.append([*group["group"].values(), *facts])
+    for values, method in pairs:
+        others = {name: count for name, count in method["statuses"].items() if name != "converged"}
+        converged = method["statuses"].get("converged", 0) / method["cells"]
+        spreads = [_spread(method[name]) for name in ("steps", "passes", "softmax_residual", "x_error")]
+        words = ", ".join(f"{count} {name}" for name, count in others.items())
+        rows.append([*values.values(), method["label"], method["cells"], f"{100 * converged:.3g} %", *spreads, words])
+    columns = [*grouped, "method", "cells", "converged", "steps", "passes", "softmax residual", "x error"]
     note = "Medians and quartiles; steps and passes over the matrix of converged cells, residuals and errors of all."
     return {"title": "Outcomes", "note": note, "columns": [*columns, "other outcomes"], "rows": rows}
 
 
-def _speeds(groups: Sequence[Record], outer: Sequence[str]) -> Iterator[Record]:
+def _speeds(pairs: Pairs, grouped: Sequence[str]) -> Iterator[Record]:
     """Yield the table of orders and contractions, where they were measured."""
-    columns = [*SHAPE, *outer, "method", "order", "contraction", "worst", "promised", "steps near the optimum"]
     rows = []
-    for group in groups:
-        for method in group["methods"]:
-            orders = method["orders"] if _is_exact(method) else []
-            factors = method["contractions"]
-            if orders or factors:
-                worst = max(factors) if factors else None
-                found = [_spread(quartiles(values)) for values in (orders, factors)]
-                rows.append(
-                    [*group["group"].values(), method["label"], *found, worst, method["promised"], len(factors)]
-                )
+    for values, method in pairs:
+        orders, factors = method["orders"] if method["exact"] else [], method["contractions"]
+        if orders or factors:
+            spreads = [_spread(quartiles(found)) for found in (orders, factors)]
+            worst = max(factors, default=None)
+            rows.append([*values.values(), method["label"], *spreads, worst, method["promised"], len(factors)])
     if rows:
+        columns = [*grouped, "method", "order", "contraction", "worst", "promised", "steps near the optimum"]
         note = (
             "Order of convergence and contraction of one step in the norm of the Hessian, where the distance to the "
             "planted x has fallen to a tenth. Promised: eps/(1-eps) of (F.10), eps by (F.4) or (F.6) at delta."
@@ -250,40 +223,31 @@ def _speeds(groups: Sequence[Record], outer: Sequence[str]) -> Iterator[Record]:
         yield {"title": "Near the optimum", "note": note, "columns": columns, "rows": rows}
 
 
-def _is_exact(method: Record) -> bool:
-    """Return whether the steps solve with the whole Hessian, so that they have an order."""
-    name = method["solver"]
-    return method["sketch"] == "none" and (name == AUTO or (name in SOLVERS and SOLVERS[name].quadratic))
-
-
 def _spread(found: Record) -> str:
-    if found["median"] is None:
-        return "–"
-    return f"{found['median']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
+    return "–" if found["median"] is None else "{median:.3g} [{low:.3g}, {high:.3g}]".format(**found)
 
 
-def _verdicts(groups: Sequence[Record], delta: float, confidence: float) -> Iterator[Record]:
+def _verdicts(pairs: Pairs, delta: float, confidence: float) -> Iterator[Record]:
     """Yield per loss, activation and method: are exact steps quadratic, do sketched ones contract as promised."""
-    pooled: dict[tuple[str, str], list[Record]] = {}
-    for group in groups:
-        where = f"{group['group']['loss']}, {group['group']['activation']}"
-        for method in group["methods"]:
-            pooled.setdefault((where, method["label"]), []).append(method)
-    for (where, label), methods in pooled.items():
-        first = methods[0]["sketch"] if methods[0]["sketch"] != "none" else methods[0]["solver"]
-        orders = [order for method in methods for order in method["orders"]]
-        if _is_exact(methods[0]) and orders:
-            yield _quadratic(orders) | {"group": f"{where}: {label}", "criterion": first}
+    pooled: dict[str, list[Record]] = {}
+    for values, method in pairs:
+        pooled.setdefault(f"{values['loss']}, {values['activation']}: {method['label']}", []).append(method)
+    for where, methods in pooled.items():
+        first = methods[0]
+        facts = {"group": where, "criterion": first["solver"] if first["sketch"] == "none" else first["sketch"]}
+        orders = [order for method in methods if method["exact"] for order in method["orders"]]
+        if orders:
+            yield _quadratic(orders) | facts
         promised = [method for method in methods if method["promised"] is not None and method["contractions"]]
         if promised:
-            yield _contracts(promised, delta, confidence) | {"group": f"{where}: {label}", "criterion": first}
+            yield _contracts(promised, delta, confidence) | facts
 
 
 def _quadratic(orders: Sequence[float]) -> Record:
     found = quartiles(orders)
     low, high = found["low"], found["high"]
     reason = f"half of the runs have an order in [{low:.2f}, {high:.2f}] in their last three steps above rounding."
-    numbers = {"value": found["median"], "low": low, "high": high}
+    numbers = found | {"value": found["median"]}
     return verdict("quadratic", "", 2.0, numbers, (above(low, high, ORDER), reason), replicates=len(orders))
 
 
