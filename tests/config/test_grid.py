@@ -8,17 +8,13 @@ from typing import Any
 import pytest
 
 from expreg.core.config import grid
-from expreg.core.config.expression import parse
 
 
 def read(sweep: Any) -> tuple[grid.Block, list[tuple[str, str]]]:
-    found: list[tuple[str, str]] = []
-    language = grid.Language(
-        condition=lambda text, names, path: parse(text, condition=True),
-        integer=lambda name: True if name in ("n", "m", "replicate") else False if "." in name else None,
-        report=lambda path, code, message: found.append((code, ".".join(map(str, path)))),
+    tree, faults = grid.read(
+        sweep, lambda name: name in ("n", "m", "replicate") or (False if "." in name else None), {}
     )
-    return grid.parse(sweep, language), found
+    return tree, [(fault.code, ".".join(map(str, fault.path))) for fault in faults]
 
 
 def rows(sweep: Any) -> list[dict[str, Any]]:
@@ -131,8 +127,7 @@ def test_refusals(sweep: Any, code: str, path: str) -> None:
 
 def test_zips_of_different_lengths_are_found() -> None:
     tree, _ = read({"zip": {"a": [1, 2], "b": {"count": 3}, "c": {"geometric": [1, 2, 5]}}})
-    found: list[str] = []
-    grid.check_zips(tree, lambda path, code, message: found.append(f"{code} {message}"))
+    found = [f"{fault.code} {fault.message}" for fault in grid.uneven_zips(tree)]
     assert found == ["E-GRID zipped members differ in length: a 2, b 3, c 2"]
 
 

@@ -119,9 +119,8 @@ def test_all_problems_are_listed_at_once_with_their_places() -> None:
 def test_marks_point_at_keys_and_values() -> None:
     document = read("a: 1\nsweep:\n  product:\n    m: [8, 16]\n", file="f.yaml")
     path = ("sweep", "product", "m")
-    assert document.keys[path][1:] == (4, 5)
-    assert document.values[path][1:] == (4, 8)
-    assert document.values[(*path, 1)][1:] == (4, 12)
+    assert [mark[1:] for mark in document.marks[path]] == [(4, 5), (4, 8)]
+    assert document.marks[(*path, 1)].value[1:] == (4, 12)
     assert show_path((*path, 1)) == "sweep.product.m[1]"
 
 

@@ -55,6 +55,11 @@ def carried(error: PydanticCustomError) -> Fault:
     return found
 
 
+def is_number(value: Any) -> bool:
+    """Say whether a value is a number; a truth value is not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def show(value: Any) -> str:
     """Return a value as it would stand in the file, cut to a readable length."""
     match value:
@@ -141,9 +146,13 @@ class Rule:
         """Return the JSON Schema of the rule."""
         raise NotImplementedError
 
-    def axis(self, value: Any) -> None:
-        """Raise the fault if an axis cannot set this value."""
-        self._checked(value, None)
+    def axis(self, value: Any) -> Fault | None:
+        """Return why an axis cannot set this value, None if it can."""
+        try:
+            self._checked(value, None)
+        except PydanticCustomError as error:
+            return carried(error)
+        return None
 
     def _checked(self, value: Any, context: Any) -> Any:
         return None if value is None and self.null else self.check(value, context)
@@ -154,6 +163,17 @@ class Rule:
     def __get_pydantic_json_schema__(self, _schema: Any, handler: Any) -> dict[str, Any]:
         found = self.describe(handler)
         return {"anyOf": [*found.get("anyOf", [found]), {"type": "null"}]} if self.null else found
+
+
+class Target(NamedTuple):
+    """What an axis sets: the field at `path`, or (None) a name of expressions only; and the rules of its values.
+
+    `whole` says whether they are whole numbers, None where they may be.
+    """
+
+    path: Path | None
+    rules: tuple[Rule, ...]
+    whole: bool | None
 
 
 @dataclass(frozen=True)
@@ -188,15 +208,16 @@ class Number(Rule):
             _in_range(number, context["precision"])
         return number
 
-    def axis(self, value: Any) -> None:
-        """Raise the fault if an axis cannot set this value: expressions are for the fields."""
-        self._checked(value, None)
-        if isinstance(value, str) and value not in self.words:
-            raise fault("E-TYPE", f"{got(value)}, expected {self.expected()}; axis values are plain")
+    def axis(self, value: Any) -> Fault | None:
+        """Return why an axis cannot set this value, None if it can: expressions are for the fields."""
+        found = super().axis(value)
+        if found is None and isinstance(value, str) and value not in self.words:
+            return Fault((), "E-TYPE", f"{got(value)}, expected {self.expected()}; axis values are plain")
+        return found
 
     def number(self, value: Any) -> int | float:
         """Return the number in its canonical type: 16.0 is 16 where integers are due, 1 is 1.0 where reals are."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if not is_number(value):
             raise fault("E-TYPE", f"{got(value)}, expected {self.expected()}")
         if abs(value) > MAX_INTEGER if isinstance(value, int) else not math.isfinite(value):
             raise fault("E-RANGE", f"got {show(value)}, expected {self.expected()}")
@@ -234,7 +255,7 @@ class Number(Rule):
             number = scalar(text)
         except ScalarError as error:
             raise fault(error.code, error.message) from None
-        if isinstance(number, (int, float)) and not isinstance(number, bool):
+        if is_number(number):
             raise fault("E-TYPE", f"{got(text)}, expected {self.expected()}; did you mean {text}?")
         if not self.expression:
             raise fault("E-TYPE", f"{got(text)}, expected {self.expected()}{did_you_mean(text, self.words)}")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
-from pydantic_core import PydanticCustomError
 
 from expreg.core.config.fields import (
     Block,
@@ -19,32 +18,25 @@ from expreg.core.config.fields import (
     Number,
     OneOf,
     Rule,
+    Target,
     Text,
-    carried,
     did_you_mean,
     fault,
     got,
     key,
     show,
 )
-from expreg.core.config.grid import Block as Grid
-from expreg.core.config.reader import Mark, Path
+from expreg.core.config.reader import Path, show_path
+from expreg.core.config.source import Source
 
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 _RULE = "allowed A-Z a-z 0-9 . _ - (1..64), first a letter or digit"
 
+REPLICATE = Number(integer=True, least=0, most=2**31 - 1, expression=False)
+FREE = Number(expression=False)
+
 Share = Annotated[float, Number(above=0, below=1, expression=False)]
 CountOrAuto = Annotated[int | str, Number(integer=True, least=1, most=2**16, expression=False, words=("auto",))]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a config was made from: the merged mapping, the marks of keys and values, and the grid."""
-
-    given: Mapping[str, Any]
-    keys: Mapping[Path, Mark]
-    values: Mapping[Path, Mark]
-    grid: Grid | None
 
 
 @dataclass(frozen=True)
@@ -194,6 +186,15 @@ def leaves(model: type[Config]) -> dict[str, tuple[Rule, ...]]:
     return found
 
 
+def target(model: type[Config], known: Mapping[str, tuple[Rule, ...]], axis: str) -> Target:
+    """Return what an axis sets: a field for sizes and the dotted names of `leaves`, else a name of expressions."""
+    path = model.sizes.get(axis) or (tuple(axis.split(".")) if axis in known else None)
+    if path is None:
+        return Target(None, (REPLICATE,), True) if axis == "replicate" else Target(None, (FREE,), None)
+    rules = known[show_path(path)]
+    return Target(path, rules, any(isinstance(rule, Number) and rule.integer for rule in rules))
+
+
 # --- checking -------------------------------------------------------------------------------------
 
 
@@ -233,8 +234,3 @@ def _owner(model: type[Block], given: Any, path: Path) -> type[Block]:
 def _named(model: type[Block]) -> str:
     names = [model.model_fields[key].default for key in ("kind", "name") if key in model.model_fields]
     return f"for {names[0]}" if names and isinstance(names[0], str) else "here"
-
-
-def first_fault(error: PydanticCustomError, prefix: Path) -> Fault:
-    """Return what a rule said about the value at `prefix`."""
-    return carried(error).below(prefix)
