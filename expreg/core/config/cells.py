@@ -38,13 +38,13 @@ class Resolved(NamedTuple):
     text: str
 
 
-class Names(Mapping[str, Any]):
+class Names:
     """What the names of expressions are worth in the cell of a row; remembers which were asked for."""
 
     def __init__(self, resolver: "Resolver", row: Row) -> None:
         self.resolver, self.row = resolver, row
         self.asked: set[str] = set()
-        self.trail: tuple[str, ...] = ()
+        self.trail: list[str] = []
 
     def __getitem__(self, name: str) -> Any:
         self.asked.add(name)
@@ -58,38 +58,27 @@ class Names(Mapping[str, Any]):
         if name in self.trail:
             message = f"{name} is neither swept nor given; sweep {name} or set {show_path(sizes[name])}"
             raise fault("E-MISSING", message, *sizes[name], absolute=True)
-        before, self.trail = self.trail, (*self.trail, name)
+        self.trail.append(name)
         try:
             return self._size(*sizes[name])
-        finally:
-            self.trail = before
-
-    def _size(self, block: str, field: str) -> Any:
-        """Return the size that a field gives, which may be an expression of other sizes or follow from a file.
-
-        Raises no fault of its own where that is wrong, for it is reported where it stands, or not known yet.
-        """
-        self.asked.update(self.resolver.own[block])
-        given = self.resolver.placed(block, self.row)
-        try:
-            model = self.resolver.model_of(block, given)
-            if field not in model.model_fields:
-                return self.resolver.implied(model, given)[field]
-            raw = given.get(field, model.model_fields[field].default)
-            [rule] = [rule for rule in rules_of(model, field) if isinstance(rule, Number)]
-            return rule.check(raw, {"names": self})
         except PydanticCustomError as error:
             if (error.context or {})["absolute"]:
                 raise
+            raise faults([]) from None  # reported where it stands
+        except (KeyError, OSError):  # not known yet
             raise faults([]) from None
-        except (KeyError, OSError):
-            raise faults([]) from None
+        finally:
+            self.trail.pop()
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.row)
-
-    def __len__(self) -> int:
-        return len(self.row)
+    def _size(self, block: str, field: str) -> Any:
+        """Return the size that a field gives, which may be an expression of other sizes or follow from a file."""
+        self.asked.update(self.resolver.own[block])
+        given = self.resolver.placed(block, self.row)
+        model = inner(self.resolver.model, block, given) or Block
+        if field not in model.model_fields:
+            return self.resolver.implied(model, given)[field]
+        [rule] = [rule for rule in rules_of(model, field) if isinstance(rule, Number)]
+        return rule.check(given.get(field, model.model_fields[field].default), {"names": self})
 
 
 class Resolver:
@@ -135,12 +124,6 @@ class Resolver:
                 given = _with(given, path, row[name])
         return dict(given)
 
-    def model_of(self, block: str, given: Any) -> type[Block]:
-        """Return the model of what is given for a block."""
-        found = inner(self.model, block, given)
-        assert found is not None
-        return found
-
     def implied(self, model: type[Block], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the sizes that are no keys, read from a file once; raise `OSError` where it cannot be read."""
         if model.files and not self.files:
@@ -165,7 +148,7 @@ class Resolver:
         given = self.placed(block, row)
         context = {"names": names, "precision": row.get("precision", self.config.precision)}
         try:
-            model = self.model_of(block, given)
+            model = inner(self.model, block, given) or Block
             checked, problems = check(model, given, context, (block,))
             if checked is None:
                 return problems

@@ -167,9 +167,6 @@ def _sizes_and_rules(config: Config) -> list[Fault]:
 class _Dumper(yaml.SafeDumper):
     """Quote every text that the strict reader would not read as the same text."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-        return True
-
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     try:
