@@ -18,7 +18,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
 RUN = [path for path in CONFIGS if not path.stem.endswith("_gpu")]  # those are the same configs with larger grids
 TRAINED = [path for path in RUN if api.load_config(path).experiment in ("threshold", "convergence")]
-DRAWN = ("quickstart", "concentration")
+DRAWN = ("threshold", "concentration")
 """Those whose report is drawn here; the figures are tested in tests/report."""
 
 

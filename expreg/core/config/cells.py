@@ -183,6 +183,7 @@ def cells(config: Config) -> Iterator[tuple[Settings, Axes]]:
     convert = _converters(config.source)
     fixed = {"experiment": config.experiment, "measure": list(config.measure)}
     constant = {name: canonical(value) for name, value in fixed.items()}
+    order = sorted([*constant, "precision", "replicate", "seed", *config.blocks])
     seen: set[str] = set()
     for row in _rows(config):
         found = {block: resolver.block(block, row) for block in config.blocks}
@@ -192,9 +193,10 @@ def cells(config: Config) -> Iterator[tuple[Settings, Axes]]:
         precision = row.get("precision", config.precision)
         seed, replicate = int(row.get("seed", config.seed)), int(row.get("replicate", 0))
         texts = {**constant, "precision": f'"{precision}"', "replicate": f"{replicate}", "seed": f"{seed}"}
-        texts |= {block: resolved.text for block, resolved in blocks.items()}
+        for block, resolved in blocks.items():
+            texts[block] = resolved.text
         # the canonical JSON of the settings, from that of its parts: what most of the time would go into
-        name = _digest("{" + ",".join([f'"{key}":{texts[key]}' for key in sorted(texts)]) + "}", ID_BYTES)
+        name = _digest("{" + ",".join([f'"{key}":{texts[key]}' for key in order]) + "}", ID_BYTES)
         if name in seen:
             continue
         seen.add(name)
