@@ -27,7 +27,7 @@ def name(path):
 
 
 def test_every_script_has_its_config_and_the_main_ones_a_script():
-    assert set(map(name, SCRIPTS)) <= set(map(name, CONFIGS))
+    assert set(map(name, SCRIPTS)) <= set(map(name, RUN))
     assert {"quickstart", "threshold", "convergence", "concentration", "lazy"} <= set(map(name, SCRIPTS))
 
 
@@ -49,16 +49,26 @@ def test_a_config_in_full_is_a_plan_of_a_few_programs(path):
     assert len({EXPERIMENTS[config.experiment].signature(settings) for settings in cells}) <= 150
 
 
-def without_report(patch, path):
-    """Leave out the figures of most configs: they take longer than the cells."""
-    if path.stem not in DRAWN:
-        patch.setattr("expreg.core.page.page.write", lambda *arguments: None)
+def run_of(path, capsys):
+    """Return the run of a config: by its script where it has one, which prints its result and writes a figure."""
+    script = ROOT / "experiments" / f"{path.stem}.py"
+    if script not in SCRIPTS:
+        return expreg.run(path, shrunk(path), out="runs/run")
+    figure = runpy.run_path(str(script))["main"](shrunk(path))
+    assert figure.is_relative_to("runs")
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) >= 2
+    assert re.search(r"\d\.\d\d|none", printed)
+    return expreg.load(figure.parent)
 
 
 @pytest.mark.parametrize("path", RUN, ids=name)
-def test_a_config_runs_to_its_report(path, tmp_path, monkeypatch):
-    without_report(monkeypatch, path)
-    run = expreg.run(path, shrunk(path), out=tmp_path / "run")
+def test_a_config_runs_to_its_report(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if path.stem not in DRAWN:  # the figures of a page take longer than the cells
+        monkeypatch.setattr("expreg.core.page.page.write", lambda *arguments: None)
+    run = run_of(path, capsys)
     cells = run.cells
     assert len(cells) == expreg.api.plan(path, shrunk(path))["cells"] >= 9
     assert set(cells["status"]) <= {"converged", "max_steps", "diverged", "nonfinite", "collapsed", "trivial"}
@@ -87,15 +97,3 @@ def check_training(cells):
         covered = cells[cells["Ecert"].astype(bool) & (cells["eta"] <= cells["eta_certified"])]
         assert covered["E2"].all()
         assert (covered["refined_movement"] <= 1 + 1e-3).all()
-
-
-@pytest.mark.parametrize("path", SCRIPTS, ids=name)
-def test_a_script_prints_its_result_and_writes_its_figure(path, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("expreg.core.page.page.write", lambda *arguments: None)  # drawn by the test above
-    figure = runpy.run_path(str(path))["main"](shrunk(ROOT / "configs" / f"{path.stem}.yaml"))
-    assert figure.is_relative_to("runs")
-    assert figure.read_bytes()[:4] == b"\x89PNG"
-    told = capsys.readouterr().out
-    assert len(told.splitlines()) >= 2
-    assert re.search(r"\d\.\d\d|none", told)

@@ -8,17 +8,13 @@ from typing import Any
 import pytest
 
 from expreg.core.config import grid
-from expreg.core.config.expression import parse
 
 
 def read(sweep: Any) -> tuple[grid.Block, list[tuple[str, str]]]:
-    found: list[tuple[str, str]] = []
-    language = grid.Language(
-        condition=lambda text, names, path: parse(text, condition=True),
-        integer=lambda name: True if name in ("n", "m", "replicate") else False if "." in name else None,
-        report=lambda path, code, message: found.append((code, ".".join(map(str, path)))),
+    tree, faults = grid.read(
+        sweep, lambda name: name in ("n", "m", "replicate") or (False if "." in name else None), {}
     )
-    return grid.parse(sweep, language), found
+    return tree, [(fault.code, ".".join(map(str, fault.path))) for fault in faults]
 
 
 def rows(sweep: Any) -> list[dict[str, Any]]:
@@ -129,11 +125,21 @@ def test_refusals(sweep: Any, code: str, path: str) -> None:
     assert read(sweep)[1] == [(code, path)]
 
 
-def test_zips_of_different_lengths_are_found() -> None:
-    tree, _ = read({"zip": {"a": [1, 2], "b": {"count": 3}, "c": {"geometric": [1, 2, 5]}}})
-    found: list[str] = []
-    grid.check_zips(tree, lambda path, code, message: found.append(f"{code} {message}"))
-    assert found == ["E-GRID zipped members differ in length: a 2, b 3, c 2"]
+@pytest.mark.parametrize(
+    ("sweep", "messages"),
+    [
+        (
+            {"zip": {"a": [1, 2], "b": {"count": 3}, "c": {"geometric": [1, 2, 5]}}},
+            ["zipped members differ in length: a 2, b 3, c 2"],
+        ),
+        ({"zip": {"a": [1], "zip": {"b": [1], "c": [1, 2]}}}, ["zipped members differ in length: b 1, c 2"]),
+        ({"zip": {"a": [1], "product": {"b": [1], "when": "1/(b - 1) > 0"}}}, []),  # that is another mistake
+    ],
+)
+def test_zips_of_different_lengths_are_found(sweep: Any, messages: list[str]) -> None:
+    assert [(fault.code, fault.message) for fault in grid.uneven_zips(read(sweep)[0])] == [
+        ("E-GRID", message) for message in messages
+    ]
 
 
 @pytest.mark.parametrize(
@@ -164,3 +170,14 @@ def test_rows_come_one_at_a_time() -> None:
         {"a": 0, "b": 0, "c": 0, "d": 0},
         {"a": 0, "b": 0, "c": 0, "d": 1},
     ]
+
+
+def test_no_sweep_has_more_rows_than_its_size() -> None:
+    """Also for zips whose members' lengths are bounds themselves."""
+    zipped = {"n": {"geometric": [1, 3, 5]}, "rho": [4, 5, 6]}
+    for sweep, size in (
+        ({"zip": zipped}, 5),
+        ({"product": {"zip": zipped, "r": [0, 1]}}, 10),
+        ({"concat": [{"zip": zipped}, {"zip": zipped, "r": [0, 1]}]}, 15),
+    ):
+        assert grid.size(read(sweep)[0]) == size >= len(rows(sweep))

@@ -36,18 +36,13 @@ sweep:
 """
 
 
-def loaded(source: Any, overrides: Any = ()) -> Config:
-    return load(source, overrides)
-
-
 def ids(config: Config) -> list[str]:
     return [cell_id(setting) for setting, _ in cells(config)]
 
 
 def problems(source: Any, overrides: Any = ()) -> list[str]:
-    config = loaded(source, overrides)
     with pytest.raises(InputError) as caught:
-        plan(config)
+        plan(load(source, overrides))
     return caught.value.lines()
 
 
@@ -59,7 +54,7 @@ def with_sweep(**sweep: Any) -> dict[str, Any]:
 
 
 def test_settings_and_axes_of_a_cell() -> None:
-    setting, axes = next(cells(loaded(BASE)))
+    setting, axes = next(cells(load(BASE)))
     assert setting == {
         "experiment": "threshold",
         "seed": 0,
@@ -84,20 +79,14 @@ def test_settings_and_axes_of_a_cell() -> None:
 
 
 def test_cells_are_those_of_the_grid_in_its_order() -> None:
-    found = [(s["data"]["n"], s["data"]["d"], s["network"]["m"], s["replicate"]) for s, _ in cells(loaded(BASE))]
+    found = [(s["data"]["n"], s["data"]["d"], s["network"]["m"], s["replicate"]) for s, _ in cells(load(BASE))]
     expected = [(n, n, m, r) for n, m, r in itertools.product([8, 16], [8, 32, 64], range(2)) if m >= n]
     assert found == expected
-    assert plan(loaded(BASE))["cells"] == len(expected)
-
-
-def test_every_cell_has_its_own_id() -> None:
-    found = ids(loaded(BASE))
-    assert len(set(found)) == len(found)
-    assert all(len(name) == 16 and int(name, 16) >= 0 for name in found)
+    assert plan(load(BASE))["cells"] == len(expected)
 
 
 def test_without_a_sweep_there_is_one_cell() -> None:
-    config = loaded({"experiment": "convergence", "name": "x", "data": {"n": 8}, "network": {"m": "4*n"}})
+    config = load({"experiment": "convergence", "name": "x", "data": {"n": 8}, "network": {"m": "4*n"}})
     [(setting, axes)] = cells(config)
     assert (setting["network"]["m"], setting["data"]["d"], axes) == (32, 8, {})
 
@@ -107,7 +96,7 @@ def test_expressions_may_name_axes_sizes_and_the_replicate() -> None:
     source["data"] = {"kind": "near_duplicate", "angle": "rho/n", "d": "2*n"}
     source["network"] = {"m": "2*round(d*log(n)/2)", "scale": "1/(1 + replicate)"}
     source["training"] = {"max_steps": {"flow_time": "n/8"}, "optimizer": {"name": "momentum", "momentum": "1 - rho"}}
-    setting, axes = next(cells(loaded(source)))
+    setting, axes = next(cells(load(source)))
     assert axes == {"n": 8, "rho": 0.25, "replicate": 3}
     assert (setting["data"]["angle"], setting["data"]["d"], setting["network"]["m"]) == (0.25 / 8, 16, 34)
     assert (setting["network"]["scale"], setting["training"]["max_steps"]["flow_time"]) == (0.25, 1.0)
@@ -116,7 +105,7 @@ def test_expressions_may_name_axes_sizes_and_the_replicate() -> None:
 
 def test_sizes_follow_the_axes_of_the_fields_they_come_from() -> None:
     source = {**with_sweep(product={"k": [4, 8]}), "data": {"n": "2*k"}, "network": {"m": "n + 2"}}
-    assert [s["network"]["m"] for s, _ in cells(loaded(source))] == [10, 18]
+    assert [s["network"]["m"] for s, _ in cells(load(source))] == [10, 18]
 
 
 def test_dotted_axes_set_numbers_names_and_kinds() -> None:
@@ -135,7 +124,7 @@ def test_dotted_axes_set_numbers_names_and_kinds() -> None:
             {"product": {"data.kind": ["equiangular"], "data.coherence": [0, 0.5]}},
         ],
     )
-    found = list(cells(loaded(source)))
+    found = list(cells(load(source)))
     assert len(found) == 2 * 2 * 3
     setting, axes = found[-1]
     assert setting["data"]["coherence"] == 0.5
@@ -146,22 +135,18 @@ def test_dotted_axes_set_numbers_names_and_kinds() -> None:
     assert {type(axes["training.step_size.factor"]) for _, axes in found} == {float}
 
 
-def test_a_swept_d_replaces_the_default() -> None:
-    found = [s["data"]["d"] for s, _ in cells(loaded(with_sweep(product={"n": [8], "m": [8], "d": [4, 32]})))]
-    assert found == [4, 32]
-
-
-def test_digits_know_their_dimension() -> None:
-    source = with_sweep(product={"n": [8], "m": [8]})
-    setting, _ = next(cells(loaded({**source, "data": {"kind": "digits"}})))
-    assert setting["data"]["d"] == 64
-    assert setting["data"]["labels"] == {"kind": "given"}
+def test_a_swept_d_replaces_the_default_and_digits_know_theirs() -> None:
+    swept = with_sweep(product={"n": [8], "m": [8], "d": [4, 32]})
+    assert [s["data"]["d"] for s, _ in cells(load(swept))] == [4, 32]
+    digits = {**with_sweep(product={"n": [8], "m": [8]}), "data": {"kind": "digits"}}
+    data = next(cells(load(digits)))[0]["data"]
+    assert (data["d"], data["labels"]) == (64, {"kind": "given"})
 
 
 def test_cells_given_twice_are_there_once() -> None:
     source = with_sweep(product={"m": [8, 16]}, concat=[{"product": {"n": [4, 8]}}, {"product": {"n": [8, 16]}}])
-    assert [s["data"]["n"] for s, _ in cells(loaded(source))] == [4, 8, 16, 4, 8, 16]
-    assert plan(loaded(source))["cells"] == 6
+    assert [s["data"]["n"] for s, _ in cells(load(source))] == [4, 8, 16, 4, 8, 16]
+    assert plan(load(source))["cells"] == 6
 
 
 # --- ids: what changes them and what does not --------------------------------------------------------
@@ -189,33 +174,30 @@ def test_writing_the_same_in_another_way_changes_no_id(tmp_path: Path, change: A
     before, after = tmp_path / "a.yaml", tmp_path / "b.yaml"
     before.write_text(TEXT)
     after.write_bytes(change(TEXT).encode())
-    assert ids(loaded(before)) == ids(loaded(after))
-    assert plan(loaded(before)) == plan(loaded(after))
+    assert ids(load(before)) == ids(load(after))
+    assert plan(load(before)) == plan(load(after))
 
 
 def test_order_of_axes_changes_the_order_of_cells_only() -> None:
     other = copy.deepcopy(BASE)
     other["sweep"]["product"] = dict(reversed(list(BASE["sweep"]["product"].items())))
-    assert ids(loaded(other)) != ids(loaded(BASE))
-    assert sorted(ids(loaded(other))) == sorted(ids(loaded(BASE)))
+    assert ids(load(other)) != ids(load(BASE))
+    assert sorted(ids(load(other))) == sorted(ids(load(BASE)))
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.integers(1, 60), min_size=1, max_size=4, unique=True),
-    st.lists(st.integers(1, 30), min_size=1, max_size=3, unique=True),
+    st.lists(st.integers(1, 60), min_size=1, max_size=3, unique=True),
+    st.lists(st.integers(1, 30), min_size=1, max_size=2, unique=True),
     st.integers(61, 99),
 )
 def test_adding_a_value_to_an_axis_keeps_all_other_ids(n: list[int], half_m: list[int], more: int) -> None:
     product = {"n": n, "m": [2 * half for half in half_m], "replicate": {"count": 2}}
-    before = ids(loaded(with_sweep(product=product)))
-    after = ids(loaded(with_sweep(product={**product, "n": [*n, more]})))
+    one, other = load(with_sweep(product=product)), load(with_sweep(product={**product, "n": [*n, more]}))
+    before, after = ids(one), ids(other)
     assert set(before) < set(after)
     assert len(after) == len(before) * (len(n) + 1) // len(n)
-    assert (
-        plan(loaded(with_sweep(product=product)))["hash"]
-        == plan(loaded(with_sweep(product={"n": [1], "m": [2]})))["hash"]
-    )
+    assert plan(one)["hash"] == plan(other)["hash"]
 
 
 @pytest.mark.parametrize(
@@ -232,29 +214,27 @@ def test_adding_a_value_to_an_axis_keeps_all_other_ids(n: list[int], half_m: lis
     ],
 )
 def test_another_setting_gives_other_ids_another_hash_and_is_named(override: str, difference: str) -> None:
-    one, other = loaded(BASE), loaded(BASE, [override])
+    one, other = load(BASE), load(BASE, [override])
     assert not set(ids(one)) & set(ids(other))
-    assert plan(one)["hash"] != plan(other)["hash"]
-    assert first_difference(plan(one)["identity"], plan(other)["identity"]) == difference
-
-
-def test_equal_identities_have_no_difference() -> None:
-    identity = plan(loaded(BASE))["identity"]
-    assert first_difference(identity, json.loads(json.dumps(identity))) is None
+    before, after = plan(one), plan(other)
+    assert before["hash"] != after["hash"]
+    assert first_difference(before["identity"], after["identity"]) == difference
+    assert first_difference(before["identity"], json.loads(json.dumps(before["identity"]))) is None
 
 
 def test_config_text_gives_the_same_plan(tmp_path: Path) -> None:
-    config = loaded(BASE, ["training.tolerance=1e-4", "sweep.product.training.step_size.factor=0.5,1", "name='1e-3'"])
+    config = load(BASE, ["training.tolerance=1e-4", "sweep.product.training.step_size.factor=0.5,1", "name='1e-3'"])
     path = tmp_path / "config.yaml"
     path.write_text(config_text(config))
-    assert plan(loaded(path)) == plan(config)
-    assert ids(loaded(path)) == ids(config)
+    assert plan(load(path)) == plan(config)
+    assert ids(load(path)) == ids(config)
 
 
 def test_an_id_is_that_of_the_content() -> None:
-    found = [setting for setting, _ in cells(loaded(BASE))]
-    assert len({json.dumps(setting, sort_keys=True) for setting in found}) == len(found)
-    assert [cell_id(json.loads(json.dumps(setting))) for setting in found] == ids(loaded(BASE))
+    found, names = [setting for setting, _ in cells(load(BASE))], ids(load(BASE))
+    assert len(set(names)) == len({json.dumps(setting, sort_keys=True) for setting in found}) == len(found)
+    assert [cell_id(json.loads(json.dumps(setting))) for setting in found] == names
+    assert all(len(name) == 16 and int(name, 16) >= 0 for name in names)
 
 
 # --- rules per cell ----------------------------------------------------------------------------------
@@ -267,48 +247,38 @@ def test_an_odd_width_is_named_with_its_axis_and_its_line(tmp_path: Path) -> Non
         f"error[E-RANGE] {path}:6:28: network.m: got 9, init coupled pairs the neurons: expected an even number "
         "(where m = 9; or m = 65; or m = 67; and 1 more)"
     ]
-    loaded(path, ["network.init=iid"])
-    assert plan(loaded(path, ["network.init=iid"]))["cells"] == 18
+    load(path, ["network.init=iid"])
+    assert plan(load(path, ["network.init=iid"]))["cells"] == 18
+
+
+F32 = "E-RANGE] overrides: training.tolerance:"
 
 
 @pytest.mark.parametrize(
-    ("overrides", "line"),
+    ("overrides", "line", "where"),
     [
-        (
-            {"data.d": "n/3"},
-            "error[E-TYPE] overrides: data.d: got 2.6666666666666665 (number), expected an integer in 1..16777216 "
-            "(where n = 8; or n = 16)",
-        ),
-        (
-            {"data.d": "1/(n - 8)"},
-            "error[E-EXPR] overrides: data.d: '1/(n-8)': division by zero (where n = 8)",
-        ),
-        (
-            {"data.kind": "orthonormal", "data.d": 10},
-            "error[E-RANGE] overrides: data.d: got 10, orthonormal data need d >= n = 16 (where n = 16)",
-        ),
-        (
-            {"training.tolerance": "1e-5/n"},
-            "error[E-RANGE] overrides: training.tolerance: 1.25e-06 is below 32*eps of float32 (3.8e-06); "
-            "use precision f64 (where n = 8; or n = 16)",
-        ),
+        ({"data.d": "n/3"}, "E-TYPE] overrides: data.d: got 2.6666666666666665 (number)", "n = 8; or n = 16"),
+        ({"data.d": "1/(n - 8)"}, "E-EXPR] overrides: data.d: '1/(n-8)': division by zero", "n = 8"),
+        ({"data.kind": "orthonormal", "data.d": 10}, "E-RANGE] overrides: data.d: got 10, orthonormal", "n = 16"),
+        ({"training.tolerance": "1e-5/n"}, f"{F32} 1.25e-06 is below 32*eps of float32", "n = 8; or n = 16"),
         (
             {"data": {"kind": "equiangular", "coherence": -0.1}},
-            "error[E-RANGE] overrides: data.coherence: got -0.1, expected a number > -1/(n-1) = -0.0666667 and < 1 "
-            "(where n = 16)",
+            "E-RANGE] overrides: data.coherence: got -0.1",
+            "n = 16",
         ),
         (
             {"sweep.product.precision": ["f64", "f32"], "training.tolerance": 1e-9},
-            "error[E-RANGE] overrides: training.tolerance: 1e-09 is below 32*eps of float32 (3.8e-06); "
-            "use precision f64 (where precision = 'f32')",
+            f"{F32} 1e-09 is below 32*eps of float32",
+            "precision = 'f32'",
         ),
-        ({"sweep.when": "m < n - 20"}, "error[E-GRID] sweep: no cell is left: `when` holds nowhere"),
-        ({"sweep.when": "1/(m - 8) > 0"}, "error[E-EXPR] overrides: sweep: a `when` has no value: division by zero"),
+        ({"sweep.when": "m < n - 20"}, "E-GRID] sweep: no cell is left: `when` holds nowhere", ""),
+        ({"sweep.when": "1/(m - 8) > 0"}, "E-EXPR] overrides: sweep: a `when` has no value: division by zero", ""),
     ],
 )
-def test_rules_are_checked_in_every_cell(overrides: dict[str, Any], line: str) -> None:
-    found = problems(BASE, overrides)
-    assert found[0].startswith(line)
+def test_rules_are_checked_in_every_cell(overrides: dict[str, Any], line: str, where: str) -> None:
+    found = problems(BASE, overrides)[0]
+    assert found.startswith(f"error[{line}")
+    assert not where or found.endswith(f" (where {where})")
 
 
 def test_a_wrong_size_is_reported_where_it_is_wrong_and_nowhere_else() -> None:
@@ -343,7 +313,7 @@ def file_config(directory: Path, name: str = "mine.npz") -> Path:
 
 def test_a_file_gives_n_d_and_its_checksum(tmp_path: Path) -> None:
     points(tmp_path / "mine.npz", 12, 5)
-    config = loaded(file_config(tmp_path))
+    config = load(file_config(tmp_path))
     (setting, _), _ = cells(config)
     data, identity = setting["data"], plan(config)["identity"]["data"]
     assert (data["n"], data["d"], setting["network"]["m"]) == (12, 5, 24)
@@ -357,7 +327,7 @@ def test_ids_depend_on_the_content_of_a_file_and_not_on_its_place(tmp_path: Path
     for directory, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
         (tmp_path / directory).mkdir()
         points(tmp_path / directory / "mine.npz", 4, 4, value)
-        found.append(ids(loaded(file_config(tmp_path / directory))))
+        found.append(ids(load(file_config(tmp_path / directory))))
     assert found[0] == found[1]
     assert not set(found[0]) & set(found[2])
 
@@ -379,22 +349,22 @@ def test_a_file_may_lie_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "network": {"m": 8},
     }
     config = {
-        "override": lambda: loaded(path, ["data.path=../mine.npz"]),
-        "mapping": lambda: loaded(path, {"data.path": tmp_path / "mine.npz"}),
-        "dict": lambda: loaded(source),
-        "axis": lambda: loaded(path, ["sweep.product.data.path=../mine.npz,"]),
-    }.get(way, lambda: loaded(path))()
+        "override": lambda: load(path, ["data.path=../mine.npz"]),
+        "mapping": lambda: load(path, {"data.path": tmp_path / "mine.npz"}),
+        "dict": lambda: load(source),
+        "axis": lambda: load(path, ["sweep.product.data.path=../mine.npz,"]),
+    }.get(way, lambda: load(path))()
     setting, _ = next(cells(config))
     assert setting["data"]["path"] == full
     (tmp_path / "copy.yaml").write_text(config_text(config))
     monkeypatch.chdir(tmp_path)
-    assert plan(loaded(tmp_path / "copy.yaml")) == plan(config)
+    assert plan(load(tmp_path / "copy.yaml")) == plan(config)
 
 
 @pytest.mark.parametrize("path", ["http://x.org/a.npz", "file:///etc/passwd"])
 def test_a_file_is_local(tmp_path: Path, path: str) -> None:
     with pytest.raises(InputError) as caught:
-        loaded(file_config(tmp_path, f"'{path}'"))
+        load(file_config(tmp_path, f"'{path}'"))
     assert [(found.code, found.key) for found in caught.value.problems] == [("E-PATH", "data.path")]
 
 
@@ -415,11 +385,11 @@ def test_n_cannot_be_swept_for_a_file(tmp_path: Path) -> None:
 # --- size --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("axis", ["replicate", "training.step_size.factor", "rho"])
-def test_fifty_thousand_cells_take_seconds(axis: str) -> None:
-    source = with_sweep(product={"n": [8, 16], "m": [8], axis: {"linear": [1, 25_000, 25_000]}})
+@pytest.mark.parametrize("axis", ["replicate", "rho"])
+def test_ten_thousand_cells_take_no_time(axis: str) -> None:
+    source = with_sweep(product={"n": [8, 16], "m": [8], axis: {"linear": [1, 5000, 5000]}})
     if axis == "rho":
         source["network"] = {"scale": "rho/n"}
     start = time.process_time()
-    assert plan(loaded(source))["cells"] == 50_000
-    assert time.process_time() - start < 10  # measured: 0.3 to 1.5
+    assert plan(load(source))["cells"] == 10_000
+    assert time.process_time() - start < 2  # measured: 0.1 to 0.3

@@ -4,11 +4,10 @@ import copy
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from config_samples import SMALL, TEXT, changed, load, refused, sweepable, written
+from config_samples import SMALL, changed, load, refused, sweepable
 
 from expreg.api import json_schema
 from expreg.core import config as configs
@@ -16,31 +15,16 @@ from expreg.errors import InputError
 from expreg.kinds import EXPERIMENTS
 from expreg.types import Column
 
+WARM = {"name": "warmup_cosine_decay", "warmup_steps": 9, "decay_steps": 9}
+
 # --- what is accepted --------------------------------------------------------------------------------
 
 
 def test_defaults_are_the_protocol() -> None:
-    config = load(SMALL).model_dump()
-    assert config["training"] == {
-        "optimizer": {"name": "sgd"},
-        "step_size": {"rule": "spectral", "factor": 1.0, "value": None, "schedule": None},
-        "max_steps": {"flow_time": 2.0, "at_most": 1_000_000},
-        "tolerance": 0.05,
-        "relative": False,
-        "measure_every": 64,
-        "divergence": 1e4,
-        "curve": {"points": 48, "spacing": "logarithmic"},
-    }
+    config = load(SMALL).model_dump()  # those of training stand in test_plan
     assert config["network"] == {"m": "m", "activation": "exp", "init": "coupled", "scale": 1.0}
-    assert config["measure"] == ["E0", "E1", "E1s", "E1m", "E2", "E3", "E4", "E5", "Ecert"]
     assert config["analysis"] == {"delta": 0.1, "confidence": 0.95, "resamples": 1000, "half_width": 0.1}
-    assert (config["seed"], config["precision"]) == (0, "f32")
-
-
-def test_a_file_is_read(tmp_path: Path) -> None:
-    config = load(str(written(tmp_path, TEXT)))
-    assert (config.name, config.experiment, config.measure) == ("quick", "threshold", ["E0", "E5"])
-    assert config.execution.lanes == "auto"
+    assert config["training"]["tolerance"] == 0.05
 
 
 @pytest.mark.parametrize(
@@ -130,8 +114,6 @@ def test_the_caller_is_not_changed() -> None:
     [
         ("analysis.delta", 0, "E-RANGE"),
         ("analysis.delta", 1, "E-RANGE"),
-        ("analysis.delta", 2, "E-RANGE"),
-        ("training.tolerance", -0.1, "E-RANGE"),
         ("training.tolerance", "NaN", "E-RANGE"),
         ("training.tolerance", float("inf"), "E-RANGE"),
         ("training.tolerance", "many words", "E-EXPR"),
@@ -146,11 +128,7 @@ def test_the_caller_is_not_changed() -> None:
         ("training.step_size", {"rule": "fixed", "value": 1, "factor": 2}, "E-RANGE"),
         ("training.step_size.schedule", {"name": "linear"}, "E-MISSING"),
         ("training.step_size.schedule", {"name": "linea"}, "E-ENUM"),
-        (
-            "training.step_size.schedule",
-            {"name": "warmup_cosine_decay", "warmup_steps": 9, "decay_steps": 9},
-            "E-RANGE",
-        ),
+        ("training.step_size.schedule", WARM, "E-RANGE"),
         ("training.optimizer", {"name": "adam", "momentum": 0.9}, "E-UNKNOWN"),
         ("training.optimizer", {"name": "adam", "b1": 1}, "E-RANGE"),
         ("training.optimizer", "adam", "E-TYPE"),
@@ -169,16 +147,12 @@ def test_the_caller_is_not_changed() -> None:
         ("measure", ["E0", "E0"], "E-DUP"),
         ("measure", ["E9"], "E-ENUM"),
         ("measure", "E0", "E-TYPE"),
-        ("seed", -1, "E-RANGE"),
         ("seed", 1.5, "E-TYPE"),
         ("name", 12, "E-TYPE"),
         ("_target_", "os.system", "E-UNKNOWN"),
-        ("execution.shard", "neurons", "E-ENUM"),
         ("execution.lanes", "many", "E-TYPE"),
         ("execution.max_cells", 0, "E-RANGE"),
-        ("solver", {"kind": "newton"}, "E-UNKNOWN"),
         ("sweep.product.eta", [1], "E-AXIS"),
-        ("sweep.product.rho", [1], "E-AXIS"),
         ("sweep.product.training.step_size.facto", [1], "E-AXIS"),
         ("sweep.product.analysis.delta", [0.1], "E-AXIS"),
         ("sweep.product.data", ["x"], "E-AXIS"),

@@ -6,20 +6,19 @@ those whose names its expressions have asked for so far.
 
 import errno
 import json
-import stat
+import os
 from collections.abc import Callable, Iterator, Mapping
-from hashlib import blake2b, sha256
-from pathlib import Path as FilePath
+from hashlib import blake2b, file_digest
 from typing import Any, NamedTuple
 
 from pydantic_core import PydanticCustomError
 
 from expreg.core.config import grid
 from expreg.core.config.expression import ExpressionError
-from expreg.core.config.fields import Block, Fault, Number, did_you_mean, fault, faults, show
-from expreg.core.config.model import Config, check, first_fault, inner, leaves, rules_of
-from expreg.core.config.reader import Path, show_path
-from expreg.core.config.source import find, problem
+from expreg.core.config.fields import Block, Fault, Number, carried, did_you_mean, fault, faults, show
+from expreg.core.config.model import Config, check, inner, rules_of
+from expreg.core.config.reader import Path, place, show_path
+from expreg.core.config.source import Source, problem
 from expreg.errors import InputError, Problem
 
 Settings = dict[str, Any]
@@ -29,7 +28,6 @@ Row = Mapping[str, Any]
 ID_BYTES = 8
 HASH_BYTES = 16
 MAX_CASES = 3  # shown per problem
-CHUNK = 2**20
 NOT_IDENTITY = {"sweep", "analysis", "execution", "description", "extends"}
 
 
@@ -40,13 +38,13 @@ class Resolved(NamedTuple):
     text: str
 
 
-class Names(Mapping[str, Any]):
+class Names:
     """What the names of expressions are worth in the cell of a row; remembers which were asked for."""
 
     def __init__(self, resolver: "Resolver", row: Row) -> None:
         self.resolver, self.row = resolver, row
         self.asked: set[str] = set()
-        self.trail: tuple[str, ...] = ()
+        self.trail: list[str] = []
 
     def __getitem__(self, name: str) -> Any:
         self.asked.add(name)
@@ -60,38 +58,27 @@ class Names(Mapping[str, Any]):
         if name in self.trail:
             message = f"{name} is neither swept nor given; sweep {name} or set {show_path(sizes[name])}"
             raise fault("E-MISSING", message, *sizes[name], absolute=True)
-        before, self.trail = self.trail, (*self.trail, name)
+        self.trail.append(name)
         try:
             return self._size(*sizes[name])
-        finally:
-            self.trail = before
-
-    def _size(self, block: str, field: str) -> Any:
-        """Return the size that a field gives, which may be an expression of other sizes or follow from a file.
-
-        Raises no fault of its own where that is wrong, for it is reported where it stands, or not known yet.
-        """
-        self.asked.update(self.resolver.own[block])
-        given = self.resolver.placed(block, self.row)
-        try:
-            model = self.resolver.model_of(block, given)
-            if field not in model.model_fields:
-                return self.resolver.implied(model, given)[field]
-            raw = given.get(field, model.model_fields[field].default)
-            [rule] = [rule for rule in rules_of(model, field) if isinstance(rule, Number)]
-            return rule.check(raw, {"names": self})
         except PydanticCustomError as error:
             if (error.context or {})["absolute"]:
                 raise
+            raise faults([]) from None  # reported where it stands
+        except (KeyError, OSError):  # not known yet
             raise faults([]) from None
-        except (KeyError, OSError):
-            raise faults([]) from None
+        finally:
+            self.trail.pop()
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.row)
-
-    def __len__(self) -> int:
-        return len(self.row)
+    def _size(self, block: str, field: str) -> Any:
+        """Return the size that a field gives, which may be an expression of other sizes or follow from a file."""
+        self.asked.update(self.resolver.own[block])
+        given = self.resolver.placed(block, self.row)
+        model = inner(self.resolver.model, block, given) or Block
+        if field not in model.model_fields:
+            return self.resolver.implied(model, given)[field]
+        [rule] = [rule for rule in rules_of(model, field) if isinstance(rule, Number)]
+        return rule.check(given.get(field, model.model_fields[field].default), {"names": self})
 
 
 class Resolver:
@@ -102,13 +89,11 @@ class Resolver:
 
     def __init__(self, config: Config, *, files: bool = True) -> None:
         self.config, self.model, self.files = config, type(config), files
-        tree = config.source.grid
-        names, known = grid.names(tree) if tree else (), leaves(self.model)
-        self.targets = {name: target(self.model, known, name) for name in names}
-        self.own = {
-            block: tuple(name for name in names if (self.targets[name] or ("",))[0] == block)
-            for block in self.model.blocks
-        }
+        # by block the paths that axes set in it
+        self.own: dict[str, dict[str, Path]] = {block: {} for block in self.model.blocks}
+        for name, (path, *_) in config.source.targets.items():
+            if path and path[0] in self.own:
+                self.own[str(path[0])][name] = path[1:]
         self.depends = {block: (*own, "precision") for block, own in self.own.items()}
         self.blocks: dict[str, dict[Any, Resolved | None]] = {block: {} for block in self.model.blocks}
         self.sizes: dict[Any, dict[str, Any]] = {}
@@ -120,30 +105,24 @@ class Resolver:
         known = self.blocks[block]
         if key not in known:
             names = Names(self, row)
-            found, problems = self._resolve(block, row, names)
+            found = self._resolve(block, row, names)
             if more := names.asked.difference(self.depends[block]):
                 self.depends[block] += tuple(sorted(more))
                 known.clear()
                 key = tuple(map(row.get, self.depends[block]))
-            known[key] = found
+            known[key] = found if isinstance(found, Resolved) else None
             where = ", ".join(f"{name} = {show(value)}" for name, value in row.items() if name in self.depends[block])
-            for path, code, message in problems:
+            for path, code, message in [] if isinstance(found, Resolved) else found:
                 self.cases.setdefault((path, code), {}).setdefault(where, message)
         return known[key]
 
     def placed(self, block: str, row: Row) -> dict[str, Any]:
         """Return what is given for a block, with the axes of a row put in."""
         given = self.config.source.given.get(block) or {}
-        for name in self.own[block]:
+        for name, path in self.own[block].items():
             if name in row:
-                given = _with(given, (self.targets[name] or ())[1:], row[name])
+                given = _with(given, path, row[name])
         return dict(given)
-
-    def model_of(self, block: str, given: Any) -> type[Block]:
-        """Return the model of what is given for a block."""
-        found = inner(self.model, block, given)
-        assert found is not None
-        return found
 
     def implied(self, model: type[Block], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the sizes that are no keys, read from a file once; raise `OSError` where it cannot be read."""
@@ -162,34 +141,25 @@ class Resolver:
             shown = [where for where in list(cases)[:MAX_CASES] if where]
             more = f"; and {len(cases) - len(shown)} more" if len(cases) > len(shown) and shown else ""
             text = f" (where {'; or '.join(shown)}{more})" if shown else ""
-            found.append(
-                problem(self.config.source, Fault(path, code, next(iter(cases.values())) + text), self.targets)
-            )
+            found.append(problem(self.config.source, Fault(path, code, next(iter(cases.values())) + text)))
         return found
 
-    def _resolve(self, block: str, row: Row, names: Names) -> tuple[Resolved | None, list[Fault]]:
+    def _resolve(self, block: str, row: Row, names: Names) -> Resolved | list[Fault]:
         given = self.placed(block, row)
         context = {"names": names, "precision": row.get("precision", self.config.precision)}
         try:
-            model = self.model_of(block, given)
+            model = inner(self.model, block, given) or Block
             checked, problems = check(model, given, context, (block,))
             if checked is None:
-                return None, problems
+                return problems
             values = {**self.implied(model, given), **checked.model_dump()}
         except PydanticCustomError as error:
-            return None, [first_fault(error, (block,))]
+            return [carried(error).below((block,))]
         except OSError as error:
             key = next((key for key in model.files if given.get(key) == error.filename), model.files[0])
             message = f"'{error.filename or given[key]}' cannot be read: {error.strerror or 'not a file'}"
-            return None, [Fault((block, key), "E-FILE", message)]
-        return Resolved(values, canonical(without_paths(values))), []
-
-
-def target(model: type[Config], known: Mapping[str, Any], axis: str) -> Path | None:
-    """Return the path that an axis sets: a field for n, d, m and dotted names, None for free names."""
-    if axis in model.sizes:
-        return model.sizes[axis]
-    return tuple(axis.split(".")) if axis in known else None
+            return [Fault((block, key), "E-FILE", message)]
+        return Resolved(values, canonical(without_paths(values)))
 
 
 def _with(value: Any, path: Path, new: Any) -> dict[str, Any]:
@@ -210,27 +180,28 @@ def cells(config: Config) -> Iterator[tuple[Settings, Axes]]:
     `InputError` is raised at the end; `plan` finds them all beforehand.
     """
     resolver = Resolver(config)
-    convert = _converters(config, resolver)
+    convert = _converters(config.source)
     fixed = {"experiment": config.experiment, "measure": list(config.measure)}
     constant = {name: canonical(value) for name, value in fixed.items()}
+    order = sorted([*constant, "precision", "replicate", "seed", *config.blocks])
     seen: set[str] = set()
     for row in _rows(config):
-        blocks = {block: resolver.block(block, row) for block in config.blocks}
-        sound = {block: found for block, found in blocks.items() if found is not None}
-        if len(sound) < len(blocks):
+        found = {block: resolver.block(block, row) for block in config.blocks}
+        blocks = {block: resolved for block, resolved in found.items() if resolved is not None}
+        if len(blocks) < len(found):
             continue
         precision = row.get("precision", config.precision)
-        seed, replicate = _integer(row.get("seed", config.seed)), _integer(row.get("replicate", 0))
+        seed, replicate = int(row.get("seed", config.seed)), int(row.get("replicate", 0))
         texts = {**constant, "precision": f'"{precision}"', "replicate": f"{replicate}", "seed": f"{seed}"}
-        for block, found in sound.items():
-            texts[block] = found.text
+        for block, resolved in blocks.items():
+            texts[block] = resolved.text
         # the canonical JSON of the settings, from that of its parts: what most of the time would go into
-        name = _digest("{" + ",".join([f'"{key}":{texts[key]}' for key in sorted(texts)]) + "}", ID_BYTES)
+        name = _digest("{" + ",".join([f'"{key}":{texts[key]}' for key in order]) + "}", ID_BYTES)
         if name in seen:
             continue
         seen.add(name)
         settings: Settings = {**fixed, "seed": seed, "replicate": replicate, "precision": precision}
-        settings |= {block: found.values for block, found in sound.items()}
+        settings |= {block: resolved.values for block, resolved in blocks.items()}
         yield settings, {axis: convert[axis](value) for axis, value in row.items()}
     if not seen and not resolver.cases:
         resolver.cases[("sweep",), "E-GRID"] = {"": "no cell is left: `when` holds nowhere"}
@@ -254,12 +225,15 @@ def plan(config: Config) -> dict[str, Any]:
     identity = config.model_dump(exclude=NOT_IDENTITY)
     for block in config.blocks:
         if files := type(getattr(config, block)).files:
-            identity[block] = without_paths({**identity[block], "sha256": _content(files, identity[block])})
-    tree = config.source.grid
+            try:
+                content = checksums(files, identity[block])
+            except OSError:  # then an axis gives the paths that are read
+                content = None
+            identity[block] = without_paths({**identity[block], "sha256": content})
     return {
         "hash": _digest(canonical(identity), HASH_BYTES),
         "identity": identity,
-        "axes": list(grid.names(tree)) if tree else [],
+        "axes": list(grid.names(config.source.grid)),
         "cells": count,
     }
 
@@ -289,63 +263,38 @@ def without_paths(block: Mapping[str, Any]) -> dict[str, Any]:
 
 def checksums(files: tuple[str, ...], block: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the files of a block, joined by +; raise `OSError` without a file."""
-    return "+".join(_checksum(block[key]) for key in files if block.get(key) is not None)
-
-
-def _checksum(path: str) -> str:
-    if not stat.S_ISREG(FilePath(path).stat().st_mode):
-        raise FileNotFoundError(errno.ENOENT, "not a file", path)
-    digest = sha256()
-    with open(path, "rb") as stream:
-        while part := stream.read(CHUNK):
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def _content(files: tuple[str, ...], block: Mapping[str, Any]) -> str | None:
-    """Return the checksum of a block's files, None if one is not there: then an axis gives the paths that are read."""
-    try:
-        return checksums(files, block)
-    except OSError:
-        return None
-
-
-def _integer(value: Any) -> int:
-    return int(value)
+    found = []
+    for path in [block[key] for key in files if block.get(key) is not None]:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise FileNotFoundError(errno.ENOENT, "not a file", path)
+        with open(path, "rb") as stream:
+            found.append(file_digest(stream, "sha256").hexdigest())
+    return "+".join(found)
 
 
 def _digest(text: str, size: int) -> str:
     return blake2b(text.encode(), digest_size=size).hexdigest()
 
 
-def _rows(config: Config) -> Iterator[grid.Row]:
-    tree = config.source.grid
-    if tree is None:
+def _rows(config: Config) -> Iterator[Row]:
+    if config.source.grid is None:
         yield {}
         return
     try:
-        yield from grid.rows(tree)
+        yield from grid.rows(config.source.grid)
     except ExpressionError as error:
-        mark = find(config.source.values, ("sweep", "when"))
+        mark = place(config.source.marks, ("sweep", "when"))
         raise InputError(Problem("E-EXPR", f"a `when` has no value: {error}", *mark, key="sweep")) from None
 
 
-def _converters(config: Config, resolver: Resolver) -> dict[str, Callable[[Any], Any]]:
+def _converters(source: Source) -> dict[str, Callable[[Any], Any]]:
     """Return per axis how its values are written into rows: one type per axis, so that columns have one."""
-    tree, known = config.source.grid, leaves(type(config))
-    text = {axis.name for axis in grid.axes(tree) if not axis.numeric} if tree else set()
-    found: dict[str, Callable[[Any], Any]] = {}
-    for axis in grid.axes(tree) if tree else ():
-        if axis.name in text:
-            found[axis.name] = lambda value: value
-            continue
-        path = resolver.targets[axis.name]
-        whole = axis.name == "replicate" or (path is not None and is_whole(known[show_path(path)]))
-        free_whole = not path and all(isinstance(value, int) for value in axis.values)
-        found[axis.name] = int if (whole or free_whole) and found.get(axis.name, int) is int else float
+    text = {axis.name for axis in grid.axes(source.grid) if not axis.numeric}
+    found: dict[str, Callable[[Any], Any]] = {name: lambda value: value for name in text}
+    for axis in grid.axes(source.grid):
+        if axis.name not in text:
+            whole = source.targets[axis.name].whole
+            if whole is None:
+                whole = all(isinstance(value, int) for value in axis.values)
+            found[axis.name] = int if whole and found.get(axis.name, int) is int else float
     return found
-
-
-def is_whole(rules: tuple[Any, ...]) -> bool:
-    """Say whether a value under these rules is an integer."""
-    return any(isinstance(rule, Number) and rule.integer for rule in rules)

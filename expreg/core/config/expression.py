@@ -4,6 +4,7 @@ The text is parsed by `ast`, every node is looked up in a table of what is allow
 """
 
 import ast
+import itertools
 import math
 import operator
 import re
@@ -19,6 +20,7 @@ _Closure = Callable[[Mapping[str, Any]], Any]
 MAX_LENGTH = 200
 MAX_BITS = 256  # of an integer power: large enough for any size, small enough to cost nothing
 
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _ALLOWED = re.compile(r"[A-Za-z0-9_ .,()+\-*/<>=!]*")
 # Digits that other readers take for base 16, 8, 2 or for groups.
 _AMBIGUOUS = re.compile(r"(?<![A-Za-z_])[0-9][0-9.]*(_|(?<=0)[xXoObB])")
@@ -94,26 +96,15 @@ def _power(base: Number, exponent: Number) -> Number:
     return value
 
 
-def _guarded(function: Callable[[Number], Number], name: str) -> Callable[[Number], Number]:
-    def call(value: Number) -> Number:
-        try:
-            return function(value)
-        except (ValueError, OverflowError):
-            raise ExpressionError(f"{name} of {value}") from None
-
-    return call
-
-
-_BINARY = {
+_OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Pow: _power,
-}
-_UNARY: dict[type, Callable[[Number], Number]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
-_COMPARISONS = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
@@ -121,7 +112,7 @@ _COMPARISONS = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-_ONE = {name: _guarded(function, name) for name, function in (("round", round), ("log", math.log), ("sqrt", math.sqrt))}
+_ONE: dict[str, Callable[..., Any]] = {"round": round, "log": math.log, "sqrt": math.sqrt}
 _MANY: dict[str, Callable[..., Any]] = {"min": min, "max": max}
 
 
@@ -129,15 +120,16 @@ def _number(node: ast.expr, names: set[str]) -> _Closure:
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return lambda _: value
-        case ast.Name() | ast.Attribute():
-            name = _dotted(node)
+        case ast.Name() | ast.Attribute() if _NAME.fullmatch(name := ast.unparse(node)):
+            if name.partition(".")[0] in _ONE | _MANY:
+                raise ExpressionError(f"'{name}' is a function")
             names.add(name)
             return operator.itemgetter(name)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            operation, one, two = _BINARY[type(op)], _number(left, names), _number(right, names)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            operation, one, two = _OPERATORS[type(op)], _number(left, names), _number(right, names)
             return lambda values: operation(one(values), two(values))
-        case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
-            one_sided, inner = _UNARY[type(op)], _number(operand, names)
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
+            one_sided, inner = _OPERATORS[type(op)], _number(operand, names)
             return lambda values: one_sided(inner(values))
         case ast.Call(func=ast.Name(id=function), args=arguments, keywords=[]):
             return _call(function, [_number(argument, names) for argument in arguments])
@@ -146,26 +138,23 @@ def _number(node: ast.expr, names: set[str]) -> _Closure:
     raise ExpressionError(f"'{ast.unparse(node)}' cannot stand in an expression")
 
 
-def _dotted(node: ast.expr) -> str:
-    match node:
-        case ast.Name(id=name) if name in _ONE or name in _MANY:
-            raise ExpressionError(f"'{name}' is a function")
-        case ast.Name(id=name):
-            return name
-        case ast.Attribute(value=value, attr=attribute):
-            return f"{_dotted(value)}.{attribute}"
-    raise ExpressionError(f"'{ast.unparse(node)}' cannot stand in an expression")
-
-
 def _call(function: str, arguments: list[_Closure]) -> _Closure:
+    if function not in _ONE | _MANY:
+        raise ExpressionError(f"unknown function '{function}'; known: min max round log sqrt")
     if function in _ONE and len(arguments) != 1:
         raise ExpressionError(f"{function} takes one argument")
     if function in _MANY and len(arguments) < 2:
         raise ExpressionError(f"{function} takes two arguments or more")
-    operation: Any = _ONE.get(function) or _MANY.get(function)
-    if operation is None:
-        raise ExpressionError(f"unknown function '{function}'; known: min max round log sqrt")
-    return lambda values: operation(*[argument(values) for argument in arguments])
+    operation = (_ONE | _MANY)[function]
+
+    def call(values: Mapping[str, Any]) -> Any:
+        numbers = [argument(values) for argument in arguments]
+        try:
+            return operation(*numbers)
+        except (ValueError, OverflowError):
+            raise ExpressionError(f"{function} of {numbers[0]}") from None
+
+    return call
 
 
 def _condition(node: ast.expr, names: set[str]) -> _Closure:
@@ -177,12 +166,13 @@ def _condition(node: ast.expr, names: set[str]) -> _Closure:
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             inner = _condition(operand, names)
             return lambda values: not inner(values)
-        case ast.Compare(left=left, ops=ops, comparators=rest) if all(type(op) in _COMPARISONS for op in ops):
-            holds = [_COMPARISONS[type(op)] for op in ops]
+        case ast.Compare(left=left, ops=ops, comparators=rest) if all(type(op) in _OPERATORS for op in ops):
+            holds = [_OPERATORS[type(op)] for op in ops]
             sides = [_number(side, names) for side in (left, *rest)]
-            return lambda values: _chain(holds, [side(values) for side in sides])
+
+            def chain(values: Mapping[str, Any]) -> bool:
+                numbers = [side(values) for side in sides]
+                return all(hold(*pair) for hold, pair in zip(holds, itertools.pairwise(numbers), strict=True))
+
+            return chain
     raise ExpressionError(f"'{ast.unparse(node)}' is not a condition; expected a comparison like m >= n")
-
-
-def _chain(holds: list[Callable[[Any, Any], Any]], numbers: list[Number]) -> bool:
-    return all(hold(one, other) for hold, one, other in zip(holds, numbers, numbers[1:], strict=False))

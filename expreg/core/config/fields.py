@@ -55,17 +55,17 @@ def carried(error: PydanticCustomError) -> Fault:
     return found
 
 
+def is_number(value: Any) -> bool:
+    """Say whether a value is a number; a truth value is not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def show(value: Any) -> str:
     """Return a value as it would stand in the file, cut to a readable length."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case dict():
-            return "a mapping"
-        case list():
-            return "a list" if value else "an empty list"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, (dict, list)):
+        return "a mapping" if isinstance(value, dict) else "a list" if value else "an empty list"
     text = repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
@@ -118,42 +118,57 @@ class Block(BaseModel):
 
     @model_validator(mode="after")
     def _follow_rules(self, info: ValidationInfo) -> Self:
-        if (
-            info.context is not None
-            and "names" in info.context
-            and (found := list(self.rules(info.context["precision"])))
-        ):
+        context = info.context or {}
+        if "names" in context and (found := list(self.rules(context["precision"]))):
             raise faults(found)
         return self
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Let pydantic call `check` and `describe`; where `null` is set, no value is a value too."""
+    """What a value may be, by the `_check` and `_describe` of a kind of rule; with `null`, no value is a value too."""
 
     null: bool = False
 
     def check(self, value: Any, context: Any = None) -> Any:
         """Return the value in its canonical type; raise the fault otherwise."""
-        raise NotImplementedError
+        return None if value is None and self.null else self._check(value, context)
 
-    def describe(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    def describe(self, handler: Any) -> dict[str, Any]:
         """Return the JSON Schema of the rule."""
+        found = self._describe(handler)
+        return {"anyOf": [*found.get("anyOf", [found]), {"type": "null"}]} if self.null else found
+
+    def axis(self, value: Any) -> Fault | None:
+        """Return why an axis cannot set this value, None if it can."""
+        try:
+            self.check(value)
+        except PydanticCustomError as error:
+            return carried(error)
+        return None
+
+    def _check(self, value: Any, context: Any) -> Any:
         raise NotImplementedError
 
-    def axis(self, value: Any) -> None:
-        """Raise the fault if an axis cannot set this value."""
-        self._checked(value, None)
-
-    def _checked(self, value: Any, context: Any) -> Any:
-        return None if value is None and self.null else self.check(value, context)
+    def _describe(self, handler: Any) -> dict[str, Any]:
+        raise NotImplementedError
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(lambda value, info: self._checked(value, info.context))
+        return core_schema.with_info_plain_validator_function(lambda value, info: self.check(value, info.context))
 
     def __get_pydantic_json_schema__(self, _schema: Any, handler: Any) -> dict[str, Any]:
-        found = self.describe(handler)
-        return {"anyOf": [*found.get("anyOf", [found]), {"type": "null"}]} if self.null else found
+        return self.describe(handler)
+
+
+class Target(NamedTuple):
+    """What an axis sets: the field at `path`, or (None) a name of expressions only; and the rules of its values.
+
+    `whole` says whether they are whole numbers, None where they may be.
+    """
+
+    path: Path | None
+    rules: tuple[Rule, ...]
+    whole: bool | None
 
 
 @dataclass(frozen=True)
@@ -171,32 +186,38 @@ class Number(Rule):
     expression: bool = True
     words: tuple[str, ...] = ()
 
-    def check(self, value: Any, context: Any = None) -> int | float | str:
-        """Return the number in its canonical type; of a config as it is written, the expression without blanks."""
+    def _check(self, value: Any, context: Any) -> int | float | str:
+        context = context or {}
         if isinstance(value, str):
             if value in self.words:
                 return value
             found = self._expression(value)
-            if context is None or "names" not in context:
-                return _known(found, context)
+            if "known" in context:
+                _note(found, **context)
+            if "names" not in context:
+                return found.text
             try:
                 value = found(context["names"])
             except ExpressionError as error:
                 raise fault("E-EXPR", f"'{found.text}': {error}") from None
-        number = self.number(value)
-        if context is not None and "precision" in context and isinstance(number, float):
-            _in_range(number, context["precision"])
+        number, precision = self.number(value), context.get("precision")
+        if precision is None or isinstance(number, int) or number == 0:
+            return number
+        if not SMALLEST[precision] <= abs(number) <= LARGEST[precision]:
+            word = "0" if abs(number) < 1 else "infinite"
+            raise fault("E-RANGE", f"{number!r} is {word} in {FLOAT[precision]}")
         return number
 
-    def axis(self, value: Any) -> None:
-        """Raise the fault if an axis cannot set this value: expressions are for the fields."""
-        self._checked(value, None)
-        if isinstance(value, str) and value not in self.words:
-            raise fault("E-TYPE", f"{got(value)}, expected {self.expected()}; axis values are plain")
+    def axis(self, value: Any) -> Fault | None:
+        """Return why an axis cannot set this value, None if it can: expressions are for the fields."""
+        found = super().axis(value)
+        if found is None and isinstance(value, str) and value not in self.words:
+            return Fault((), "E-TYPE", f"{got(value)}, expected {self.expected()}; axis values are plain")
+        return found
 
     def number(self, value: Any) -> int | float:
         """Return the number in its canonical type: 16.0 is 16 where integers are due, 1 is 1.0 where reals are."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if not is_number(value):
             raise fault("E-TYPE", f"{got(value)}, expected {self.expected()}")
         if abs(value) > MAX_INTEGER if isinstance(value, int) else not math.isfinite(value):
             raise fault("E-RANGE", f"got {show(value)}, expected {self.expected()}")
@@ -217,14 +238,13 @@ class Number(Rule):
         text = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
         return f"{words}{kind} {text}".rstrip()
 
-    def describe(self, _handler: Any) -> dict[str, Any]:
-        """Return the JSON Schema of the rule."""
+    def _describe(self, _handler: Any) -> dict[str, Any]:
         bounds = {key: getattr(self, name) for key, name in _BOUNDS.items() if getattr(self, name) is not None}
         options: list[dict[str, Any]] = [{"type": "integer" if self.integer else "number", **bounds}]
-        options += [{"enum": list(self.words)}] if self.words else []
-        options += (
-            [{"type": "string", "description": "an expression in swept names, like 2*n"}] if self.expression else []
-        )
+        if self.words:
+            options.append({"enum": list(self.words)})
+        if self.expression:
+            options.append({"type": "string", "description": "an expression in swept names, like 2*n"})
         return options[0] if len(options) == 1 else {"anyOf": options}
 
     def _expression(self, text: str) -> Expression:
@@ -234,7 +254,7 @@ class Number(Rule):
             number = scalar(text)
         except ScalarError as error:
             raise fault(error.code, error.message) from None
-        if isinstance(number, (int, float)) and not isinstance(number, bool):
+        if is_number(number):
             raise fault("E-TYPE", f"{got(text)}, expected {self.expected()}; did you mean {text}?")
         if not self.expression:
             raise fault("E-TYPE", f"{got(text)}, expected {self.expected()}{did_you_mean(text, self.words)}")
@@ -244,20 +264,12 @@ class Number(Rule):
             raise fault("E-EXPR", f"{got(text)}, expected {self.expected()} or an expression: {error}") from None
 
 
-def _known(found: Expression, context: Any) -> str:
-    """Return the text of an expression as it is written; note its names, and refuse those that nothing sets."""
-    if context is not None:
-        for name in sorted(found.names - context["known"]):
-            hint = did_you_mean(name, context["known"]) or f"; known here: {', '.join(sorted(context['known']))}"
-            raise fault("E-EXPR", f"'{name}' is not a swept name{hint}")
-        context["used"].update(found.names)
-    return found.text
-
-
-def _in_range(number: float, precision: str) -> None:
-    if 0 < abs(number) < SMALLEST[precision] or abs(number) > LARGEST[precision]:
-        word = "0" if abs(number) < 1 else "infinite"
-        raise fault("E-RANGE", f"{number!r} is {word} in {FLOAT[precision]}")
+def _note(found: Expression, known: set[str], used: set[str]) -> None:
+    """Note the names that an expression uses, and refuse those that nothing sets."""
+    for name in sorted(found.names - known):
+        hint = did_you_mean(name, known) or f"; known here: {', '.join(sorted(known))}"
+        raise fault("E-EXPR", f"'{name}' is not a swept name{hint}")
+    used.update(found.names)
 
 
 @dataclass(frozen=True)
@@ -267,8 +279,7 @@ class Choice(Rule):
     options: tuple[str, ...] | Callable[[], Iterable[str]] = ()
     later: tuple[str, ...] = ()
 
-    def check(self, value: Any, context: Any = None) -> str:  # noqa: ARG002
-        """Return the name."""
+    def _check(self, value: Any, _context: Any) -> str:
         options = self.names()
         if isinstance(value, str) and value in options:
             return value
@@ -283,8 +294,7 @@ class Choice(Rule):
         """Return the names."""
         return tuple(self.options() if callable(self.options) else self.options)
 
-    def describe(self, _handler: Any) -> dict[str, Any]:
-        """Return the JSON Schema of the rule."""
+    def _describe(self, _handler: Any) -> dict[str, Any]:
         return {"enum": list(self.names())}
 
 
@@ -292,14 +302,12 @@ class Choice(Rule):
 class Flag(Rule):
     """True or false."""
 
-    def check(self, value: Any, context: Any = None) -> bool:  # noqa: ARG002
-        """Return the truth value."""
+    def _check(self, value: Any, _context: Any) -> bool:
         if isinstance(value, bool):
             return value
         raise fault("E-TYPE", f"{got(value)}, expected true or false")
 
-    def describe(self, _handler: Any) -> dict[str, Any]:
-        """Return the JSON Schema of the rule."""
+    def _describe(self, _handler: Any) -> dict[str, Any]:
         return {"type": "boolean"}
 
 
@@ -310,16 +318,14 @@ class Text(Rule):
     least: int = 0
     most: int = 4096
 
-    def check(self, value: Any, context: Any = None) -> str:  # noqa: ARG002
-        """Return the text."""
+    def _check(self, value: Any, _context: Any) -> str:
         if not isinstance(value, str):
             raise fault("E-TYPE", f"{got(value)}, expected text")
         if not self.least <= len(value) <= self.most or "\0" in value:
             raise fault("E-RANGE", f"got {len(value)} characters, expected {self.least} to {self.most} without NUL")
         return value
 
-    def describe(self, _handler: Any) -> dict[str, Any]:
-        """Return the JSON Schema of the rule."""
+    def _describe(self, _handler: Any) -> dict[str, Any]:
         return {"type": "string", "minLength": self.least, "maxLength": self.most}
 
 
@@ -330,9 +336,8 @@ class FilePath(Text):
     least: int = 1
     most: int = 1024
 
-    def check(self, value: Any, context: Any = None) -> str:
-        """Return the path; raise E-PATH for what is no local file."""
-        text = super().check(value, context)
+    def _check(self, value: Any, context: Any) -> str:
+        text = super()._check(value, context)
         if "://" in text or text.startswith("file:"):
             raise fault("E-PATH", f"got {show(text)}, expected a local file")
         return text
@@ -356,19 +361,17 @@ class OneOf(Rule):
             raise fault("E-TYPE", f"{got(value)}, expected a mapping")
         choices = self.choices()
         name = value.get(self.key, next(iter(choices)))
-        if isinstance(name, str) and name in choices:
-            return choices[name]
         try:
             return choices[Choice(options=tuple(choices)).check(name)]
         except PydanticCustomError as error:
             raise faults([carried(error).below((self.key,))]) from None
 
-    def check(self, value: Any, context: Any = None) -> Block:
-        """Return the checked mapping; pydantic puts the places of its errors behind that of the field."""
+    def _check(self, value: Any, context: Any) -> Block:
+        # pydantic puts the places of its errors behind that of the field
         return self.choose(value).model_validate(value, context=context)
 
-    def describe(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Return the JSON Schema of the rule; every form but the first needs its name."""
+    def _describe(self, handler: Any) -> dict[str, Any]:
+        # every form but the first needs its name
         first, *others = [handler(model.__pydantic_core_schema__) for model in self.choices().values()]
         return {"anyOf": [first, *({"allOf": [other], "required": [self.key]} for other in others)]}
 
@@ -380,14 +383,12 @@ class Either(Rule):
     number: Number = Number()
     model: type[Block] = Block
 
-    def check(self, value: Any, context: Any = None) -> Any:
-        """Return the checked number or mapping."""
+    def _check(self, value: Any, context: Any) -> Any:
         if isinstance(value, Mapping):
             return self.model.model_validate(value, context=context)
         return self.number.check(value, context)
 
-    def describe(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Return the JSON Schema of the rule."""
+    def _describe(self, handler: Any) -> dict[str, Any]:
         number = self.number.describe(handler)
         return {"anyOf": [*number.get("anyOf", [number]), handler(self.model.__pydantic_core_schema__)]}
 

@@ -6,24 +6,23 @@ value is made; values are made on demand and rows come one at a time.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from expreg.core.config.fields import show
-from expreg.core.config.reader import Path
+from expreg.core.config.expression import ExpressionError, parse
+from expreg.core.config.fields import Fault, did_you_mean, got, is_number, show
+from expreg.core.config.reader import Path, show_path
 
 Scalar = None | bool | int | float | str
 Row = dict[str, Scalar]
-Condition = Callable[[Mapping[str, Any]], Any]
-Report = Callable[[Path, str, str], None]
 
 COMBINATIONS = ("product", "zip", "concat")
 KEYWORDS = (*COMBINATIONS, "when")
-GENERATORS = {"geometric": 3, "linear": 3, "range": 3, "count": 1}
+GENERATORS = {"geometric": "[a, b, k]", "linear": "[a, b, k]", "range": "[a, b, step]", "count": "k"}
 EVEN_AXES = ("m", "network.m")  # coupled initialisation needs an even width
 
 
@@ -37,18 +36,18 @@ class Axis:
     name: str
     path: Path
     size: int
-    make: Callable[[], tuple[Scalar, ...]]
+    make: Callable[[], Iterable[Scalar]]
     form: str
 
     @cached_property
     def numeric(self) -> bool:
         """Whether all values are numbers."""
-        return self.form not in ("list", "scalar") or all(map(_is_number, self.values))
+        return self.form not in ("list", "scalar") or all(map(is_number, self.values))
 
     @cached_property
     def values(self) -> tuple[Scalar, ...]:
         """The values in order, made at the first use."""
-        return self.make()
+        return tuple(self.make())
 
 
 @dataclass(frozen=True)
@@ -58,36 +57,10 @@ class Block:
     combine: str
     members: tuple["Axis | Block", ...]
     path: Path
-    when: Condition | None = None
+    when: Callable[[Row], Any] | None = None
 
 
 Node = Axis | Block
-
-
-@dataclass(frozen=True)
-class Language:
-    """What the caller hands over.
-
-    `condition(text, names, path)` compiles a `when` over those axis names, or reports and returns None;
-    `integer(name)` says whether an axis holds whole numbers (True), real ones (False) or is free (None);
-    `report(path, code, message)` takes a problem.
-    """
-
-    condition: Callable[[str, tuple[str, ...], Path], Condition | None]
-    integer: Callable[[str], bool | None]
-    report: Report
-
-
-def parse(sweep: Any, language: Language, path: Path = ("sweep",)) -> Block:
-    """Read the value of `sweep` into a tree; problems go to `language.report`, and what they touch is left out.
-
-    Codes: E-TYPE, E-EMPTY, E-DUP, E-UNKNOWN, E-RANGE, and what `language.condition` reports.
-    """
-    if isinstance(sweep, dict):
-        for key in [key for key in sweep if key not in KEYWORDS]:
-            language.report((*path, key), "E-UNKNOWN", "unknown key; expected product, zip, concat or when")
-        sweep = {key: value for key, value in sweep.items() if key in KEYWORDS}
-    return _block("product", sweep, path, language)
 
 
 def size(node: Node) -> int:
@@ -100,16 +73,16 @@ def size(node: Node) -> int:
     return math.prod(sizes) if node.combine == "product" else max(sizes, default=1)
 
 
-def axes(node: Node) -> Iterator[Axis]:
+def axes(node: Node | None) -> Iterator[Axis]:
     """Walk over all axes, in the order of the file; concatenated blocks may name one axis several times."""
     if isinstance(node, Axis):
         yield node
-    else:
+    elif node is not None:
         for member in node.members:
             yield from axes(member)
 
 
-def names(node: Node) -> tuple[str, ...]:
+def names(node: Node | None) -> tuple[str, ...]:
     """Return the distinct axis names in the order of the file."""
     return tuple(dict.fromkeys(axis.name for axis in axes(node)))
 
@@ -121,27 +94,6 @@ def rows(node: Node) -> Iterator[Row]:
         return
     found = _combined(node)
     yield from found if node.when is None else filter(node.when, found)
-
-
-def check_zips(node: Node, report: Report) -> None:
-    """Report every zip whose members differ in length (E-GRID); call it once `size` is known to be small."""
-    if isinstance(node, Axis):
-        return
-    for member in node.members:
-        check_zips(member, report)
-    if node.combine == "zip" and all(axis.form != "broken" for axis in axes(node)):
-        lengths = {_label(member): _length(member) for member in node.members}
-        if len(set(lengths.values())) > 1:
-            listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            report(node.path, "E-GRID", f"zipped members differ in length: {listed}")
-
-
-def _label(node: Node) -> str:
-    return node.name if isinstance(node, Axis) else f"{node.path[-1]}"
-
-
-def _length(node: Node) -> int:
-    return len(node.values) if isinstance(node, Axis) else sum(1 for _ in rows(node))
 
 
 def _combined(block: Block) -> Iterator[Row]:
@@ -161,154 +113,170 @@ def _product(members: tuple[Node, ...]) -> Iterator[tuple[Row, ...]]:
             yield (row, *rest)
 
 
+def uneven_zips(node: Node) -> Iterator[Fault]:
+    """Yield every zip whose members differ in length (E-GRID); ask once `size` is known to be small."""
+    if isinstance(node, Axis):
+        return
+    for member in node.members:
+        yield from uneven_zips(member)
+    if node.combine == "zip" and all(axis.form != "broken" for axis in axes(node)):
+        labels = [member.name if isinstance(member, Axis) else str(member.path[-1]) for member in node.members]
+        try:
+            lengths = [sum(1 for _ in rows(member)) for member in node.members]
+        except ValueError:  # a member has an uneven zip, or a `when` without a value: reported where it stands
+            return
+        if len(set(lengths)) > 1:
+            listed = ", ".join(f"{label} {length}" for label, length in zip(labels, lengths, strict=True))
+            yield Fault(node.path, "E-GRID", f"zipped members differ in length: {listed}")
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _block(combine: str, value: Any, path: Path, language: Language) -> Block:
-    members: list[Node] = []
-    condition = None
-    if not isinstance(value, dict):
-        language.report(path, "E-TYPE", f"got {show(value)}, expected a mapping of axes")
-    elif not any(key != "when" for key in value):
-        language.report(path, "E-EMPTY", "no axes; expected at least 1")
-    else:
-        members = [node for key in value if key != "when" for node in _member(key, value[key], (*path, key), language)]
-    if combine != "concat":
-        _refuse_repeats(members, language.report)
-    block = Block(combine, tuple(members), path)
-    if isinstance(value, dict) and "when" in value:
-        condition = _when(value["when"], block, language)
-    return Block(combine, block.members, path, condition)
+def read(sweep: Any, integer: Callable[[str], bool | None], constants: Mapping[str, Any]) -> tuple[Block, list[Fault]]:
+    """Return the tree that the value of `sweep` describes, without what is wrong, and what is wrong.
+
+    `integer(name)` says whether an axis takes whole numbers (True), real ones (False) or both (None); the `constants`
+    may stand in conditions beside the axes. Codes: E-TYPE, E-EMPTY, E-DUP, E-UNKNOWN, E-RANGE, E-EXPR.
+    """
+    reader = _Reader(integer, constants)
+    if isinstance(sweep, dict):
+        for key in [key for key in sweep if key not in KEYWORDS]:
+            reader.fault(("sweep", key), "E-UNKNOWN", "unknown key; expected product, zip, concat or when")
+        sweep = {key: value for key, value in sweep.items() if key in KEYWORDS}
+    return reader.block("product", sweep, ("sweep",)), reader.faults
 
 
-def _when(text: Any, block: Block, language: Language) -> Condition | None:
-    path = (*block.path, "when")
-    if isinstance(text, str):
-        return language.condition(text, names(block), path)
-    language.report(path, "E-TYPE", f"got {show(text)}, expected a condition like m >= n")
-    return None
+@dataclass
+class _Reader:
+    integer: Callable[[str], bool | None]
+    constants: Mapping[str, Any]
+    faults: list[Fault] = field(default_factory=list)
+
+    def fault(self, path: Path, code: str, message: str) -> None:
+        self.faults.append(Fault(path, code, message))
+
+    def block(self, combine: str, value: Any, path: Path) -> Block:
+        members: list[Node] = []
+        seen: dict[str, Path] = {}
+        if not isinstance(value, dict):
+            self.fault(path, "E-TYPE", f"got {show(value)}, expected a mapping of axes")
+            return Block(combine, (), path)
+        if not value.keys() - {"when"}:
+            self.fault(path, "E-EMPTY", "no axes; expected at least 1")
+            return Block(combine, (), path)
+        for key in [key for key in value if key != "when"]:
+            member = self.member(key, value[key], (*path, key))
+            inside = {axis.name: axis.path for axis in axes(member)}
+            for name in inside.keys() & seen.keys():
+                self.fault(inside[name], "E-DUP", f"axis {name} is already swept at {show_path(seen[name])}")
+            seen |= inside
+            members += [] if member is None else [member]
+        when = self.when(value["when"], seen, (*path, "when")) if "when" in value else None
+        return Block(combine, tuple(members), path, when)
+
+    def when(self, text: Any, known: Iterable[str], path: Path) -> Callable[[Row], Any] | None:
+        if not isinstance(text, str):
+            self.fault(path, "E-TYPE", f"got {show(text)}, expected a condition like m >= n")
+            return None
+        try:
+            condition = parse(text, condition=True)
+        except ExpressionError as error:
+            self.fault(path, "E-EXPR", f"{got(text)}: {error}")
+            return None
+        constants, known = self.constants, {*known, *self.constants}
+        for name in sorted(condition.names - known):
+            hint = did_you_mean(name, known) or f"; known here: {', '.join(sorted(known))}"
+            self.fault(path, "E-EXPR", f"'{name}' is not swept in this block{hint}")
+        return (lambda row: condition({**constants, **row})) if constants else condition
+
+    def member(self, key: str, value: Any, path: Path) -> Node | None:
+        if key not in COMBINATIONS:
+            broken = Axis(key, path, 1, lambda: (1,), "broken")  # so that its name is known to other checks
+            return (self.generated if isinstance(value, dict) else self.listed)(key, value, path) or broken
+        if key != "concat":
+            return self.block(key, value, path)
+        if not isinstance(value, list) or not value:
+            self.fault(path, "E-TYPE", f"got {show(value)}, expected a list of blocks")
+            return None
+        parts = [self.block("product", part, (*path, index)) for index, part in enumerate(value)]
+        return Block("concat", tuple(parts), path)
+
+    def listed(self, name: str, value: Any, path: Path) -> Axis | None:
+        values = value if isinstance(value, list) else [value]
+        before = len(self.faults)
+        first: dict[tuple[bool, Scalar], int] = {}
+        if not values:
+            self.fault(path, "E-EMPTY", "list is empty; expected at least 1 value")
+        for index, item in enumerate(values):
+            if isinstance(item, (list, dict)):
+                self.fault((*path, index), "E-TYPE", f"got {show(item)}, expected a single value")
+            elif (earlier := first.setdefault((isinstance(item, bool), item), index)) != index:
+                self.fault((*path, index), "E-DUP", f"{show(item)} already at index {earlier}")
+        form = "list" if isinstance(value, list) else "scalar"
+        return Axis(name, path, len(values), lambda: values, form) if len(self.faults) == before else None
+
+    def generated(self, name: str, value: dict[str, Any], path: Path) -> Axis | None:
+        kind = next(iter(value), "")
+        if len(value) != 1 or kind not in GENERATORS:
+            forms = ", ".join(f"{{{generator}: {form}}}" for generator, form in GENERATORS.items())
+            self.fault(path, "E-UNKNOWN", f"got keys {show(', '.join(value))}, expected one of {forms}")
+            return None
+        given = value[kind]
+        numbers = given if isinstance(given, list) and kind != "count" else [given]
+        shown = f"[{', '.join(map(show, numbers[:4]))}]"
+        if len(numbers) != (1 if kind == "count" else 3) or not all(map(is_number, numbers)):
+            self.fault((*path, kind), "E-TYPE", f"got {shown}, expected {GENERATORS[kind]} with numbers")
+            return None
+        if expected := _expected(kind, numbers):
+            self.fault((*path, kind), "E-RANGE", f"got {shown}, expected {expected}")
+            return None
+        whole = self.integer(name)
+        return Axis(name, path, _length(kind, numbers), lambda: _values(kind, numbers, name, whole), "generator")
 
 
-def _member(key: str, value: Any, path: Path, language: Language) -> list[Node]:
-    if key not in COMBINATIONS:
-        broken = Axis(key, path, 1, lambda: (1,), "broken")  # so that its name is known to other checks
-        return [_axis(key, value, path, language) or broken]
-    if key != "concat":
-        return [_block(key, value, path, language)]
-    if not isinstance(value, list) or not value:
-        language.report(path, "E-TYPE", f"got {show(value)}, expected a list of blocks")
-        return []
-    parts = tuple(_block("product", part, (*path, index), language) for index, part in enumerate(value))
-    return [Block("concat", parts, path)]
+# --- generators -----------------------------------------------------------------------------------
 
 
-def _refuse_repeats(members: list[Node], report: Report) -> None:
-    seen: dict[str, Path] = {}
-    for member in members:
-        inside = {axis.name: axis.path for axis in axes(member)}
-        for name in inside.keys() & seen.keys():
-            where = ".".join(str(part) for part in seen[name])
-            report(inside[name], "E-DUP", f"axis {name} is already swept at {where}")
-        seen |= inside
-
-
-def _axis(name: str, value: Any, path: Path, language: Language) -> Axis | None:
-    if isinstance(value, dict):
-        return _generated(name, value, path, language)
-    values = value if isinstance(value, list) else [value]
-    if not values:
-        language.report(path, "E-EMPTY", "list is empty; expected at least 1 value")
-        return None
-    if not _check_list(values, path, language.report):
-        return None
-    return Axis(name, path, len(values), lambda: tuple(values), "list" if isinstance(value, list) else "scalar")
-
-
-def _check_list(values: list[Any], path: Path, report: Report) -> bool:
-    first: dict[Any, int] = {}
-    good = True
-    for index, item in enumerate(values):
-        if isinstance(item, (list, dict)):
-            report((*path, index), "E-TYPE", f"got {show(item)}, expected a single value")
-            good = False
-        elif (key := (isinstance(item, bool), item)) in first:
-            report((*path, index), "E-DUP", f"{show(item)} already at index {first[key]}")
-            good = False
-        else:
-            first[key] = index
-    return good
-
-
-def _generated(name: str, value: dict[str, Any], path: Path, language: Language) -> Axis | None:
-    if len(value) != 1 or next(iter(value)) not in GENERATORS:
-        given = show(", ".join(value))
-        message = f"got keys {given}, expected {{geometric: [a, b, k]}}, {{linear: [a, b, k]}}, "
-        message += "{range: [a, b, step]} or {count: k}"
-        language.report(path, "E-UNKNOWN", message)
-        return None
-    kind, arguments = next(iter(value.items()))
-    numbers = arguments if isinstance(arguments, list) and kind != "count" else [arguments]
-    problem = _check_arguments(kind, numbers)
-    if problem:
-        language.report((*path, kind), *problem)
-        return None
-    length = _range_size(*numbers) if kind == "range" else numbers[-1]
-    whole = language.integer(name)
-    return Axis(name, path, length, lambda: tuple(_make(kind, numbers, name, whole)), "generator")
-
-
-def _check_arguments(kind: str, numbers: list[Any]) -> tuple[str, str] | None:
-    given = f"[{', '.join(map(show, numbers[:4]))}]"
-    form = "a positive integer" if kind == "count" else f"[a, b, {'step' if kind == 'range' else 'k'}]"
-    if len(numbers) != GENERATORS[kind] or any(not _is_number(x) for x in numbers):
-        return "E-TYPE", f"got {given}, expected {form} with numbers"
-    if not all(math.isfinite(x) for x in numbers):
-        return "E-RANGE", f"got {given}, expected finite numbers"
-    first, second, last = numbers[0], numbers[-2] if len(numbers) > 1 else None, numbers[-1]
+def _expected(kind: str, numbers: list[Any]) -> str:
+    """Return what the numbers of a generator should be where they are not, else nothing."""
+    *ends, last = numbers
+    if not all(map(math.isfinite, numbers)):
+        return "finite numbers"
     if kind == "range":
-        return _check_range(first, second, last)
+        leads = last != 0 and (ends[1] - ends[0]) * last >= 0
+        return "" if leads else "a step that leads from a to b"
     if not isinstance(last, int) or last < 1:
-        return "E-RANGE", f"got {show(last)} values, expected an integer >= 1"
-    if kind == "geometric" and min(first, numbers[1]) <= 0:
-        return "E-RANGE", f"got ends {show(first)} and {show(numbers[1])}, expected both > 0"
-    if kind != "count" and (last == 1) != (first == numbers[1]):
-        return (
-            "E-RANGE",
-            f"got {given}, expected different ends for 2 values or more, equal ends for 1",
-        )
-    return None
+        return "an integer k >= 1"
+    if kind == "geometric" and min(ends) <= 0:
+        return "a > 0 and b > 0"
+    if ends and (last == 1) != (ends[0] == ends[1]):
+        return "different ends for 2 values or more, equal ends for 1"
+    return ""
 
 
-def _check_range(first: Any, second: Any, step: Any) -> tuple[str, str] | None:
-    if step == 0 or (second - first) * step < 0:
-        return "E-RANGE", f"step {show(step)} does not lead from {show(first)} to {show(second)}"
-    return None
+def _length(kind: str, numbers: list[Any]) -> int:
+    a, b, step = map(_exact, numbers) if kind == "range" else (0, numbers[-1] - 1, 1)
+    return int((b - a) // step) + 1
 
 
-def _range_size(a: float, b: float, step: float) -> int:
-    return int((_exact(b) - _exact(a)) // _exact(step)) + 1
-
-
-def _make(kind: str, numbers: list[Any], name: str, whole: bool | None) -> Iterator[Scalar]:
-    """Make the values of a generator; rounding keeps the order and drops repeats."""
+def _values(kind: str, numbers: list[Any], name: str, whole: bool | None) -> Iterable[Scalar]:
+    """Return the values of a generator; rounding keeps the order and drops repeats."""
     if kind == "count":
-        return iter(range(numbers[0]))
+        return range(numbers[0])
     a, b, k = numbers
     if kind == "range":
-        values = [_plain(_exact(a) + i * _exact(k)) for i in range(_range_size(a, b, k))]
-        return iter(values)
-    both_whole = isinstance(a, int) and isinstance(b, int)
+        return [_plain(_exact(a) + i * _exact(k)) for i in range(_length(kind, numbers))]
     if kind == "linear":
         values = [_plain(_exact(a) + (_exact(b) - _exact(a)) * i / max(k - 1, 1)) for i in range(k)]
-        rounded = bool(whole)
     else:
         values = [_geometric(a, b, i, k) for i in range(k)]
-        rounded = whole if whole is not None else both_whole
+        whole = isinstance(a, int) and isinstance(b, int) if whole is None else whole
     if name in EVEN_AXES:
         values = [max(2, 2 * round(value / 2)) for value in values]
-    elif rounded:
+    elif whole:
         values = [round(value) for value in values]
-    return iter(dict.fromkeys(values))
+    return dict.fromkeys(values)
 
 
 def _geometric(a: float, b: float, i: int, k: int) -> int | float:
@@ -325,7 +293,3 @@ def _exact(value: float) -> Fraction:
 
 def _plain(value: Fraction) -> int | float:
     return value.numerator if value.denominator == 1 else float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

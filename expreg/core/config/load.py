@@ -8,17 +8,13 @@ import yaml
 from pydantic_core import PydanticCustomError
 
 from expreg.core.config import expression, grid
-from expreg.core.config.cells import Resolver, is_whole, target
-from expreg.core.config.expression import ExpressionError, parse
-from expreg.core.config.fields import Choice, Fault, FilePath, Number, Rule, carried, did_you_mean, got
-from expreg.core.config.model import Config, Source, check, leaves
-from expreg.core.config.reader import Document, Path, ScalarError, scalar, show_path
-from expreg.core.config.source import Overrides, gather, make_absolute, problem
+from expreg.core.config.cells import Resolver
+from expreg.core.config.fields import Choice, Fault, FilePath, Rule, carried, did_you_mean, is_number
+from expreg.core.config.model import Config, Execution, check, leaves, target
+from expreg.core.config.reader import Path, ScalarError, scalar, show_path
+from expreg.core.config.source import Overrides, Source, at, gather, make_absolute, problem
 from expreg.errors import InputError, Problem
 from expreg.types import BASE, Experiment
-
-REPLICATE = Number(integer=True, least=0, most=2**31 - 1, expression=False)
-FREE = Number(expression=False)
 
 
 def load(
@@ -34,24 +30,35 @@ def load(
     Raises `InputError` with every independent problem.
     """
     document = gather(source, overrides)
-    given = document.value
-    experiment, unknown = _experiment(given, experiments)
-    loading = _Loading(experiment, document)
-    config = loading.config()
-    others = {block for other in experiments.values() for block in other.schema().blocks}
-    strange = [f for f in loading.first if f.code == "E-UNKNOWN" and len(f.path) == 1 and f.path[0] in others]
-    first = [
-        Fault(f.path, f.code, f"{experiment.name} has no {f.path[0]}; remove this key") if f in strange else f
-        for f in loading.first
-    ]
-    faults = _independent(unknown + first, document.faulty)
-    if config is not None and not (faults or document.faulty or loading.second):
-        loading.second += _third(config.with_source(loading.source))
-    faults += _independent(loading.second, document.faulty | {f.path for f in loading.first})
-    problems = _in_order(document.problems + [problem(loading.source, f, loading.targets) for f in faults])
-    if problems or config is None:
-        raise InputError(problems)
-    return config.with_source(loading.source)
+    experiment, first = _experiment(document.value, experiments)
+    model, known = experiment.schema(), leaves(experiment.schema())
+    make_absolute(document, [name for name, rules in known.items() if any(isinstance(r, FilePath) for r in rules)])
+    given = {**document.value, "experiment": experiment.name}
+    foreign = {block for other in experiments.values() for block in other.schema().blocks} - model.model_fields.keys()
+    strange = [key for key in given if key in foreign]
+    given = {key: value for key, value in given.items() if key not in foreign}
+
+    tree: grid.Block | None = None
+    second: list[Fault] = []
+    if given.get("sweep") is not None:
+        constants = {name: value for name, path in model.sizes.items() if is_number(value := at(given, path))}
+        tree, second = grid.read(given["sweep"], lambda axis: target(model, known, axis).whole, constants)
+    targets = {name: target(model, known, name) for name in grid.names(tree)}
+    made, used = Source(document.value, document.marks, tree, targets), set[str]()
+    config, wrong = check(model, given, {"known": {*targets, *model.sizes, "replicate"}, "used": used})
+    first += wrong
+    first += [Fault((key,), "E-UNKNOWN", f"{experiment.name} has no {key}; remove this key") for key in strange]
+    if tree is not None:
+        second += _grid(made, experiment, config, {found.path for found in first})
+    faults = _independent(first, document.faulty)
+    if config is not None:
+        config = config.with_source(made)
+        if not (faults or second or document.faulty):
+            second = [*_idle(made, used), *_sizes_and_rules(config)]
+    faults += _independent(second, document.faulty | {found.path for found in first})
+    if config is None or faults or document.problems:
+        raise InputError(_in_order(document.problems + [problem(made, found) for found in faults]))
+    return config
 
 
 def config_text(config: Config) -> str:
@@ -61,14 +68,13 @@ def config_text(config: Config) -> str:
 
 def _experiment(given: Mapping[str, Any], experiments: Mapping[str, Experiment]) -> tuple[Experiment, list[Fault]]:
     """Return the experiment of a config, and what is wrong with its name; then the one that knows most of the keys."""
-    name = given.get("experiment")
     likely = max(experiments.values(), key=lambda one: len(given.keys() & one.schema().model_fields.keys()))
     if "experiment" not in given:
         return likely, [Fault(("experiment",), "E-MISSING", "required key missing")]
     try:
-        return experiments[Choice(options=tuple(experiments)).check(name)], []
+        return experiments[Choice(options=tuple(experiments)).check(given["experiment"])], []
     except PydanticCustomError as error:
-        return likely, [Fault(("experiment",), *carried(error)[1:])]
+        return likely, [carried(error).below(("experiment",))]
 
 
 def _in_order(problems: list[Problem]) -> list[Problem]:
@@ -81,11 +87,70 @@ def _independent(faults: list[Fault], faulty: set[Path]) -> list[Fault]:
     return [f for f in faults if not any(f.path[:end] in faulty for end in range(len(f.path) + 1))]
 
 
-def _third(config: Config) -> list[Fault]:
+# --- the grid -------------------------------------------------------------------------------------
+
+
+def _grid(source: Source, experiment: Experiment, config: Config | None, wrong: set[Path]) -> Iterator[Fault]:
+    """Yield what is wrong with a grid and its axes; one that is too large is refused before its values are made.
+
+    `wrong` are the paths at which something is wrong already.
+    """
+    assert source.grid is not None
+    count, limit = grid.size(source.grid), (config.execution if config else Execution()).max_cells
+    if count > limit:
+        shown = count if count < 10**30 else "more than 10^30"
+        if config is not None:
+            yield Fault(("sweep",), "E-GRID", f"{shown} cells, limit {limit} (execution.max_cells)")
+        return
+    yield from grid.uneven_zips(source.grid)
+    model = experiment.schema()
+    for axis in grid.axes(source.grid):
+        path, rules, _ = source.targets[axis.name]
+        if axis.form == "broken":
+            continue
+        if wrong_name := _name(axis.name, path, experiment):
+            yield Fault(axis.path, "E-AXIS", wrong_name)
+        else:
+            yield from _values(axis, rules)
+        if axis.name in model.sizes and path and path not in wrong:
+            dotted = show_path(path)
+            if dotted in source.targets or at(source.given, path) not in (None, axis.name):
+                yield Fault(axis.path, "E-AXIS", f"{axis.name} is swept, and {dotted} is given; remove one of them")
+
+
+def _name(name: str, path: Path | None, experiment: Experiment) -> str | None:
+    """Return why an axis cannot have this name: it means nothing, or hides a key of the config or a column."""
+    if not (expression.is_name(name) and (path or "." not in name)):
+        return f"the config has no value '{name[:60]}' to sweep{did_you_mean(name, leaves(experiment.schema()))}"
+    curves = [column.name for column in experiment.curves()]
+    columns = {"step", *curves, *(f"curve_{curve}" for curve in curves)}
+    columns |= {column.name for column in (*BASE, *experiment.columns())} | experiment.schema().model_fields.keys()
+    if path is None and name != "replicate" and name in columns:
+        return f"'{name}' is a key or a column of this experiment; choose another name for the axis"
+    return None
+
+
+def _values(axis: grid.Axis, rules: tuple[Rule, ...]) -> Iterator[Fault]:
+    """Yield the values that no rule takes, in the words of the first rule."""
+    # The values of a generator lie between its ends, and the rules are intervals.
+    listed = axis.form == "list"
+    for index, value in enumerate(axis.values if listed else dict.fromkeys((axis.values[0], axis.values[-1]))):
+        refusals = [found for rule in rules if (found := rule.axis(value))]
+        if len(refusals) == len(rules):
+            yield refusals[0]._replace(path=(*axis.path, index) if listed else axis.path)
+
+
+def _idle(source: Source, used: set[str]) -> Iterator[Fault]:
+    """Yield axes that set nothing, neither a field nor a name that an expression uses."""
+    for axis in grid.axes(source.grid):
+        if source.targets[axis.name].path is None and axis.name not in {*used, "replicate"}:
+            yield Fault(axis.path, "E-AXIS", f"axis {axis.name} sets nothing: no expression names it")
+
+
+def _sizes_and_rules(config: Config) -> list[Fault]:
     """Return sizes that nothing sets, and what rules say about blocks that no axis changes."""
     resolver = Resolver(config, files=False)
-    tree = config.source.grid
-    row = {axis.name: axis.values[0] for axis in grid.axes(tree)} if tree else {}
+    row = {axis.name: axis.values[0] for axis in grid.axes(config.source.grid)}
     for block in config.blocks:
         resolver.block(block, row)
     sizes = set(config.sizes.values())
@@ -96,151 +161,11 @@ def _third(config: Config) -> list[Fault]:
     ]
 
 
-class _Loading:
-    """The config as it is written and its grid; `first` and `second` are what is wrong with the two."""
-
-    def __init__(self, experiment: Experiment, document: Document) -> None:
-        self.experiment, self.given, self.faulty = experiment, document.value, document.faulty
-        self.model: type[Config] = experiment.schema()
-        self.leaves = leaves(self.model)
-        files = [name for name, rules in self.leaves.items() if any(isinstance(rule, FilePath) for rule in rules)]
-        make_absolute(document, files)
-        self.first: list[Fault] = []
-        self.second: list[Fault] = []
-        constants = {name: _at(self.given, path) for name, path in self.model.sizes.items()}
-        self.constants = {name: value for name, value in constants.items() if _is_number(value)}
-        self.used: set[str] = set()
-        tree = self._parsed()
-        self.axes = list(grid.axes(tree)) if tree else []
-        self.targets = {axis.name: target(self.model, self.leaves, axis.name) for axis in self.axes}
-        self.source = Source(document.value, document.keys, document.values, tree)
-
-    def config(self) -> Config | None:
-        """Check the config as it is written, then its grid."""
-        known = {*self.targets, *self.model.sizes, "replicate"}
-        given = {**self.given, "experiment": self.experiment.name}
-        config, self.first = check(self.model, given, {"known": known, "used": self.used})
-        if config is not None and self.source.grid is not None and not self._counted(config.execution.max_cells):
-            return config
-        grid_is_sound = not self.second
-        for axis in self.axes:
-            if axis.form != "broken":
-                self.second += [*self._axis(axis), *self._twice(axis)]
-        if config is not None and grid_is_sound and not self.second and not self.faulty:
-            self.second += self._idle()
-        return config
-
-    def _parsed(self) -> grid.Block | None:
-        if self.given.get("sweep") is None:
-            return None
-        language = grid.Language(
-            condition=self._condition,
-            integer=self._integer,
-            report=lambda *parts: self.second.append(Fault(*parts)),
-        )
-        return grid.parse(self.given["sweep"], language)
-
-    def _integer(self, axis: str) -> bool | None:
-        path = target(self.model, self.leaves, axis)
-        return is_whole(self.leaves[show_path(path)]) if path else True if axis == "replicate" else None
-
-    def _condition(self, text: str, names: tuple[str, ...], path: Path) -> grid.Condition | None:
-        try:
-            condition = parse(text, condition=True)
-        except ExpressionError as error:
-            self.second.append(Fault(path, "E-EXPR", f"{got(text)}: {error}"))
-            return None
-        constants, known = self.constants, {*names, *self.constants}
-        for name in sorted(condition.names - known):
-            hint = did_you_mean(name, known) or f"; known here: {', '.join(sorted(known))}"
-            self.second.append(Fault(path, "E-EXPR", f"'{name}' is not swept in this block{hint}"))
-        return (lambda row: condition({**constants, **row})) if constants else condition
-
-    def _counted(self, limit: int) -> bool:
-        """Refuse a grid that is too large before any of its values is made."""
-        tree = self.source.grid
-        assert tree is not None
-        count = grid.size(tree)
-        if count > limit:
-            shown = count if count < 10**30 else "more than 10^30"
-            self.second.append(Fault(("sweep",), "E-GRID", f"{shown} cells, limit {limit} (execution.max_cells)"))
-            self.source = Source(self.source.given, self.source.keys, self.source.values, None)
-            return False
-        grid.check_zips(tree, lambda *parts: self.second.append(Fault(*parts)))
-        return True
-
-    def _axis(self, axis: grid.Axis) -> Iterator[Fault]:
-        """Yield what is wrong with the name of an axis, or with its values by the rule of what it sets."""
-        path = self.targets[axis.name]
-        if not (expression.is_name(axis.name) and (path or "." not in axis.name)):
-            hint = did_you_mean(axis.name, self.leaves)
-            yield Fault(axis.path, "E-AXIS", f"the config has no value '{axis.name[:60]}' to sweep{hint}")
-            return
-        if path is None and axis.name != "replicate" and axis.name in self._reserved():
-            message = f"'{axis.name}' is a key or a column of this experiment; choose another name for the axis"
-            yield Fault(axis.path, "E-AXIS", message)
-            return
-        rules: tuple[Rule, ...] = (REPLICATE if axis.name == "replicate" else FREE,)
-        if path is not None:
-            rules = self.leaves[show_path(path)]
-        # The values of a generator lie between its ends, and the rules are intervals.
-        listed = axis.form == "list"
-        for index, value in enumerate(axis.values if listed else dict.fromkeys((axis.values[0], axis.values[-1]))):
-            if wrong := _refusal(value, rules):
-                yield Fault((*axis.path, index) if listed else axis.path, wrong.code, wrong.message)
-
-    def _reserved(self) -> set[str]:
-        """Return the names that an axis must not hide: keys of the config, columns of cells and of curves."""
-        columns = {column.name for column in (*BASE, *self.experiment.columns(), *self.experiment.curves())}
-        curves = {f"curve_{column.name}" for column in self.experiment.curves()}
-        return {"step", *columns, *curves, *self.model.model_fields}
-
-    def _twice(self, axis: grid.Axis) -> Iterator[Fault]:
-        """Yield that what a size sweeps is given as well."""
-        path = self.targets[axis.name]
-        if axis.name in self.model.sizes and path and path not in {found.path for found in self.first}:
-            dotted = show_path(path)
-            if dotted in self.targets or _at(self.given, path) not in (None, axis.name):
-                yield Fault(axis.path, "E-AXIS", f"{axis.name} is swept, and {dotted} is given; remove one of them")
-
-    def _idle(self) -> Iterator[Fault]:
-        """Yield axes that set nothing."""
-        for axis in self.axes:
-            if self.targets[axis.name] is None and axis.name not in {*self.used, "replicate"}:
-                yield Fault(axis.path, "E-AXIS", f"axis {axis.name} sets nothing: no expression names it")
-
-
-def _refusal(value: Any, rules: tuple[Rule, ...]) -> Fault | None:
-    """Return why no rule takes the value, in the words of the first rule."""
-    refusals = []
-    for rule in rules:
-        try:
-            rule.axis(value)
-        except PydanticCustomError as error:
-            refusals.append(carried(error))
-        else:
-            return None
-    return refusals[0]
-
-
-def _at(given: Any, path: Path) -> Any:
-    for part in path:
-        given = given.get(part) if isinstance(given, dict) else None
-    return given
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 # --- writing --------------------------------------------------------------------------------------
 
 
 class _Dumper(yaml.SafeDumper):
     """Quote every text that the strict reader would not read as the same text."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-        return True
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:

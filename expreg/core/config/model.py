@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
-from pydantic_core import PydanticCustomError
 
 from expreg.core.config.fields import (
     Block,
@@ -19,55 +18,44 @@ from expreg.core.config.fields import (
     Number,
     OneOf,
     Rule,
+    Target,
     Text,
-    carried,
     did_you_mean,
     fault,
     got,
     key,
     show,
 )
-from expreg.core.config.grid import Block as Grid
-from expreg.core.config.reader import Mark, Path
+from expreg.core.config.reader import Path, show_path
+from expreg.core.config.source import Source
 
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
+_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _RULE = "allowed A-Z a-z 0-9 . _ - (1..64), first a letter or digit"
+
+REPLICATE = Number(integer=True, least=0, most=2**31 - 1, expression=False)
+FREE = Number(expression=False)
 
 Share = Annotated[float, Number(above=0, below=1, expression=False)]
 CountOrAuto = Annotated[int | str, Number(integer=True, least=1, most=2**16, expression=False, words=("auto",))]
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a config was made from: the merged mapping, the marks of keys and values, and the grid."""
+class _Name(Text):
+    """The name of a run, which can safely name a directory."""
 
-    given: Mapping[str, Any]
-    keys: Mapping[Path, Mark]
-    values: Mapping[Path, Mark]
-    grid: Grid | None
-
-
-@dataclass(frozen=True)
-class _Name(Rule):
-    """The name of a run."""
-
-    def check(self, value: Any, context: Any = None) -> str:  # noqa: ARG002
-        """Return the name if it can safely name a directory; raise E-NAME otherwise."""
+    def _check(self, value: Any, context: Any) -> str:
         if not isinstance(value, str):
-            raise fault("E-TYPE", f"{got(value)}, expected text")
-        strange = re.search(r"[^A-Za-z0-9._-]", value)
-        if strange:
-            raise fault("E-NAME", f"{show(value)} has {strange.group()!a}; {_RULE}")
-        if not re.fullmatch(r"[A-Za-z0-9].{0,63}", value):
-            reason = f"has {len(value)} characters" if len(value) > 64 or not value else f"begins with '{value[0]}'"
-            raise fault("E-NAME", f"{show(value)} {reason}; {_RULE}")
+            return super()._check(value, context)
+        if not re.fullmatch(_PATTERN, value):
+            strange = re.search(r"[^A-Za-z0-9._-]", value)
+            raise fault("E-NAME", f"{show(value)}{f' has {strange.group()!a}' if strange else ''}; {_RULE}")
         if value.split(".")[0].lower() in _RESERVED:
             raise fault("E-NAME", f"{show(value)} is reserved on some systems; choose another name")
         return value
 
-    def describe(self, _handler: Any) -> dict[str, Any]:
-        """Return the JSON Schema of the rule."""
-        return {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}
+    def _describe(self, _handler: Any) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^{_PATTERN}$"}
 
 
 def _none(value: list[Any]) -> list[str]:
@@ -194,6 +182,15 @@ def leaves(model: type[Config]) -> dict[str, tuple[Rule, ...]]:
     return found
 
 
+def target(model: type[Config], known: Mapping[str, tuple[Rule, ...]], axis: str) -> Target:
+    """Return what an axis sets: a field for sizes and the dotted names of `leaves`, else a name of expressions."""
+    path = model.sizes.get(axis) or (tuple(axis.split(".")) if axis in known else None)
+    if path is None:
+        return Target(None, (REPLICATE,), True) if axis == "replicate" else Target(None, (FREE,), None)
+    rules = known[show_path(path)]
+    return Target(path, rules, any(isinstance(rule, Number) and rule.integer for rule in rules))
+
+
 # --- checking -------------------------------------------------------------------------------------
 
 
@@ -214,27 +211,14 @@ def _translate(details: Any, model: type[Block], given: Any, prefix: Path) -> li
         return ctx["faults"] if ctx["absolute"] else [found.below((*prefix, *path)) for found in ctx["faults"]]
     where = (*prefix, *path)
     if kind == "extra_forbidden":
-        owner = _owner(model, given, path[:-1])
-        hint = did_you_mean(path[-1], owner.model_fields)
-        known = f"; known {_named(owner)}: {', '.join(owner.model_fields)}"
-        return [Fault(where, "E-UNKNOWN", f"unknown key{hint or known}")]
+        for part in path[:-1]:
+            given = given.get(part)
+            model = inner(model, str(part), given) or model
+        fields = model.model_fields
+        names = [fields[key].default for key in ("kind", "name") if key in fields]
+        named = f"for {names[0]}" if names and isinstance(names[0], str) else "here"
+        hint = did_you_mean(path[-1], fields) or f"; known {named}: {', '.join(fields)}"
+        return [Fault(where, "E-UNKNOWN", f"unknown key{hint}")]
     if kind == "missing":
         return [Fault(where, "E-MISSING", "required key missing")]
     return [Fault(where, "E-TYPE", f"{got(value)}, expected {'a list' if kind == 'list_type' else 'a mapping'}")]
-
-
-def _owner(model: type[Block], given: Any, path: Path) -> type[Block]:
-    for part in path:
-        given = given.get(part)
-        model = inner(model, str(part), given) or model
-    return model
-
-
-def _named(model: type[Block]) -> str:
-    names = [model.model_fields[key].default for key in ("kind", "name") if key in model.model_fields]
-    return f"for {names[0]}" if names and isinstance(names[0], str) else "here"
-
-
-def first_fault(error: PydanticCustomError, prefix: Path) -> Fault:
-    """Return what a rule said about the value at `prefix`."""
-    return carried(error).below(prefix)

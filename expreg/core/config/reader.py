@@ -5,9 +5,9 @@ The rules are checked on the stream of events, so nothing that could grow or run
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
@@ -53,6 +53,13 @@ class Mark(NamedTuple):
     column: int | None = None
 
 
+class Marks(NamedTuple):
+    """Where an entry stands: its key and its value; the same for an item of a list."""
+
+    key: Mark
+    value: Mark
+
+
 class ScalarError(ValueError):
     """A plain scalar that two readers would read differently."""
 
@@ -63,36 +70,26 @@ class ScalarError(ValueError):
 
 @dataclass
 class Document:
-    """A value, the marks of its keys and values by path, and every problem met on the way.
+    """A value, the marks of its entries by path, and every problem met on the way.
 
     `faulty` holds the paths whose value is a stand-in: later checks have nothing to say about them.
     """
 
     value: Any = None
-    keys: dict[Path, Mark] = field(default_factory=dict)
-    values: dict[Path, Mark] = field(default_factory=dict)
+    marks: dict[Path, Marks] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     faulty: set[Path] = field(default_factory=set)
 
-
-class _Fatal(Exception):
-    """Reading cannot go on behind this problem."""
-
-
-@dataclass
-class _Reading:
-    """The events still to come and the document they are read into."""
-
-    events: Iterator[Any]
-    document: Document
-    file: str | None
-
-    def mark(self, mark: Any) -> Mark:
-        return Mark(self.file, mark.line + 1, mark.column + 1)
-
     def fault(self, code: str, message: str, mark: Mark, path: Path = ()) -> None:
-        self.document.problems.append(Problem(code, message, *mark, key=show_path(path) or None))
-        self.document.faulty.add(path)
+        """Add a problem with the value at `path`, which is a stand-in from now on."""
+        self.problems.append(Problem(code, message, *mark, key=show_path(path) or None))
+        self.faulty.add(path)
+
+
+def place(marks: Mapping[Path, Marks], path: Path) -> Mark:
+    """Return the mark of the value at the longest known beginning of `path`."""
+    known = (marks[path[:end]].value for end in range(len(path), -1, -1) if path[:end] in marks)
+    return next(known, Mark())
 
 
 def show_path(path: Path) -> str:
@@ -129,138 +126,123 @@ def read(source: bytes | str, *, file: str | None = None) -> Document:
 
     A byte order mark is ignored. Codes: E-SIZE, E-UTF8, E-YAML, E-ALIAS, E-TAG, E-DUP, E-NUM, E-BOOL, E-DEPTH, E-TYPE.
     """
-    document = Document()
-    reading = _Reading(iter(()), document, file)
+    reader = _Reader(file)
     try:
-        text = _decode(source, reading)
-        _refuse_tabs(text, reading)
-        reading.events = yaml.parse(text, Loader=_LOADER)
-        document.value = _document(reading)
+        reader.document.value = reader.read(source)
     except _Fatal:
-        document.value = None
+        pass
     except yaml.YAMLError as error:
-        document.value = None
-        reading.fault("E-YAML", *_explain(error, reading))
-    return document
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
+        reader.document.fault("E-YAML", str(reason), reader.mark(mark) if mark else Mark(file))
+    return reader.document
 
 
-def _decode(source: bytes | str, reading: _Reading) -> str:
-    try:
-        data = source if isinstance(source, bytes) else source.encode("utf-8")
-        if len(data) > MAX_BYTES:
-            return _stop(reading, "E-SIZE", f"config is larger than {MAX_BYTES // 1024} KiB")
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        return _stop(reading, "E-UTF8", f"byte 0x{byte:02x} at offset {error.start} is not UTF-8")
-    except UnicodeEncodeError as error:
-        return _stop(reading, "E-UTF8", f"character {error.object[error.start]!a} is not UTF-8")
+class _Fatal(Exception):
+    """Reading cannot go on behind this problem."""
 
 
-def _stop(reading: _Reading, code: str, message: str, mark: Mark | None = None) -> Any:
-    reading.fault(code, message, mark or Mark(reading.file))
-    raise _Fatal
+class _Reader:
+    """Turns the events of the parser into the value of a document."""
 
+    def __init__(self, file: str | None) -> None:
+        self.file = file
+        self.document = Document()
+        self.events: Iterator[Any] = iter(())
 
-def _refuse_tabs(text: str, reading: _Reading) -> None:
-    found = re.search(r"^ *\t", text, re.MULTILINE)
-    if found:
-        line = text.count("\n", 0, found.start()) + 1
-        _stop(reading, "E-YAML", "tab used for indentation", Mark(reading.file, line, len(found.group())))
+    def mark(self, mark: Any) -> Mark:
+        return Mark(self.file, mark.line + 1, mark.column + 1)
 
+    def stop(self, code: str, message: str, mark: Mark | None = None) -> NoReturn:
+        self.document.fault(code, message, mark or Mark(self.file))
+        raise _Fatal
 
-def _explain(error: yaml.YAMLError, reading: _Reading) -> tuple[str, Mark]:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
-    return str(reason), reading.mark(mark) if mark else Mark(reading.file)
+    def read(self, source: bytes | str) -> Any:
+        text = self.decode(source)
+        if found := re.search(r"^ *\t", text, re.MULTILINE):
+            line = text.count("\n", 0, found.start()) + 1
+            self.stop("E-YAML", "tab used for indentation", Mark(self.file, line, len(found.group())))
+        self.events = yaml.parse(text, Loader=_LOADER)
+        next(self.events)  # the start of the stream
+        event: Any = next(self.events)
+        if isinstance(event, yaml.StreamEndEvent):
+            self.stop("E-EMPTY", "config is empty; expected a mapping")
+        if event.version or event.tags:
+            self.document.fault("E-YAML", "a % directive is not allowed", self.mark(event.start_mark))
+        value = self.node(next(self.events), ())
+        next(self.events)  # the end of the document
+        event = next(self.events)
+        if isinstance(event, yaml.DocumentStartEvent):
+            self.stop("E-YAML", "second document; expected one", self.mark(event.start_mark))
+        return value
 
+    def decode(self, source: bytes | str) -> str:
+        try:
+            data = source if isinstance(source, bytes) else source.encode("utf-8")
+            if len(data) > MAX_BYTES:
+                self.stop("E-SIZE", f"config is larger than {MAX_BYTES // 1024} KiB")
+            return data.decode("utf-8").removeprefix("\ufeff")
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            self.stop("E-UTF8", f"byte 0x{byte:02x} at offset {error.start} is not UTF-8")
+        except UnicodeEncodeError as error:
+            self.stop("E-UTF8", f"character {error.object[error.start]!a} is not UTF-8")
 
-def _document(reading: _Reading) -> Any:
-    next(reading.events)  # the start of the stream
-    event = next(reading.events)
-    if isinstance(event, yaml.StreamEndEvent):
-        return _stop(reading, "E-EMPTY", "config is empty; expected a mapping")
-    if event.version or event.tags:
-        reading.fault("E-YAML", "a % directive is not allowed", reading.mark(event.start_mark))
-    value = _node(next(reading.events), (), 0, reading)
-    next(reading.events)  # the end of the document
-    event = next(reading.events)
-    if isinstance(event, yaml.DocumentStartEvent):
-        return _stop(reading, "E-YAML", "second document; expected one", reading.mark(event.start_mark))
-    return value
+    def node(self, event: Any, path: Path, key: Mark | None = None) -> Any:
+        mark, fault = self.mark(event.start_mark), self.document.fault
+        self.document.marks.setdefault(path, Marks(key or mark, mark))
+        if isinstance(event, yaml.AliasEvent):
+            fault("E-ALIAS", f"YAML alias *{event.anchor} is not allowed; write the value out", mark, path)
+            return None
+        if event.anchor is not None:
+            fault("E-ALIAS", f"YAML anchor &{event.anchor} is not allowed; write the value out", mark, path)
+        if event.tag is not None:
+            fault("E-TAG", f"YAML tag {event.tag} is not allowed", mark, path)
+        if isinstance(event, yaml.ScalarEvent):
+            try:
+                return scalar(event.value) if event.implicit[0] else event.value
+            except ScalarError as error:
+                fault(error.code, error.message, mark, path)
+                return None
+        if len(path) == MAX_DEPTH:
+            self.stop("E-DEPTH", f"nested deeper than {MAX_DEPTH} levels", mark)
+        return self.mapping(path) if isinstance(event, yaml.MappingStartEvent) else self.sequence(path)
 
+    def sequence(self, path: Path) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            items.append(self.node(event, (*path, len(items))))
+        return items
 
-def _node(event: Any, path: Path, depth: int, reading: _Reading) -> Any:
-    mark = reading.mark(event.start_mark)
-    reading.document.values.setdefault(path, mark)
-    if isinstance(event, yaml.AliasEvent):
-        reading.fault("E-ALIAS", f"YAML alias *{event.anchor} is not allowed; write the value out", mark, path)
-        return None
-    if event.anchor is not None:
-        reading.fault("E-ALIAS", f"YAML anchor &{event.anchor} is not allowed; write the value out", mark, path)
-    if event.tag is not None:
-        reading.fault("E-TAG", f"YAML tag {event.tag} is not allowed", mark, path)
-    if isinstance(event, yaml.ScalarEvent):
-        return _plain(event, mark, path, reading) if event.implicit[0] else event.value
-    if depth == MAX_DEPTH:
-        return _stop(reading, "E-DEPTH", f"nested deeper than {MAX_DEPTH} levels", mark)
-    if isinstance(event, yaml.SequenceStartEvent):
-        return list(_items(path, depth, reading))
-    return _mapping(path, depth, reading)
+    def mapping(self, path: Path) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            mark, key = self.mark(event.start_mark), self.key(event, path)
+            here = (*path, key)
+            if key in result:
+                first = self.document.marks[here].key.line
+                self.document.fault("E-DUP", f"duplicate key; first given at line {first}", mark, here)
+            result.setdefault(key, self.node(next(self.events), here, mark))
+        return result
 
-
-def _plain(event: Any, mark: Mark, path: Path, reading: _Reading) -> Any:
-    try:
-        return scalar(event.value)
-    except ScalarError as error:
-        reading.fault(error.code, error.message, mark, path)
-        return None
-
-
-def _items(path: Path, depth: int, reading: _Reading) -> Iterator[Any]:
-    index = 0
-    while not isinstance(event := next(reading.events), yaml.SequenceEndEvent):
-        yield _node(event, (*path, index), depth + 1, reading)
-        index += 1
-
-
-def _mapping(path: Path, depth: int, reading: _Reading) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    while not isinstance(event := next(reading.events), yaml.MappingEndEvent):
-        name = _key(event, path, depth, reading)
-        here = (*path, name)
-        first = reading.document.keys.setdefault(here, reading.mark(event.start_mark))
-        if name in result:
-            message = f"duplicate key; first given at line {first.line}"
-            reading.fault("E-DUP", message, reading.mark(event.start_mark), here)
-        value = _node(next(reading.events), here, depth + 1, reading)
-        result.setdefault(name, value)
-    return result
-
-
-def _key(event: Any, path: Path, depth: int, reading: _Reading) -> str:
-    mark = reading.mark(event.start_mark)
-    if not isinstance(event, yaml.ScalarEvent):
-        value = _node(event, (*path, "?"), depth + 1, reading)
-        reading.fault("E-TYPE", f"a key is a {TYPE_NAMES[type(value)]}; expected text", mark, (*path, "?"))
-        return "?"
-    if event.anchor is not None or event.tag is not None:
-        code, what = ("E-TAG", f"tag {event.tag}") if event.tag else ("E-ALIAS", f"anchor &{event.anchor}")
-        reading.fault(code, f"YAML {what} is not allowed", mark, (*path, event.value))
-    elif event.implicit[0]:
-        _check_plain_key(event.value, mark, path, reading)
-    return str(event.value)
-
-
-def _check_plain_key(text: str, mark: Mark, path: Path, reading: _Reading) -> None:
-    if text == "<<":
-        reading.fault("E-ALIAS", "YAML merge key << is not allowed; write the values out", mark, (*path, text))
-        return
-    try:
-        value = scalar(text)
-    except ScalarError as error:
-        reading.fault(error.code, error.message, mark, (*path, text))
-        return
-    if not isinstance(value, str):
-        message = f"key '{text}' is not text ({TYPE_NAMES[type(value)]}); quote it"
-        reading.fault("E-TYPE", message, mark, (*path, text))
+    def key(self, event: Any, path: Path) -> str:
+        mark, fault = self.mark(event.start_mark), self.document.fault
+        if not isinstance(event, yaml.ScalarEvent):
+            value = self.node(event, (*path, "?"))
+            fault("E-TYPE", f"a key is a {TYPE_NAMES[type(value)]}; expected text", mark, (*path, "?"))
+            return "?"
+        text: str = event.value
+        here = (*path, text)
+        if event.tag is not None:
+            fault("E-TAG", f"YAML tag {event.tag} is not allowed", mark, here)
+        elif event.anchor is not None:
+            fault("E-ALIAS", f"YAML anchor &{event.anchor} is not allowed", mark, here)
+        elif event.implicit[0] and text == "<<":
+            fault("E-ALIAS", "YAML merge key << is not allowed; write the values out", mark, here)
+        elif event.implicit[0]:
+            try:
+                if not isinstance(value := scalar(text), str):
+                    fault("E-TYPE", f"key '{text}' is not text ({TYPE_NAMES[type(value)]}); quote it", mark, here)
+            except ScalarError as error:
+                fault(error.code, error.message, mark, here)
+        return text
