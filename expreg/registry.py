@@ -128,7 +128,9 @@ def _import_again(module: Module) -> None:
     if module.name == "__main__":
         place = module.path or "a notebook"
         raise _refusal(place, "registered records that this run needs; move them to a module and --import that")
-    if not module.name.endswith(".py") and _is_importable(module.name):
+    top = module.name.partition(".")[0]
+    here = any(Path.cwd().glob(f"{top}/")) or Path(f"{top}.py").is_file()
+    if not module.name.endswith(".py") and (importlib.util.find_spec(top) is not None or here):
         load_module(module.name)
     elif module.path and os.path.isfile(module.path):
         load_module(module.path)
@@ -137,16 +139,10 @@ def _import_again(module: Module) -> None:
         raise _refusal(module.name, f"this run needs the records of this module{place}; give --import MODULE")
 
 
-def _is_importable(name: str) -> bool:
-    top = name.partition(".")[0]
-    return importlib.util.find_spec(top) is not None or any(Path.cwd().glob(f"{top}/")) or Path(f"{top}.py").is_file()
-
-
 def _place_of(record: Any, module: str) -> tuple[str, str]:
     """Return the places of list and check of a record, by its type."""
     for kind in type(record).__mro__:
-        places = _LISTS.get(f"{kind.__module__}:{kind.__qualname__}")
-        if places:
+        if places := _LISTS.get(f"{kind.__module__}:{kind.__qualname__}"):
             return places
     known = ", ".join(name.partition(":")[2] for name in _LISTS)
     raise _refusal(module, f"got {type(record).__name__}, expected one of {known}")

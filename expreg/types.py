@@ -77,9 +77,7 @@ class Program(NamedTuple):
 
 def at_once(measure: Callable[[Tree], dict[str, Array]]) -> Program:
     """Return the program of a run that is over when it has begun: `measure(inputs)` is what it leaves."""
-    return Program(
-        init=measure, advance=lambda state: state, running=lambda _: np.zeros((), bool), record=lambda state: state
-    )
+    return Program(init=measure, advance=lambda s: s, running=lambda _: np.zeros((), bool), record=lambda s: s)
 
 
 class Cost(NamedTuple):
@@ -138,10 +136,6 @@ def later(place: str) -> Callable[..., Any]:
     return call
 
 
-def _nothing(*_: Any) -> list[Any]:
-    return []
-
-
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One kind of experiment: what a cell computes, what its row means, and what a reader sees of many rows.
@@ -190,9 +184,9 @@ class Experiment:
     row: Callable[[Settings, dict[str, Array]], Row]
     inputs: Callable[[Settings], dict[str, Array]] = lambda _: {}
     cost: Callable[[Settings], Cost] = lambda _: Cost(1.0, 1.0, 1.0)
-    least_bytes: Callable[[Settings], list[tuple[str, float, str]]] = _nothing
+    least_bytes: Callable[[Settings], list[tuple[str, float, str]]] = lambda _: []
     size: Callable[[Settings], str] = lambda _: "cell"
-    check: Callable[[Sequence[Settings]], list[Any]] = _nothing
+    check: Callable[[Sequence[Settings]], list[Any]] = lambda _: []
     too_few: Callable[[Sequence[Settings], Mapping[str, Any]], str | None] = lambda *_: None
     certify: Callable[[Settings, Mapping[str, Array], bool], Any] | None = None
     probe: Settings | None = None

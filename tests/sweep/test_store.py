@@ -59,7 +59,7 @@ def child(call: str, *arguments: object) -> subprocess.Popen[str]:
 
 def run_child(call: str, *arguments: object) -> str:
     process = child(call, *arguments)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return out
 

@@ -44,8 +44,7 @@ def summarise(experiment: Experiment, cells: pd.DataFrame, curves: pd.DataFrame,
         "settings": {"delta": options.delta, "confidence": options.confidence},
     }
     own = experiment.summarise(cells, curves, options) or {"tables": _columns(experiment.columns(), cells)}
-    whole: Record = plain(found | own)
-    return whole
+    return dict(plain(found | own))
 
 
 def _columns(columns: Sequence[Column], cells: pd.DataFrame) -> list[Record]:
@@ -76,8 +75,6 @@ def plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else _text(value)
-
-
-def _text(value: object) -> str | None:
-    return None if pd.isna(value) else str(value)  # type: ignore[call-overload]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return None if pd.isna(value) else str(value)
