@@ -24,7 +24,7 @@ import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,10 +128,9 @@ def later(place: str) -> Callable[..., Any]:
 
     Records name functions that need JAX or matplotlib; reading a config or printing help must not import either.
     """
-    module, _, name = place.partition(":")
 
     def call(*arguments: Any, **options: Any) -> Any:
-        return getattr(import_module(module), name)(*arguments, **options)
+        return resolve_name(place)(*arguments, **options)
 
     return call
 

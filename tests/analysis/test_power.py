@@ -11,6 +11,7 @@ from expreg.core.stats import power, success, thresholds
 
 NS = (8, 16, 32, 64, 128)
 FINE = np.exp(np.arange(0, 20, 0.01))
+HALF_OCTAVES = list(2.0 ** np.arange(2, 12, 0.5))
 
 
 @pytest.mark.parametrize(("delta", "n"), [(0.1, 8.0), (0.1, 64.0), (0.3, 16.0)])
@@ -83,15 +84,8 @@ def test_longer_ranges_of_n_and_looser_wishes_need_fewer_replicates() -> None:
 
 
 def record(**settings: Any) -> dict[str, Any]:
-    half_octaves = list(2.0 ** np.arange(2, 12, 0.5))
-    fixed: dict[str, Any] = {
-        "n_values": NS,
-        "delta": 0.1,
-        "confidence": 0.95,
-        "half_width": 0.06,
-        "widths": half_octaves,
-    }
-    return power.needed(**(fixed | settings))
+    fixed: dict[str, Any] = {"n_values": NS, "delta": 0.1, "confidence": 0.95, "half_width": 0.06}
+    return power.needed(**(fixed | {"widths": HALF_OCTAVES} | settings))
 
 
 def test_the_record_names_both_needs_and_asks_for_the_larger() -> None:
@@ -118,24 +112,16 @@ def test_a_grid_that_is_too_coarse_is_said_to_be() -> None:
 
 
 def test_each_n_may_have_its_own_widths() -> None:
-    common = list(2.0 ** np.arange(2, 12, 0.5))
-    assert record(widths={n: [n * m for m in common] for n in NS}) == record(widths=common)
+    assert record(widths={n: [n * m for m in HALF_OCTAVES] for n in NS}) == record()
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("setting", "value"),
     [
-        {"n_values": (8, 8)},
-        {"delta": 0.0},
-        {"delta": 1.0},
-        {"confidence": 1.0},
-        {"half_width": 0.0},
-        {"replicates": 0},
-        {"widths": [8.0]},
-        {"widths": [0.0, 8.0]},
-        {"n_values": (0, 8)},
+        *(("n_values", (8, 8)), ("n_values", (0, 8)), ("delta", 0.0), ("delta", 1.0), ("confidence", 1.0)),
+        *(("half_width", 0.0), ("replicates", 0), ("widths", [8.0]), ("widths", [0.0, 8.0])),
     ],
 )
-def test_what_defines_no_exponent_is_refused(settings: dict[str, Any]) -> None:
+def test_what_defines_no_exponent_is_refused(setting: str, value: Any) -> None:
     with pytest.raises(ValueError, match="required"):
-        record(**settings)
+        record(**{setting: value})

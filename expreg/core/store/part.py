@@ -130,8 +130,10 @@ def _column(name: str, declared: str | None, values: list[Any]) -> "pa.Array":
     else:
         values = [value.item() if hasattr(value, "item") else value for value in values]
         kinds = {type(value) for value in values if value is not None}
-        known = {pa.null(): set[type](), pa.bool_(): {bool}, pa.int64(): {int}, pa.float64(): {int, float}}
-        kind = next((kind for kind, accepted in known.items() if kinds <= accepted), pa.string())
+        if kinds <= {int, float}:
+            kind = pa.float64() if float in kinds else pa.int64() if kinds else pa.null()
+        else:
+            kind = pa.bool_() if kinds == {bool} else pa.string()
         if kind == pa.string():
             values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
     return pa.array(values, type=kind, from_pandas=False)
