@@ -220,6 +220,8 @@ def report(directory: str | os.PathLike[str]) -> Run:
 
     found = load(directory)
     path = found.directory
+    cells, curves, _ = table.read(path)
+    vars(found).update(cells=cells, curves=curves)  # both in one pass over the parts
     replace(path / "summary.json", json.dumps(found.summary, indent=1, allow_nan=False).encode())
     config_text = (path / "config.yaml").read_text()
     write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)

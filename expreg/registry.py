@@ -7,8 +7,8 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from pkgutil import resolve_name
@@ -80,13 +80,9 @@ def load_module(given: str) -> None:
         path = Path(given).resolve()
         if not path.is_file():
             raise _refusal(given, f"there is no such file; {_EXPECTED}")
-        with _import_of(given, str(path), path.parent) as fresh:
-            if fresh:
-                _run_file(path)
+        _import(given, str(path), path.parent, partial(_run_file, path))
     elif re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", given):
-        with _import_of(given, None, Path.cwd()) as fresh:
-            if fresh:
-                import_module(given)
+        _import(given, None, Path.cwd(), partial(import_module, given))
     else:
         raise _refusal(given, "expected a path that ends in .py, or the dotted name of a module")
 
@@ -96,9 +92,7 @@ def load_plugins() -> None:
     if GROUP not in _imported:
         _imported.add(GROUP)
         for entry in metadata.entry_points(group=GROUP):
-            with _import_of(entry.module, None, None) as fresh:
-                if fresh:
-                    entry.load()
+            _import(entry.module, None, None, entry.load)
 
 
 def needed() -> list[dict[str, Any]]:
@@ -186,18 +180,16 @@ def check_experiment(experiment: Experiment) -> Iterator[str]:
         yield f"{start} column {name!r} is declared twice, or one of those that every experiment has"
 
 
-@contextmanager
-def _import_of(name: str, path: str | None, folder: Path | None) -> Iterator[bool]:
-    """Yield whether a module is still to be imported; what it registered is taken back if that fails."""
+def _import(name: str, path: str | None, folder: Path | None, load: Callable[[], Any]) -> None:
+    """Import a module unless it has been; what it registered is taken back if that fails."""
     if (path or name) in _imported:
-        yield False
         return
     if folder is not None and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     before = set(_owners)
     _importing.append(name)
     try:
-        yield True
+        load()
     except (Exception, SystemExit) as error:
         for place, record in set(_owners) - before:
             del resolve_name(place)[record], _owners[place, record]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import expreg
-from expreg import api, cli
+from expreg import api
 from expreg.core.engine import lanes as engine
 from expreg.core.store.table import read_events
 
@@ -44,10 +44,10 @@ LONG = {
         }
     },
 }
-COMMANDS = (
+COMMANDS = [
     *("run", "plan", "certify", "status", "report", "query", "export", "compare", "solve", "bench", "doctor"),
     "schema",
-)
+]
 CIRCUMSTANCES = ["seconds", "attempt", "device", "expreg_version", "jax_version"]
 
 Call = Callable[..., tuple[int, str, str]]
@@ -63,19 +63,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command line in this process; return exit code, output, errors. Figures are left out."""
+def call(monkeypatch: pytest.MonkeyPatch, command: Call) -> Call:
+    """Run the command line as `command` does, without figures."""
     monkeypatch.setattr("expreg.core.page.page.write", lambda *arguments: None)
-
-    def called(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["expreg", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        output = capsys.readouterr()
-        return int(end.value.code or 0), output.out, output.err
-
-    return called
+    return command
 
 
 WITHOUT_REPORT = """
@@ -157,7 +148,7 @@ def test_help_says_what_there_is(call: Call) -> None:
     code, out, err = call("--help")
     assert (code, err) == (0, "")
     listed = out.split("Commands:")[1].splitlines()[1:]
-    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    assert [line.split()[0] for line in listed] == COMMANDS
     assert not [line for line in listed if line.endswith("...")]
     assert max(map(len, out.splitlines())) <= 80
     assert re.search(r"--out .*Run directory.  \[default: runs/<name>\]", call("run", "--help")[1])

@@ -51,18 +51,16 @@ def _columns(columns: Sequence[Column], cells: pd.DataFrame) -> list[Record]:
     """Return the table of what each declared column holds, as a list; empty where none is declared."""
     note = "Of the cells that have a value: median, 5 % and 95 % quantiles, or how many are true."
     head = ["column", "meaning", "cells", "median", "5 %", "95 %"]
-    rows = [_column(column, cells[column.name].dropna()) for column in columns if column.name in cells]
+    rows = []
+    for column in (column for column in columns if column.name in cells):
+        values = cells[column.name].dropna()
+        numbers: list[Any] = ["–", "–", "–"]
+        if column.type == "bool":
+            numbers[0] = f"{int(values.sum())} true"
+        elif column.type != "string":
+            numbers = describe.quantiles(values.to_numpy(dtype=float), [0.5, 0.05, 0.95])
+        rows.append([column.name, column.meaning, len(values), *numbers])
     return [{"title": "Columns", "note": note, "columns": head, "rows": rows}] if rows else []
-
-
-def _column(column: Column, values: pd.Series) -> list[Any]:
-    numbers: list[Any] = ["–", "–", "–"]
-    if column.type == "bool":
-        numbers[0] = f"{int(values.sum())} true"
-    elif column.type != "string":
-        low, middle, high = describe.quantiles(values.to_numpy(dtype=float), [0.05, 0.5, 0.95])
-        numbers = [middle, low, high]
-    return [column.name, column.meaning, len(values), *numbers]
 
 
 def plain(value: Any) -> Any:

@@ -96,9 +96,9 @@ def describe(n: int, widths: Floats, success: Floats, delta: float, confidence: 
 
 def _statistic(last: Ints, widths: Floats, rank: int) -> tuple[int | None, str | None]:
     """Return the order statistic of a rank as a width, or null and the reason."""
-    if rank > len(last):
+    if not 0 < rank <= len(last):
         return None, "too few replicates"
-    index = last[rank - 1] if rank > 0 else 0
-    if index == 0:
-        return None, "below" if rank > 0 else "too few replicates"
-    return (None, "above") if index == len(widths) else (int(widths[index]), None)
+    index = last[rank - 1]
+    if index in (0, len(widths)):
+        return None, "below" if index == 0 else "above"
+    return int(widths[index]), None

@@ -265,6 +265,8 @@ def canonical(value: Any) -> str:
     """Return JSON text that depends neither on the order of keys nor on 1 against 1.0."""
 
     def plain(value: Any) -> Any:
+        if isinstance(value, str):  # the ids of all cells
+            return value
         if isinstance(value, Mapping):
             return {str(key): plain(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
