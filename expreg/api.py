@@ -40,7 +40,7 @@ class Run:
     def curves(self) -> "pd.DataFrame":
         """Long table: cell, step, residual, linearised."""
         # of the same cells, even if more have finished since these were read
-        return table.read(self.directory, self.cells["cell"])[1]
+        return table.read(self.directory, self.cells["cell"].tolist())[1]
 
     @cached_property
     def summary(self) -> dict[str, Any]:

@@ -171,12 +171,12 @@ def plan_of(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 class _Best(NamedTuple):
-    """The row of a cell that counts: the finished one, else the latest; `index` is its place among all rows."""
+    """The row of a cell that counts: the finished one, else the latest; `place` is its index among all rows."""
 
     finished: bool
     attempt: int
     status: str
-    index: int
+    place: int
 
 
 def _survey(
@@ -198,8 +198,8 @@ def _survey(
             damaged.append(f"{part.name}: {part.reason}")
             continue
         visit(part)
-        for index, (cell, state, attempt) in enumerate(part.rows, start=offset):
-            row = _Best(state not in FAILED, attempt, state, index)
+        for place, (cell, state, attempt) in enumerate(part.rows, start=offset):
+            row = _Best(state not in FAILED, attempt, state, place)
             if (everything or cell in wanted) and (cell not in best or row[:2] > best[cell][:2]):
                 best[cell] = row
         offset += len(part.rows)
@@ -224,7 +224,7 @@ def _gather(
             tables[:] = [_join(tables).combine_chunks()]
 
     best, damaged = _survey(directory, plan_of(directory), only, add)
-    order = pa.array([best[cell].index for cell in sorted(best)], pa.int64())
+    order = pa.array([best[cell].place for cell in sorted(best)], pa.int64())
     return _join(tables).select(merged(layouts, axes)).take(order).combine_chunks(), damaged
 
 
