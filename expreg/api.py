@@ -13,6 +13,8 @@ from expreg import registry
 from expreg.core import config as configs
 from expreg.core.config import grid
 from expreg.core.config.fields import Fault
+from expreg.core.store import table
+from expreg.core.store.disk import replace
 from expreg.errors import InputError, Problem
 from expreg.kinds import EXPERIMENTS
 from expreg.types import FAILED, Experiment, Settings, cores
@@ -32,17 +34,13 @@ class Run:
     @cached_property
     def cells(self) -> "pd.DataFrame":
         """One row per finished cell of the plan (contract 2.4)."""
-        from expreg.core.store import table
-
         return table.read(self.directory, curves=False)[0]
 
     @cached_property
     def curves(self) -> "pd.DataFrame":
         """Long table: cell, step, residual, linearised."""
-        from expreg.core.store import table
-
         # of the same cells, even if more have finished since these were read
-        return table.read(self.directory, self.cells["cell"])[1]
+        return table.read(self.directory, self.cells["cell"].tolist())[1]
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -50,23 +48,13 @@ class Run:
         from expreg.core.stats.summary import summarise
 
         config = self._config
-        tree = config.source.grid
-        return summarise(
-            self.experiment,
-            self.cells,
-            self.curves,
-            name=config.name,
-            axes=list(grid.names(tree)) if tree else [],
-            delta=config.analysis.delta,
-            confidence=config.analysis.confidence,
-            resamples=config.analysis.resamples,
-        )
+        asked = {name: getattr(config.analysis, name) for name in ("delta", "confidence", "resamples")}
+        asked["axes"] = list(grid.names(config.source.grid)) if config.source.grid else []
+        return summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
 
     @property
     def experiment(self) -> Experiment:
         """The record of the experiment that was run."""
-        from expreg.kinds import EXPERIMENTS
-
         return EXPERIMENTS[self._config.experiment]
 
     @property
@@ -93,8 +81,6 @@ class Run:
 
     @cached_property
     def _config(self) -> Any:
-        from expreg.core.store import table
-
         registry.load_needed((table.plan_of(self.directory) or {}).get("modules", ()))
         return load_config(self.directory / "config.yaml")
 
@@ -149,12 +135,13 @@ def plan(
     from expreg.core.engine.estimate import estimate
 
     settings = [settings for settings, _ in sweep.cells.values()]
+    rows = [axes for _, axes in sweep.cells.values()]
     found = {
         "name": checked.name,
         "experiment": checked.experiment,
         "hash": sweep.plan["hash"],
         "cells": sweep.plan["cells"],
-        "axes": {axis: _distinct(axis, sweep) for axis in sweep.plan["axes"]},
+        "axes": {axis: list(dict.fromkeys(row[axis] for row in rows if axis in row)) for axis in sweep.plan["axes"]},
         **estimate(sweep.experiment, settings, _devices(checked)),
         **sweep.experiment.outlook(settings, checked.analysis.model_dump()),
     }
@@ -216,8 +203,6 @@ def _with_steps(found: Any, eps: float) -> dict[str, Any]:
 
 def load(directory: str | os.PathLike[str]) -> Run:
     """Return the run in a directory; raise InputError if there is none."""
-    from expreg.core.store import table
-
     table.plan_of(directory)
     return Run(Path(directory))
 
@@ -232,10 +217,11 @@ def report(directory: str | os.PathLike[str]) -> Run:
     """Make summary, figures and report.html of a run again from the rows that are there; return the run."""
     from expreg.core.engine import manifest
     from expreg.core.page.page import write
-    from expreg.core.store.disk import replace
 
     found = load(directory)
     path = found.directory
+    cells, curves, _ = table.read(path)
+    vars(found).update(cells=cells, curves=curves)  # both in one pass over the parts
     replace(path / "summary.json", json.dumps(found.summary, indent=1, allow_nan=False).encode())
     config_text = (path / "config.yaml").read_text()
     write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)
@@ -244,8 +230,6 @@ def report(directory: str | os.PathLike[str]) -> Run:
 
 def status(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """Return how far a run is: planned, done, failed, by_status, damaged, last_event, running."""
-    from expreg.core.store import table
-
     return table.status(Path(directory))
 
 
@@ -312,7 +296,3 @@ def _refuse(problems: list[Problem]) -> None:
 
 def _devices(config: Any) -> int | None:
     return None if config.execution.devices == "auto" else int(config.execution.devices)
-
-
-def _distinct(axis: str, sweep: _Sweep) -> list[Any]:
-    return list(dict.fromkeys(axes[axis] for _, axes in sweep.cells.values() if axis in axes))

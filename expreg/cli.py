@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,29 +85,23 @@ def _plan_text(found: Mapping[str, Any], more: list[str]) -> str:
     from expreg.core.engine.progress import counted, duration
     from expreg.core.page import terminal
 
+    lines = [f"{found['name']}: {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}"]
+    for axis, values in found["axes"].items():
+        shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+        shown = shown if len(shown) <= 12 else [*shown[:8], "...", shown[-1]]
+        lines.append(f"  {axis}: {', '.join(shown)}  ({len(values)})")
     seconds = math.nan if found["seconds"] is None else found["seconds"]
-    lines = [
-        f"{found['name']}: {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}",
-        *(f"  {axis}: {_values(values)}" for axis, values in found["axes"].items()),
-        *terminal.pairs(
-            {
-                "largest cell": f"{found['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {found['lanes']} lanes at most",
-                "work": f"{found['flops']:.2g} flops",
-                "expected time": f"{duration(seconds)} on {found['devices']} x {found['device_kind']}; "
-                f"{duration(found['compile_seconds'])} of it compiling, if nothing is cached",
-            }
-        ),
-        *more,
-    ]
+    facts = {
+        "largest cell": f"{found['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {found['lanes']} lanes at most",
+        "work": f"{found['flops']:.2g} flops",
+        "expected time": f"{duration(seconds)} on {found['devices']} x {found['device_kind']}; "
+        f"{duration(found['compile_seconds'])} of it compiling, if nothing is cached",
+    }
+    lines += [*terminal.pairs(facts), *more]
     for listed in found.get("list", []):
         settings = " ".join(f"{name}={value}" for name, value in listed["axes"].items())
         lines.append(f"{listed['cell']}  {settings}".rstrip())
     return "\n".join(lines)
-
-
-def _values(values: list[Any]) -> str:
-    shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
-    return ", ".join(shown if len(shown) <= 12 else [*shown[:8], "...", shown[-1]]) + f"  ({len(values)})"
 
 
 @app.command(short_help="Certify that gradient descent must converge.")
@@ -134,11 +129,11 @@ def certify(
         raise InputError(Problem("E-RANGE", f"got {eps:g}, expected > 0", key="--eps"))
     if (config is None) == (arrays is None):
         raise InputError(Problem("E-USAGE", "expected either a config or --arrays FILE.npz", key="CONFIG"))
-    found = (
-        [api.certificate_of_file(arrays, activation=activation, scale=scale, eps=eps, refined=not basic)]
-        if arrays
-        else api.certificates(config or "", overrides or (), eps=eps, refined=not basic)
-    )
+    wanted: dict[str, Any] = {"eps": eps, "refined": not basic}
+    if arrays:
+        found = [api.certificate_of_file(arrays, activation=activation, scale=scale, **wanted)]
+    else:
+        found = api.certificates(config or "", overrides or (), **wanted)
     if as_json:
         _say(_json(found[0] if arrays else found))
         return
@@ -161,10 +156,10 @@ def _status_text(run: Path, facts: Mapping[str, Any]) -> str:
 
     planned = "?" if facts["planned"] is None else facts["planned"]
     state = "running now" if facts["running"] else "not running"
-    last = facts["last_event"] or {}
     lines = [f"{run}: {facts['done']} of {planned} cells done, {state}"]
     lines += terminal.pairs(facts["by_status"], indent=2)
-    lines += [f"  last event: {last['kind']} at {last['time']}"] if last else []
+    if last := facts["last_event"]:
+        lines.append(f"  last event: {last['kind']} at {last['time']}")
     return "\n".join([*lines, *(f"  damaged: {line}" for line in facts["damaged"])])
 
 
@@ -373,21 +368,15 @@ def _exit_code() -> int:
 
 def _imports_first(words: list[str]) -> list[str]:
     """Return the command line with every --import before the command, where the option belongs to all of them."""
+    end = words.index("--") if "--" in words else len(words)
     first: list[str] = []
-    rest = iter(words)
     others: list[str] = []
+    rest = iter(words[:end])
     for word in rest:
-        if word == "--":
-            others += [word, *rest]
-        elif word == "--import":
-            value = next(rest, None)
-            if value is None:  # an option without its value, which is an error of the command
-                others.append(word)
-            else:
-                first += [word, value]
-        else:
-            (first if word.startswith("--import=") else others).append(word)
-    return first + others
+        # without its value the option is an error of the command
+        taken = [word, *islice(rest, word == "--import")]
+        (first if word.startswith("--import=") or len(taken) > 1 else others).extend(taken)
+    return first + others + words[end:]
 
 
 def _same_command() -> str:

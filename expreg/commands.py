@@ -80,11 +80,11 @@ _LINES = ("loss", "alpha", "softmax_residual", "projective_loss", "max_logit", "
 
 def solution_text(found: Any) -> str:
     """Return the lines that people read: how it ended, what is always reported, and x."""
-    words = {"max_logit": "max |z|"}
     lines = [f"{found.status}: {found.message}", ""]
-    values = {name: getattr(found, name) for name in _LINES}  # before the first step nothing is known of the next
-    shown = {name: f"{value:.10g}" if math.isfinite(value) else "-" for name, value in values.items()}
-    lines += [f"{words.get(name, name.replace('_', ' ')):18s}{shown[name]}" for name in _LINES]
+    for name in _LINES:
+        value, words = getattr(found, name), "max |z|" if name == "max_logit" else name.replace("_", " ")
+        # before the first step nothing is known of the next
+        lines.append(f"{words:18s}{value:.10g}" if math.isfinite(value) else f"{words:18s}-")
     first = " ".join(f"{value:.6g}" for value in found.x[:SHOWN])
     more = f" ... ({len(found.x)} numbers; --out FILE writes them)" if len(found.x) > SHOWN else ""
     return "\n".join([*lines, f"{'x':18s}{first}{more}"])
@@ -97,14 +97,5 @@ def solution_json(found: Any) -> str:
 
 def document(value: Any) -> str:
     """Return a JSON document; numbers that JSON cannot hold are null."""
-    return json.dumps(_plain(value), indent=1, allow_nan=False, default=str)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value
+    known = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+    return json.dumps(known, indent=1, allow_nan=False)

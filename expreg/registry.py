@@ -7,10 +7,11 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 from expreg.core.store.columns import NAMES, TYPES
@@ -19,17 +20,17 @@ from expreg.types import Column, Experiment
 
 GROUP = "expreg.plugins"
 """The group of entry points whose modules are imported before a config is read."""
-_LISTS: Mapping[str, tuple[str, str]] = {
+_LISTS: Mapping[str, tuple[str, str | None]] = {
     "expreg.types:Experiment": ("expreg.kinds:EXPERIMENTS", "expreg.registry:check_experiment"),
     "expreg.activation:Activation": ("expreg.activation:ACTIVATIONS", "expreg.activation:check"),
     "expreg.kinds.network.events:Event": ("expreg.kinds.network.events:EVENTS", "expreg.kinds.network.events:check"),
     "expreg.data.kinds:DataKind": ("expreg.data.kinds:DATA", "expreg.data.kinds:check_record"),
     "expreg.data.kinds:LabelKind": ("expreg.data.kinds:LABELS", "expreg.data.kinds:check_record"),
     "expreg.residual:Loss": ("expreg.residual:LOSSES", "expreg.residual:check"),
-    "expreg.solver.records:Solver": ("expreg.solver.records:SOLVERS", "expreg.solver.records:check"),
-    "expreg.solver.records:Sketch": ("expreg.solver.records:SKETCHES", "expreg.solver.records:check"),
+    "expreg.solver.records:Solver": ("expreg.solver.records:SOLVERS", None),
+    "expreg.solver.records:Sketch": ("expreg.solver.records:SKETCHES", None),
 }
-"""By type of record: its list, and the function that returns what a tiny probe finds wrong with one, in lines."""
+"""By type of record: its list, and the function, if any, that returns what a tiny probe finds wrong, in lines."""
 _FUNCTIONS = frozenset(
     "schema columns curves signature build prepare row inputs cost size check summarise outlook".split()  # noqa: SIM905
 )
@@ -63,8 +64,8 @@ def register(*records: Any) -> None:
     if problems:
         raise InputError(problems)
     for record, place, _ in found:
-        if _entries(place).get(record.name) is not record:
-            _entries(place)[record.name] = record
+        if resolve_name(place).get(record.name) is not record:
+            resolve_name(place)[record.name] = record
             _owners[place, record.name] = name
     if not _importing:
         _modules[name] = _described(name, caller.get("__file__"))
@@ -79,13 +80,9 @@ def load_module(given: str) -> None:
         path = Path(given).resolve()
         if not path.is_file():
             raise _refusal(given, f"there is no such file; {_EXPECTED}")
-        with _import_of(given, str(path), path.parent) as fresh:
-            if fresh:
-                _run_file(path)
+        _import(given, str(path), path.parent, partial(_run_file, path))
     elif re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", given):
-        with _import_of(given, None, Path.cwd()) as fresh:
-            if fresh:
-                import_module(given)
+        _import(given, None, Path.cwd(), partial(import_module, given))
     else:
         raise _refusal(given, "expected a path that ends in .py, or the dotted name of a module")
 
@@ -95,9 +92,7 @@ def load_plugins() -> None:
     if GROUP not in _imported:
         _imported.add(GROUP)
         for entry in metadata.entry_points(group=GROUP):
-            with _import_of(entry.module, None, None) as fresh:
-                if fresh:
-                    entry.load()
+            _import(entry.module, None, None, entry.load)
 
 
 def needed() -> list[dict[str, Any]]:
@@ -128,7 +123,9 @@ def _import_again(module: Module) -> None:
     if module.name == "__main__":
         place = module.path or "a notebook"
         raise _refusal(place, "registered records that this run needs; move them to a module and --import that")
-    if not module.name.endswith(".py") and _is_importable(module.name):
+    top = module.name.partition(".")[0]
+    here = any(Path.cwd().glob(f"{top}/")) or Path(f"{top}.py").is_file()
+    if not module.name.endswith(".py") and (importlib.util.find_spec(top) is not None or here):
         load_module(module.name)
     elif module.path and os.path.isfile(module.path):
         load_module(module.path)
@@ -137,38 +134,27 @@ def _import_again(module: Module) -> None:
         raise _refusal(module.name, f"this run needs the records of this module{place}; give --import MODULE")
 
 
-def _is_importable(name: str) -> bool:
-    top = name.partition(".")[0]
-    return importlib.util.find_spec(top) is not None or any(Path.cwd().glob(f"{top}/")) or Path(f"{top}.py").is_file()
-
-
-def _place_of(record: Any, module: str) -> tuple[str, str]:
+def _place_of(record: Any, module: str) -> tuple[str, str | None]:
     """Return the places of list and check of a record, by its type."""
     for kind in type(record).__mro__:
-        places = _LISTS.get(f"{kind.__module__}:{kind.__qualname__}")
-        if places:
+        if places := _LISTS.get(f"{kind.__module__}:{kind.__qualname__}"):
             return places
     known = ", ".join(name.partition(":")[2] for name in _LISTS)
     raise _refusal(module, f"got {type(record).__name__}, expected one of {known}")
 
 
-def _entries(place: str, default: Any = None) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name, default)
-
-
-def _wrong(record: Any, place: str, checker: str) -> Iterator[str]:
+def _wrong(record: Any, place: str, checker: str | None) -> Iterator[str]:
     """Yield what is wrong with a record: its name, then what its functions do in a tiny probe."""
     kind, name = type(record).__name__.lower(), record.name
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w{0,63}", name, re.ASCII):
         yield f"{kind} {name!r}: expected a name of letters, digits and _, first a letter"
         return
-    known = _entries(place).get(name)
+    known = resolve_name(place).get(name)
     if known is not None and known is not record:
         yield f"{kind} {name!r} is registered already, by {_owners.get((place, name), 'expreg')}; choose another name"
-    elif known is None:
+    elif known is None and checker:
         try:
-            yield from _entries(checker, lambda _: ())(record)
+            yield from resolve_name(checker)(record)
         except Exception as error:
             yield f"{kind} {name!r}: its probe raised {type(error).__name__}: {error}"
 
@@ -194,21 +180,19 @@ def check_experiment(experiment: Experiment) -> Iterator[str]:
         yield f"{start} column {name!r} is declared twice, or one of those that every experiment has"
 
 
-@contextmanager
-def _import_of(name: str, path: str | None, folder: Path | None) -> Iterator[bool]:
-    """Yield whether a module is still to be imported; what it registered is taken back if that fails."""
+def _import(name: str, path: str | None, folder: Path | None, load: Callable[[], Any]) -> None:
+    """Import a module unless it has been; what it registered is taken back if that fails."""
     if (path or name) in _imported:
-        yield False
         return
     if folder is not None and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     before = set(_owners)
     _importing.append(name)
     try:
-        yield True
+        load()
     except (Exception, SystemExit) as error:
         for place, record in set(_owners) - before:
-            del _entries(place)[record], _owners[place, record]
+            del resolve_name(place)[record], _owners[place, record]
         if isinstance(error, InputError):
             raise
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]

@@ -24,7 +24,7 @@ import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,9 +77,7 @@ class Program(NamedTuple):
 
 def at_once(measure: Callable[[Tree], dict[str, Array]]) -> Program:
     """Return the program of a run that is over when it has begun: `measure(inputs)` is what it leaves."""
-    return Program(
-        init=measure, advance=lambda state: state, running=lambda _: np.zeros((), bool), record=lambda state: state
-    )
+    return Program(init=measure, advance=lambda s: s, running=lambda _: np.zeros((), bool), record=lambda s: s)
 
 
 class Cost(NamedTuple):
@@ -130,16 +128,11 @@ def later(place: str) -> Callable[..., Any]:
 
     Records name functions that need JAX or matplotlib; reading a config or printing help must not import either.
     """
-    module, _, name = place.partition(":")
 
     def call(*arguments: Any, **options: Any) -> Any:
-        return getattr(import_module(module), name)(*arguments, **options)
+        return resolve_name(place)(*arguments, **options)
 
     return call
-
-
-def _nothing(*_: Any) -> list[Any]:
-    return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,9 +183,9 @@ class Experiment:
     row: Callable[[Settings, dict[str, Array]], Row]
     inputs: Callable[[Settings], dict[str, Array]] = lambda _: {}
     cost: Callable[[Settings], Cost] = lambda _: Cost(1.0, 1.0, 1.0)
-    least_bytes: Callable[[Settings], list[tuple[str, float, str]]] = _nothing
+    least_bytes: Callable[[Settings], list[tuple[str, float, str]]] = lambda _: []
     size: Callable[[Settings], str] = lambda _: "cell"
-    check: Callable[[Sequence[Settings]], list[Any]] = _nothing
+    check: Callable[[Sequence[Settings]], list[Any]] = lambda _: []
     too_few: Callable[[Sequence[Settings], Mapping[str, Any]], str | None] = lambda *_: None
     certify: Callable[[Settings, Mapping[str, Array], bool], Any] | None = None
     probe: Settings | None = None

@@ -1,6 +1,7 @@
 """One strict set-up for the whole suite: two CPU devices, 64-bit types, no silent promotion of rank."""
 
 import os
+import sys
 import tempfile
 
 os.environ.setdefault("EXPREG_CACHE", os.path.join(tempfile.gettempdir(), "expreg-test-cache"))
@@ -11,6 +12,22 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "allow")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run the command line in this process; return exit code, output, errors."""
+    from expreg import cli
+
+    def called(*words):
+        monkeypatch.setattr(sys, "argv", ["expreg", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        output = capsys.readouterr()
+        return int(end.value.code or 0), output.out, output.err
+
+    return called
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,14 @@
 """`expreg certify`: what it prints for configs and for the user's own arrays, and what it refuses."""
 
 import json
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from starts import start
 
 import expreg
-from expreg import api, cli
+from expreg import api
 from expreg.kinds import EXPERIMENTS
 
 CONFIG = {
@@ -20,21 +20,13 @@ CONFIG = {
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process, in an empty directory; return exit code, output, errors."""
+def call(monkeypatch, command, tmp_path):
+    """Certify in a directory with a config and a network; return exit code, output, errors."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "test.yaml").write_text(json.dumps(CONFIG))
     X, y, W, a = start(0, m=4096)
     np.savez(tmp_path / "net.npz", X=X, y=y, W=W, a=a)
-
-    def called(*words):
-        monkeypatch.setattr(sys, "argv", ["expreg", "certify", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        output = capsys.readouterr()
-        return int(end.value.code or 0), output.out, output.err
-
-    return called
+    return partial(command, "certify")
 
 
 def test_every_cell_of_a_config_has_its_certificate(call):

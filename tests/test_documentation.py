@@ -1,9 +1,9 @@
 """README and docs: every command and example runs (shrunk), every YAML block is a config, links and names exist."""
 
-import importlib.util
 import inspect
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -81,20 +81,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run the command line in this process and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["expreg", *arguments])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return int(end.value.code or 0)
-
-
 def recipe(command: str) -> list[str]:
     """Return the calls of `expreg` that a `make` command makes; fail if it has no such target or extra."""
     _, target, *settings = shlex.split(command)
-    told = subprocess.run(
-        ["make", "--dry-run", target, *settings], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    words = ["make", "--dry-run", target, *settings]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for setting in settings:
@@ -112,7 +103,7 @@ def calls() -> dict[str, str]:
     return found
 
 
-def test_every_command_runs(place, monkeypatch, capsys):
+def test_every_command_runs(place, monkeypatch, command):
     """Figures are drawn for the first only: they take longer than the shrunk runs, and tests/report has them."""
     shown = calls()
     assert len(shown) > 12
@@ -120,22 +111,23 @@ def test_every_command_runs(place, monkeypatch, capsys):
         program, *arguments = shlex.split(call)
         assert program == "expreg", f"{page}: {call}"
         smaller = shrunk(ROOT / arguments[1]) if arguments[0] == "run" else []
-        code = run([*arguments, *smaller], monkeypatch)
-        assert code == 0, f"{page}: {call}: exit code {code}: {capsys.readouterr().err}"
+        code, _, errors = command(*arguments, *smaller)
+        assert code == 0, f"{page}: {call}: exit code {code}: {errors}"
         monkeypatch.setattr("expreg.core.page.page.write", lambda *_: None)
 
 
-def test_messages_are_as_shown(place, monkeypatch, capsys):
+def test_messages_are_as_shown(place, command):
     """Numbers may differ: lines of configs move."""
     for block in blocks("text"):
-        (command,) = block.commands
-        assert run(shlex.split(command)[1:], monkeypatch) == 2
-        told, shown = capsys.readouterr().err, block.text.partition("\n")[2]
+        (words,) = block.commands
+        code, _, told = command(*shlex.split(words)[1:])
+        assert code == 2
+        shown = block.text.partition("\n")[2]
         assert re.sub(r"\d+", "0", told) == re.sub(r"\d+", "0", shown)
 
 
 @pytest.mark.parametrize("page", EXAMPLES)
-def test_python_examples_run(page, place, monkeypatch, capsys):
+def test_python_examples_run(page, place, monkeypatch, command):
     if page == "docs/quickstart.md":  # executed by the build, which has IPython; the tests do not
         display: Any = types.ModuleType("IPython.display")
         display.Image = lambda path, width: Path(path).stat()
@@ -145,7 +137,7 @@ def test_python_examples_run(page, place, monkeypatch, capsys):
     known: dict[str, Any] = {}
     for block in shown:
         if block.text.startswith("!"):
-            assert run(shlex.split(block.text.removeprefix("!"))[1:], monkeypatch) == 0
+            assert command(*shlex.split(block.text.removeprefix("!"))[1:])[0] == 0
         else:
             exec(compile(block.text, page, "exec"), known)
 
@@ -164,10 +156,7 @@ def test_yaml_blocks_are_configs(place):
 def test_what_is_called_ambiguous_is_refused(text):
     assert f"`{text}`" in (ROOT / "docs/configuration.md").read_text()
     with pytest.raises(errors.InputError, match="ambiguous"):
-        load(
-            {"experiment": "threshold", "name": "x", "sweep": {"product": {"n": [4], "m": [8]}}},
-            [f"description={text}"],
-        )
+        load(SMALLEST, [f"description={text}"])
 
 
 # --- what is linked and named exists --------------------------------------------------------------
@@ -237,13 +226,8 @@ def test_every_label_of_the_mathematics_is_explained():
 
 
 @pytest.fixture(scope="module")
-def reference() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs/reference.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def reference() -> types.SimpleNamespace:
+    return types.SimpleNamespace(**runpy.run_path(str(ROOT / "docs/reference.py")))
 
 
 def properties(schema: Any) -> Iterator[str]:

@@ -121,15 +121,12 @@ REGISTER = "import expreg, dataclasses\nfrom expreg.activation import ACTIVATION
         (REGISTER + "expreg.register(dataclasses.replace(exp, name='a b'))", "expected a name of letters"),
     ],
 )
-def test_a_module_that_is_of_no_use_is_one_line(content, expected, tmp_path, monkeypatch, capsys):
+def test_a_module_that_is_of_no_use_is_one_line(content, expected, tmp_path, monkeypatch, command):
     if content is not None:
         (tmp_path / "bad.py").write_text(content)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["expreg", "schema", "--import", "bad.py"])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    out, errors = capsys.readouterr()
-    assert (end.value.code, out) == (2, "")
+    code, out, errors = command("schema", "--import", "bad.py")
+    assert (code, out) == (2, "")
     assert re.fullmatch(rf"error\[E-PLUGIN\] bad.py.*{expected}.*\n", errors)
 
 

@@ -1,14 +1,13 @@
 """`expreg solve` on files: what it prints is what `expreg.solve` found; bad input is one line each and exit code 2."""
 
 import json
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy import io, sparse
 
 import expreg
-from expreg import cli
 
 RNG = np.random.default_rng(0)
 A = RNG.normal(size=(60, 3)) * (RNG.random((60, 3)) < 0.8)
@@ -18,25 +17,18 @@ B /= B.sum()
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def solve(tmp_path, monkeypatch, command):
+    """Solve in a directory with the files of the problem; return exit code, output, errors."""
     np.save(tmp_path / "A.npy", A)
     np.save(tmp_path / "b.npy", B)
     io.mmwrite(tmp_path / "A.mtx", sparse.coo_array(A))
     monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def expreg_command(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["expreg", *arguments])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    told = capsys.readouterr()
-    return int(end.value.code or 0), told.out, told.err
+    return partial(command, "solve")
 
 
 @pytest.mark.parametrize("matrix", ["A.npy", "A.mtx"])
-def test_the_document_is_the_solution(matrix, place, monkeypatch, capsys):
-    code, out, _ = expreg_command(monkeypatch, capsys, "solve", matrix, "b.npy", "--loss", "softmax", "--json")
+def test_the_document_is_the_solution(matrix, solve):
+    code, out, _ = solve(matrix, "b.npy", "--loss", "softmax", "--json")
     told = json.loads(out)
     assert code == 0
     assert told["status"] == "converged"
@@ -48,39 +40,32 @@ def test_the_document_is_the_solution(matrix, place, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
-def test_x_is_written_and_can_be_a_start(suffix, place, monkeypatch, capsys):
-    code, out, _ = expreg_command(
-        monkeypatch, capsys, "solve", "A.npy", "b.npy", "--out", f"x{suffix}", "--loss=softmax"
-    )
+def test_x_is_written_and_can_be_a_start(suffix, solve):
+    code, out, _ = solve("A.npy", "b.npy", "--out", f"x{suffix}", "--loss=softmax")
     assert code == 0
     for words in ("converged: ", "alpha ", "softmax residual ", "projective loss ", "max |z| ", "steps ", "x "):
         assert words in out
     np.testing.assert_array_equal(expreg.data.read_vector(f"x{suffix}"), expreg.solve(A, B, loss="softmax").x)
-    _, again, _ = expreg_command(
-        monkeypatch, capsys, "solve", "A.npy", "b.npy", "--start", f"x{suffix}", "--loss=softmax", "--json"
-    )
+    _, again, _ = solve("A.npy", "b.npy", "--start", f"x{suffix}", "--loss=softmax", "--json")
     assert json.loads(again)["steps"] == 0
 
 
-def test_weights_are_a_number_or_a_file(place, monkeypatch, capsys):
+def test_weights_are_a_number_or_a_file(solve):
     np.save("w.npy", np.full(60, 0.01))
-    told = [
-        json.loads(expreg_command(monkeypatch, capsys, "solve", "A.npy", "b.npy", "--weights", w, "--json")[1])
-        for w in ("0.01", "w.npy", "0")
-    ]
+    told = [json.loads(solve("A.npy", "b.npy", "--weights", w, "--json")[1]) for w in ("0.01", "w.npy", "0")]
     np.testing.assert_allclose(told[0]["x"], told[1]["x"], rtol=1e-12)
     assert np.abs(np.array(told[0]["x"]) - told[2]["x"]).max() > 1e-8
 
 
-def test_numbers_that_json_lacks_are_null(place, monkeypatch, capsys):
+def test_numbers_that_json_lacks_are_null(solve):
     np.save("b0.npy", np.exp(A @ X) / np.exp(A @ X).sum())  # an exact fit from the start: no step, no decrement
-    _, out, _ = expreg_command(monkeypatch, capsys, "solve", "A.npy", "b0.npy", "--json")
+    _, out, _ = solve("A.npy", "b0.npy", "--json")
     assert json.loads(out, parse_constant=pytest.fail)["status"] == "converged"
 
 
-def test_warnings_are_lines_and_not_an_end(place, monkeypatch, capsys):
+def test_warnings_are_lines_and_not_an_end(solve):
     np.save("b2.npy", 2 * B)
-    code, _, err = expreg_command(monkeypatch, capsys, "solve", "A.npy", "b2.npy")
+    code, _, err = solve("A.npy", "b2.npy")
     assert code == 0
     assert err.startswith("warning: ")
     assert "E.17" in err
@@ -97,23 +82,23 @@ BAD = {
 
 
 @pytest.mark.parametrize("option", BAD)
-def test_bad_options_are_named(option, place, monkeypatch, capsys):
-    code, out, err = expreg_command(monkeypatch, capsys, "solve", "A.npy", "b.npy", option)
+def test_bad_options_are_named(option, solve):
+    code, out, err = solve("A.npy", "b.npy", option)
     assert (code, out) == (2, "")
     assert BAD[option] in err
     assert err.count("\n") == 1
 
 
-def test_bad_entries_are_named(place, monkeypatch, capsys):
+def test_bad_entries_are_named(solve):
     broken = A.copy()
     broken[4, 1] = np.nan
     np.save("A.npy", broken)
-    code, _, err = expreg_command(monkeypatch, capsys, "solve", "A.npy", "b.npy")
+    code, _, err = solve("A.npy", "b.npy")
     assert code == 2
     assert "A[4,1]: got nan, expected finite" in err
 
 
-def test_a_place_that_cannot_be_written_is_a_storage_problem(place, monkeypatch, capsys):
-    code, _, err = expreg_command(monkeypatch, capsys, "solve", "A.npy", "b.npy", "--out", "nowhere/x.npy")
+def test_a_place_that_cannot_be_written_is_a_storage_problem(solve):
+    code, _, err = solve("A.npy", "b.npy", "--out", "nowhere/x.npy")
     assert code == 4
     assert "nowhere" in err

@@ -30,7 +30,7 @@ def synthetic(
     return points
 
 
-@pytest.mark.parametrize(("alpha", "replicates", "ratio"), [(0.0, 256, 2**0.5), (2.0, 64, 2**0.5), (1.5, 36, 1.3)])
+@pytest.mark.parametrize(("alpha", "replicates", "ratio"), [(0.0, 128, 2**0.5), (2.0, 64, 2**0.5), (1.5, 36, 1.3)])
 def test_the_interval_covers_the_exponent_of_the_theory_law(alpha: float, replicates: int, ratio: float) -> None:
     repetitions, covered, values = 100, 0, []
     for k in range(repetitions):

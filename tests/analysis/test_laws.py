@@ -74,10 +74,8 @@ def test_without_a_union_factor_the_scale_at_each_n_is_the_mean_of_an_exponentia
     n = np.repeat([4.0, 64.0], 30)
     star = 3.0 * n * rng.exponential(size=n.size)
     cut = np.where(rng.random(n.size) < 0.3, star * 0.5, np.inf)  # right-censored at their half
-    low, high = (
-        np.where(np.isfinite(cut), cut, star * (1 - 1e-7)),
-        np.where(np.isfinite(cut), np.inf, star * (1 + 1e-7)),
-    )
+    low = np.where(np.isfinite(cut), cut, star * (1 - 1e-7))
+    high = np.where(np.isfinite(cut), np.inf, star * (1 + 1e-7))
     found = laws.theory(np.log(n), np.zeros_like(n), low, high, np.ones((1, len(n)))).parameters[0]
     total, events = ([x[n == k].sum() for k in (4.0, 64.0)] for x in (low, np.isfinite(high)))
     first, second = np.log(np.array(total) / np.array(events))
@@ -133,17 +131,13 @@ def test_an_interval_that_occurs_twice_counts_twice_and_one_that_does_not_occur_
     log_n, low, high = theory_draw(np.random.default_rng(5), size=10)
     times = np.arange(len(low)) % 3
     again = np.repeat(np.arange(len(low)), times)
-    design = np.column_stack([np.ones_like(log_n), log_n])
-    for weighted, spelt in (
-        (
-            laws.theory(log_n, log_n, low, high, times[None].astype(float)),
-            laws.theory(log_n[again], log_n[again], low[again], high[again], np.ones((1, len(again)))),
-        ),
-        (
-            laws.lognormal(design, *logs(low, high), times[None].astype(float)),
-            laws.lognormal(design[again], *logs(low[again], high[again]), np.ones((1, len(again)))),
-        ),
+    log_low, log_high = logs(low, high)
+    for law, data in (
+        (laws.theory, (log_n, log_n, low, high)),
+        (laws.lognormal, (np.column_stack([np.ones_like(log_n), log_n]), log_low, log_high)),
     ):
+        weighted = law(*data, times[None].astype(float))
+        spelt = law(*(part[again] for part in data), np.ones((1, len(again))))
         np.testing.assert_allclose(weighted.parameters, spelt.parameters, atol=2e-3)
         np.testing.assert_allclose(weighted.log_likelihood, spelt.log_likelihood, atol=2e-6)
 

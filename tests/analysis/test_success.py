@@ -1,7 +1,5 @@
 """Success curves: exact intervals, the monotone fit, and where it reaches a level."""
 
-import itertools
-
 import numpy as np
 import pytest
 from scipy import optimize, special, stats
@@ -38,16 +36,6 @@ def test_the_monotone_fit_is_the_weighted_isotonic_regression() -> None:
     fitted = success.isotonic(hits, trials)
     expected = [optimize.isotonic_regression(h / t, weights=t).x for h, t in zip(hits, trials, strict=True)]
     np.testing.assert_allclose(fitted, expected, rtol=1e-12)
-
-
-def test_no_monotone_curve_on_a_fine_lattice_fits_better() -> None:
-    hits, trials = np.array([3.0, 1.0, 4.0, 2.0]), np.array([4.0, 3.0, 5.0, 6.0])
-    lattice = np.linspace(0.0, 1.0, 41)
-    curves = np.array(list(itertools.combinations_with_replacement(lattice, 4)))
-    best = np.min(((curves - hits / trials) ** 2) @ trials)
-    fitted = success.isotonic(hits, trials)
-    assert (np.diff(fitted) >= 0).all()
-    assert ((fitted - hits / trials) ** 2) @ trials <= best
 
 
 def test_widths_without_trials_do_not_change_the_fit_elsewhere() -> None:

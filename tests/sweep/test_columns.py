@@ -53,9 +53,8 @@ def test_parts_with_other_columns_are_read_in_one_order():
     first, second = in_order({"a", "z", "curve_u"}, OWN), in_order({"b", "c_step", "w", "y", "curve_t"}, OWN)
     found = merged([first, second], {"y", "z"})
     assert found == [*NAMES, "b", "c_step", "w", "a", "y", "z", "curve_t", "curve_u"]
-    assert merged([in_order({"b", "a", "w"}, OWN), in_order({"b", "c_step", "w"}, OWN)], ()) == [
-        *NAMES, "b", "c_step", "a", "w",
-    ]  # fmt: skip
+    apart = [in_order({"b", "a", "w"}, OWN), in_order({"b", "c_step", "w"}, OWN)]
+    assert merged(apart, ()) == [*NAMES, "b", "c_step", "a", "w"]
 
 
 def test_a_run_is_read_with_the_order_and_types_of_its_parts(tmp_path):

@@ -59,7 +59,7 @@ def child(call: str, *arguments: object) -> subprocess.Popen[str]:
 
 def run_child(call: str, *arguments: object) -> str:
     process = child(call, *arguments)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return out
 
@@ -186,31 +186,10 @@ def kill_at_random(directory: str, times: str) -> None:
 
 
 def test_random_kills_lose_nothing_and_repeat_nothing_finished(tmp_path: Path) -> None:
-    run_child("kill_at_random", tmp_path / "run", 20)
+    run_child("kill_at_random", tmp_path / "run", 8)
     table, _, _ = read(tmp_path / "run")
     assert list(table["cell"]) == cells(*range(len(table)))
-    assert len(table) >= 20
-
-
-def kill_at_hooks(directory: str) -> None:
-    encode([], "")
-    os.environ["EXPREG_TESTING"] = "1"
-    for hook in HOOKS:
-        os.environ["EXPREG_FAULT"] = f"{hook}:kill@3"
-        process = os.fork()
-        if process == 0:
-            commit_for_ever(f"{directory}/{hook}")
-        assert os.waitpid(process, 0)[1] == signal.SIGKILL
-
-
-def test_fault_hooks_kill_at_the_named_pass(tmp_path: Path) -> None:
-    out = run_child("kill_at_hooks", tmp_path)
-    assert out == "0\n1\n" * len(HOOKS)
-    for hook in HOOKS:
-        with Store.open(tmp_path / hook, PLAN, CONFIG) as store:
-            expected = cells(0, 1, 2) if hook == "commit.after_link" else cells(0, 1)
-            assert set(store.finished) == set(expected)
-        assert not stray(tmp_path / hook)
+    assert len(table) >= 8
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -250,13 +229,13 @@ def test_error_at_every_call_of_a_commit(tmp_path: Path, code: int | None) -> No
         return act
 
     with Store.open(tmp_path, PLAN, CONFIG) as store:
-        for k in range(1, 40):
+        for k in range(1, 25):
             with suppress(StorageError), every_call(failing_at(k)):
                 store.commit([row(k)])
             store.commit([row(k)])  # the same process goes on once the disk does
             assert store.finished.keys() == set(cells(*range(1, k + 1)))
     table, _, damaged = read(tmp_path)
-    assert list(table["cell"]) == cells(*range(1, 40))
+    assert list(table["cell"]) == cells(*range(1, 25))
     assert not damaged
 
 
@@ -293,12 +272,12 @@ def open_with_few_files(directory: str) -> None:
     read(directory)  # libraries are loaded
     resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
     with Store.open(directory, PLAN, CONFIG) as store:
-        assert len(store.finished) == len(read(directory)[0]) == 60
+        assert len(store.finished) == len(read(directory)[0]) == 40
 
 
 def test_many_parts_need_few_open_files(tmp_path: Path) -> None:
     with Store.open(tmp_path, PLAN, CONFIG) as store:
-        for k in range(60):
+        for k in range(40):
             store.commit([row(k)])
     run_child("open_with_few_files", tmp_path)
 
@@ -306,23 +285,20 @@ def test_many_parts_need_few_open_files(tmp_path: Path) -> None:
 # --- damage ---------------------------------------------------------------------------------------
 
 
-def damage_is_seen(parts: Path, name: str, data: bytes) -> bool:
-    (parts / name).write_bytes(data)
-    (found,) = scan(parts.parent, None)
-    return bool(found.reason)
+def flipped(data: bytes, byte: int, bit: int) -> bytes:
+    return data[:byte] + bytes([data[byte] ^ 1 << bit]) + data[byte + 1 :]
 
 
 def test_every_truncation_and_bit_flip_of_a_part_is_detected(tmp_path: Path) -> None:
-    parts = tmp_path / "parts"
-    parts.mkdir()
     data = encode([{"cell": "00", "status": "converged", "attempt": 1}], "identity")
-    name = part_name(data)
-    assert not damage_is_seen(parts, name, data)
-    assert all(damage_is_seen(parts, name, data[:length]) for length in range(len(data)))
+    path = tmp_path / "parts" / part_name(data)
+    path.parent.mkdir()
     flips = random.Random(0).sample(range(8 * len(data)), 400)
-    for flip in flips:
-        byte, bit = divmod(flip, 8)
-        assert damage_is_seen(parts, name, data[:byte] + bytes([data[byte] ^ 1 << bit]) + data[byte + 1 :])
+    damaged = [data[:length] for length in range(len(data))] + [flipped(data, *divmod(flip, 8)) for flip in flips]
+    for content in (data, *damaged):
+        path.write_bytes(content)
+        (found,) = scan(tmp_path, None)
+        assert bool(found.reason) == (content != data)
 
 
 def test_damaged_part_goes_to_quarantine_and_only_its_cells_run_again(tmp_path: Path) -> None:
@@ -361,14 +337,10 @@ def test_every_truncation_and_bit_flip_of_the_plan_is_detected(tmp_path: Path) -
         pass
     path = tmp_path / "plan.json"
     data = path.read_bytes()
-    damaged = [data[:length] for length in range(len(data))]
-    damaged += [data[:i] + bytes([data[i] ^ 1 << i % 8]) + data[i + 1 :] for i in range(len(data))]
-    for content in damaged:
+    for content in [data[:i] for i in range(len(data))] + [flipped(data, i, i % 8) for i in range(len(data))]:
         path.write_bytes(content)
-        try:
+        with suppress(ValueError):
             assert module.read_plan(tmp_path) == PLAN  # a flip may be harmless (white space), never misread
-        except ValueError:
-            continue
 
 
 def test_damaged_plan_is_restored_for_its_own_parts_and_for_no_other(tmp_path: Path) -> None:
@@ -588,16 +560,6 @@ def test_failed_cells_are_superseded_and_finished_ones_are_not(tmp_path: Path) -
     with Store.open(tmp_path, PLAN, CONFIG) as store:
         assert (store.finished, store.failed) == ({row(0)["cell"]: "converged"}, {})
         assert store.attempts == {row(0)["cell"]: 3}
-
-
-def test_modification_times_decide_nothing(tmp_path: Path) -> None:
-    with Store.open(tmp_path, PLAN, CONFIG) as store:
-        store.commit([row(0)])
-        store.commit([row(1, status="error")])
-    for path in tmp_path.rglob("*"):
-        os.utime(path, (2**32, 2**32) if path.suffix == ".parquet" else (0, 0))
-    with Store.open(tmp_path, PLAN, CONFIG) as store:
-        assert (set(store.finished), set(store.failed)) == (set(cells(0)), set(cells(1)))
 
 
 def test_part_is_typed_in_one_row_group_and_named_by_its_bytes(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from expreg.core.page import words
 from expreg.core.page.drawing import figures, reason, render
 from expreg.core.page.style import Figure, finite
-from expreg.errors import StorageError
+from expreg.core.store.disk import make_directory, replace, storage
 from expreg.types import Experiment
 
 _SVG_DISPLAY = "width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;max-width"
@@ -48,20 +48,20 @@ def write(
     Figures that cannot be drawn are named in the report with the reason. Files of figures that this run no
     longer has are removed. Raises StorageError if a file cannot be written.
     """
-    folder = Path(directory)
+    report, folder = Path(directory) / "report.html", Path(directory) / "figures"
     rendered = [_rendered(figure) for figure in figures(experiment, cells, curves, summary)]
-    try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-        written = {
-            f"{shown.name}.{suffix}": content for shown, formats in rendered for suffix, content in formats.items()
-        }
-        _remove_stale(folder / "figures", experiment, set(written))
-        for name, content in written.items():
-            _replace(folder / "figures" / name, content)
-        page = html(experiment, [shown for shown, _ in rendered], cells, summary, manifest, config_text)
-        return _replace(folder / "report.html", page.encode())
-    except OSError as error:
-        raise StorageError(f"the report cannot be written to {folder}: {error}") from error
+    written = {f"{shown.name}.{suffix}": data for shown, formats in rendered for suffix, data in formats.items()}
+    ours = re.compile(rf"({'|'.join(map(re.escape, experiment.figures))})(-\d)?\.(svg|pdf|png)")
+    with storage(folder):
+        make_directory(folder)
+        for path in sorted(folder.iterdir()):
+            if ours.fullmatch(path.name) and path.name not in written:  # an earlier report's would be taken for current
+                path.unlink()
+    for name, content in written.items():
+        replace(folder / name, content)
+    page = html(experiment, [shown for shown, _ in rendered], cells, summary, manifest, config_text)
+    replace(report, page.encode())
+    return report
 
 
 def _rendered(figure: Figure) -> tuple[Shown, dict[str, bytes]]:
@@ -76,28 +76,9 @@ def _rendered(figure: Figure) -> tuple[Shown, dict[str, bytes]]:
     return Shown(figure.name, figure.title, figure.caption, svg, problem), formats
 
 
-def _remove_stale(folder: Path, experiment: Experiment, kept: set[str]) -> None:
-    """Remove figures that only an earlier report had: they would be taken for current."""
-    names = "|".join(map(re.escape, experiment.figures))
-    for path in sorted(folder.iterdir()):
-        ours = re.fullmatch(rf"({names})(-\d)?\.(svg|pdf|png)", path.name)
-        if ours and path.name not in kept:
-            path.unlink()
-
-
-def _replace(path: Path, content: bytes) -> Path:
-    """Write `content` beside `path` and move it there: readers see the old file or the new one, whole."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
-
-
 def inline(svg: bytes, name: str, title: str) -> Markup:
     """Return an SVG of ours for use inside HTML: no namespaces, metadata or styles, ids behind `name`."""
+    reference = {"id": ("^", f"{name}__"), "href": ("^#", f"#{name}__")}
     root = ElementTree.fromstring(svg)
     for parent in list(root.iter()):
         for child in list(parent):
@@ -107,20 +88,13 @@ def inline(svg: bytes, name: str, title: str) -> Markup:
         element.tag = element.tag.rsplit("}", 1)[-1]
         attributes = {key.rsplit("}", 1)[-1]: value for key, value in element.attrib.items()}
         element.attrib.clear()
-        element.attrib.update({key: _own_ids(key, value, name) for key, value in attributes.items()})
+        for key, value in attributes.items():
+            element.attrib[key] = re.sub(*reference.get(key, (r"url\(#", f"url(#{name}__")), value)
     width = _SCALE * float(root.attrib["width"].removesuffix("pt"))
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.attrib.update({"role": "img", "aria-label": title, "style": f"{_SVG_DISPLAY}:{width:.0f}px"})
     return Markup(ElementTree.tostring(root, encoding="unicode"))
-
-
-def _own_ids(key: str, value: str, name: str) -> str:
-    if key == "id":
-        return f"{name}__{value}"
-    if key == "href":
-        return re.sub(r"^#", f"#{name}__", value)
-    return re.sub(r"url\(#", f"url(#{name}__", value)
 
 
 def html(
@@ -133,6 +107,7 @@ def html(
 ) -> str:
     """Return the report as one HTML document without scripts or references to anything outside it."""
     facts = _flat(manifest)
+    listed = re.compile(r"\.\d+\.").search  # finds what belongs to a list of records, such as one per compilation
     own = words.parts(experiment, summary)
     known = environment()
     template = known.from_string(files("expreg.core.page").joinpath("report.html.jinja").read_text("utf-8"))
@@ -149,8 +124,8 @@ def html(
         statuses=[(status, count, meaning.get(status, "")) for status, count in counts.items()],
         figures=shown,
         config_text=config_text,
-        manifest=[row for row in facts if not _listed(row)],
-        details=[row for row in facts if _listed(row)],
+        manifest=[row for row in facts if not listed(row[0])],
+        details=[row for row in facts if listed(row[0])],
     )
 
 
@@ -178,23 +153,13 @@ def symbols(text: object) -> Markup:
 
 def _numeric_columns(table: Mapping[str, Any]) -> set[int]:
     """Return the columns of a table that hold a number: they are aligned on the right, where it is unknown too."""
-    return {
-        i for row in table["rows"] for i, value in enumerate(row) if finite(value) is not None or _is_interval(value)
-    }
-
-
-def _is_interval(value: object) -> bool:
-    return isinstance(value, list | tuple)
+    cells = (cell for row in table["rows"] for cell in enumerate(row))
+    return {i for i, value in cells if finite(value) is not None or isinstance(value, list | tuple)}
 
 
 def powers(text: object) -> Markup:
     """Return plain text as HTML with powers of ten raised."""
     return Markup(re.sub(r"\b10\^(-?\d+)", r"10<sup>\1</sup>", str(symbols(text))))
-
-
-def _listed(row: tuple[str, str]) -> bool:
-    """Return whether a row of the manifest belongs to a list of records, such as one per compilation."""
-    return re.search(r"\.\d+\.", row[0]) is not None
 
 
 def _flat(value: object, path: str = "") -> list[tuple[str, str]]:

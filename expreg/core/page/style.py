@@ -166,22 +166,16 @@ def canvas(count: int, height: float, legend: float = 0.0) -> tuple[Canvas, list
 
 def log_ticks(axes: Axes, which: str, values: Iterable[float], most: int = 7) -> None:
     """Give axis `which` ("x" or "y") a base-2 log scale with plain labels 8, 16, ... over `values`."""
-    present = sorted({v for v in values if v > 0})
+    ticks = sorted({v for v in values if v > 0})
+    if len(ticks) > most:  # powers of two inside their range in place of the values, thinned
+        powers = [2.0**k for k in range(math.ceil(math.log2(ticks[0])), math.floor(math.log2(ticks[-1])) + 1)]
+        ticks = powers if len(powers) >= 3 else ticks
+        ticks = ticks[:: -(-len(ticks) // most)]
     getattr(axes, f"set_{which}scale")("log", base=2)
     axis = axes.xaxis if which == "x" else axes.yaxis
-    ticks = _tick_values(present, most)
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FixedFormatter([f"{tick:.6g}" for tick in ticks]))
     axis.set_minor_locator(NullLocator())
-
-
-def _tick_values(present: list[float], most: int) -> list[float]:
-    """Return the values themselves where few, else powers of two inside their range, thinned."""
-    if len(present) <= most:
-        return present
-    powers = [2.0**k for k in range(math.ceil(math.log2(present[0])), math.floor(math.log2(present[-1])) + 1)]
-    ticks = powers if len(powers) >= 3 else present
-    return ticks[:: -(-len(ticks) // most)]
 
 
 def decimal_ticks(axes: Axes, which: str, low: float, high: float) -> None:

@@ -132,11 +132,9 @@ def replicates_words(verdict: Mapping[str, Any]) -> str:
 
 def asked(summary: Mapping[str, Any], grid: str = "") -> str:
     """Return one sentence: what was run, on what, over which `grid`."""
-    groups = records(summary, "groups")
     cells = (summary.get("counts") or {}).get("cells", 0)
     text = f"{cells} cell{'s' if cells != 1 else ''} of the experiment {summary.get('experiment', '')}"
-    if groups:
-        names = [str(group.get("label", "")) for group in groups]
+    if names := [str(group.get("label", "")) for group in records(summary, "groups")]:
         hidden = len(names) - _MOST_GROUPS
         text += f" on {'; '.join(names[:_MOST_GROUPS])}" + (f"; and {hidden} more" if hidden > 0 else "")
     return f"{text}{grid}."
@@ -157,16 +155,10 @@ def warnings(cells: pd.DataFrame, summary: Mapping[str, Any], own: Sequence[str]
     if failed:
         which = ", ".join(f"{status} {count}" for status, count in failed.items())
         lines.append(f"{sum(failed.values())} cells failed ({which}); they count neither as success nor as failure.")
-    return lines + list(own) + _mixed(cells, summary)
-
-
-def _mixed(cells: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]:
-    """Return one line per column of the set-up that varies without being swept."""
+    lines += own
     swept = {name for group in records(summary, "groups") for name in group.get("group") or {}}
-    lines = []
     for column in _SET_UP:
-        if column in cells.columns and column not in swept:
-            values = sorted({str(value) for value in cells[column].dropna().unique()})
-            if len(values) > 1:
-                lines.append(f"The rows come from different set-ups, {column}: {', '.join(values)}.")
+        values = sorted(map(str, cells[column].dropna().unique())) if column in cells else []
+        if len(values) > 1 and column not in swept:
+            lines.append(f"The rows come from different set-ups, {column}: {', '.join(values)}.")
     return lines

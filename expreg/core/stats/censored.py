@@ -81,14 +81,10 @@ def lognormal(intervals: Intervals, delta: float, *, log_factor: bool) -> laws.L
     with np.errstate(divide="ignore"):
         low, high = np.log(intervals.low) - offset, np.log(intervals.high) - offset
     design = np.column_stack([np.ones_like(log_n), log_n])
-    _require_spread(design, low, high)
-    return laws.lognormal(design, low, high, intervals.weights)
-
-
-def _require_spread(design: Floats, low: Floats, high: Floats) -> None:
     ends = [np.column_stack([design, limit])[np.isfinite(limit)] for limit in (low, high)]
     if np.linalg.matrix_rank(np.vstack(ends)) <= design.shape[1]:
         raise ValueError("the widths follow a power of n: vary n and m independently")
+    return laws.lognormal(design, low, high, intervals.weights)
 
 
 def describe(samples: Sequence[laws.Sample], delta: float, confidence: float) -> dict[str, Any]:
@@ -99,21 +95,22 @@ def describe(samples: Sequence[laws.Sample], delta: float, confidence: float) ->
     `censored_above` count replicates.
     """
     intervals = tabulate(samples)
-    forms = {"raw": False, "corrected": True}
-    normal = {form: lognormal(intervals, delta, log_factor=factor) for form, factor in forms.items()}
-    records = {
-        "theory": {form: _record(theory(intervals, log_factor=factor), confidence) for form, factor in forms.items()},
-        "lognormal": {form: _record(found, confidence) for form, found in normal.items()},
-    }
-    ranked = sorted((records[law][form]["aic"], law, form) for law in records for form in records[law])
+    fits: dict[str, dict[str, laws.Law]] = {"theory": {}, "lognormal": {}}
+    for form, factor in (("raw", False), ("corrected", True)):
+        fits["theory"][form] = theory(intervals, log_factor=factor)
+        fits["lognormal"][form] = lognormal(intervals, delta, log_factor=factor)
+    records = {law: {form: _record(fit, confidence) for form, fit in forms.items()} for law, forms in fits.items()}
+    ranked = sorted((record["aic"], law, form) for law, forms in records.items() for form, record in forms.items())
     at, below, above = intervals.weights[0], intervals.low == 0.0, np.isinf(intervals.high)
+    steps = np.concatenate([np.diff(np.log(sample.widths)) for sample in samples])
+    spread = fits["lognormal"]["raw"].parameters[0, 2]
     return {
         **records,
         "best": {"law": ranked[0][1], "exponent": ranked[0][2], "aic_gap": ranked[1][0] - ranked[0][0]},
         "replicates": int(at.sum()),
         "censored_below": int(at[below].sum()),
         "censored_above": int(at[above].sum()),
-        "unresolved_spread": _unresolved(samples, normal["raw"].parameters[0, 2]),
+        "unresolved_spread": bool(len(steps) and spread < _LEAST_SPREAD * np.median(steps)),
     }
 
 
@@ -126,9 +123,3 @@ def _record(found: laws.Law, confidence: float) -> dict[str, Any]:
         "log_likelihood": found.log_likelihood[0],
         "aic": 2.0 * found.parameters.shape[1] - 2.0 * found.log_likelihood[0],
     }
-
-
-def _unresolved(samples: Sequence[laws.Sample], spread: float) -> bool:
-    """Tell whether the spread of thresholds is too small for the grid to see."""
-    steps = np.concatenate([np.diff(np.log(sample.widths)) for sample in samples])
-    return bool(len(steps) and spread < _LEAST_SPREAD * np.median(steps))

@@ -34,6 +34,14 @@ class Point(NamedTuple):
         """The share of resamples whose threshold lies beyond the grid."""
         return float(np.mean(~np.isfinite(self.draws)))
 
+    @property
+    def excluded(self) -> str | None:
+        """Why no exponent is fitted to the point; None if one is."""
+        if not math.isfinite(self.log_m):
+            return "below the narrowest width" if self.log_m < 0 else "above the widest width"
+        share = self.censored
+        return f"beyond the grid in {share:.0%} of the resamples" if share > CENSORED_SHARE else None
+
 
 class Resamples(NamedTuple):
     """Bootstrap samples: how often each replicate is drawn (R, S), and a number in (-1/2, 1/2) each (R,)."""
@@ -61,35 +69,29 @@ def point(n: int, widths: Floats, success: Floats, samples: Resamples, locate: L
     measured = seen.any(axis=0)
     if not measured.any():
         return None
-    hits, trials, widths = (np.nan_to_num(success[:, measured]), seen[:, measured].astype(float), widths[measured])
+    hits, trials, widths = np.nan_to_num(success[:, measured]), seen[:, measured].astype(float), widths[measured]
     log_m, blur = locate(samples.counts @ hits, samples.counts @ trials, widths)
-    log_widths = np.log(widths)
     return Point(
         n=n,
         replicates=int(seen.any(axis=1).sum()),
         log_m=float(locate(hits.sum(axis=0), trials.sum(axis=0), widths)[0]),
         draws=log_m + samples.offset * blur,
-        edges=(float(log_widths[0]), float(log_widths[-1])),
+        edges=(float(np.log(widths[0])), float(np.log(widths[-1]))),
     )
 
 
 def interpolated(found: Point | None, confidence: float) -> dict[str, Any]:
     """Return the threshold behind the exponent with its percentile interval; null `beyond` the grid."""
+    names = ("interpolated", "interpolated_low", "interpolated_high", "draws_censored", "beyond")
     if found is None:
-        names = ("interpolated", "interpolated_low", "interpolated_high", "draws_censored", "beyond")
         return dict.fromkeys(names)
     # Infinite draws sort to the ends; "higher" and "lower" never average one with a finite neighbour.
     low = np.quantile(found.draws, (1.0 - confidence) / 2.0, method="lower")
     high = np.quantile(found.draws, (1.0 + confidence) / 2.0, method="higher")
     log_m = np.array([found.log_m, low, high])
-    value, low, high = np.where(np.isfinite(log_m), np.exp(np.clip(log_m, *found.edges)), np.nan)
-    return {
-        "interpolated": value,
-        "interpolated_low": low,
-        "interpolated_high": high,
-        "draws_censored": found.censored,
-        "beyond": None if math.isfinite(found.log_m) else "below" if found.log_m < 0 else "above",
-    }
+    values = np.where(np.isfinite(log_m), np.exp(np.clip(log_m, *found.edges)), np.nan)
+    beyond = None if math.isfinite(found.log_m) else "below" if found.log_m < 0 else "above"
+    return dict(zip(names, (*values, found.censored, beyond), strict=True))
 
 
 def fit(points: Sequence[Point], delta: float, confidence: float, needed: int) -> dict[str, Any]:
@@ -101,18 +103,13 @@ def fit(points: Sequence[Point], delta: float, confidence: float, needed: int) -
     independent from n to n. Points with more than CENSORED_SHARE of their resamples beyond the grid are
     excluded and named; in the others such a resample takes the edge of the grid.
     """
-    used = [p for p in points if _inside(p)]
-    excluded = [{"n": p.n, "why": _exclusion(p)} for p in points if not _inside(p)]
+    used = [p for p in points if p.excluded is None]
     fewest = min((p.replicates for p in used), default=0)
     why_not = obstacle([p.n for p in used], fewest, needed, confidence, delta)
-    empty = {"value": None, "low": None, "high": None, "intercept": None}
-    result = {"raw": empty, "corrected": empty}
-    if len(used) >= 2:
-        result = _slopes(used, delta, confidence)
-    return result | {
+    return _slopes(used, delta, confidence) | {
         "points": len(used),
         "used": [p.n for p in used],
-        "excluded": excluded,
+        "excluded": [{"n": p.n, "why": p.excluded} for p in points if p.excluded],
         "censored_draws": max((p.censored for p in used), default=None),
         "usable": why_not is None,
         "why_not": why_not,
@@ -120,6 +117,8 @@ def fit(points: Sequence[Point], delta: float, confidence: float, needed: int) -
 
 
 def _slopes(used: Sequence[Point], delta: float, confidence: float) -> dict[str, Any]:
+    if len(used) < 2:
+        return dict.fromkeys(("raw", "corrected"), dict.fromkeys(("value", "low", "high", "intercept")))
     n = np.array([p.n for p in used], dtype=np.float64)
     draws = np.stack([np.clip(p.draws, *p.edges) for p in used], axis=-1)
     log_m = np.array([p.log_m for p in used])
@@ -136,16 +135,6 @@ def _slopes(used: Sequence[Point], delta: float, confidence: float) -> dict[str,
     return result
 
 
-def _inside(p: Point) -> bool:
-    return math.isfinite(p.log_m) and p.censored <= CENSORED_SHARE
-
-
-def _exclusion(p: Point) -> str:
-    if math.isfinite(p.log_m):
-        return f"beyond the grid in {p.censored:.0%} of the resamples"
-    return "below the narrowest width" if p.log_m < 0 else "above the widest width"
-
-
 def obstacle(ns: Sequence[int], replicates: int, needed: int, confidence: float, delta: float) -> str | None:
     """Return the first reason why a slope over `ns` should not be read as an exponent, None if there is none.
 
@@ -156,9 +145,5 @@ def obstacle(ns: Sequence[int], replicates: int, needed: int, confidence: float,
     span = max(ns) / min(ns)
     if span < LEAST_SPAN:
         return f"n spans a factor {span:.3g}; {LEAST_SPAN:g} is required"
-    if replicates < needed:
-        return (
-            f"{replicates} replicates at the least; a {confidence:.0%} interval of the {1 - delta:.4g} quantile"
-            f" needs {needed} (D.4)"
-        )
-    return None
+    wanted = f"a {confidence:.0%} interval of the {1 - delta:.4g} quantile needs {needed} (D.4)"
+    return f"{replicates} replicates at the least; {wanted}" if replicates < needed else None

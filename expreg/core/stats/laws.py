@@ -46,9 +46,6 @@ def percentiles(draws: Floats, confidence: float) -> tuple[float | None, float |
     return float(low), float(high)
 
 
-# --- the theory's law
-
-
 def theory(log_n: Floats, log_union: Floats, low: Floats, high: Floats, weights: Floats) -> Law:
     """Fit P(m* > m) = min(1, N exp(-m / (C n^alpha))) to intervals (low, high] (D.8, D.9).
 
@@ -104,9 +101,6 @@ def theory_terms(speed: Floats, log_union: Floats, low: Floats, high: Floats) ->
     return log_p, np.where(possible, slope, 0.0)
 
 
-# --- the lognormal law
-
-
 def lognormal(design: Floats, log_low: Floats, log_high: Floats, weights: Floats) -> Law:
     """Fit log m* ~ N(design beta, s^2) to intervals (log_low, log_high] of log m* (D.11).
 
@@ -120,26 +114,25 @@ def lognormal(design: Floats, log_low: Floats, log_high: Floats, weights: Floats
 
     def local(point: Floats, lanes: concave.Lanes) -> tuple[Floats, Floats, Floats]:
         drawn = weights[lanes]
-        log_p, slopes, bends = _normal_terms(
-            _standardised(point, design, log_low), _standardised(point, design, log_high)
-        )
+        # (limit - design beta) / s, shape (B, K), for point = (beta / s, 1 / s)
+        standardised = (point[:, -1:] * limit - point[:, :-1] @ design.T for limit in (log_low, log_high))
+        log_p, slopes, bends = _normal_terms(*standardised)
         score = (drawn * slopes[0]) @ low_design + (drawn * slopes[1]) @ high_design
         bent = np.sum([(drawn * bend) @ pair for bend, pair in zip(bends, pairs, strict=True)], axis=0)
         value = (drawn * np.where(drawn > 0, log_p, 0.0)).sum(axis=1)
         return np.where(point[:, -1] > 0.0, value, -np.inf), score, bent.reshape(-1, size, size)
 
-    start = np.append(*_rough(design, log_low, log_high, weights.sum(axis=0)))
-    found, value = concave.newton(local, np.tile(start, (len(weights), 1)))
+    # least squares on the middles of the intervals, open ones at their end
+    middle = np.where(np.isinf(log_low), log_high, np.where(np.isinf(log_high), log_low, (log_low + log_high) / 2.0))
+    share = weights.sum(axis=0)
+    beta = _least_squares(design, middle, share)
+    spread = np.sqrt(np.average((middle - design @ beta) ** 2, weights=share)) + 0.1
+    found, value = concave.newton(local, np.tile(np.append(beta, 1.0) / spread, (len(weights), 1)))
     return Law(np.column_stack([found[:, :-1], np.ones(len(found))]) / found[:, -1:], value)
 
 
-def _standardised(point: Floats, design: Floats, limit: Floats) -> Floats:
-    """Return (limit - design beta) / s, shape (B, K), for point = (beta / s, 1 / s)."""
-    return point[:, -1:] * limit - point[:, :-1] @ design.T
-
-
 def _with_limit(design: Floats, limit: Floats) -> Floats:
-    """Return the derivative of `_standardised` in the point, zero where the limit is open, shape (K, p + 1)."""
+    """Return the derivative of the standardised limit in (beta / s, 1 / s), zero where it is open, (K, p + 1)."""
     closed = np.isfinite(limit)
     return np.column_stack([-design, np.where(closed, limit, 0.0)]) * closed[:, None]
 
@@ -163,14 +156,6 @@ def _normal_terms(low: Floats, high: Floats) -> tuple[Floats, tuple[Floats, Floa
         bend = [np.where(np.isfinite(z), z * ratio, 0.0) for z, ratio in zip((low, high), dense, strict=True)]
     at_low, at_high = dense
     return log_p, (-at_low, at_high), (bend[1] + at_high**2, at_low**2 - bend[0], -2.0 * at_low * at_high)
-
-
-def _rough(design: Floats, log_low: Floats, log_high: Floats, share: Floats) -> tuple[Floats, Floats]:
-    """Return (beta / s, 1 / s) of least squares on the middles of the intervals, open ones at their end."""
-    middle = np.where(np.isinf(log_low), log_high, np.where(np.isinf(log_high), log_low, (log_low + log_high) / 2.0))
-    beta = _least_squares(design, middle, share)
-    spread = np.sqrt(np.average((middle - design @ beta) ** 2, weights=share)) + 0.1
-    return beta / spread, 1.0 / spread
 
 
 def _least_squares(design: Floats, target: Floats, share: Floats) -> Floats:

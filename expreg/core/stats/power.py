@@ -58,22 +58,15 @@ def variance(n_values: Sequence[int], delta: float, widths: Widths) -> Variance:
     """
     n = np.unique(np.asarray(n_values, dtype=np.float64))
     if len(n) < 2 or not n.min() >= 1 or not 0.0 < delta < 1.0:
-        raise ValueError(
-            f"n {list(n_values)}, delta {delta}: two values of n from 1, and delta in (0, 1), are required"
-        )
-    lever = np.log(n) - np.log(n).mean()
-    lever /= np.sum(lever**2)
-    sampling = quantile_error(n, delta, 1.0)
-    rounding = grid_error(n, delta, _steps(n, widths))
-    return Variance(float(np.sum((lever * sampling) ** 2)), float(np.sum((lever * rounding) ** 2)))
-
-
-def _steps(n: Floats, widths: Widths) -> Floats:
-    """Return the median log step of the widths at each n."""
+        raise ValueError(f"n {list(n_values)}, delta {delta}: two n from 1, and delta in (0, 1), are required")
     own = [np.unique(np.asarray(widths[int(k)] if isinstance(widths, Mapping) else widths, dtype=float)) for k in n]
     if min(len(grid) for grid in own) < 2 or min(grid[0] for grid in own) <= 0:
         raise ValueError("a threshold lies between two widths: at least two positive widths per n are required")
-    return np.array([np.median(np.diff(np.log(grid))) for grid in own])
+    steps = np.array([np.median(np.diff(np.log(grid))) for grid in own])
+    lever = np.log(n) - np.log(n).mean()
+    lever /= np.sum(lever**2)
+    errors = quantile_error(n, delta, 1.0), grid_error(n, delta, steps)
+    return Variance(*(float(np.sum((lever * error) ** 2)) for error in errors))
 
 
 def expected_half_width(of: Variance, replicates: float, confidence: float) -> float:
@@ -107,9 +100,7 @@ def needed(
     ValueError as `variance` does, or if confidence is outside (0, 1), or `half_width` or `replicates` is not positive.
     """
     if not 0.0 < confidence < 1.0 or not half_width > 0.0 or (replicates is not None and replicates < 1):
-        raise ValueError(
-            f"confidence {confidence} in (0, 1), half-width {half_width} and replicates above 0 are required"
-        )
+        raise ValueError(f"confidence {confidence} in (0, 1), half-width {half_width} and replicates > 0 are required")
     of = variance(n_values, delta, widths)
     enough, least = replicates_for(of, half_width, confidence), thresholds.replicates_needed(delta, confidence)
     found = {
@@ -132,15 +123,13 @@ def _sentences(found: Mapping[str, Any]) -> list[str]:
     over = f"the exponent over n = {found['n'][0]}..{found['n'][-1]}"
     level, quantile = f"{100 * found['confidence']:.4g} %", f"{1.0 - found['delta']:.4g} quantile"
     goal = f"A {level} interval of +-{found['half_width']:.2g} for {over}"
-    sentences = [
-        f"{goal} needs {found['for_half_width']} replicates, if thresholds follow the {found['law']} law (D.14)."
-        if found["for_half_width"] is not None
-        else f"{goal} is out of reach at any number of replicates: the grid of widths alone leaves"
-        f" +-{found['grid_alone']:.2g}. Use a finer one.",
-        f"A {level} interval of the {quantile} has an upper limit from {found['for_quantile']} replicates on (D.4).",
-    ]
+    reach = f"needs {found['for_half_width']} replicates, if thresholds follow the {found['law']} law (D.14)."
+    if found["for_half_width"] is None:
+        alone = f"the grid of widths alone leaves +-{found['grid_alone']:.2g}"
+        reach = f"is out of reach at any number of replicates: {alone}. Use a finer one."
+    limit = f"A {level} interval of the {quantile} has an upper limit from {found['for_quantile']} replicates on (D.4)."
     if found["planned"] is None:
-        return sentences
-    expected = f"{found['planned']} replicates are expected to give +-{found['expected']:.2g} for {over}"
-    short = found["planned"] < found["for_quantile"]
-    return [*sentences, f"{expected}, but no upper limit of the {quantile}." if short else f"{expected}."]
+        return [f"{goal} {reach}", limit]
+    short = f", but no upper limit of the {quantile}" if found["planned"] < found["for_quantile"] else ""
+    expected = f"{found['planned']} replicates are expected to give +-{found['expected']:.2g} for {over}{short}."
+    return [f"{goal} {reach}", limit, expected]

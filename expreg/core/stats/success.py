@@ -93,7 +93,6 @@ def describe(n: int, widths: Floats, success: Floats, confidence: float) -> list
     low, high = clopper_pearson(successes, trials, confidence)
     with np.errstate(invalid="ignore"):
         rate = successes / trials
-    fitted = np.where(trials > 0, isotonic(successes, trials), np.nan)
     columns = {
         "m": widths.astype(int),
         "successes": successes.astype(int),
@@ -102,7 +101,7 @@ def describe(n: int, widths: Floats, success: Floats, confidence: float) -> list
         "rate": rate,
         "low": low,
         "high": high,
-        "isotonic": fitted,
+        "isotonic": np.where(trials > 0, isotonic(successes, trials), np.nan),
     }
     return [{"n": n} | dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 

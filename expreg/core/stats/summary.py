@@ -44,26 +44,23 @@ def summarise(experiment: Experiment, cells: pd.DataFrame, curves: pd.DataFrame,
         "settings": {"delta": options.delta, "confidence": options.confidence},
     }
     own = experiment.summarise(cells, curves, options) or {"tables": _columns(experiment.columns(), cells)}
-    whole: Record = plain(found | own)
-    return whole
+    return dict(plain(found | own))
 
 
 def _columns(columns: Sequence[Column], cells: pd.DataFrame) -> list[Record]:
     """Return the table of what each declared column holds, as a list; empty where none is declared."""
     note = "Of the cells that have a value: median, 5 % and 95 % quantiles, or how many are true."
     head = ["column", "meaning", "cells", "median", "5 %", "95 %"]
-    rows = [_column(column, cells[column.name].dropna()) for column in columns if column.name in cells]
+    rows = []
+    for column in (column for column in columns if column.name in cells):
+        values = cells[column.name].dropna()
+        numbers: list[Any] = ["–", "–", "–"]
+        if column.type == "bool":
+            numbers[0] = f"{int(values.sum())} true"
+        elif column.type != "string":
+            numbers = describe.quantiles(values.to_numpy(dtype=float), [0.5, 0.05, 0.95])
+        rows.append([column.name, column.meaning, len(values), *numbers])
     return [{"title": "Columns", "note": note, "columns": head, "rows": rows}] if rows else []
-
-
-def _column(column: Column, values: pd.Series) -> list[Any]:
-    numbers: list[Any] = ["–", "–", "–"]
-    if column.type == "bool":
-        numbers[0] = f"{int(values.sum())} true"
-    elif column.type != "string":
-        low, middle, high = describe.quantiles(values.to_numpy(dtype=float), [0.05, 0.5, 0.95])
-        numbers = [middle, low, high]
-    return [column.name, column.meaning, len(values), *numbers]
 
 
 def plain(value: Any) -> Any:
@@ -76,8 +73,6 @@ def plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else _text(value)
-
-
-def _text(value: object) -> str | None:
-    return None if pd.isna(value) else str(value)  # type: ignore[call-overload]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return None if pd.isna(value) else str(value)

@@ -30,14 +30,10 @@ def first_and_last(success: Floats) -> tuple[Ints, Ints]:
     `success` (S, G) of 0 and 1, nothing missing. m*_first is the narrowest width that succeeds, m*_last the
     narrowest from which on all succeed.
     """
-    hits = success > 0.5
-    width = hits.shape[1]
-    if not hits.size:
-        return np.zeros(len(hits), dtype=np.int64), np.zeros(len(hits), dtype=np.int64)
-    first = np.where(hits.any(axis=1), hits.argmax(axis=1), width)
-    misses = ~hits[:, ::-1]
-    last = np.where(misses.any(axis=1), width - misses.argmax(axis=1), 0)
-    return first.astype(np.int64), last.astype(np.int64)
+    hits, width = success > 0.5, success.shape[1]
+    index = np.arange(width)
+    first = np.where(hits, index, width).min(axis=1, initial=width)
+    return first, np.where(hits, -1, index).max(axis=1, initial=-1) + 1
 
 
 def quantile_ranks(replicates: int, level: float, confidence: float) -> Ranks:
@@ -94,22 +90,15 @@ def describe(n: int, widths: Floats, success: Floats, delta: float, confidence: 
         "censored_below": int((last == 0).sum()),
         "censored_above": int((last == top).sum()),
         "non_monotone": float(np.mean(first < last)) if count else None,
-        "bracketed": _brackets(success, delta),
+        "bracketed": bool(top and np.nanmean(success[:, 0]) < _LOW_END and np.nanmean(success[:, -1]) > 1.0 - delta),
     }
 
 
 def _statistic(last: Ints, widths: Floats, rank: int) -> tuple[int | None, str | None]:
     """Return the order statistic of a rank as a width, or null and the reason."""
-    if rank > len(last):
+    if not 0 < rank <= len(last):
         return None, "too few replicates"
-    index = last[rank - 1] if rank > 0 else 0
-    if index == 0:
-        return None, "below" if rank > 0 else "too few replicates"
-    return (None, "above") if index == len(widths) else (int(widths[index]), None)
-
-
-def _brackets(success: Floats, delta: float) -> bool:
-    if not success.shape[1]:
-        return False
-    narrow, wide = np.nanmean(success[:, 0]), np.nanmean(success[:, -1])
-    return bool(narrow < _LOW_END and wide > 1.0 - delta)
+    index = last[rank - 1]
+    if index in (0, len(widths)):
+        return None, "below" if index == 0 else "above"
+    return int(widths[index]), None

@@ -57,9 +57,9 @@ def fault(hook: str) -> None:
     if _passes[hook] == int(at or 1):
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        raise (
-            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if kind == "oserror" else RuntimeError(f"fault at {hook}")
-        )
+        if kind == "oserror":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise RuntimeError(f"fault at {hook}")
 
 
 def read_bytes(path: Path) -> bytes:

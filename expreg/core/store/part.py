@@ -87,21 +87,11 @@ def encode(rows: list[dict[str, Any]], identity: str, columns: Sequence[Column] 
     who = [[row["cell"], row["status"], row["attempt"]] for row in rows]
     label = json.dumps({"format": FORMAT, "identity": identity, "axes": axes, "rows": who})
     # A zstd context for each of 80 short columns doubles the time of a commit for nothing: only for curves.
-    codecs = {
-        f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name: "zstd"
-        if pa.types.is_list(f.type)
-        else "snappy"
-        for f in table.schema
-    }
+    curves = [f"{name}.list.element" for name in table.column_names if name.startswith(CURVE)]
+    codecs = dict.fromkeys(table.column_names, "snappy") | dict.fromkeys(curves, "zstd")
+    plain = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        table.schema,
-        compression=codecs,
-        use_dictionary=False,
-        write_statistics=False,
-        store_schema=False,
-    ) as writer:
+    with pq.ParquetWriter(sink, table.schema, compression=codecs, **plain) as writer:
         writer.write_table(table, row_group_size=max(len(rows), 1))
         writer.add_key_value_metadata({"expreg": label})
     return bytes(sink.getvalue())
@@ -139,39 +129,27 @@ def _column(name: str, declared: str | None, values: list[Any]) -> "pa.Array":
         kind = pa.list_(pa.int64() if name == f"{CURVE}step" else pa.float64())
     else:
         values = [value.item() if hasattr(value, "item") else value for value in values]
-        kind = _inferred(values)
+        kinds = {type(value) for value in values if value is not None}
+        if kinds <= {int, float}:
+            kind = pa.float64() if float in kinds else pa.int64() if kinds else pa.null()
+        else:
+            kind = pa.bool_() if kinds == {bool} else pa.string()
         if kind == pa.string():
             values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
     return pa.array(values, type=kind, from_pandas=False)
 
 
-def _inferred(values: list[Any]) -> "pa.DataType":
-    import pyarrow as pa
-
-    kinds = {type(value) for value in values if value is not None}
-    known: list[tuple[set[type], pa.DataType]] = [
-        (set(), pa.null()),
-        ({bool}, pa.bool_()),
-        ({int}, pa.int64()),
-        ({int, float}, pa.float64()),
-    ]
-    return next((kind for accepted, kind in known if kinds <= accepted), pa.string())
-
-
 def expect_same_numbers(stored: dict[str, Any], given: dict[str, Any], columns: Sequence[Column] = ()) -> None:
     """Raise StorageError at the first column in which two finished rows of one cell differ."""
     old, new = table_of([stored, given], columns).to_pylist()
-    for name in sorted((old.keys() | new.keys()) - _CIRCUMSTANCES):
-        for place, a, b in _pairs(name, old.get(name), new.get(name)):
+    for name in sorted(old.keys() - _CIRCUMSTANCES):
+        values = [(name, old[name], new[name])]
+        if name.startswith(CURVE) and old[name] and new[name] and len(old[name]) == len(new[name]):
+            values = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(old[name], new[name], strict=True))]
+        for place, a, b in values:
             if a != b and not (a != a and b != b):  # NaN equals NaN here
                 message = f"same cell, different numbers: cell {given['cell']}, {place}: stored {a!r}, now {b!r}"
                 raise StorageError(str(Problem("E-CONFLICT", message)))
-
-
-def _pairs(name: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        return [(f"{name}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
-    return [(name, a, b)]
 
 
 def part_name(data: bytes) -> str:

@@ -18,19 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from expreg.core.store import disk
 from expreg.core.store.columns import check_curves
-from expreg.core.store.disk import (
-    failure,
-    free_name,
-    holds,
-    make_directory,
-    probe,
-    read_bytes,
-    remove_temporaries,
-    replace,
-    storage,
-    take_lock,
-)
+from expreg.core.store.disk import failure, holds, make_directory, read_bytes, replace, storage
 from expreg.core.store.part import PARTS, decode, digest, encode, expect_same_numbers, publish, scan
 from expreg.types import FAILED, Column
 
@@ -78,11 +68,15 @@ class Store:
         directory = Path(directory)
         with storage(directory):
             _refuse_place(directory)
-            if fresh:
-                _set_aside(directory)
+            if fresh and os.path.lexists(directory / PLAN):
+                lock = disk.take_lock(directory)  # no process works in it
+                try:
+                    os.rename(directory, disk.free_name(directory))
+                finally:
+                    os.close(lock)
             _check_plan(directory, plan)
             make_directory(directory)
-            lock = take_lock(directory)
+            lock = disk.take_lock(directory)
             try:
                 _check_plan(directory, plan)  # again: it may have changed before the lock was ours
                 store = cls(directory, plan, columns, lock)
@@ -155,39 +149,35 @@ class Store:
     def _prepare(self, plan: Mapping[str, Any], config_text: str) -> None:
         parts = self.directory / PARTS
         make_directory(parts)
-        probe(parts)
+        disk.probe(parts)
         for folder in (self.directory, parts):
-            remove_temporaries(folder)
+            disk.remove_temporaries(folder)
         for part in scan(self.directory, self._identity):
             if part.reason:
                 os.rename(parts / part.name, self._shelf(part.name, part.reason))
             else:
                 for row in part.rows:
                     self._remember(*row, part.name)
-        self._write_plan(plan)
+        text = json.dumps({**plan, "checksum": digest(canonical(plan))}, indent=1, sort_keys=True, allow_nan=False)
+        path = self.directory / PLAN
+        if not holds(path, text.encode()):
+            try:
+                read_plan(self.directory)
+            except ValueError as error:
+                os.link(path, self._shelf(PLAN, str(error)), follow_symlinks=False)
+            replace(path, text.encode())
         if not holds(self.directory / CONFIG, config_text.encode()):
             self.write(CONFIG, config_text)
         for line in self.damaged:
             self.event("quarantined", file=line)
         self.event("opened", plan=plan["hash"], finished=len(self.finished), failed=len(self.failed))
 
-    def _write_plan(self, plan: Mapping[str, Any]) -> None:
-        path = self.directory / PLAN
-        text = json.dumps({**plan, "checksum": digest(canonical(plan))}, indent=1, sort_keys=True, allow_nan=False)
-        if holds(path, text.encode()):
-            return
-        try:
-            read_plan(self.directory)
-        except ValueError as error:
-            os.link(path, self._shelf(PLAN, str(error)), follow_symlinks=False)
-        replace(path, text.encode())
-
     def _shelf(self, name: str, reason: str) -> Path:
         """Return a free name in quarantine/ for a damaged file, and note why it goes there."""
         folder = self.directory / QUARANTINE
         make_directory(folder)
         self.damaged.append(f"{name}: {reason}")
-        return free_name(folder / name)
+        return disk.free_name(folder / name)
 
     def _remember(self, cell: str, status: str, attempt: int, part: str) -> None:
         latest = attempt >= self.attempts.get(cell, 0)
@@ -238,11 +228,10 @@ def _check_plan(directory: Path, plan: Mapping[str, Any]) -> None:
     except ValueError:
         # The parts still know whose they are, and all of a run's parts have one plan.
         owner = next((part.owner for part in scan(directory, None) if not part.reason), identity_hash(plan))
-        if owner != identity_hash(plan):
-            raise failure(
-                "E-PLAN", directory, "its plan.json is damaged and its parts belong to another plan"
-            ) from None
-        return
+        if owner == identity_hash(plan):
+            return
+        message = "its plan.json is damaged and its parts belong to another plan"
+        raise failure("E-PLAN", directory, message) from None
     if stored is None:
         taken = [name for name in _OURS if os.path.lexists(directory / name)]
         if taken or any((directory / PARTS).glob("*.parquet")):
@@ -274,15 +263,17 @@ def identity_hash(plan: Mapping[str, Any]) -> str:
 
 def canonical(value: Any) -> str:
     """Return JSON text that depends neither on the order of keys nor on 1 against 1.0."""
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
+    def plain(value: Any) -> Any:
+        if isinstance(value, str):  # the ids of all cells
+            return value
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
@@ -294,13 +285,3 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     else:
         return {path: value}
     return {place: leaf for step, item in steps for place, leaf in leaves(item, step).items()}
-
-
-def _set_aside(directory: Path) -> None:
-    """Rename an existing run to the first free of <directory>.1, .2, ... unless a process works in it."""
-    if os.path.lexists(directory / PLAN):
-        lock = take_lock(directory)
-        try:
-            os.rename(directory, free_name(directory))
-        finally:
-            os.close(lock)

@@ -11,13 +11,13 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from expreg.core.store.columns import CURVE, merged
 from expreg.core.store.disk import is_locked, read_bytes, replace, storage
-from expreg.core.store.part import PARTS, decode, scan, table_of
+from expreg.core.store.part import PARTS, Part, decode, scan, table_of
 from expreg.core.store.store import EVENTS, QUARANTINE, identity_hash, leaves, read_plan
 from expreg.errors import InputError, Problem
 from expreg.types import FAILED
@@ -52,7 +52,7 @@ def read(
     without `curves`. InputError: there is no run. StorageError: the disk fails.
     """
     table, damaged = _gather(Path(directory), cells, curves=curves)
-    return _frame(_without_curves(table)), _frame(_curves(table)), damaged
+    return _frame(_cells(table)), _frame(_curves(table)), damaged
 
 
 def query(directory: Path | str, sql: str) -> "pd.DataFrame":
@@ -64,7 +64,7 @@ def query(directory: Path | str, sql: str) -> "pd.DataFrame":
 
     table, _ = _gather(Path(directory))
     with duckdb.connect(":memory:") as connection:
-        for name, content in (("cells", _without_curves(table)), ("curves", _curves(table))):
+        for name, content in (("cells", _cells(table)), ("curves", _curves(table))):
             connection.register("given", content)
             connection.execute(f"CREATE TABLE {name} AS SELECT * FROM given")
             connection.unregister("given")
@@ -74,7 +74,7 @@ def query(directory: Path | str, sql: str) -> "pd.DataFrame":
             answer = connection.sql(sql)
             if answer is None:
                 raise InputError(Problem("E-SQL", "the query returns no table; write SELECT ... FROM cells"))
-            return _frame(_without_decimals(answer.to_arrow_table()))
+            return _frame(answer.to_arrow_table())
         except duckdb.Error as error:
             raise InputError(Problem("E-SQL", str(error).split("\n", 1)[0])) from error
 
@@ -90,8 +90,8 @@ def export(directory: Path | str, file: Path | str) -> Path:
     writers = {".csv": _csv, ".parquet": _parquet, ".npz": _npz}
     directory, file = Path(directory), Path(file)
     if file.suffix.lower() not in writers:
-        allowed = ", ".join(writers)
-        raise InputError(Problem("E-SUFFIX", f"got {file.suffix!r}, expected one of {allowed}", file=str(file)))
+        message = f"got {file.suffix!r}, expected one of {', '.join(writers)}"
+        raise InputError(Problem("E-SUFFIX", message, file=str(file)))
     parent = file.resolve().parent
     if not parent.is_dir() or file.is_dir():
         raise InputError(Problem("E-PATH", "is a directory or lies in one that does not exist", file=str(file)))
@@ -112,12 +112,10 @@ def compare(directories: Sequence[Path | str]) -> tuple["pd.DataFrame", "pd.Data
     folders = [Path(directory) for directory in directories]
     names = [folder.name for folder in folders]
     labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-    settings, statistics = (
-        [_settings(folder) for folder in folders],
-        [_statistics(folder) for folder in folders],
-    )
-    paths = [path for path in _order(settings) if len({repr(column.get(path)) for column in settings}) > 1]
-    return _side_by_side(labels, settings, paths), _side_by_side(labels, statistics, _order(statistics))
+    plans = [plan_of(folder) or {} for folder in folders]
+    settings = _side_by_side(labels, [leaves({**p.get("identity", {}), "sweep": p.get("axes", [])}) for p in plans])
+    differ = np.array([len({*map(repr, values)}) > 1 for values in settings.to_numpy()], dtype=bool)
+    return settings[differ], _side_by_side(labels, [_statistics(folder) for folder in folders])
 
 
 def status(directory: Path | str) -> dict[str, Any]:
@@ -128,8 +126,8 @@ def status(directory: Path | str) -> dict[str, Any]:
     """
     directory = Path(directory)
     plan = plan_of(directory)
-    best, damaged = _latest(directory, plan)
-    counts = Counter(rank[2] for rank in best.values())
+    best, damaged = _survey(directory, plan)
+    counts = Counter(row.status for row in best.values())
     failed = sum(counts[name] for name in FAILED)
     events = read_events(directory)
     return {
@@ -151,14 +149,12 @@ def read_events(directory: Path | str) -> list[dict[str, Any]]:
             lines = read_bytes(path).split(b"\n")
         except FileNotFoundError:
             return []
-    return [event for line in lines if (event := _event(line)) is not None]
-
-
-def _event(line: bytes) -> dict[str, Any] | None:
-    body, mark, check = line.rpartition(b',"crc":"')
-    if not mark or check != b'%08x"}' % zlib.crc32(body):
-        return None
-    return {key: value for key, value in json.loads(line).items() if key != "crc"}
+    found = []
+    for line in lines:
+        body, mark, check = line.rpartition(b',"crc":"')
+        if mark and check == b'%08x"}' % zlib.crc32(body):
+            found.append(json.loads(body + b"}"))
+    return found
 
 
 def plan_of(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -174,23 +170,39 @@ def plan_of(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
     return plan
 
 
-def _planned(plan: Mapping[str, Any] | None) -> Callable[[str], bool]:
-    """Return whether a cell belongs to the plan; a directory may hold more, of a sweep that was larger once."""
-    ids = frozenset((plan or {}).get("ids", ()))
-    return (lambda cell: cell in ids) if ids else (lambda _: True)
+class _Best(NamedTuple):
+    """The row of a cell that counts: the finished one, else the latest; `place` is its index among all rows."""
+
+    finished: bool
+    attempt: int
+    status: str
+    place: int
 
 
-def _latest(directory: Path, plan: Mapping[str, Any] | None) -> tuple[dict[str, tuple[bool, int, str]], list[str]]:
-    """Return (finished, attempt, status) of the row that counts by cell, and a line per damaged file."""
-    best: dict[str, tuple[bool, int, str]] = {}
-    damaged, planned = [], _planned(plan)
+def _survey(
+    directory: Path,
+    plan: Mapping[str, Any] | None,
+    only: Collection[str] | None = None,
+    visit: Callable[[Part], None] = lambda _: None,
+) -> tuple[dict[str, _Best], list[str]]:
+    """Return the row that counts by cell and a line per damaged file; `visit` sees each sound part.
+
+    The cells are `only` these, else those of the plan: a directory may hold more, of a sweep that was larger once.
+    """
+    wanted = frozenset((plan or {}).get("ids", ()) if only is None else only)
+    everything = only is None and not wanted
+    best: dict[str, _Best] = {}
+    damaged, offset = [], 0
     for part in scan(directory, identity_hash(plan) if plan else None):
-        if part.reason:
+        if part.file is None:
             damaged.append(f"{part.name}: {part.reason}")
-        for cell, state, attempt in part.rows:
-            rank = (state not in FAILED, attempt)
-            if planned(cell) and (cell not in best or rank > best[cell][:2]):
-                best[cell] = (*rank, state)
+            continue
+        visit(part)
+        for place, (cell, state, attempt) in enumerate(part.rows, start=offset):
+            row = _Best(state not in FAILED, attempt, state, place)
+            if (everything or cell in wanted) and (cell not in best or row[:2] > best[cell][:2]):
+                best[cell] = row
+        offset += len(part.rows)
     return best, damaged
 
 
@@ -200,31 +212,20 @@ def _gather(
     """Return the rows that count, sorted by cell, curves as list columns, and a line per damaged file."""
     import pyarrow as pa
 
-    plan = plan_of(directory)
-    planned = _planned(plan)
-    tables, damaged, offset = [table_of([])], [], 0
-    best: dict[str, tuple[tuple[bool, int], int]] = {}
+    tables, axes = [table_of([])], set[str]()
     layouts: dict[tuple[str, ...], None] = {}
-    axes: set[str] = set()
-    wanted = None if only is None else frozenset(only)
-    for part in scan(directory, identity_hash(plan) if plan else None):
-        if part.file is None:
-            damaged.append(f"{part.name}: {part.reason}")
-            continue
+
+    def add(part: Part) -> None:
+        assert part.file is not None
         tables.append(decode(part.file, curves=curves))
         layouts[tuple(tables[-1].column_names)] = None
         axes.update(part.axes)
         if len(tables) == _BATCH:
-            tables = [_join(tables).combine_chunks()]
-        for index, (cell, state, attempt) in enumerate(part.rows, start=offset):
-            rank = (state not in FAILED, attempt)
-            chosen = planned(cell) if wanted is None else cell in wanted
-            if chosen and (cell not in best or rank > best[cell][0]):
-                best[cell] = (rank, index)
-        offset += len(part.rows)
-    order = pa.array([best[cell][1] for cell in sorted(best)], pa.int64())
-    table = _join(tables)
-    return table.select(merged(layouts, axes)).take(order).combine_chunks(), damaged
+            tables[:] = [_join(tables).combine_chunks()]
+
+    best, damaged = _survey(directory, plan_of(directory), only, add)
+    order = pa.array([best[cell].place for cell in sorted(best)], pa.int64())
+    return _join(tables).select(merged(layouts, axes)).take(order).combine_chunks(), damaged
 
 
 def _join(tables: list["pa.Table"]) -> "pa.Table":
@@ -245,46 +246,28 @@ def _join(tables: list["pa.Table"]) -> "pa.Table":
         return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _without_curves(table: "pa.Table") -> "pa.Table":
+def _cells(table: "pa.Table") -> "pa.Table":
     return table.select([name for name in table.column_names if not name.startswith(CURVE)])
 
 
-def _curves(table: "pa.Table") -> "pa.Table":
-    """Return the long form: cell, step, residual, linearised, any further curve; null where not recorded."""
+def _curves(table: "pa.Table", owner: str = "cell") -> "pa.Table":
+    """Return the long form: a column of `table`, step, residual, linearised, any further curve; null where unknown."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    owner = _owners(table)
-    columns = {"cell": table["cell"].take(owner), "step": _flat(table, "curve_step", pa.int64())}
-    empty = pa.nulls(len(owner), pa.float64())
-    columns |= {"residual": empty, "linearised": empty}
-    for name in table.column_names:
-        if name.startswith(CURVE) and name != "curve_step":
-            # A list is null or as long as the steps: the k-th value belongs to the k-th row that has a list.
-            there = pc.is_valid(table[name]).combine_chunks().take(owner)
-            place = pc.if_else(there, pc.subtract(pc.cumulative_sum(pc.cast(there, "int64")), 1), None)
-            columns[name.removeprefix(CURVE)] = _flat(table, name, pa.float64()).take(place)
+    none = {"step": pa.int64(), "residual": pa.float64(), "linearised": pa.float64()}
+    lists = {name: pa.nulls(table.num_rows, pa.list_(kind)) for name, kind in none.items()}
+    lists |= {n.removeprefix(CURVE): table[n].combine_chunks() for n in table.column_names if n.startswith(CURVE)}
+    lengths = pc.fill_null(lists["step"].value_lengths(), 0).to_numpy()
+    rows = pa.array(np.repeat(np.arange(table.num_rows), lengths))
+    columns = {owner: table[owner].take(rows)}
+    for name, column in lists.items():
+        columns[name] = column.flatten()
+        if column.null_count:  # a list is null or as long as the steps: its k-th value is that of the k-th such row
+            known = column.is_valid().take(rows)
+            place = pc.if_else(known, pc.subtract(pc.cumulative_sum(known.cast("int64")), 1), None)
+            columns[name] = columns[name].take(place)
     return pa.table(columns)
-
-
-def _owners(table: "pa.Table") -> "pa.Array":
-    """Return for each row of the curves the index of its cell in `table`."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if "curve_step" not in table.column_names:
-        return pa.array([], pa.int64())
-    lengths = pc.fill_null(pc.list_value_length(table["curve_step"]), 0).to_numpy()
-    return pa.array(np.repeat(np.arange(table.num_rows), lengths))
-
-
-def _flat(table: "pa.Table", name: str, kind: "pa.DataType") -> "pa.Array":
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if name not in table.column_names or pa.types.is_null(table[name].type):
-        return pa.array([], kind)
-    return pc.list_flatten(table[name]).combine_chunks()
 
 
 def _frame(table: "pa.Table") -> "pd.DataFrame":
@@ -292,6 +275,8 @@ def _frame(table: "pa.Table") -> "pd.DataFrame":
     import pyarrow as pa
 
     def series(field: "pa.Field", column: "pa.ChunkedArray") -> "pd.Series":
+        if pa.types.is_decimal(field.type):  # DuckDB's sums of integers, with which pandas does not calculate
+            column = column.cast(pa.float64())
         gaps = column.null_count > 0 or field.name.endswith("_step")
         kinds = {pa.bool_(): pd.BooleanDtype()} | ({pa.int64(): pd.Int64Dtype()} if gaps else {})
         return column.to_pandas(types_mapper=kinds.get)
@@ -301,27 +286,18 @@ def _frame(table: "pa.Table") -> "pd.DataFrame":
     return frame.set_axis(table.column_names, axis=1)
 
 
-def _without_decimals(table: "pa.Table") -> "pa.Table":
-    """Return `table` with decimals (DuckDB's sums of integers) as float64, for pandas to calculate with."""
-    import pyarrow as pa
-
-    plain = [f.with_type(pa.float64()) if pa.types.is_decimal(f.type) else f for f in table.schema]
-    return table.cast(pa.schema(plain))
-
-
 def _csv(table: "pa.Table") -> bytes:
     import pyarrow as pa
 
-    cells = _without_curves(table)
+    def inert(text: str) -> str:
+        return f"'{text}" if text.startswith(_FORMULA) else text
+
+    cells = _cells(table)
     frame = _frame(cells)
     for name in (field.name for field in cells.schema if pa.types.is_string(field.type)):
-        frame[name] = frame[name].map(_inert, na_action="ignore")
+        frame[name] = frame[name].map(inert, na_action="ignore")
     # With this line end pandas also quotes a bare carriage return, behind which a formula could start a line.
-    return frame.rename(columns=_inert).to_csv(index=False, lineterminator="\r\n").encode()
-
-
-def _inert(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return frame.rename(columns=inert).to_csv(index=False, lineterminator="\r\n").encode()
 
 
 def _parquet(table: "pa.Table") -> bytes:
@@ -333,10 +309,10 @@ def _parquet(table: "pa.Table") -> bytes:
 
 
 def _npz(table: "pa.Table") -> bytes:
-    cells, curves = _without_curves(table), _curves(table).drop_columns("cell")
+    cells = _cells(table)
+    curves = _curves(table.append_column("row", [np.arange(table.num_rows)]), "row")
     arrays = {name: _array(cells[name]) for name in cells.column_names}
-    arrays["curve_row"] = _owners(table).to_numpy()
-    arrays |= {f"curve_{name}": _array(curves[name]) for name in curves.column_names}
+    arrays |= {f"{CURVE}{name}": _array(curves[name]) for name in curves.column_names}
     buffer = io.BytesIO()
     # Not np.savez: there a column named `file` would be taken for its argument.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -357,29 +333,19 @@ def _array(column: "pa.ChunkedArray") -> np.ndarray:
     return column.to_numpy()
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    plan = plan_of(folder) or {}
-    return leaves({**plan.get("identity", {}), "sweep": plan.get("axes", [])})
-
-
 def _statistics(folder: Path) -> dict[str, Any]:
-    best, damaged = _latest(folder, plan_of(folder))
-    counts = Counter(rank[2] for rank in best.values())
-    found = {"cells": counts.total(), "damaged parts": len(damaged)}
+    """Return counts of the rows, and of summary.json, where there is one, medians of thresholds and raw exponents."""
+    best, damaged = _survey(folder, plan_of(folder))
+    counts = Counter(row.status for row in best.values())
+    found: dict[str, Any] = {"cells": counts.total(), "damaged parts": len(damaged)}
     found |= {f"status {name}": count for name, count in sorted(counts.items())}
-    return found | _thresholds(folder)
-
-
-def _thresholds(folder: Path) -> dict[str, Any]:
-    """Return medians of thresholds and raw exponents of summary.json by name; nothing without that file."""
     with storage(folder):
         try:
             summary = json.loads(read_bytes(folder / "summary.json"))
         except FileNotFoundError:
-            return {}
+            return found
         except ValueError as error:
             raise InputError(Problem("E-JSON", str(error), file=str(folder / "summary.json"))) from error
-    found = {}
     for group in summary.get("groups", []):
         for criterion in group.get("criteria", []):
             name = f"{group['label']}: {criterion['criterion']}"
@@ -389,13 +355,10 @@ def _thresholds(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _order(columns: list[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for column in columns for name in column))
-
-
-def _side_by_side(labels: list[str], columns: list[dict[str, Any]], names: list[str]) -> "pd.DataFrame":
+def _side_by_side(labels: list[str], columns: list[dict[str, Any]]) -> "pd.DataFrame":
     import pandas as pd
 
+    names = list(dict.fromkeys(name for column in columns for name in column))
     # by position: one run may be given twice
     listed = {place: [column.get(name) for name in names] for place, column in enumerate(columns)}
     return pd.DataFrame(listed, index=names, dtype=object).set_axis(labels, axis=1)
