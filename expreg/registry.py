@@ -20,15 +20,15 @@ from expreg.types import Column, Experiment
 
 GROUP = "expreg.plugins"
 """The group of entry points whose modules are imported before a config is read."""
-_LISTS: Mapping[str, tuple[str, str | None]] = {
+_LISTS: Mapping[str, tuple[str, str]] = {
     "expreg.types:Experiment": ("expreg.kinds:EXPERIMENTS", "expreg.registry:check_experiment"),
     "expreg.activation:Activation": ("expreg.activation:ACTIVATIONS", "expreg.activation:check"),
     "expreg.kinds.network.events:Event": ("expreg.kinds.network.events:EVENTS", "expreg.kinds.network.events:check"),
     "expreg.data.kinds:DataKind": ("expreg.data.kinds:DATA", "expreg.data.kinds:check_record"),
     "expreg.data.kinds:LabelKind": ("expreg.data.kinds:LABELS", "expreg.data.kinds:check_record"),
     "expreg.residual:Loss": ("expreg.residual:LOSSES", "expreg.residual:check"),
-    "expreg.solver.records:Solver": ("expreg.solver.records:SOLVERS", None),
-    "expreg.solver.records:Sketch": ("expreg.solver.records:SKETCHES", None),
+    "expreg.solver.records:Solver": ("expreg.solver.records:SOLVERS", "expreg.solver.records:check"),
+    "expreg.solver.records:Sketch": ("expreg.solver.records:SKETCHES", "expreg.solver.records:check"),
 }
 """By type of record: its list, and the function, if any, that returns what a tiny probe finds wrong, in lines."""
 _FUNCTIONS = frozenset(
@@ -134,7 +134,7 @@ def _import_again(module: Module) -> None:
         raise _refusal(module.name, f"this run needs the records of this module{place}; give --import MODULE")
 
 
-def _place_of(record: Any, module: str) -> tuple[str, str | None]:
+def _place_of(record: Any, module: str) -> tuple[str, str]:
     """Return the places of list and check of a record, by its type."""
     for kind in type(record).__mro__:
         if places := _LISTS.get(f"{kind.__module__}:{kind.__qualname__}"):
@@ -143,7 +143,7 @@ def _place_of(record: Any, module: str) -> tuple[str, str | None]:
     raise _refusal(module, f"got {type(record).__name__}, expected one of {known}")
 
 
-def _wrong(record: Any, place: str, checker: str | None) -> Iterator[str]:
+def _wrong(record: Any, place: str, checker: str) -> Iterator[str]:
     """Yield what is wrong with a record: its name, then what its functions do in a tiny probe."""
     kind, name = type(record).__name__.lower(), record.name
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w{0,63}", name, re.ASCII):
@@ -152,7 +152,7 @@ def _wrong(record: Any, place: str, checker: str | None) -> Iterator[str]:
     known = resolve_name(place).get(name)
     if known is not None and known is not record:
         yield f"{kind} {name!r} is registered already, by {_owners.get((place, name), 'expreg')}; choose another name"
-    elif known is None and checker:
+    elif known is None:
         try:
             yield from resolve_name(checker)(record)
         except Exception as error:

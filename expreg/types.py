@@ -24,6 +24,7 @@ import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cache, partial
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
@@ -128,9 +129,10 @@ def later(place: str) -> Callable[..., Any]:
 
     Records name functions that need JAX or matplotlib; reading a config or printing help must not import either.
     """
+    find = cache(partial(resolve_name, place))
 
     def call(*arguments: Any, **options: Any) -> Any:
-        return resolve_name(place)(*arguments, **options)
+        return find()(*arguments, **options)
 
     return call
 
