@@ -74,9 +74,20 @@ def test_points_labels_and_neurons_are_drawn_independently():
 
 
 def test_no_two_draws_of_any_cells_share_a_key():
-    cells = list(itertools.product((0, 1, 2**32 - 1), (0, 1, 2), (4, 5), (4, 5)))
-    keys = np.concatenate([start._keys(*cell) for cell in cells])
-    assert len(np.unique(keys, axis=0)) == len(keys) == 3 * len(cells)
+    cells = list(itertools.product((0, 1, 2**32 - 1), (np.arange(3),), (4, 5), (4, 5)))
+    keys = np.concatenate([start._keys(*cell).reshape(-1, 2) for cell in cells])
+    assert len(np.unique(keys, axis=0)) == len(keys) == 3 * 3 * len(cells)
+
+
+def test_the_data_of_a_replicate_do_not_depend_on_who_asks_first():
+    settings = resolved()
+    first = start.problem(settings | {"replicate": 70})
+    for cached in (start._problem, start._drawn):
+        cached.cache_clear()
+    start.problem(settings | {"replicate": 65})
+    again = start.problem(settings | {"replicate": 70})
+    assert again is not first
+    np.testing.assert_array_equal(again.X, first.X)
 
 
 def test_replicates_seeds_and_sizes_have_draws_of_their_own_and_widths_share_them():

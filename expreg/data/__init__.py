@@ -10,7 +10,7 @@ import numpy as np
 
 from expreg.data.files import data_shape, read_arrays, read_file, sha256
 from expreg.data.heads import HEADS, Attention, attention, attention_row
-from expreg.data.kinds import DATA, LABELS, DataKind, LabelKind, make
+from expreg.data.kinds import DATA, LABELS, DataKind, LabelKind, draw, make, together
 from expreg.data.matrices import read_problem, read_vector
 from expreg.data.validate import validate
 from expreg.errors import InputError, Problem
@@ -26,11 +26,13 @@ __all__ = [
     "attention_row",
     "check_file",
     "data_shape",
+    "draw",
     "make",
     "read_arrays",
     "read_problem",
     "read_vector",
     "sha256",
+    "together",
     "validate",
 ]
 

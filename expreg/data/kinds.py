@@ -42,19 +42,27 @@ Label = Annotated[str, Text(least=1, most=256)]
 
 
 class DataKind(NamedTuple):
-    """One kind of data: its keys with their rules, and `make(settings, key)`: X (n, d) and y (n,) or None."""
+    """One kind of data: its keys with their rules, and `make(settings, key)`: X (n, d) and y (n,) or None.
+
+    `traced`: whether `make` is all JAX, so that many data sets can be drawn at once (`jax.vmap`).
+    """
 
     name: str
     schema: type[Block]
     make: Callable[[Options, Any], Points]
+    traced: bool = False
 
 
 class LabelKind(NamedTuple):
-    """One kind of labels: its keys with their rules, and `make(settings, key, X, y)`, y what came with the data."""
+    """One kind of labels: its keys with their rules, and `make(settings, key, X, y)`, y what came with the data.
+
+    `traced`: whether `make` is all JAX, as for data.
+    """
 
     name: str
     schema: type[Block]
     make: Callable[[Options, Any, Any, Any], Any]
+    traced: bool = False
 
 
 @cache
@@ -118,8 +126,8 @@ def _given(_: Options, __: Any, ___: Any, y: Any) -> Any:
 LABELS: dict[str, LabelKind] = {
     kind.name: kind
     for kind in (
-        LabelKind("sign", SignLabels, _sign),
-        LabelKind("teacher", TeacherLabels, _teacher),
+        LabelKind("sign", SignLabels, _sign, traced=True),
+        LabelKind("teacher", TeacherLabels, _teacher, traced=True),
         LabelKind("given", GivenLabels, _given),
     )
 }
@@ -280,10 +288,10 @@ def _file(options: Options, _: Any) -> Points:
 DATA: dict[str, DataKind] = {
     kind.name: kind
     for kind in (
-        DataKind("sphere", Sphere, _drawn("sphere", "n", "d")),
-        DataKind("orthonormal", Orthonormal, _drawn("orthonormal", "n", "d")),
-        DataKind("equiangular", Equiangular, _drawn("equiangular", "n", traced=("coherence",))),
-        DataKind("near_duplicate", NearDuplicate, _drawn("near_duplicate", "n", "d", traced=("angle",))),
+        DataKind("sphere", Sphere, _drawn("sphere", "n", "d"), traced=True),
+        DataKind("orthonormal", Orthonormal, _drawn("orthonormal", "n", "d"), traced=True),
+        DataKind("equiangular", Equiangular, _drawn("equiangular", "n", traced=("coherence",)), traced=True),
+        DataKind("near_duplicate", NearDuplicate, _drawn("near_duplicate", "n", "d", traced=("angle",)), traced=True),
         DataKind("digits", Digits, _digits),
         DataKind("file", File, _file),
     )
@@ -301,14 +309,35 @@ def make(options: Options, key_points: Any, key_labels: Any) -> tuple[np.ndarray
     Labels default to `given` for digits and files, to `sign` otherwise. Raises InputError for settings that
     contradict each other; call `validate` for what may be wrong with the arrays.
     """
+    (found,) = draw(options, [key_points], [key_labels])
+    return found
+
+
+def draw(options: Options, keys_points: Any, keys_labels: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return one data set for each pair of keys, as `make` does; at once where their kinds are all JAX.
+
+    The numbers of a data set may differ in the last bit with the number of keys.
+    """
     import jax
+    import jax.numpy as jnp
 
     settings = _checked(options)
-    labels = settings["labels"]
+    kind, labels = DATA[settings["kind"]], LABELS[settings["labels"]["kind"]]
+
+    def one(points: Any, signs: Any) -> Points:
+        X, y = kind.make(settings, points)
+        return X, labels.make(settings["labels"], signs, X, y)
+
     with jax.enable_x64(True), jax.default_device(_cpu()):
-        X, y = DATA[settings["kind"]].make(settings, jax.device_put(key_points, _cpu()))
-        y = LABELS[labels["kind"]].make(labels, jax.device_put(key_labels, _cpu()), X, y)
-        return np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
+        keys = [jax.device_put(jnp.stack(list(each)), _cpu()) for each in (keys_points, keys_labels)]
+        all_at_once = kind.traced and labels.traced
+        found = map(np.asarray, jax.vmap(one)(*keys)) if all_at_once else zip(*map(one, *keys), strict=True)
+        return [(np.asarray(X, np.float64), np.asarray(y, np.float64)) for X, y in zip(*found, strict=True)]
+
+
+def together(options: Options) -> bool:
+    """Return whether many data sets of these settings are drawn at once."""
+    return DATA[options["kind"]].traced and LABELS[options["labels"]["kind"]].traced
 
 
 def _checked(options: Options) -> dict[str, Any]:
@@ -349,6 +378,6 @@ def _cpu() -> Any:
     import jax
 
     try:
-        return jax.local_devices(backend="cpu")[0]
+        return jax.local_devices(backend="cpu")[-1]
     except RuntimeError:  # the CPU is excluded by JAX_PLATFORMS: draw where the run is
         return None

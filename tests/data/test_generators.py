@@ -141,3 +141,18 @@ def test_a_teacher_is_a_narrow_exponential_network_whose_largest_output_is_one()
     even, odd = (np.asarray(teacher(KEY, X, m, 1e-3)) for m in (4, 5))
     assert even.std() > 0.3
     assert odd.std() < 1e-2
+
+
+@pytest.mark.parametrize("labels", ["sign", "teacher"])
+@pytest.mark.parametrize("kind", ["sphere", "orthonormal", "equiangular", "near_duplicate"])
+def test_many_data_sets_at_once_are_those_drawn_alone(kind, labels):
+    more = {"equiangular": {"coherence": 0.5}, "near_duplicate": {"angle": 0.1}}.get(kind, {})
+    options = {"kind": kind, "n": 4, "d": 4, "labels": {"kind": labels}, **more}
+    points, signs = jax.random.split(jax.random.key(1), 5), jax.random.split(jax.random.key(2), 5)
+    assert data.together(options)
+    many = data.draw(options, points, signs)
+    for (X, y), *keys in zip(many, points, signs, strict=True):
+        alone = data.make(options, *keys)
+        np.testing.assert_allclose(X, alone[0], rtol=0, atol=1e-14)
+        np.testing.assert_allclose(y, alone[1], rtol=0, atol=1e-12)
+    assert len({X.tobytes() for X, _ in many}) == 5

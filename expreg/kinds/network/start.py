@@ -21,6 +21,8 @@ from expreg.types import PRECISIONS, Array, Row, Settings
 BRANCHES = {"coupled": 2, "iid": 1}
 SMALLEST_PROGRAM = 8192
 """Elements n x m below which a wider bucket costs less than compiling another program."""
+GROUP, GROUP_NUMBERS = 64, 2**18
+"""Replicates whose data are drawn together, and the coordinates that they have together, at most."""
 
 
 class Problem(NamedTuple):
@@ -47,20 +49,35 @@ class Problem(NamedTuple):
 
 
 @jax.jit
-def _keys(seed: Array, replicate: Array, n: Array, d: Array) -> Array:
-    """Return independent key data for points, labels and neurons (A.14)."""
-    key = jax.random.key(seed)
-    for part in (replicate, n, d):
-        key = jax.random.fold_in(key, part)
-    return jax.random.key_data(jax.random.split(key, 3))
+def _keys(seed: Array, replicates: Array, n: Array, d: Array) -> Array:
+    """Return independent keys for points, labels and neurons (A.14) of each replicate, as data (replicates, 3, 2)."""
+
+    def of(replicate: Array) -> Array:
+        key = jax.random.key(seed)
+        for part in (replicate, n, d):
+            key = jax.random.fold_in(key, part)
+        return jax.random.key_data(jax.random.split(key, 3))
+
+    return jax.vmap(of)(replicates)
+
+
+@lru_cache(maxsize=16)
+def _drawn(data_text: str, seed: int, replicates: range) -> list[tuple[Array, Array, Array]]:
+    """Return (X, y, key of the neurons) of each of these replicates, all drawn at once."""
+    settings = json.loads(data_text)
+    keys = np.asarray(_keys(seed, np.arange(replicates.start, replicates.stop), settings["n"], settings["d"]))
+    sets = data.draw(settings, *(jax.random.wrap_key_data(jax.numpy.asarray(keys[:, i])) for i in (0, 1)))
+    return [(X, y, key) for (X, y), key in zip(sets, keys[:, 2], strict=True)]
 
 
 @lru_cache(maxsize=512)
 def _problem(data_text: str, activation: str, seed: int, replicate: int) -> Problem:
     settings = json.loads(data_text)
-    points, labels, neurons = np.asarray(_keys(seed, replicate, settings["n"], settings["d"]))
+    # always the same group for a replicate: its numbers must not depend on who asks
+    size = max(1, min(GROUP, GROUP_NUMBERS // (settings["n"] * settings["d"]))) if data.together(settings) else 1
+    first = replicate // size * size
+    X, y, neurons = _drawn(data_text, seed, range(first, first + size))[replicate - first]
     phi = lookup(activation)
-    X, y = data.make(settings, jax.random.wrap_key_data(points), jax.random.wrap_key_data(labels))
     return Problem(
         X=X,
         y=y,
@@ -77,7 +94,7 @@ def _problem(data_text: str, activation: str, seed: int, replicate: int) -> Prob
 def problem(settings: Settings) -> Problem:
     """Return the data set of a cell; cells that differ in anything but the data share it."""
     text = json.dumps(settings["data"], sort_keys=True)
-    host = jax.local_devices(backend="cpu")[0]
+    host = jax.local_devices(backend="cpu")[-1]
     # the whole context is part of JAX's trace cache: set here, data compiles once for every caller
     with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(host):
         return _problem(text, settings["network"]["activation"], settings["seed"], settings["replicate"])
