@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import jaxlib.version
 import numpy as np
 from jax.sharding import Mesh
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from expreg.types import cores
 
@@ -36,7 +37,7 @@ def configure() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    jax.config.update("jax_num_cpu_devices", cores())
+    jax.config.update("jax_num_cpu_devices", cores() + 1)  # the last is for the host: see `host`
     if os.environ.get("EXPREG_CACHE") != "off":
         directory = cache_directory()
         try:
@@ -51,14 +52,25 @@ def configure() -> None:
 @contextmanager
 def numerics() -> Iterator[None]:
     """Fix what the numbers depend on: 64-bit types on, full-precision products, one BLAS thread."""
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"), threadpool_limits(1, user_api="blas"):
+    one_thread = _libraries().limit(limits=1, user_api="blas")
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"), one_thread:
         yield
 
 
-def mesh(count: int | None = None) -> Mesh:
-    """Return the first `count` local devices (all by default) as a mesh over cells."""
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()  # looking for them takes a millisecond
+
+
+def workers() -> list[jax.Device]:
+    """Return the local devices that run cells."""
     devices = jax.local_devices()
-    return Mesh(np.array(devices[: count or len(devices)]), (AXIS,))
+    return devices[: cores()] if devices[0].platform == "cpu" else devices
+
+
+def mesh(count: int | None = None) -> Mesh:
+    """Return the first `count` of the devices that run cells (all by default) as a mesh over cells."""
+    return Mesh(np.array(workers()[:count]), (AXIS,))
 
 
 def memory(device: jax.Device) -> int:
@@ -78,7 +90,7 @@ def host_memory() -> int:
 
 def describe() -> dict[str, Any]:
     """Return the facts of this set-up that a row or a bug report needs."""
-    devices = jax.local_devices()
+    devices = workers()
     return {
         "backend": jax.default_backend(),
         "device_kind": devices[0].device_kind,

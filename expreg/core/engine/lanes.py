@@ -26,10 +26,10 @@ from expreg.types import Experiment, Program, Row, Settings, Tree, cores
 Cell = tuple[str, Settings]
 Example = tuple[Tree, float]
 """Inputs of one cell of a program, and the bytes that its cost asks for."""
-CPU_LANES = 32
-"""Lanes per CPU core: many, so that the cores of a slice finish together; a waiting lane costs memory only."""
 MAX_LANES = 1024
-"""Lanes per accelerator: more do not speed up the small products of a step."""
+"""Lanes per device: more neither fill an accelerator better nor save a core anything."""
+CORE_BYTES = 16e6
+"""Of the lanes of one core together: a slice copies them, and more than fit its cache are slow to step through."""
 MAX_BLOCKS = 1 << 20
 """Blocks per slice at the most; a slice of nothing but short runs would otherwise double it for ever."""
 MEMORY_SHARE = 0.25
@@ -146,9 +146,10 @@ def _bytes(tree: Tree) -> float:
 def lanes_that_fit(size: float, devices: Mesh, cells: int) -> int:
     """Return the number of lanes for states of `size` bytes: by kind of device and memory, a power of two each."""
     device = devices.devices.flat[0]
-    share = memory(device) * MEMORY_SHARE / (devices.size if device.platform == "cpu" else 1)
-    most = CPU_LANES if device.platform == "cpu" else min(MAX_LANES, max(1, cells // devices.size))
-    local = int(max(1, min(most, share // size)))
+    share = memory(device) * MEMORY_SHARE
+    if device.platform == "cpu":
+        share = min(share / devices.size, CORE_BYTES)
+    local = int(max(1, min(MAX_LANES, -(-cells // devices.size), share // size)))
     return devices.size << (local.bit_length() - 1)
 
 
@@ -300,6 +301,7 @@ class Engine:
         """Step the lanes of one program until no cell waits and every lane is idle."""
         with numerics():
             state = program.start()
+            inputs: Tree = None
         seconds = np.zeros(program.lanes)
         blocks = 1
         while not self.stop():
@@ -308,8 +310,9 @@ class Engine:
                 seconds[fresh] = 0
                 if queue.occupied:
                     began = time.monotonic()
-                    inputs = jax.device_put((fresh, program.buffers), program.sharding, may_alias=False)
-                    state, running, record = program.execute(state, *inputs, np.int32(blocks))
+                    if fresh.any():
+                        inputs = jax.device_put(program.buffers, program.sharding, may_alias=False)
+                    state, running, record = program.execute(state, fresh, inputs, np.int32(blocks))
                     while queue.waiting and len(queue.prepared) < program.lanes and not running.is_ready():  # type: ignore[attr-defined]
                         self._prepare(queue)
                     done = ~np.asarray(running)
