@@ -45,12 +45,12 @@ def cell(**change):
 def test_an_event_is_one_record(monkeypatch):
     """The residual falls at every step: judged along the path, counted, in the row and among the columns."""
 
-    def rises(carry, look):
-        return look.residual, (look.step > 0) & (look.residual > carry)
+    def rises(look):
+        return look.residual, look.residual > look.previous
 
     own = Event(
         name="monotone", title="the residual never rises", claim=None, along_path=True, needs=frozenset({"training"}),
-        margin=lambda facts: float(facts.record["last_residual_seen"]), update=rises, keeps="last_residual_seen",
+        margin=lambda facts: float(facts.record["largest"]), update=rises, fold="maximum", keeps="largest",
     )  # fmt: skip
     monkeypatch.setitem(EVENTS, "monotone", own)
     for factor, falls in ((0.075, True), (1.0, False)):
@@ -60,13 +60,13 @@ def test_an_event_is_one_record(monkeypatch):
         assert (len(rising) == 0) == falls
         record = run(signature, inputs)
         assert record["monotone_step"] == (-1 if falls else rising[0])
-        assert record["last_residual_seen"] == record["residual_final"]
+        np.testing.assert_allclose(record["largest"], norms.max(), rtol=1e-9)
     names = [column.name for column in EXPERIMENTS["threshold"].columns()]
     assert names[-3:] == ["monotone", "monotone_step", "monotone_margin"]
     settings = resolved() | {"measure": ["E5", "monotone"]}
     row = row_of(settings)
     assert (row["monotone"], row["monotone_step"]) == (True, None)
-    assert row["monotone_margin"] == pytest.approx(row["residual_final"])
+    assert row["monotone_margin"] == pytest.approx(row["residual_initial"])
     assert "monotone" not in [column.name for column in EXPERIMENTS["concentration"].columns()]
 
 
@@ -75,7 +75,7 @@ def test_an_event_may_bring_a_column_and_look_at_measurements_only(monkeypatch):
     own = Event(
         name="near", title="no weight moves further than 1e-9", needs=frozenset({"training"}), when="measure",
         margin=lambda facts: 1e-9 / float(facts.record["farthest"]), keeps="farthest", column=column,
-        update=lambda carry, look: (look.movement, look.movement > 1e-9),
+        update=lambda look: (look.movement, look.movement > 1e-9), fold="maximum",
     )  # fmt: skip
     monkeypatch.setitem(EVENTS, "near", own)
     row = row_of(resolved() | {"measure": ["near"]})
@@ -93,9 +93,10 @@ def test_a_wrong_event_is_described_in_one_line_each():
     for change, line in (
         ({"needs": frozenset({"luck"})}, "event 'own': needs 'luck', expected some of training, theory"),
         ({"when": "never"}, "when is 'never', expected 'step' or 'measure'"),
-        ({"update": lambda carry, look: carry}, "update raised TypeError"),
-        ({"update": lambda carry, look: (carry, look.initial_residual > 0)}, r"shapes ((), (2,)), expected"),
-        ({"update": lambda carry, look: (carry, True), "keeps": "mine", "column": column}, "column is 'other'"),
+        ({"fold": "mean"}, "fold is 'mean', expected 'minimum' or 'maximum'"),
+        ({"update": lambda look: look.residual}, "update raised TypeError"),
+        ({"update": lambda look: (look.residual, look.initial_residual > 0)}, r"shapes ((), (2,)), expected"),
+        ({"update": lambda look: (look.residual, True), "keeps": "mine", "column": column}, "column is 'other'"),
     ):
         (found,) = events.check(Event(**parts, **change))
         assert line in found

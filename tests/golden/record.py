@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 import expreg
+from expreg.core.engine import devices
+from expreg.kinds.network import native
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
@@ -83,7 +85,14 @@ def machine():
     vector = next(
         (sorted(w for w in line.split() if w.startswith(("avx", "fma"))) for line in lines if "flags" in line), []
     )
-    return {"machine": platform.machine(), "vector": vector, "jaxlib": jaxlib.__version__, "numpy": np.__version__}
+    devices.configure()
+    return {
+        "machine": platform.machine(),
+        "vector": vector,
+        "compiled_steps": not native.missing(),
+        "jaxlib": jaxlib.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def ids(path):

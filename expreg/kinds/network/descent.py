@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import optax
 
 from expreg.activation import ACTIVATIONS
-from expreg.kinds.network import initial
-from expreg.kinds.network.events import EVENTS, NEVER, Look
+from expreg.kinds.network import initial, native
+from expreg.kinds.network.events import EVENTS, NEVER, Event, Look
 from expreg.ntk import norm
 from expreg.types import Program, Status
 
@@ -109,6 +109,7 @@ class State(NamedTuple):
     initial: dict[str, jax.Array]  # spectrum and errors of H(0), radii, certificate
     radii: jax.Array | None  # (p,) R_r of (C.22)
     theta: jax.Array  # (k, branches, p)
+    change: jax.Array | None  # phi(z_t) - phi(z_0), (n, branches, p), where `native` takes the steps
     optimizer: Any
     step: jax.Array
     status: jax.Array
@@ -159,8 +160,8 @@ def _transformation(signature: Signature, eta: jax.Array, values: tuple[Any, ...
     return OPTIMIZERS[signature.optimizer].make(step_size, **hyperparameters)
 
 
-def _init(signature: Signature, inputs: Inputs) -> State:
-    X, dtype = inputs.X, jnp.dtype(signature.dtype)
+def _init(signature: Signature, fused: bool, inputs: Inputs) -> State:
+    X, dtype, phi = inputs.X, jnp.dtype(signature.dtype), ACTIVATIONS[signature.activation]
     drawn = initial.draw(signature, inputs)
     known, radii = initial.measure(signature, inputs, drawn)
     found = {name: value if value.dtype == bool else value.astype(dtype) for name, value in known.items()}
@@ -177,7 +178,7 @@ def _init(signature: Signature, inputs: Inputs) -> State:
         linear=linear,
         gram=gram,
         start=jnp.where(drawn.live, drawn.weights, 0).astype(dtype)[:, None, :] if in_weights else None,
-        base=ACTIVATIONS[signature.activation].base(drawn.z0),
+        base=(phi.value(drawn.z0),) if fused else phi.base(drawn.z0),
         signs=drawn.signs,
         initial_residual=drawn.residual,
         inputs=inputs,
@@ -187,27 +188,27 @@ def _init(signature: Signature, inputs: Inputs) -> State:
         initial=found,
         radii=None if radii is None else radii.astype(dtype),
         theta=theta,
+        change=jnp.zeros((len(X), *drawn.signs.shape), dtype) if fused else None,
         optimizer=_transformation(signature, eta, inputs.hyperparameters).init(theta),
         step=jnp.int32(0),
         status=jnp.int32(Status.running),
         residual_norm=norm(drawn.residual),
         movement=jnp.zeros((), dtype),
         refined_movement=None if radii is None else jnp.zeros((), dtype),
-        carries={},
+        carries={name: jnp.asarray(EVENTS[name].nothing, dtype) for name in signature.events},
         first_violation={name: jnp.int32(NEVER) for name in signature.events},
         curve_step=_curve_steps(signature.curve_points, signature.curve_spacing, budget),
         curve=jnp.full(signature.curve_points, jnp.nan, dtype),
         curve_length=jnp.int32(0),
     )
-    look = _look(state, state.residual_norm, found["lambda_0"])
-    state = state._replace(carries={name: EVENTS[name].init(look) for name in signature.events})
-    return _judge("measure", state, look)
+    return _judge_now(state, found["lambda_0"])
 
 
-def _look(state: State, size: jax.Array, lambda_min: jax.Array | None = None) -> Look:
+def _look(state: State, lambda_min: jax.Array | None = None) -> Look:
     return Look(
         step=state.step,
-        residual=size,
+        residual=state.residual_norm,
+        previous=jnp.where(state.step > 0, state.residual_norm, jnp.inf),
         initial_residual=state.initial_residual,
         initial_norm=norm(state.initial_residual),
         eta_scaled=state.eta_scaled,
@@ -218,90 +219,127 @@ def _look(state: State, size: jax.Array, lambda_min: jax.Array | None = None) ->
     )
 
 
-def _judge(when: str, state: State, look: Look) -> State:
-    """Show the events of this time a look: their carries, and the step if it is their first violation."""
+def _shown(event: Event, look: Look, step: jax.Array, size: jax.Array, before: jax.Array) -> tuple[Any, Any]:
+    return event.update(look._replace(step=step, residual=size, previous=before))  # type: ignore[misc]
+
+
+def _judge(when: str, state: State, look: Look, steps: jax.Array, sizes: jax.Array, seen: jax.Array) -> State:
+    """Show the events of this time the looks at some steps: what they keep, and the step of a first violation.
+
+    `steps`, `sizes` = ||r_t|| and `seen`, whether the run came that far, have one entry for each look.
+    """
     carries, first = dict(state.carries), dict(state.first_violation)
-    for name, carry in state.carries.items():
+    before = jnp.append(look.previous, sizes[:-1])
+    for name in state.first_violation:
         event = EVENTS[name]
         if event.when == when and event.update is not None:
-            carries[name], violated = event.update(carry, look)
-            first[name] = jnp.where((first[name] == NEVER) & violated, look.step, first[name]).astype(jnp.int32)
+            values, violated = jax.vmap(partial(_shown, event, look))(steps, sizes, before)
+            known = jnp.where(seen, values, event.nothing).astype(sizes.dtype)
+            fold = jnp.minimum if event.fold == "minimum" else jnp.maximum
+            carries[name] = fold(carries[name], known.min() if event.fold == "minimum" else known.max())
+            violated &= seen
+            now = jnp.where(violated.any(), steps[jnp.argmax(violated)], NEVER)
+            first[name] = jnp.where(first[name] == NEVER, now, first[name]).astype(jnp.int32)
     return state._replace(carries=carries, first_violation=first)
 
 
-def _evaluate(signature: Signature, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _evaluate(signature: Signature, state: State, theta: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the residual r, the pre-activation increments dl and the derivatives D, all from theta."""
-    dl = jnp.einsum("ik,kbp->ibp", state.linear, state.theta)
+    dl = jnp.einsum("ik,kbp->ibp", state.linear, theta)
     base = tuple(b[:, None, :] for b in state.base)
     change, derivative = ACTIVATIONS[signature.activation].increment(base, dl)
     output = jnp.einsum("ibp,bp->i", change, state.signs)
     return state.initial_residual + state.inputs.scale * output, dl, derivative
 
 
-def _outcome(state: State, size: jax.Array) -> jax.Array:
-    """Return the status after looking at ||r_t||: the one place that decides how a run ends."""
-    inputs = state.inputs
-    reference = jnp.maximum(norm(state.initial_residual), norm(inputs.y))
+def _limit(state: State) -> jax.Array:
+    """Return the residual beyond which a run counts as diverged."""
+    return state.inputs.divergence * jnp.maximum(norm(state.initial_residual), norm(state.inputs.y))
+
+
+def _outcome(state: State, limit: jax.Array, step: jax.Array, size: jax.Array) -> jax.Array:
+    """Return the status after looking at ||r_t||, which decides how a run ends; `steps.cc` follows the same rules."""
+    tolerance = state.inputs.tolerance
     ends = [
         (~jnp.isfinite(size), Status.nonfinite),
-        ((size <= inputs.tolerance) & (inputs.tolerance > 0), Status.converged),  # 0: the whole budget
-        (size > inputs.divergence * reference, Status.diverged),
-        (state.step >= state.budget, Status.max_steps),
+        ((size <= tolerance) & (tolerance > 0), Status.converged),  # 0: the whole budget
+        (size > limit, Status.diverged),
+        (step >= state.budget, Status.max_steps),
     ]
     conditions, values = zip(*ends, strict=True)
     return jnp.select(conditions, [jnp.int32(v) for v in values], jnp.int32(Status.running))
 
 
-def _record_curve(state: State, size: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Write ||r_t|| at the next place of the curve if this step is to be recorded."""
-    place = jnp.minimum(state.curve_length, state.curve.shape[0] - 1)
-    due = (state.curve_length < state.curve.shape[0]) & (state.curve_step[place] == state.step)
-    curve = state.curve.at[place].set(jnp.where(due, size, state.curve[place]))
-    return curve, state.curve_length + due
+class Moving(NamedTuple):
+    """What changes from step to step."""
+
+    theta: jax.Array
+    change: jax.Array | None
+    optimizer: Any
+    sizes: jax.Array  # (measure_every,) ||r_t|| at the steps that were looked at
+    step: jax.Array
+    status: jax.Array
 
 
-def _step(signature: Signature, state: State) -> State:
-    """Look at ||r_t||; if the run goes on, take one optimizer step."""
-    residual, _, derivative = _evaluate(signature, state)
-    size = norm(residual)
-    status = _outcome(state, size)
-    goes_on = status == Status.running
-    gradient = derivative * (state.inputs.scale * residual)[:, None, None] * state.signs
-    if signature.form == "weight":
-        gradient = jnp.einsum("ik,ibp->kbp", state.linear, gradient)
-    optimizer = _transformation(signature, state.eta, state.inputs.hyperparameters)
-    weights = None if state.start is None else state.start + state.theta
-    updates, moved = optimizer.update(gradient, state.optimizer, weights)
-    keep = partial(jax.tree.map, lambda new, old: jnp.where(goes_on, new, old))  # a bad update never lands
-    curve, curve_length = _record_curve(state, size)
-    state = _judge("step", state, _look(state, size))
-    return state._replace(
-        theta=keep(state.theta + updates, state.theta),
-        optimizer=keep(moved, state.optimizer),
-        step=state.step + goes_on.astype(jnp.int32),
-        status=status,
-        residual_norm=size,
-        curve=curve,
-        curve_length=curve_length,
+def _steps(signature: Signature, state: State) -> Moving:
+    """Take up to `measure_every` steps: look at ||r_t||, and if the run goes on, apply the optimizer."""
+    limit, optimizer = _limit(state), _transformation(signature, state.eta, state.inputs.hyperparameters)
+
+    def step(moving: Moving) -> Moving:
+        residual, _, derivative = _evaluate(signature, state, moving.theta)
+        size = norm(residual)
+        status = _outcome(state, limit, moving.step, size)
+        goes_on = status == Status.running
+        gradient = derivative * (state.inputs.scale * residual)[:, None, None] * state.signs
+        if signature.form == "weight":
+            gradient = jnp.einsum("ik,ibp->kbp", state.linear, gradient)
+        weights = None if state.start is None else state.start + moving.theta
+        updates, moved = optimizer.update(gradient, moving.optimizer, weights)
+        keep = partial(jax.tree.map, lambda new, old: jnp.where(goes_on, new, old))  # a bad update never lands
+        return Moving(
+            theta=keep(moving.theta + updates, moving.theta),
+            change=None,
+            optimizer=keep(moved, moving.optimizer),
+            sizes=moving.sizes.at[moving.step - state.step].set(size),
+            step=moving.step + goes_on.astype(jnp.int32),
+            status=status,
+        )
+
+    nothing = jnp.full(signature.measure_every, jnp.nan, state.theta.dtype)
+    return jax.lax.while_loop(
+        lambda moving: (moving.step - state.step < signature.measure_every) & (moving.status == Status.running),
+        step,
+        Moving(state.theta, None, state.optimizer, nothing, state.step, state.status),
     )
 
 
-def _measure(signature: Signature, state: State) -> State:
-    """Measure the movement max_r ||w_r - w_r(0)|| and, if an event asks, lambda_min(H(t))."""
-    _, dl, derivative = _evaluate(signature, state)
-    inner = state.theta * dl if signature.form == "gram" else state.theta**2
+def _moved(signature: Signature, state: State, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the largest ||w_r - w_r(0)||, alone and in units of the neuron's radius, (2,), and phi'(z_t)."""
+    _, dl, derivative = _evaluate(signature, state, theta)
+    inner = theta * dl if signature.form == "gram" else theta**2
     moved = jnp.sqrt(jnp.sum(inner, axis=0))
     moved = jnp.where(jnp.isnan(moved), jnp.inf, jnp.where(state.signs == 0, 0, moved))  # out of range: far away
-    state = state._replace(movement=jnp.maximum(state.movement, jnp.max(moved, initial=0.0)))
-    if state.radii is not None:  # those of the certificate, one for each neuron
-        share = jnp.where(state.signs == 0, 0, moved / state.radii)
-        state = state._replace(refined_movement=jnp.maximum(jnp.asarray(state.refined_movement), jnp.max(share)))
+    share = jnp.zeros_like(moved) if state.radii is None else jnp.where(state.signs == 0, 0, moved / state.radii)
+    return jnp.stack([jnp.max(moved, initial=0.0), jnp.max(share, initial=0.0)]), derivative
+
+
+def _measure(signature: Signature, state: State, moved: jax.Array, derivative: jax.Array) -> State:
+    """Keep the largest movement and, if an event asks, find lambda_min(H(t)); judge the events that are measured."""
+    state = state._replace(movement=jnp.maximum(state.movement, moved[0]))
+    if state.refined_movement is not None:
+        state = state._replace(refined_movement=jnp.maximum(state.refined_movement, moved[1]))
     lambda_min = None
     if any("kernel" in EVENTS[name].needs for name in signature.events):
         live = (jnp.abs(state.signs) * derivative).reshape(signature.n, -1)
         low, _ = initial.extremes((state.gram * (live @ live.T) / state.inputs.m.astype(live.dtype))[None])
         lambda_min = low[0]
-    return _judge("measure", state, _look(state, state.residual_norm, lambda_min))
+    return _judge_now(state, lambda_min)
+
+
+def _judge_now(state: State, lambda_min: jax.Array | None) -> State:
+    """Judge the events that are measured now and then."""
+    look = _look(state, lambda_min)
+    return _judge("measure", state, look, look.step[None], look.residual[None], jnp.ones(1, bool))
 
 
 def _running(state: State) -> jax.Array:
@@ -311,12 +349,25 @@ def _running(state: State) -> jax.Array:
 
 def _advance(signature: Signature, state: State) -> State:
     """Take up to `measure_every` steps, then measure: movement and kernel are known at multiples of it."""
-    _, state = jax.lax.while_loop(
-        lambda c: (c[0] < signature.measure_every) & _running(c[1]),
-        lambda c: (c[0] + 1, _step(signature, c[1])),
-        (jnp.int32(0), state),
+    if state.change is None:
+        moving = _steps(signature, state)
+        moved, derivative = _moved(signature, state, moving.theta)
+    else:
+        found, moved = native.steps(signature, state, _limit(state))
+        moving = Moving(**found)
+        derivative = state.base[0][:, None, :] + found["change"]
+    looks = moving.step - state.step + (moving.status != Status.running)
+    place = jnp.arange(signature.measure_every, dtype=jnp.int32)
+    state = _judge("step", state, _look(state), state.step + place, moving.sizes, place < looks)
+    at = state.curve_step - state.step
+    curve = jnp.where((at >= 0) & (at < looks), moving.sizes[jnp.clip(at, 0, place[-1])], state.curve)
+    state = state._replace(
+        **{name: value for name, value in moving._asdict().items() if name != "sizes"},
+        residual_norm=moving.sizes[jnp.maximum(looks - 1, 0)],
+        curve=curve,
+        curve_length=jnp.sum(state.curve_step < state.step + looks, dtype=jnp.int32),
     )
-    return _measure(signature, state)
+    return _measure(signature, state, moved, derivative)
 
 
 def _record(state: State) -> dict[str, jax.Array]:
@@ -340,10 +391,13 @@ def _record(state: State) -> dict[str, jax.Array]:
     }
 
 
-def program(signature: Signature) -> Program:
-    """Build the program of one signature, unbatched: one run of gradient descent in one lane (A.5, A.10)."""
+def program(signature: Signature, *, fused: bool = True) -> Program:
+    """Build the program of one signature, unbatched: one run of gradient descent in one lane (A.5, A.10).
+
+    `fused` leaves the steps to compiled code of our own wherever that covers them (`native.covers`).
+    """
     return Program(
-        init=partial(_init, signature),
+        init=partial(_init, signature, fused and native.covers(signature)),
         advance=partial(_advance, signature),
         running=_running,
         record=_record,

@@ -31,6 +31,7 @@ class Look(NamedTuple):
 
     step: Array
     residual: Array  # ||r_t||
+    previous: Array  # ||r_{t-1}||, infinity at t = 0
     initial_residual: Array  # r_0, (n,)
     initial_norm: Array  # ||r_0||
     eta_scaled: Array
@@ -64,10 +65,6 @@ class Facts(NamedTuple):
         return PRECISIONS[self.settings["precision"]]
 
 
-def _nothing(look: Look) -> Any:
-    return look.residual.__array_namespace__().zeros_like(look.residual)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """One event of (C.27).
@@ -87,9 +84,9 @@ class Event:
     Judged along the path, by the program, if `update` is given:
 
     - `when`: "step", every step t = 0, 1, ...; or "measure", the start and every `measure_every` steps.
-    - `init(look)`: a number to carry along, 0 by default; `update(carry, look)`: the next one, and whether the event
-      is violated at this step. Both are traced by JAX.
-    - `keeps`: the name of the carry in the record. `column`: the column of that name in the rows, if it is one.
+    - `update(look)`: a number, and whether the event is violated at this step; traced by JAX for many steps at a time.
+    - `fold`: which of these numbers the record keeps, "minimum" or "maximum".
+    - `keeps`: its name in the record. `column`: the column of that name in the rows, if it is one.
     """
 
     name: str
@@ -103,10 +100,15 @@ class Event:
     needs: frozenset[str] = frozenset()
     first: Callable[[Facts, float], int | None] | None = None
     when: str = "step"
-    init: Callable[[Look], Array] = _nothing
-    update: Callable[[Array, Look], tuple[Array, Array]] | None = None
+    update: Callable[[Look], tuple[Array, Array]] | None = None
+    fold: str = "minimum"
     keeps: str | None = None
     column: Column | None = None
+
+    @property
+    def nothing(self) -> float:
+        """Return what the fold of no number is."""
+        return math.inf if self.fold == "minimum" else -math.inf
 
     def violation(self, facts: Facts, margin: float) -> int | None:
         """Return the first violation step of a finished run, None where the event holds."""
@@ -130,19 +132,18 @@ def _unstable(facts: Facts, margin: float) -> int | None:
     return None if margin * (1 - 4 * float(np.finfo(facts.real).eps)) > 1 else 0
 
 
-def _left(carry: Array, look: Look) -> tuple[Array, Array]:
-    return carry, ~(look.movement <= look.initial["radius"] * (1 + look.slack))
+def _left(look: Look) -> tuple[Array, Array]:
+    return look.movement, ~(look.movement <= look.initial["radius"] * (1 + look.slack))
 
 
-def _kernel_lost(carry: Array, look: Look) -> tuple[Array, Array]:
-    """Follow min_t lambda_min(H(t)); below lambda/2 E3 is violated."""
+def _kernel_lost(look: Look) -> tuple[Array, Array]:
+    """Follow lambda_min(H(t)); below lambda/2 E3 is violated."""
     lambda_min: Any = look.lambda_min
-    xp = lambda_min.__array_namespace__()
-    return xp.minimum(carry, lambda_min), ~(lambda_min >= look.inputs.lambda_cts / 2 * (1 - look.slack))
+    return lambda_min, ~(lambda_min >= look.inputs.lambda_cts / 2 * (1 - look.slack))
 
 
-def _rate_lost(carry: Array, look: Look) -> tuple[Array, Array]:
-    """Follow min_t log((1 - m eta kappa^2 lambda/2)^t ||r_0||^2 / ||r_t||^2), t >= 1; below 0 E4 is violated.
+def _rate_lost(look: Look) -> tuple[Array, Array]:
+    """Follow log((1 - m eta kappa^2 lambda/2)^t ||r_0||^2 / ||r_t||^2), t >= 1; below 0 E4 is violated.
 
     Where the step is so large that the factor is not positive, the rate asks for r_1 = 0.
     """
@@ -151,7 +152,7 @@ def _rate_lost(carry: Array, look: Look) -> tuple[Array, Array]:
     fall = xp.where(look.step > 0, look.step * xp.log1p(-decrease), 0)
     margin = fall + 2 * xp.log(look.initial_norm) - 2 * xp.log(look.residual)
     margin = xp.where(look.residual == 0, math.inf, margin)  # nothing is left to fall, not even where r_0 = 0
-    return xp.where(look.step > 0, xp.minimum(carry, margin), carry), ~(margin >= -look.slack)
+    return xp.where(look.step > 0, margin, math.inf), ~(margin >= -look.slack)
 
 
 def _rate_margin(facts: Facts) -> float:
@@ -208,6 +209,7 @@ _LIST = (
         margin=lambda facts: _ratio(facts.record["radius"], facts.record["max_movement"]),
         when="measure",
         update=_left,
+        fold="maximum",
     ),
     Event(
         name="E3",
@@ -219,7 +221,6 @@ _LIST = (
         needs=frozenset({"training", "kernel", "theory", "resolved"}),
         margin=lambda facts: _ratio(facts.record["lambda_min_path"], facts.lam / 2),
         when="measure",
-        init=lambda look: look.initial["lambda_0"],
         update=_kernel_lost,
         keeps="lambda_min_path",
         column=Column("lambda_min_path", "float64", "smallest lambda_min(H(t)) at the measured steps; null without E3"),
@@ -233,7 +234,6 @@ _LIST = (
         share="linear rate",
         needs=frozenset({"training", "plain", "theory"}),
         margin=_rate_margin,
-        init=lambda look: look.residual.__array_namespace__().full_like(look.residual, math.inf),
         update=_rate_lost,
         keeps="rate_margin",
     ),
@@ -333,16 +333,18 @@ def check(event: Event) -> list[str]:
     lines = [f"needs {name!r}, expected some of {', '.join(NEEDS)}" for name in sorted({*event.needs} - {*NEEDS})]
     if event.when not in ("step", "measure"):
         lines.append(f"when is {event.when!r}, expected 'step' or 'measure'")
+    if event.fold not in ("minimum", "maximum"):
+        lines.append(f"fold is {event.fold!r}, expected 'minimum' or 'maximum'")
     if event.column is not None and (event.update is None or event.column.name != event.keeps):
-        lines.append(f"column is {event.column.name!r}, expected the name that `keeps` gives to what `update` carries")
+        lines.append(f"column is {event.column.name!r}, expected the name that `keeps` gives to what `update` finds")
     if event.update is not None:
         try:
-            carry, violated = event.update(event.init(_LOOK), _LOOK)
-            shapes = np.shape(carry), np.shape(violated)
+            value, violated = event.update(_LOOK)
+            shapes = np.shape(value), np.shape(violated)
             if shapes != ((), ()) or np.asarray(violated).dtype != bool:
-                lines.append(f"update gives shapes {shapes}, expected a number to carry and one boolean")
+                lines.append(f"update gives shapes {shapes}, expected a number and one boolean")
         except Exception as error:
-            lines.append(f"update raised {type(error).__name__}: {error}; expected (carry, violated)")
+            lines.append(f"update raised {type(error).__name__}: {error}; expected (number, violated)")
     return [f"event {event.name!r}: {line}" for line in lines]
 
 
@@ -351,6 +353,7 @@ _SCALARS = ("m", "scale", "step_factor", "max_steps", "tolerance", "divergence",
 _LOOK = Look(
     step=np.ones((), np.int32),
     residual=_ONE,
+    previous=_ONE,
     initial_residual=_TWO,
     initial_norm=_ONE,
     eta_scaled=_ONE,

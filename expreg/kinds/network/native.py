@@ -1,0 +1,109 @@
+"""Steps of gradient descent by compiled code of our own, `steps.cc`, where it covers them and a compiler is there.
+
+The library is built once for this machine, at the first program that can use it, and kept in the compile cache.
+Without a compiler, on accelerators and for all that it does not cover XLA takes the steps: slower, and equal up to
+rounding. `EXPREG_NATIVE=off` asks for that.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from expreg.activation import ACTIVATIONS
+from expreg.core.engine.devices import cache_directory
+
+SOURCE = Path(__file__).with_name("steps.cc")
+TARGET = "expreg_steps"
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
+BUILD_SECONDS = 120
+_lock = threading.Lock()
+
+
+def covers(signature: Any) -> bool:
+    """Return whether the steps of these programs are ours: plain gradient descent on exp, on a CPU."""
+    plain = signature.optimizer == "sgd" and signature.schedule is None
+    exponential = ACTIVATIONS[signature.activation].multiplicative
+    return plain and exponential and not missing()
+
+
+def steps(signature: Any, state: Any, limit: jax.Array) -> tuple[dict[str, Any], jax.Array]:
+    """Take up to `measure_every` steps from `state`.
+
+    Returns what changed, by the names of `descent.Moving`, and the largest movement of a neuron, alone and in radii.
+    """
+    inputs, dtype = state.inputs, state.theta.dtype
+    numbers = jnp.stack([state.eta, inputs.scale, inputs.tolerance, limit]).astype(dtype)
+    live = inputs.m // signature.branches
+    counts = jnp.stack([state.step, state.budget, live, signature.form == "weight"]).astype(jnp.int32)
+    results = (
+        jax.ShapeDtypeStruct(state.theta.shape, dtype),
+        jax.ShapeDtypeStruct(state.change.shape, dtype),
+        jax.ShapeDtypeStruct((signature.measure_every,), dtype),
+        jax.ShapeDtypeStruct((2,), jnp.int32),
+        jax.ShapeDtypeStruct((2,), dtype),
+    )
+    call = jax.ffi.ffi_call(TARGET, results, input_output_aliases={6: 0, 7: 1}, vmap_method="sequential")
+    radii = jnp.zeros(0, dtype) if state.radii is None else state.radii
+    operands = (state.linear, state.base[0], state.signs, state.initial_residual, numbers, counts)
+    theta, change, sizes, ended, moved = call(*operands, state.theta, state.change, radii)
+    found = {"theta": theta, "change": change, "optimizer": state.optimizer, "sizes": sizes}
+    return {**found, "step": ended[0], "status": ended[1]}, moved
+
+
+def missing() -> str:
+    """Build and load the library unless that has been done; return why it cannot be used, empty if it can."""
+    with _lock:  # programs are compiled by several threads
+        return _prepared()
+
+
+@cache
+def _prepared() -> str:
+    if os.environ.get("EXPREG_NATIVE") == "off":
+        return "EXPREG_NATIVE is off"
+    if jax.default_backend() != "cpu":
+        return f"XLA takes the steps on a {jax.default_backend()}"
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return "no C++ compiler (g++ or clang++) was found"
+    try:
+        library = ctypes.cdll.LoadLibrary(str(_built(compiler)))
+        jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(getattr(library, TARGET)), platform="cpu")
+    except subprocess.CalledProcessError as error:
+        return f"{compiler} failed: {(error.stderr.strip().splitlines() or ['no message'])[0]}"
+    except (OSError, subprocess.TimeoutExpired, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _built(compiler: str) -> Path:
+    """Return the library for this source, compiler and processor, built if it is not in the cache."""
+    command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", str(SOURCE)]
+    facts = (SOURCE.read_text(), str(command), _processor(), jax.__version__)
+    name = f"steps-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
+    directory = cache_directory() if os.environ.get("EXPREG_CACHE") != "off" else Path(tempfile.mkdtemp())
+    place = directory / name
+    if not place.exists():
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = place.with_suffix(f".{os.getpid()}")
+        subprocess.run([*command, "-o", str(part)], check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)
+        part.replace(place)  # whole or not at all, also where two processes build it
+    return place
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,323 @@
+// Gradient descent on the exponential network, in the multiplicative form, for one lane and a few dozen steps.
+//
+// With u = e + v, e = exp(z_0) and v = exp(z_t) - exp(z_0), a step moves the pre-activations by D = A h, where
+// g = -eta kappa a_r r_i u and h = g (Gram space, A = K) or h = X^T g (weight space, A = X); then v += u (e^D - 1),
+// with a polynomial for |D| <= 1/4. Only increments are summed (A.10). The state of W columns at a time stays in
+// registers and the first cache; a step reads and writes it once.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "xla/ffi/api/c_api.h"
+
+namespace {
+
+#ifdef __AVX512F__
+constexpr int kBytes = 64;
+#else
+constexpr int kBytes = 32;
+#endif
+constexpr int kRows = 4;     // of a tile: with kVectors, twelve sums in registers
+constexpr int kVectors = 3;  // of a tile
+constexpr int kFlush = 16;   // blocks of columns whose sums are added in T before they are added in double
+enum Status : int32_t { kRunning = 0, kConverged = 1, kMaxSteps = 2, kDiverged = 3, kNonfinite = 4 };
+
+template <typename T>
+struct Lane {
+  typedef T Vec __attribute__((vector_size(kBytes), aligned(kBytes), may_alias));
+  static constexpr int64_t kLanes = kBytes / sizeof(T), W = kVectors * kLanes;
+
+  int64_t n, depth, columns, rows, inner, blocks;  // rows, inner: n and depth rounded up to tiles
+  std::vector<T> storage;
+  T *A, *P, *e, *v, *theta, *signs, *g, *h, *pull;
+  Vec* sums;
+  std::vector<double> totals;
+
+  static Vec* at(T* array, int64_t place) { return reinterpret_cast<Vec*>(array + place); }
+  static int64_t up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+  // `matrix` (n, depth); weight space also needs its transpose.
+  void allocate(int64_t n_, int64_t depth_, int64_t columns_, bool weight) {
+    n = n_, depth = depth_, columns = columns_;
+    rows = up(n, kRows), inner = up(depth, kRows), blocks = up(columns, W) / W;
+    const int64_t sizes[] = {rows * inner, weight ? rows * inner : 0, blocks * rows * W, blocks * rows * W,
+                             blocks * inner * W, blocks * W, rows * W, weight ? inner * W : 0, rows, rows * kLanes};
+    T** const places[] = {&A, &P, &e, &v, &theta, &signs, &g, &h, &pull, reinterpret_cast<T**>(&sums)};
+    int64_t total = kLanes;
+    for (int64_t size : sizes) total += up(size, kLanes);
+    storage.assign(total, T(0));
+    T* next = reinterpret_cast<T*>(up(reinterpret_cast<int64_t>(storage.data()), kBytes));
+    for (int i = 0; i < 10; ++i) *places[i] = next, next += up(sizes[i], kLanes);
+    totals.assign(rows, 0.0);
+    if (!weight) h = g;
+  }
+
+  // Rows in groups of kRows, so that a tile reads them in order.
+  void pack_matrix(T* to, const T* from, int64_t height, int64_t width, int64_t padded, bool transposed) {
+    for (int64_t i = 0; i < height; ++i)
+      for (int64_t k = 0; k < width; ++k)
+        to[(i / kRows * padded + k) * kRows + i % kRows] = transposed ? from[k * height + i] : from[i * width + k];
+  }
+
+  // out (4 rows) = matrix (4 rows, depth) times `in` (depth, W).
+  static inline void tile(const T* matrix, const Vec* x, int64_t depth, Vec (&out)[kRows][kVectors]) {
+    Vec sum[kRows][kVectors] = {};
+    for (int64_t k = 0; k < depth; ++k, matrix += kRows, x += kVectors) {
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 3
+        for (int c = 0; c < kVectors; ++c) sum[r][c] += matrix[r] * x[c];
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 3
+      for (int c = 0; c < kVectors; ++c) out[r][c] = sum[r][c];
+  }
+
+  // e^D - 1 for |D| < 0.35, to rounding: the Taylor polynomial.
+  static inline Vec expm1_near(Vec D) {
+    constexpr T inverse[] = {1, 1. / 2, 1. / 6, 1. / 24, 1. / 120, 1. / 720, 1. / 5040, 1. / 40320, 1. / 362880,
+                             1. / 3628800, 1. / 39916800, 1. / 479001600};
+    constexpr int degree = sizeof(T) == 4 ? 7 : 12;
+    Vec p = Vec{} + inverse[degree - 1];
+#pragma GCC unroll 12
+    for (int k = degree - 2; k >= 0; --k) p = p * D + inverse[k];
+    return D * p;
+  }
+
+  // The same for any D: with D = k log 2 + f it is 2^k (e^f - 1) + (2^k - 1).
+  static inline Vec expm1(Vec D) {
+    typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Int;
+    typedef Int Ints __attribute__((vector_size(kBytes)));
+    constexpr int digits = std::numeric_limits<T>::digits - 1, bias = std::numeric_limits<T>::max_exponent - 1;
+    const Vec magic = Vec{} + T(1.5) * T(Int(1) << digits);  // adding it rounds to an integer in the low bits
+    D = D > T(2 * bias) ? Vec{} + T(2 * bias) : D < T(-2 * bias) ? Vec{} - T(2 * bias) : D;
+    const Vec shifted = D * T(1.4426950408889634) + magic, k = shifted - magic;
+    constexpr T high = sizeof(T) == 4 ? 0.693359375 : 0.693145751953125;  // log 2 in two parts: k times it is exact
+    const Vec f = (D - k * high) - k * T(0.69314718055994530942L - high);
+    Ints power = reinterpret_cast<Ints>(shifted) - reinterpret_cast<Ints>(magic) + bias;
+    power = power < 0 ? Ints{} : power > 2 * bias + 1 ? Ints{} + (2 * bias + 1) : power;
+    const Vec scale = reinterpret_cast<Vec>(power << digits);  // 0 and infinity at the ends
+    return scale * expm1_near(f) + (scale - T(1));
+  }
+
+  // Whether every |D| <= 1/4; what is not a number stays that in the polynomial.
+  static inline bool small(const Vec (&D)[kRows][kVectors]) {
+    typedef decltype(D[0][0] > D[0][0]) Mask;
+    Mask beyond{};
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 3
+      for (int c = 0; c < kVectors; ++c) beyond |= D[r][c] * D[r][c] > T(1) / 16;
+    int64_t any = 0;
+    for (int i = 0; i < kBytes / 8; ++i) any |= reinterpret_cast<const int64_t*>(&beyond)[i];
+    return any == 0;
+  }
+
+  // One step of the columns of a block: pull (rows) is -eta kappa r.
+  template <bool weight>
+  void step(int64_t block) {
+    const int64_t tall = rows, deep = inner;  // copies: the compiler cannot know that no store below changes them
+    const Vec *a = at(signs, block * W), *initial = at(e, block * tall * W);
+    Vec *change = at(v, block * tall * W), *moved = at(theta, block * deep * W), *out = at(g, 0), *in = at(h, 0);
+    Vec* const total = sums;
+    const T *factor = pull, *forward = A, *back = P;
+    const Vec a0 = a[0], a1 = a[1], a2 = a[2];
+    const Vec sign[kVectors] = {a0, a1, a2};
+    for (int64_t i = 0; i < tall; ++i)
+#pragma GCC unroll 3
+      for (int c = 0; c < kVectors; ++c) {
+        const int64_t place = i * kVectors + c;
+        const Vec value = (factor[i] * sign[c]) * (initial[place] + change[place]);
+        out[place] = value;
+        if (!weight) moved[place] += value;
+      }
+    Vec D[kRows][kVectors];
+    for (int64_t k = 0; weight && k < deep; k += kRows) {
+      tile(back + k * tall, out, tall, D);
+      for (int j = 0; j < kRows * kVectors; ++j) {
+        in[k * kVectors + j] = D[j / kVectors][j % kVectors];
+        moved[k * kVectors + j] += D[j / kVectors][j % kVectors];
+      }
+    }
+    for (int64_t i = 0; i < tall; i += kRows) {
+      tile(forward + i * deep, in, deep, D);
+      const bool inside = small(D);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        Vec sum = total[i + r];
+#pragma GCC unroll 3
+        for (int c = 0; c < kVectors; ++c) {
+          const int64_t place = (i + r) * kVectors + c;
+          Vec value = change[place];
+          value += (initial[place] + value) * (inside ? expm1_near(D[r][c]) : expm1(D[r][c]));
+          change[place] = value;
+          sum += sign[c] * value;
+        }
+        total[i + r] = sum;
+      }
+    }
+  }
+
+  // One step of all columns; totals are sum_r a_r v_ir then.
+  template <bool weight>
+  void advance() {
+    std::fill(totals.begin(), totals.end(), 0.0);
+    for (int64_t block = 0; block < blocks; ++block) {
+      step<weight>(block);
+      if (block % kFlush == kFlush - 1 || block == blocks - 1) flush();
+    }
+  }
+
+  void sum_at_start() {
+    std::fill(totals.begin(), totals.end(), 0.0);
+    for (int64_t block = 0; block < blocks; ++block) {
+      for (int64_t i = 0; i < rows * kVectors; ++i)
+        sums[i / kVectors] += at(signs, block * W)[i % kVectors] * at(v, block * rows * W)[i];
+      if (block % kFlush == kFlush - 1 || block == blocks - 1) flush();
+    }
+  }
+
+  // v of a block again from theta, so that rounding does not add up for long; the squares of how far neurons moved.
+  template <bool weight>
+  void refresh(int64_t block, Vec (&squares)[kVectors]) {
+    const Vec *initial = at(e, block * rows * W), *own = at(theta, block * inner * W);
+    Vec *change = at(v, block * rows * W), D[kRows][kVectors];
+    for (Vec& square : squares) square = Vec{};
+    for (int64_t i = 0; i < rows; i += kRows) {
+      tile(A + i * inner, own, inner, D);
+      for (int64_t j = 0, place = i * kVectors; j < kRows * kVectors; ++j, ++place) {
+        const Vec moved = D[j / kVectors][j % kVectors];
+        change[place] = initial[place] * expm1(moved);
+        if (!weight) squares[j % kVectors] += own[place] * moved;  // c^T K c
+      }
+    }
+    for (int64_t k = 0; weight && k < inner * kVectors; ++k) squares[k % kVectors] += own[k] * own[k];
+  }
+
+  void flush() {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int l = 0; l < kLanes; ++l) totals[i] += sums[i][l];
+      sums[i] = Vec{};
+    }
+  }
+};
+
+template <typename T>
+double norm(const std::vector<T>& r) {  // of numbers of any size
+  double largest = 0, sum = 0;
+  for (T x : r) largest = std::isnan(x) ? NAN : std::max(largest, double(std::abs(x)));
+  if (!(largest > 0) || std::isinf(largest)) return largest;
+  for (T x : r) sum += (x / largest) * (x / largest);
+  return largest * std::sqrt(sum);
+}
+
+// Operands: matrix (n, depth); e (n, p); signs (branches, p); r_0 (n); eta, kappa, tolerance, limit; step, budget, live
+// columns, whether in weight space; theta (depth, branches, p); v (n, branches, p); radii (p) or (0). Results: theta, v,
+// ||r_t|| at the steps that were looked at (not a number after the last), step and status, and the largest movement of
+// a neuron, alone and over its radius.
+template <typename T>
+void run(XLA_FFI_CallFrame* frame) {
+  const auto operand = [&](int i) { return static_cast<XLA_FFI_Buffer*>(frame->args.args[i]); };
+  const auto input = [&](int i) { return static_cast<const T*>(operand(i)->data); };
+  const auto output = [&](int i) { return static_cast<T*>(static_cast<XLA_FFI_Buffer*>(frame->rets.rets[i])->data); };
+  const int64_t n = operand(0)->dims[0], depth = operand(0)->dims[1];
+  const int64_t branches = operand(2)->dims[0], p = operand(2)->dims[1];
+  const int64_t most = static_cast<XLA_FFI_Buffer*>(frame->rets.rets[2])->dims[0];
+  const T *start = input(3), eta = input(4)[0], scale = input(4)[1], tolerance = input(4)[2], limit = input(4)[3];
+  const auto* counts = static_cast<const int32_t*>(operand(5)->data);
+  int32_t step = counts[0], status = kRunning;
+  const int64_t live = std::min<int64_t>(counts[2], p);
+  const bool weight = counts[3];
+
+  static thread_local Lane<T> own;
+  Lane<T>& lane = own;
+  constexpr int64_t W = Lane<T>::W;
+  lane.allocate(n, depth, branches * live, weight);
+  lane.pack_matrix(lane.A, input(0), n, depth, lane.inner, false);
+  if (weight) lane.pack_matrix(lane.P, input(0), depth, n, lane.rows, true);
+  // an array (height, branches, p) lies here in blocks of W live columns, row by row: visit each run of both
+  const auto each = [&](int64_t height, int64_t padded, auto visit) {
+    for (int64_t i = 0; i < height; ++i)
+      for (int64_t b = 0, c = 0; b < branches; ++b)
+        for (int64_t j = 0, run; j < live; j += run, c += run) {
+          run = std::min(live - j, W - c % W);
+          visit((c / W * padded + i) * W + c % W, (i * branches + b) * p + j, i * p + j, run);
+        }
+  };
+  const T *signs = input(2), *e = input(1), *theta = input(6), *v = input(7);
+  using Place = int64_t;
+  each(1, 1, [&](Place to, Place from, Place, Place run) { std::copy_n(signs + from, run, lane.signs + to); });
+  each(n, lane.rows, [&](Place to, Place from, Place shared, Place run) {
+    std::copy_n(e + shared, run, lane.e + to);
+    std::copy_n(v + from, run, lane.v + to);
+  });
+  each(depth, lane.inner, [&](Place to, Place from, Place, Place run) {
+    std::copy_n(theta + from, run, lane.theta + to);
+  });
+
+  lane.sum_at_start();
+  std::vector<T> r(n);
+  T* size = output(2);
+  std::fill(size, size + most, std::numeric_limits<T>::quiet_NaN());
+  for (int64_t look = 0; look < most; ++look) {
+    for (int64_t i = 0; i < n; ++i) r[i] = start[i] + scale * T(lane.totals[i]);
+    const T now = size[look] = T(norm(r));
+    if (!std::isfinite(now)) status = kNonfinite;
+    else if (now <= tolerance && tolerance > 0) status = kConverged;
+    else if (now > limit) status = kDiverged;
+    else if (step >= counts[1]) status = kMaxSteps;
+    if (status != kRunning) break;
+    for (int64_t i = 0; i < n; ++i) lane.pull[i] = -eta * scale * r[i];
+    weight ? lane.template advance<true>() : lane.template advance<false>();
+    ++step;
+  }
+
+  const int64_t known = operand(8)->dims[0];
+  const T* radii = input(8);
+  T farthest = 0, share = 0;
+  for (int64_t block = 0; block < lane.blocks; ++block) {
+    typename Lane<T>::Vec squares[kVectors];
+    weight ? lane.template refresh<true>(block, squares) : lane.template refresh<false>(block, squares);
+    for (int64_t c = block * W; c < std::min((block + 1) * W, branches * live); ++c) {
+      T moved = std::sqrt(squares[c % W / Lane<T>::kLanes][c % Lane<T>::kLanes]);
+      if (std::isnan(moved)) moved = std::numeric_limits<T>::infinity();  // out of range: far away
+      farthest = std::max(farthest, moved);
+      if (known && !(moved / radii[c % live] <= share)) share = moved / radii[c % live];  // not a number stays
+    }
+  }
+  output(4)[0] = farthest, output(4)[1] = share;
+
+  if (live < p) {
+    std::memset(output(0), 0, depth * branches * p * sizeof(T));
+    std::memset(output(1), 0, n * branches * p * sizeof(T));
+  }
+  T *new_theta = output(0), *new_v = output(1);
+  each(n, lane.rows, [&](Place from, Place to, Place, Place run) { std::copy_n(lane.v + from, run, new_v + to); });
+  each(depth, lane.inner, [&](Place from, Place to, Place, Place run) {
+    std::copy_n(lane.theta + from, run, new_theta + to);
+  });
+  auto* ended = static_cast<int32_t*>(static_cast<XLA_FFI_Buffer*>(frame->rets.rets[3])->data);
+  ended[0] = step, ended[1] = status;
+}
+
+}  // namespace
+
+extern "C" XLA_FFI_Error* expreg_steps(XLA_FFI_CallFrame* frame) {
+  for (auto* asked = frame->extension_start; asked != nullptr; asked = asked->next)
+    if (asked->type == XLA_FFI_Extension_Metadata) {  // XLA asks once for which interface this was built
+      auto* metadata = reinterpret_cast<XLA_FFI_Metadata_Extension*>(asked)->metadata;
+      metadata->api_version.major_version = XLA_FFI_API_MAJOR;
+      metadata->api_version.minor_version = XLA_FFI_API_MINOR;
+      metadata->traits = 0;
+      return nullptr;
+    }
+  static_cast<XLA_FFI_Buffer*>(frame->args.args[0])->dtype == XLA_FFI_DataType_F32 ? run<float>(frame)
+                                                                                   : run<double>(frame);
+  return nullptr;
+}

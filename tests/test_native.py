@@ -1,0 +1,114 @@
+"""The compiled steps: the same runs as XLA's, in every range of numbers; absent, they are never missed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import movements
+from runs import EVERY, STEPS, M, make, measured, oracle, status_of
+
+from expreg.activation import ACTIVATIONS, Activation
+from expreg.kinds.network import descent, native
+from expreg.types import Status
+
+pytestmark = pytest.mark.skipif(bool(native.missing()), reason=native.missing() or "there is a compiler")
+
+
+def both(signature, inputs):
+    """Return the records of a run with compiled steps and with those of XLA."""
+    found = []
+    for fused in (True, False):
+        program = descent.program(signature, fused=fused)
+        state = program.init(jax.tree.map(jnp.asarray, inputs))
+        assert (state.change is not None) == fused
+        run = jax.jit(lambda s, p=program: p.record(jax.lax.while_loop(p.running, p.advance, s)))
+        found.append(jax.tree.map(np.asarray, run(state)))
+    return found
+
+
+@pytest.mark.parametrize("init", ["coupled", "iid"])
+@pytest.mark.parametrize("form", ["gram", "weight"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-10), (np.float32, 1e-5)])
+@pytest.mark.parametrize(("n", "d", "m"), [(1, 1, 2), (5, 3, M), (7, 9, 200)])
+def test_compiled_steps_follow_those_of_xla_and_the_slow_loop(n, d, m, dtype, tolerance, form, init):
+    """Also where neither points nor columns fill a tile, and where most columns are masked."""
+    signature, inputs = make(form, init=init, dtype=dtype, n=n, d=d, m=m, bucket=4 * m)
+    own, xla = both(signature, inputs)
+    norms, path = oracle(signature, inputs)
+    np.testing.assert_allclose(own["curve_residual"], norms, rtol=0, atol=tolerance * norms[0])
+    np.testing.assert_allclose(own["max_movement"], movements(path[measured(path)]).max(), rtol=10 * tolerance)
+    for name in xla:
+        np.testing.assert_allclose(own[name], xla[name], rtol=10 * tolerance, atol=tolerance * norms[0], err_msg=name)
+
+
+def test_steps_beyond_the_polynomial_are_exact():
+    """Pre-activations move by more than 1/2 in the first step, twice the range of the polynomial."""
+    signature, inputs = make(y=100 * np.array([1.0, -1.0, 1.0, 1.0, -1.0]), max_steps=2, divergence=1e30, points=3)
+    norms, path = oracle(signature, inputs)
+    X = np.asarray(inputs.X)
+    assert np.abs(X @ (path[1] - path[0])).max() > 0.5
+    own, _ = both(signature, inputs)
+    np.testing.assert_allclose(own["curve_residual"], norms, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"step_factor": 100.0, "divergence": 1e3}, Status.diverged),
+        ({"step_factor": 1e4, "divergence": np.inf}, Status.nonfinite),
+        ({"tolerance": 1e-2, "max_steps": 100_000}, Status.converged),
+        ({"tolerance": 0.0, "max_steps": 37}, Status.max_steps),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_runs_end_as_under_xla_at_the_same_step(change, status, dtype):
+    own, xla = both(*make(dtype=dtype, **change))
+    assert status_of(own) == status_of(xla) == status
+    assert abs(int(own["steps"]) - int(xla["steps"])) <= (1 if dtype == np.float32 else 0)
+
+
+def test_increments_keep_the_floor_of_float32():
+    """||r|| falls to 1e-6 ||r_0|| and below (H.3): a sum of whole exponentials stops a thousand times earlier."""
+    own, _ = both(*make(dtype=np.float32, n=4, d=4, m=512, max_steps=30_000, step_factor=0.2, tolerance=2e-6))
+    assert status_of(own) == Status.converged
+
+
+def test_without_a_compiler_xla_takes_the_steps(monkeypatch):
+    signature, inputs = make()
+    monkeypatch.setattr(native, "missing", lambda: "no C++ compiler (g++ or clang++) was found")
+    assert not native.covers(signature)
+    assert descent.program(signature).init(inputs).change is None
+
+
+@pytest.mark.parametrize("change", [{"optimizer": "momentum"}, {"schedule": "linear"}, {"activation": "cosh"}])
+def test_what_is_not_plain_gradient_descent_on_exp_is_left_to_xla(change):
+    assert not native.covers(make(**change)[0])
+    assert native.covers(make()[0])
+
+
+def test_a_users_own_multiple_of_exp_is_covered_with_its_own_factor(monkeypatch):
+    def triple(z):
+        return 3 * z.__array_namespace__().exp(z)
+
+    own = Activation("triple", triple, triple, multiplicative=True)
+    monkeypatch.setitem(ACTIVATIONS, "triple", own)
+    signature, inputs = make(step_factor=0.02)
+    found, xla = both(signature._replace(activation="triple"), inputs)
+    start = found["curve_residual"][0]
+    np.testing.assert_allclose(found["curve_residual"], xla["curve_residual"], rtol=0, atol=1e-10 * start)
+    assert found["curve_residual"][-1] < 0.9 * start
+
+
+def test_a_compiler_that_fails_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "false")
+    monkeypatch.setenv("EXPREG_CACHE", str(tmp_path))
+    assert native._prepared.__wrapped__() == "false failed: no message"
+    monkeypatch.setenv("EXPREG_NATIVE", "off")
+    assert native._prepared.__wrapped__() == "EXPREG_NATIVE is off"
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_block_of_any_length_gives_the_same_run():
+    one, _ = both(*make(every=EVERY))
+    other, _ = both(*make(every=STEPS))
+    np.testing.assert_allclose(one["curve_residual"], other["curve_residual"], rtol=1e-11)
