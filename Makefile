@@ -37,7 +37,7 @@ golden: $(STAMP)
 	$(BIN)/python tests/golden/record.py
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/expreg bench sweep
 	$(BIN)/expreg bench regression
 
 docs: $(STAMP)

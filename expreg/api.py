@@ -92,6 +92,7 @@ def run(
     *,
     fresh: bool = False,
     progress: bool = False,
+    draw: bool = True,
 ) -> Run:
     """Run a config, or what is left of it, and return its results.
 
@@ -101,6 +102,7 @@ def run(
         out: run directory, `runs/<name>` by default. An earlier run of the same plan there is resumed.
         fresh: set an earlier run aside and start again.
         progress: show it on standard error.
+        draw: make statistics, figures and the page at the end; `report` does so later.
 
     Raises:
         InputError: the config is wrong; nothing was written. StorageError: the directory cannot be used.
@@ -116,6 +118,8 @@ def run(
 
     with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
         execute(store, sweep.experiment, sweep.cells, checked.execution, progress=progress)
+        if not draw:
+            return Run(directory)
         if progress:
             say("drawing the report")
         return report(directory)
@@ -239,8 +243,13 @@ def doctor() -> dict[str, Any]:
 
     devices.configure()
     from expreg.core.engine.estimate import measured_speed
+    from expreg.kinds.network import native
 
-    facts = {"cores": cores(), "memory_bytes": devices.host_memory()}
+    facts = {
+        "cores": cores(),
+        "memory_bytes": devices.host_memory(),
+        "compiled_steps": f"no: {native.missing()}" if native.missing() else "yes",
+    }
     return {**manifest.setup(), **facts, "flops_per_second": measured_speed(next(iter(EXPERIMENTS.values())))}
 
 

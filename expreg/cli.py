@@ -260,16 +260,17 @@ def solve(
 
 @app.command(short_help="Time expreg side by side with its peers.")
 def bench(
-    suite: Annotated[str, typer.Argument(metavar="[SUITE]", help="regression or scaling.")] = "regression",
+    suite: Annotated[str, typer.Argument(metavar="[SUITE]", help="regression, scaling or sweep.")] = "regression",
     quick: Annotated[bool, typer.Option("--quick", help="Small problems of the same kinds: a minute.")] = False,
     limit: Annotated[float | None, typer.Option(help="Seconds per solver and problem.  [default: 60]")] = None,
     only: Annotated[str | None, typer.Option(help="Problems with this in their name.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time expreg.solve side by side with SciPy and optimistix, to the same accuracy, in one run.
+    """Time expreg side by side with what people use today, to the same answers, in one run.
 
-    regression: twelve problems, verified by a judge that belongs to no solver. scaling: seconds per step against
-    the number of non-zeros. Progress goes to standard error.
+    regression: expreg.solve, SciPy and optimistix on twelve problems, verified by a judge that belongs to no solver.
+    scaling: seconds per step of expreg.solve against the number of non-zeros. sweep: expreg run, NumPy, PyTorch and
+    a vmapped JAX loop on gradient descent of nine sizes. Progress goes to standard error.
     """
     from expreg import benchmark, commands
 

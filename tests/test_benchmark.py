@@ -1,6 +1,7 @@
 """The judge of the benchmark against complex steps; its peers; a solver that only claims to be done."""
 
 import json
+import re
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 from scipy import sparse
 
 from expreg import commands
-from expreg.benchmark import bench, peers, scaling, suite
+from expreg.benchmark import bench, peers, scaling, suite, sweep
 from expreg.benchmark.judge import REQUIRED, Judge
 from expreg.benchmark.problems import CASES
 from expreg.errors import InputError
@@ -136,3 +137,24 @@ def test_a_jacobian_that_does_not_fit_and_a_package_that_is_not_there_are_said()
     assert "dense Jacobian and three arrays like it take 29.8 GiB" in (peers.missing(peer, (10**6, 1000)) or "")
     assert "not installed" in (peers.missing(peer._replace(package="no_such_package"), (9, 2)) or "")
     assert peers.missing(peer, (1000, 10)) is None
+
+
+def test_the_sweep_is_timed_against_loops_that_train_the_same_networks(monkeypatch):
+    """Answers are compared with a float64 loop; what is off has no time."""
+    sizes = (sweep.Size(3, 8, 3, 2, 30), sweep.Size(4, 16, 5, 3, 20, straggler=True))
+    monkeypatch.setattr(sweep, "QUICK", sizes)
+    said = []
+    found = sweep.run(quick=True, only=None, say=said.append)
+    assert [line["size"] for line in found["lines"]] == ["3 x 8", "4 x 16, d = 5, lengths differ"]
+    for line, size in zip(found["lines"], sizes, strict=True):
+        assert line["errors"]["expreg"] < 1e-5
+        assert {"expreg", "vmap", "numpy"} <= set(line["microseconds"])
+        assert all(value > 0 for value in [*line["microseconds"].values(), *line["ratios"].values(), line["of_bound"]])
+        assert sum(size.lengths()) / size.cells == pytest.approx(size.steps, rel=0.9)
+    assert len(set(sizes[1].lengths())) == 3
+    assert "numpy takes" in sweep.text(found)
+    assert len(said) == 2
+    monkeypatch.setattr(sweep, "PLAIN", 0.0)
+    (line,) = sweep.run(quick=True, only="3 x 8", say=said.append)["lines"]
+    assert list(line["microseconds"]) == ["expreg"]
+    assert re.search(r"3 x 8: numpy: \|\|r\|\| is off by \d", sweep.text({"lines": [line]}))

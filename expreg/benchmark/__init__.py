@@ -5,20 +5,23 @@ from typing import Any
 
 from expreg.errors import InputError, Problem
 
-SUITES = ("regression", "scaling")
+SUITES = ("regression", "scaling", "sweep")
 
 
 def bench(
     suite: str, *, quick: bool, limit: float | None, only: str | None, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], str]:
     """Run a suite of the benchmark; return its document and its table. Progress goes to `say`. Raises InputError."""
-    from expreg.benchmark import scaling
+    from expreg.benchmark import scaling, sweep
     from expreg.benchmark import suite as regression
     from expreg.benchmark.problems import CASES
     from expreg.solver import solve
 
     if suite not in SUITES:
         raise InputError(Problem("E-ENUM", f"got {suite!r}, expected one of {', '.join(SUITES)}", key="SUITE"))
+    if suite == "sweep":
+        found = sweep.run(quick=quick, only=only, say=say)
+        return found, sweep.text(found)
     if suite == "scaling":
         found = scaling.run(solve, quick=quick, say=say)
         return found, scaling.text(found)
