@@ -27,8 +27,8 @@ _LISTS: Mapping[str, tuple[str, str]] = {
     "expreg.data.kinds:DataKind": ("expreg.data.kinds:DATA", "expreg.data.kinds:check_record"),
     "expreg.data.kinds:LabelKind": ("expreg.data.kinds:LABELS", "expreg.data.kinds:check_record"),
     "expreg.residual:Loss": ("expreg.residual:LOSSES", "expreg.residual:check"),
-    "expreg.solver.records:Solver": ("expreg.solver.records:SOLVERS", "expreg.solver.records:check"),
-    "expreg.solver.records:Sketch": ("expreg.solver.records:SKETCHES", "expreg.solver.records:check"),
+    "expreg.solver.records:Solver": ("expreg.solver.records:SOLVERS", "expreg.solver.probe:check"),
+    "expreg.solver.records:Sketch": ("expreg.solver.records:SKETCHES", "expreg.solver.probe:check"),
 }
 """By type of record: its list, and the function, if any, that returns what a tiny probe finds wrong, in lines."""
 _FUNCTIONS = frozenset(

@@ -5,7 +5,7 @@ import pytest
 import expreg
 from expreg.errors import InputError
 from expreg.solver import SKETCHES, SOLVERS
-from expreg.solver.records import check
+from expreg.solver.probe import check
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 NEWTON, UNIFORM = SOLVERS["newton"], SKETCHES["uniform"]
