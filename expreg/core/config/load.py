@@ -83,7 +83,7 @@ def _in_order(problems: list[Problem]) -> list[Problem]:
 
 
 def _independent(faults: list[Fault], faulty: set[Path]) -> list[Fault]:
-    """Leave out what is said about values that are stand-ins for something already reported."""
+    """Leave out the faults of values that stand in for something already reported."""
     return [f for f in faults if not any(f.path[:end] in faulty for end in range(len(f.path) + 1))]
 
 

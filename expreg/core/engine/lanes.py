@@ -88,16 +88,16 @@ def without_empty(program: Program, inputs: Tree) -> Program:
     def pack(state: Tree) -> list[jax.Array]:
         return [leaf for leaf in jax.tree.leaves(state) if leaf.size]
 
-    def unpack(held: list[jax.Array]) -> Tree:
-        rest = iter(held)
+    def unpack(filled: list[jax.Array]) -> Tree:
+        rest = iter(filled)
         leaves = [next(rest) if s.size else jnp.zeros(s.shape, s.dtype) for s in shapes]
         return jax.tree.unflatten(structure, leaves)
 
     return Program(
         init=lambda start: pack(program.init(start)),
-        advance=lambda held: pack(program.advance(unpack(held))),
-        running=lambda held: program.running(unpack(held)),
-        record=lambda held: program.record(unpack(held)),
+        advance=lambda filled: pack(program.advance(unpack(filled))),
+        running=lambda filled: program.running(unpack(filled)),
+        record=lambda filled: program.record(unpack(filled)),
     )
 
 

@@ -157,7 +157,7 @@ def probe(folder: Path) -> None:
 
 
 def take_lock(directory: Path) -> int:
-    """Return the descriptor of the directory's lock, held; raise StorageError if another process holds it."""
+    """Return the descriptor of the directory's lock, taken; raise StorageError if another process holds it."""
     path = directory / LOCK
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:

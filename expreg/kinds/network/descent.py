@@ -318,7 +318,7 @@ def _moved(signature: Signature, state: State, theta: jax.Array) -> tuple[jax.Ar
     _, dl, derivative = _evaluate(signature, state, theta)
     inner = theta * dl if signature.form == "gram" else theta**2
     moved = jnp.sqrt(jnp.sum(inner, axis=0))
-    moved = jnp.where(jnp.isnan(moved), jnp.inf, jnp.where(state.signs == 0, 0, moved))  # out of range: far away
+    moved = jnp.where(jnp.isnan(moved), jnp.inf, jnp.where(state.signs == 0, 0, moved))  # out of range: infinite
     share = jnp.zeros_like(moved) if state.radii is None else jnp.where(state.signs == 0, 0, moved / state.radii)
     return jnp.stack([jnp.max(moved, initial=0.0), jnp.max(share, initial=0.0)]), derivative
 

@@ -286,7 +286,7 @@ void run(XLA_FFI_CallFrame* frame) {
     weight ? lane.template refresh<true>(block, squares) : lane.template refresh<false>(block, squares);
     for (int64_t c = block * W; c < std::min((block + 1) * W, branches * live); ++c) {
       T moved = std::sqrt(squares[c % W / Lane<T>::kLanes][c % Lane<T>::kLanes]);
-      if (std::isnan(moved)) moved = std::numeric_limits<T>::infinity();  // out of range: far away
+      if (std::isnan(moved)) moved = std::numeric_limits<T>::infinity();  // out of range: infinite
       farthest = std::max(farthest, moved);
       if (known && !(moved / radii[c % live] <= share)) share = moved / radii[c % live];  // not a number stays
     }
