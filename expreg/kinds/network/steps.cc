@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <type_traits>
 #include <vector>
 
@@ -217,10 +218,10 @@ double norm(const std::vector<T>& r) {  // of numbers of any size
   return largest * std::sqrt(sum);
 }
 
-// Operands: matrix (n, depth); e (n, p); signs (branches, p); r_0 (n); eta, kappa, tolerance, limit; step, budget, live
-// columns, whether in weight space; theta (depth, branches, p); v (n, branches, p); radii (p) or (0). Results: theta, v,
-// ||r_t|| at the steps that were looked at (not a number after the last), step and status, and the largest movement of
-// a neuron, alone and over its radius.
+// Operands: matrix (n, depth); e (n, p); signs (branches, p); r_0 (n); eta, kappa, tolerance, limit; step, budget,
+// live columns, whether in weight space; theta (depth, branches, p); v (n, branches, p); radii (p) or (0). Results:
+// theta, v, ||r_t|| at the steps that were looked at (not a number after the last), step and status, and the largest
+// movement of a neuron, alone and over its radius.
 template <typename T>
 void run(XLA_FFI_CallFrame* frame) {
   const auto operand = [&](int i) { return static_cast<XLA_FFI_Buffer*>(frame->args.args[i]); };
@@ -317,7 +318,13 @@ extern "C" XLA_FFI_Error* expreg_steps(XLA_FFI_CallFrame* frame) {
       metadata->traits = 0;
       return nullptr;
     }
-  static_cast<XLA_FFI_Buffer*>(frame->args.args[0])->dtype == XLA_FFI_DataType_F32 ? run<float>(frame)
-                                                                                   : run<double>(frame);
-  return nullptr;
+  const bool single = static_cast<XLA_FFI_Buffer*>(frame->args.args[0])->dtype == XLA_FFI_DataType_F32;
+  try {
+    single ? run<float>(frame) : run<double>(frame);
+    return nullptr;
+  } catch (const std::bad_alloc&) {  // the engine halves its lanes and goes on
+    XLA_FFI_Error_Create_Args error{sizeof(XLA_FFI_Error_Create_Args), nullptr, "RESOURCE_EXHAUSTED: a lane",
+                                    XLA_FFI_Error_Code_RESOURCE_EXHAUSTED};
+    return frame->api->XLA_FFI_Error_Create(&error);
+  }
 }
