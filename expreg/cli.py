@@ -270,7 +270,7 @@ def bench(
 
     regression: expreg.solve, SciPy and optimistix on twelve problems, verified by a judge that belongs to no solver.
     scaling: seconds per step of expreg.solve against the number of non-zeros. sweep: expreg run, NumPy, PyTorch and
-    a vmapped JAX loop on gradient descent of nine sizes. Progress goes to standard error.
+    a vmapped JAX loop on gradient descent at eight sizes. Progress goes to standard error.
     """
     from expreg import benchmark, commands
 

@@ -321,6 +321,8 @@ def draw(options: Options, keys_points: Any, keys_labels: Any) -> list[tuple[np.
     import jax
     import jax.numpy as jnp
 
+    from expreg.core.engine.devices import host
+
     settings = _checked(options)
     kind, labels = DATA[settings["kind"]], LABELS[settings["labels"]["kind"]]
 
@@ -328,8 +330,8 @@ def draw(options: Options, keys_points: Any, keys_labels: Any) -> list[tuple[np.
         X, y = kind.make(settings, points)
         return X, labels.make(settings["labels"], signs, X, y)
 
-    with jax.enable_x64(True), jax.default_device(_cpu()):
-        keys = [jax.device_put(jnp.stack(list(each)), _cpu()) for each in (keys_points, keys_labels)]
+    with jax.enable_x64(True), jax.default_device(host()):
+        keys = [jax.device_put(jnp.stack(list(each)), host()) for each in (keys_points, keys_labels)]
         all_at_once = kind.traced and labels.traced
         found = map(np.asarray, jax.vmap(one)(*keys)) if all_at_once else zip(*map(one, *keys), strict=True)
         return [(np.asarray(X, np.float64), np.asarray(y, np.float64)) for X, y in zip(*found, strict=True)]
@@ -371,13 +373,3 @@ def check_record(record: DataKind | LabelKind) -> Iterator[str]:
     if np.ndim(X) != 2 or (y is not None and np.shape(y) != np.shape(X)[:1]):
         shapes = f"{np.shape(X)} and {np.shape(y)}"
         yield f"{record.name!r}: make returned shapes {shapes}, expected (n, d) and (n,), or None for no labels"
-
-
-@cache
-def _cpu() -> Any:
-    import jax
-
-    try:
-        return jax.local_devices(backend="cpu")[-1]
-    except RuntimeError:  # the CPU is excluded by JAX_PLATFORMS: draw where the run is
-        return None

@@ -37,7 +37,7 @@ def configure() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    jax.config.update("jax_num_cpu_devices", cores() + 1)  # the last is for the host: see `host`
+    jax.config.update("jax_num_cpu_devices", cores() + 1)  # the last draws data: see `host`
     if os.environ.get("EXPREG_CACHE") != "off":
         directory = cache_directory()
         try:
@@ -60,6 +60,15 @@ def numerics() -> Iterator[None]:
 @cache
 def _libraries() -> ThreadpoolController:
     return ThreadpoolController()  # looking for them takes a millisecond
+
+
+@cache
+def host() -> jax.Device | None:
+    """Return the CPU device that draws data, which no cell occupies; None where JAX_PLATFORMS excludes CPUs."""
+    try:
+        return jax.local_devices(backend="cpu")[-1]
+    except RuntimeError:
+        return None
 
 
 def workers() -> list[jax.Device]:

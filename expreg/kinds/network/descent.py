@@ -235,8 +235,8 @@ def _judge(when: str, state: State, look: Look, steps: jax.Array, sizes: jax.Arr
         if event.when == when and event.update is not None:
             values, violated = jax.vmap(partial(_shown, event, look))(steps, sizes, before)
             known = jnp.where(seen, values, event.nothing).astype(sizes.dtype)
-            fold = jnp.minimum if event.fold == "minimum" else jnp.maximum
-            carries[name] = fold(carries[name], known.min() if event.fold == "minimum" else known.max())
+            known = jnp.append(known, carries[name])
+            carries[name] = known.min() if event.fold == "minimum" else known.max()
             violated &= seen
             now = jnp.where(violated.any(), steps[jnp.argmax(violated)], NEVER)
             first[name] = jnp.where(first[name] == NEVER, now, first[name]).astype(jnp.int32)

@@ -30,8 +30,8 @@ class Look(NamedTuple):
     """What an event along the path sees of a run at one step: scalars unless a shape is given."""
 
     step: Array
-    residual: Array  # ||r_t||
-    previous: Array  # ||r_{t-1}||, infinity at t = 0
+    residual: Array  # ||r_t||; at a measurement ||r|| as it was last looked at
+    previous: Array  # ||r_{t-1}||, infinity at t = 0; at a measurement the same as `residual`
     initial_residual: Array  # r_0, (n,)
     initial_norm: Array  # ||r_0||
     eta_scaled: Array

@@ -72,12 +72,14 @@ def _prepared() -> str:
     if os.environ.get("EXPREG_NATIVE") == "off":
         return "EXPREG_NATIVE is off"
     if jax.default_backend() != "cpu":
-        return f"XLA takes the steps on a {jax.default_backend()}"
+        return f"XLA takes the steps on a {jax.default_backend().upper()}"
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return "no C++ compiler (g++ or clang++) was found"
     try:
-        library = ctypes.cdll.LoadLibrary(str(_built(compiler)))
+        with tempfile.TemporaryDirectory() as scratch:  # a library that is loaded may lose its file
+            kept = os.environ.get("EXPREG_CACHE") != "off"
+            library = ctypes.cdll.LoadLibrary(str(_built(compiler, cache_directory() if kept else Path(scratch))))
         jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(getattr(library, TARGET)), platform="cpu")
     except subprocess.CalledProcessError as error:
         return f"{compiler} failed: {(error.stderr.strip().splitlines() or ['no message'])[0]}"
@@ -86,12 +88,11 @@ def _prepared() -> str:
     return ""
 
 
-def _built(compiler: str) -> Path:
-    """Return the library for this source, compiler and processor, built if it is not in the cache."""
+def _built(compiler: str, directory: Path) -> Path:
+    """Return the library for this source, compiler and processor, built if it is not in the directory."""
     command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", str(SOURCE)]
     facts = (SOURCE.read_text(), str(command), _processor(), jax.__version__)
     name = f"steps-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
-    directory = cache_directory() if os.environ.get("EXPREG_CACHE") != "off" else Path(tempfile.mkdtemp())
     place = directory / name
     if not place.exists():
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -14,6 +14,7 @@ import numpy as np
 
 from expreg import data, ntk, theory
 from expreg.activation import lookup
+from expreg.core.engine import devices
 from expreg.kinds.network import events
 from expreg.network import initialise
 from expreg.types import PRECISIONS, Array, Row, Settings
@@ -94,9 +95,8 @@ def _problem(data_text: str, activation: str, seed: int, replicate: int) -> Prob
 def problem(settings: Settings) -> Problem:
     """Return the data set of a cell; cells that differ in anything but the data share it."""
     text = json.dumps(settings["data"], sort_keys=True)
-    host = jax.local_devices(backend="cpu")[-1]
     # the whole context is part of JAX's trace cache: set here, data compiles once for every caller
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(host):
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(devices.host()):
         return _problem(text, settings["network"]["activation"], settings["seed"], settings["replicate"])
 
 
