@@ -51,6 +51,32 @@ def test_steps_beyond_the_polynomial_are_exact():
     np.testing.assert_allclose(own["curve_residual"], norms, rtol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_increments_are_made_again_from_theta_over_the_whole_range_of_numbers(dtype):
+    """The change of phi is e^{z_0} (e^{dl} - 1) to a few units of rounding, whether dl is tiny, large or negative."""
+    size = np.finfo(dtype).maxexp * np.log(2) - 6
+    dl = np.concatenate([np.geomspace(1e-30, size, 150), -np.geomspace(1e-30, 2 * size, 150), [0.0]])
+    signature, inputs = make(dtype=dtype, n=1, d=1, m=2 * len(dl), X=np.ones((1, 1)), max_steps=0)
+    state = descent.program(signature).init(jax.tree.map(jnp.asarray, inputs))
+    theta = jnp.asarray(np.broadcast_to(dl, state.theta.shape), dtype)
+    found, moved = native.steps(signature, state._replace(theta=theta), jnp.asarray(np.inf, dtype))
+    exact = np.asarray(state.base[0], float)[:, None, :] * np.expm1(np.asarray(theta, float))
+    np.testing.assert_allclose(found["change"], exact, rtol=8 * np.finfo(dtype).eps, atol=0)
+    np.testing.assert_allclose(moved[0], 2 * size, rtol=1e-5)
+    assert int(found["step"]) == 0
+
+
+def test_a_run_counts_as_diverged_at_the_first_residual_beyond_its_limit():
+    rising = {"step_factor": 1.0, "max_steps": 3}
+    norms, _ = oracle(*make(**rising))
+    k = int(np.argmax(norms > norms[0]))
+    assert norms[k] < 10 * norms[0]
+    for limit, steps in ((0.99, k), (1.01, k + 1)):
+        own, xla = both(*make(**rising, divergence=limit * norms[k] / norms[0]))
+        assert (int(own["steps"]), status_of(own)) == (steps, Status.diverged)
+        assert (int(xla["steps"]), status_of(xla)) == (steps, Status.diverged)
+
+
 @pytest.mark.parametrize(
     ("change", "status"),
     [
