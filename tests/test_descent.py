@@ -10,7 +10,7 @@ from runs import PARAMETERS, SCHEDULES, STEPS, M, make, measured, oracle, run, s
 
 from expreg import network
 from expreg.activation import ACTIVATIONS
-from expreg.kinds.network import descent, initial
+from expreg.kinds.network import descent, initial, steps
 from expreg.types import Status
 
 
@@ -46,15 +46,15 @@ def test_momentum_is_the_same_trajectory_in_both_spaces(form, optimizer):
     assert np.abs(plain - norms).max() > 0.01 * norms[0]  # the oracle can tell momentum from none
 
 
-@pytest.mark.parametrize("optimizer", sorted(descent.OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", sorted(steps.OPTIMIZERS))
 def test_weight_space_is_a_plain_optax_loop_on_the_weights(optimizer):
     """Also under weight decay, which pulls W to 0 and not to W(0)."""
     signature, inputs = make("weight", optimizer=optimizer, bucket=2 * M)
     W, a, X, y, eta = start_of(signature, inputs)
-    if not descent.OPTIMIZERS[optimizer].linear:
+    if not steps.OPTIMIZERS[optimizer].linear:
         eta = 1e-3  # these normalise the gradient
         inputs = inputs._replace(step_factor=eta * M * inputs.curvature_floor)
-    transformation = descent.OPTIMIZERS[optimizer].make(eta, **PARAMETERS[optimizer])
+    transformation = steps.OPTIMIZERS[optimizer].make(eta, **PARAMETERS[optimizer])
 
     @jax.jit
     def step(W, state):
@@ -84,16 +84,16 @@ def test_weight_decay_alone_shrinks_the_neurons_of_the_network_and_no_masked_one
 
 
 def test_the_catalogues_are_walked_to_the_end():
-    assert set(PARAMETERS) == set(descent.OPTIMIZERS)
-    assert set(SCHEDULES) == set(descent.SCHEDULES)
+    assert set(PARAMETERS) == set(steps.OPTIMIZERS)
+    assert set(SCHEDULES) == set(steps.SCHEDULES)
 
 
 @pytest.mark.parametrize(
     ("optimizer", "schedule"),
-    [*((name, "polynomial") for name in descent.OPTIMIZERS), *(("sgd", name) for name in (None, *descent.SCHEDULES))],
+    [*((name, "polynomial") for name in steps.OPTIMIZERS), *(("sgd", name) for name in (None, *steps.SCHEDULES))],
 )
 def test_float32_stays_float32_for_every_optimizer_and_schedule(optimizer, schedule):
-    forms = ["gram", "weight"] if descent.OPTIMIZERS[optimizer].linear else ["weight"]
+    forms = ["gram", "weight"] if steps.OPTIMIZERS[optimizer].linear else ["weight"]
     for form in forms:
         signature, inputs = make(form, dtype=np.float32, optimizer=optimizer, schedule=schedule)
         program = descent.program(signature)

@@ -17,10 +17,9 @@ pytestmark = pytest.mark.skipif(bool(native.missing()), reason=native.missing() 
 def both(signature, inputs):
     """Return the records of a run with compiled steps and with those of XLA."""
     found = []
-    for fused in (True, False):
-        program = descent.program(signature, fused=fused)
+    for by in ("compiled", "early"):
+        program = descent.program(signature, by=by)
         state = program.init(jax.tree.map(jnp.asarray, inputs))
-        assert (state.change is not None) == fused
         run = jax.jit(lambda s, p=program: p.record(jax.lax.while_loop(p.running, p.advance, s)))
         found.append(jax.tree.map(np.asarray, run(state)))
     return found
@@ -59,11 +58,11 @@ def test_increments_are_made_again_from_theta_over_the_whole_range_of_numbers(dt
     signature, inputs = make(dtype=dtype, n=1, d=1, m=2 * len(dl), X=np.ones((1, 1)), max_steps=0)
     state = descent.program(signature).init(jax.tree.map(jnp.asarray, inputs))
     theta = jnp.asarray(np.broadcast_to(dl, state.theta.shape), dtype)
-    found, moved = native.steps(signature, state._replace(theta=theta), jnp.asarray(np.inf, dtype))
+    found, moved = native.steps(signature, state._replace(theta=theta), False)
     exact = np.asarray(state.base[0], float)[:, None, :] * np.expm1(np.asarray(theta, float))
-    np.testing.assert_allclose(found["change"], exact, rtol=8 * np.finfo(dtype).eps, atol=0)
+    np.testing.assert_allclose(found.change, exact, rtol=8 * np.finfo(dtype).eps, atol=0)
     np.testing.assert_allclose(moved[0], 2 * size, rtol=1e-5)
-    assert int(found["step"]) == 0
+    assert int(found.step) == 0
 
 
 def test_a_run_counts_as_diverged_at_the_first_residual_beyond_its_limit():
@@ -103,7 +102,8 @@ def test_without_a_compiler_xla_takes_the_steps(monkeypatch):
     signature, inputs = make()
     monkeypatch.setattr(native, "missing", lambda: "no C++ compiler (g++ or clang++) was found")
     assert not native.covers(signature)
-    assert descent.program(signature).init(inputs).change is None
+    program = descent.program(signature)
+    assert "ffi_call" not in str(jax.make_jaxpr(program.advance)(program.init(inputs)))
 
 
 @pytest.mark.parametrize("change", [{"optimizer": "momentum"}, {"schedule": "linear"}, {"activation": "cosh"}])
@@ -138,3 +138,26 @@ def test_a_block_of_any_length_gives_the_same_run():
     one, _ = both(*make(every=EVERY))
     other, _ = both(*make(every=STEPS))
     np.testing.assert_allclose(one["curve_residual"], other["curve_residual"], rtol=1e-11)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 33])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_smallest_eigenvalue_is_that_of_lapack(n, dtype):
+    """Of H(t), whose entries are made here from the increments that the compiled steps return."""
+    signature, inputs = make(dtype=dtype, n=n, d=3, m=50, bucket=128, max_steps=STEPS)
+    state = descent.program(signature).init(jax.tree.map(jnp.asarray, inputs))
+    found, moved = jax.jit(lambda s: native.steps(signature, s, True))(state)
+    D = (np.asarray(state.base[0])[:, None] + np.asarray(found.change)) * np.abs(np.asarray(state.signs))
+    D = D.reshape(n, -1).astype(np.float64)
+    values = np.linalg.eigvalsh(np.asarray(state.gram, np.float64) * (D @ D.T) / 50)
+    assert float(moved[2]) == pytest.approx(values[0], abs=4 * np.finfo(dtype).eps * values[-1])
+
+
+@pytest.mark.parametrize("entry", [np.nan, np.inf])
+def test_no_eigenvalue_is_found_where_an_entry_is_not_a_number(entry):
+    """Neither in the first row nor in a later one."""
+    signature, inputs = make(n=4, d=3, m=8, max_steps=0)
+    state = descent.program(signature).init(jax.tree.map(jnp.asarray, inputs))
+    for place in [(0, 0), (3, 1)]:
+        spoilt = state._replace(gram=state.gram.at[place].set(entry))
+        assert np.isnan(native.steps(signature, spoilt, True)[1][2])

@@ -59,10 +59,10 @@ def test_accepted(path: str, value: Any) -> None:
 
 
 def test_every_optimizer_and_schedule_of_the_schema_is_one_of_the_training_loop() -> None:
-    descent = pytest.importorskip("expreg.kinds.network.descent")
+    steps = pytest.importorskip("expreg.kinds.network.steps")
     names = {path: set(rules[0].names()) for path, rules in sweepable("threshold").items() if path.endswith("name")}
-    assert names["training.optimizer.name"] == set(descent.OPTIMIZERS)
-    assert names["training.step_size.schedule.name"] == set(descent.SCHEDULES)
+    assert names["training.optimizer.name"] == set(steps.OPTIMIZERS)
+    assert names["training.step_size.schedule.name"] == set(steps.SCHEDULES)
 
 
 def test_a_tolerance_of_0_needs_a_number_of_steps() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from expreg.core.engine.devices import AXIS, memory, mesh, numerics
+from expreg.core.engine.packing import packed
 from expreg.errors import Interrupted, StorageError, printable
 from expreg.types import Experiment, Program, Row, Settings, Tree, cores
 
@@ -48,7 +49,9 @@ class Compiled:
     execute: Callable[..., tuple[Tree, jax.Array, Tree]]
     start: Callable[[], Tree]  # a state of zeros: every lane idle
     clear: Callable[[Tree, np.ndarray], Tree]  # the state with the marked lanes idle
-    buffers: Tree  # packed inputs of all lanes, NumPy, shape (lanes, ...)
+    buffers: dict[str, np.ndarray]  # packed inputs of all lanes, (lanes, ...)
+    views: Tree  # of the buffers: the inputs as the program names them
+    records: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]  # a packed record, by name
     sharding: NamedSharding
 
 
@@ -79,36 +82,15 @@ def slice_of_lanes(
     return jax.lax.map(run, jax.lax.cond(fresh.any(), refill, lambda: state), batch_size=batch)
 
 
-def without_empty(program: Program, inputs: Tree) -> Program:
-    """Return the program with states that hold no empty arrays: JAX lays those out as it likes."""
-    shapes, structure = jax.tree.flatten(jax.eval_shape(program.init, inputs))
-    if all(shape.size for shape in shapes):
-        return program
-
-    def pack(state: Tree) -> list[jax.Array]:
-        return [leaf for leaf in jax.tree.leaves(state) if leaf.size]
-
-    def unpack(filled: list[jax.Array]) -> Tree:
-        rest = iter(filled)
-        leaves = [next(rest) if s.size else jnp.zeros(s.shape, s.dtype) for s in shapes]
-        return jax.tree.unflatten(structure, leaves)
-
-    return Program(
-        init=lambda start: pack(program.init(start)),
-        advance=lambda filled: pack(program.advance(unpack(filled))),
-        running=lambda filled: program.running(unpack(filled)),
-        record=lambda filled: program.record(unpack(filled)),
-    )
-
-
 def compile_program(
     experiment: Experiment, signature: Hashable, example: Example, lanes: int | None, devices: Mesh, cells: int
 ) -> Compiled:
     """Compile the program of one signature for a fixed number of lanes, the same on every device."""
     began = time.monotonic()
     inputs, size = example
-    program = without_empty(experiment.build(signature), inputs)
-    state = jax.eval_shape(program.init, inputs)
+    program, given, kept = packed(experiment.build(signature), inputs)
+    first = {name: np.asarray(vector) for name, vector in given.pack(inputs).items()}
+    state = jax.eval_shape(program.init, first)
     # what a lane holds, or what filling it takes where that is more
     lanes = lanes or lanes_that_fit(max(_bytes(state), size), devices, cells)
     batch = None if devices.devices.flat[0].platform == "cpu" else lanes // devices.size
@@ -121,17 +103,18 @@ def compile_program(
         check_vma=False,
     )
     sharding = NamedSharding(devices, spread)
-    buffers = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], lanes, axis=0), inputs)
+    buffers = {name: np.repeat(vector[None], lanes, axis=0) for name, vector in first.items()}
 
     def wide(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((lanes, *np.shape(leaf)), leaf.dtype, sharding=sharding)
 
-    shapes = jax.tree.map(wide, (state, np.zeros((), bool), inputs))
+    shapes = jax.tree.map(wide, (state, np.zeros((), bool), first))
     blocks = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(devices, PartitionSpec()))
     execute = jax.jit(body, donate_argnums=0).lower(*shapes, blocks).compile()
     start = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]), out_shardings=sharding)
     clear = jax.jit(_idle, donate_argnums=0, out_shardings=sharding)
-    return Compiled(signature, lanes, time.monotonic() - began, execute, start, clear, buffers, sharding)
+    seconds, views = time.monotonic() - began, given.unpack(buffers)
+    return Compiled(signature, lanes, seconds, execute, start, clear, buffers, views, kept.unpack, sharding)
 
 
 def _idle(state: Tree, lanes: jax.Array) -> Tree:
@@ -318,7 +301,7 @@ class Engine:
                     done = ~np.asarray(running)
                     elapsed = time.monotonic() - began
                     seconds[list(queue.occupied)] += elapsed * program.sharding.mesh.size / len(queue.occupied)
-                    self._harvest(queue, done, record, seconds)
+                    self._harvest(program, queue, done, record, seconds)
                     state = self._stop_late(program, queue, state, seconds)
             yield queue.take_rows()
             if not (queue.occupied or queue.prepared or queue.waiting):
@@ -343,14 +326,16 @@ class Engine:
                     continue
                 cell, inputs = queue.prepared.popleft()
                 with _only_this_cell(cell[0], queue.rows):
-                    jax.tree.map(partial(_put, lane), program.buffers, inputs)
+                    jax.tree.map(partial(_put, lane), program.views, inputs)
                     queue.occupied[lane], fresh[lane] = cell, True
         return fresh
 
-    def _harvest(self, queue: _Queue, done: np.ndarray, record: dict[str, jax.Array], seconds: np.ndarray) -> None:
+    def _harvest(
+        self, program: Compiled, queue: _Queue, done: np.ndarray, record: dict[str, jax.Array], seconds: np.ndarray
+    ) -> None:
         """Take the finished cells out of their lanes and make their rows."""
         finished = sorted(lane for lane in queue.occupied if done[lane])
-        host = jax.device_get(record) if finished else {}
+        host = program.records(jax.device_get(record)) if finished else {}
         for lane in finished:
             name, settings = queue.occupied[lane]
             with _only_this_cell(name, queue.rows):

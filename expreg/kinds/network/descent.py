@@ -9,48 +9,17 @@ Each pair of a coupled initialisation is stored once (the branches +-s), and onl
 (A.10): the float32 error floor is 1e-6 where that of the plain sum is 1e-3 (H.3).
 """
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from expreg.activation import ACTIVATIONS
-from expreg.kinds.network import initial, native
+from expreg.kinds.network import initial, native, steps
 from expreg.kinds.network.events import EVENTS, NEVER, Event, Look
 from expreg.ntk import norm
 from expreg.types import Program, Status
-
-
-class Optimizer(NamedTuple):
-    """An optax transformation by name; `linear` says whether it is linear in the gradients (Gram space)."""
-
-    make: Callable[..., optax.GradientTransformation]
-    linear: bool
-
-
-OPTIMIZERS: Mapping[str, Optimizer] = {
-    "sgd": Optimizer(optax.sgd, linear=True),
-    "momentum": Optimizer(optax.sgd, linear=True),
-    "nesterov": Optimizer(partial(optax.sgd, nesterov=True), linear=True),
-    "adam": Optimizer(optax.adam, linear=False),
-    "adamw": Optimizer(optax.adamw, linear=False),
-    "adagrad": Optimizer(optax.adagrad, linear=False),
-    "lion": Optimizer(optax.lion, linear=False),
-    "rmsprop": Optimizer(optax.rmsprop, linear=False),
-}
-
-SCHEDULES: Mapping[str, Callable[..., optax.Schedule]] = {
-    "constant": lambda: optax.constant_schedule(1.0),
-    "cosine_decay": partial(optax.cosine_decay_schedule, 1.0),
-    "exponential_decay": partial(optax.exponential_decay, 1.0),
-    "linear": partial(optax.linear_schedule, 1.0),
-    "polynomial": partial(optax.polynomial_schedule, 1.0),
-    "warmup_cosine_decay": partial(optax.warmup_cosine_decay_schedule, 0.0, 1.0),
-}
-"""Optax schedules of the factor that multiplies the step size; it starts at 1 (warm-up: at 0)."""
 
 
 class Signature(NamedTuple):
@@ -146,22 +115,9 @@ def _curve_steps(points: int, spacing: str, budget: jax.Array) -> jax.Array:
     return jnp.maximum(wanted, place)
 
 
-def _transformation(signature: Signature, eta: jax.Array, values: tuple[Any, ...]) -> optax.GradientTransformation:
-    """Return the optax transformation with traced hyper-parameters."""
-    hyperparameters = dict(zip(signature.hyperparameters, values, strict=True))
-    if signature.schedule is None:
-        return OPTIMIZERS[signature.optimizer].make(eta, **hyperparameters)
-    name, parameters = signature.schedule
-    factor = SCHEDULES[name](**dict(parameters))
-
-    def step_size(count: jax.Array) -> jax.Array:
-        return eta * factor(count.astype(eta.dtype))  # quotients of integers are float32 in every precision
-
-    return OPTIMIZERS[signature.optimizer].make(step_size, **hyperparameters)
-
-
-def _init(signature: Signature, fused: bool, inputs: Inputs) -> State:
+def _init(signature: Signature, by: str, inputs: Inputs) -> State:
     X, dtype, phi = inputs.X, jnp.dtype(signature.dtype), ACTIVATIONS[signature.activation]
+    compiled = by == "compiled"
     drawn = initial.draw(signature, inputs)
     known, radii = initial.measure(signature, inputs, drawn)
     found = {name: value if value.dtype == bool else value.astype(dtype) for name, value in known.items()}
@@ -178,7 +134,7 @@ def _init(signature: Signature, fused: bool, inputs: Inputs) -> State:
         linear=linear,
         gram=gram,
         start=jnp.where(drawn.live, drawn.weights, 0).astype(dtype)[:, None, :] if in_weights else None,
-        base=(phi.value(drawn.z0),) if fused else phi.base(drawn.z0),
+        base=(phi.value(drawn.z0),) if compiled else phi.base(drawn.z0),
         signs=drawn.signs,
         initial_residual=drawn.residual,
         inputs=inputs,
@@ -188,8 +144,8 @@ def _init(signature: Signature, fused: bool, inputs: Inputs) -> State:
         initial=found,
         radii=None if radii is None else radii.astype(dtype),
         theta=theta,
-        change=jnp.zeros((len(X), *drawn.signs.shape), dtype) if fused else None,
-        optimizer=_transformation(signature, eta, inputs.hyperparameters).init(theta),
+        change=jnp.zeros((len(X), *drawn.signs.shape), dtype) if compiled else None,
+        optimizer=steps.transformation(signature, eta, inputs.hyperparameters).init(theta),
         step=jnp.int32(0),
         status=jnp.int32(Status.running),
         residual_norm=norm(drawn.residual),
@@ -243,96 +199,11 @@ def _judge(when: str, state: State, look: Look, steps: jax.Array, sizes: jax.Arr
     return state._replace(carries=carries, first_violation=first)
 
 
-def _evaluate(signature: Signature, state: State, theta: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the residual r, the pre-activation increments dl and the derivatives D, all from theta."""
-    dl = jnp.einsum("ik,kbp->ibp", state.linear, theta)
-    base = tuple(b[:, None, :] for b in state.base)
-    change, derivative = ACTIVATIONS[signature.activation].increment(base, dl)
-    output = jnp.einsum("ibp,bp->i", change, state.signs)
-    return state.initial_residual + state.inputs.scale * output, dl, derivative
-
-
-def _limit(state: State) -> jax.Array:
-    """Return the residual beyond which a run counts as diverged."""
-    return state.inputs.divergence * jnp.maximum(norm(state.initial_residual), norm(state.inputs.y))
-
-
-def _outcome(state: State, limit: jax.Array, step: jax.Array, size: jax.Array) -> jax.Array:
-    """Return the status after looking at ||r_t||, which decides how a run ends; `steps.cc` follows the same rules."""
-    tolerance = state.inputs.tolerance
-    ends = [
-        (~jnp.isfinite(size), Status.nonfinite),
-        ((size <= tolerance) & (tolerance > 0), Status.converged),  # 0: the whole budget
-        (size > limit, Status.diverged),
-        (step >= state.budget, Status.max_steps),
-    ]
-    conditions, values = zip(*ends, strict=True)
-    return jnp.select(conditions, [jnp.int32(v) for v in values], jnp.int32(Status.running))
-
-
-class Moving(NamedTuple):
-    """What changes from step to step."""
-
-    theta: jax.Array
-    change: jax.Array | None
-    optimizer: Any
-    sizes: jax.Array  # (measure_every,) ||r_t|| at the steps that were looked at
-    step: jax.Array
-    status: jax.Array
-
-
-def _steps(signature: Signature, state: State) -> Moving:
-    """Take up to `measure_every` steps: look at ||r_t||, and if the run goes on, apply the optimizer."""
-    limit, optimizer = _limit(state), _transformation(signature, state.eta, state.inputs.hyperparameters)
-
-    def step(moving: Moving) -> Moving:
-        residual, _, derivative = _evaluate(signature, state, moving.theta)
-        size = norm(residual)
-        status = _outcome(state, limit, moving.step, size)
-        goes_on = status == Status.running
-        gradient = derivative * (state.inputs.scale * residual)[:, None, None] * state.signs
-        if signature.form == "weight":
-            gradient = jnp.einsum("ik,ibp->kbp", state.linear, gradient)
-        weights = None if state.start is None else state.start + moving.theta
-        updates, moved = optimizer.update(gradient, moving.optimizer, weights)
-        keep = partial(jax.tree.map, lambda new, old: jnp.where(goes_on, new, old))  # a bad update never lands
-        return Moving(
-            theta=keep(moving.theta + updates, moving.theta),
-            change=None,
-            optimizer=keep(moved, moving.optimizer),
-            sizes=moving.sizes.at[moving.step - state.step].set(size),
-            step=moving.step + goes_on.astype(jnp.int32),
-            status=status,
-        )
-
-    nothing = jnp.full(signature.measure_every, jnp.nan, state.theta.dtype)
-    return jax.lax.while_loop(
-        lambda moving: (moving.step - state.step < signature.measure_every) & (moving.status == Status.running),
-        step,
-        Moving(state.theta, None, state.optimizer, nothing, state.step, state.status),
-    )
-
-
-def _moved(signature: Signature, state: State, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the largest ||w_r - w_r(0)||, alone and in units of the neuron's radius, (2,), and phi'(z_t)."""
-    _, dl, derivative = _evaluate(signature, state, theta)
-    inner = theta * dl if signature.form == "gram" else theta**2
-    moved = jnp.sqrt(jnp.sum(inner, axis=0))
-    moved = jnp.where(jnp.isnan(moved), jnp.inf, jnp.where(state.signs == 0, 0, moved))  # out of range: infinite
-    share = jnp.zeros_like(moved) if state.radii is None else jnp.where(state.signs == 0, 0, moved / state.radii)
-    return jnp.stack([jnp.max(moved, initial=0.0), jnp.max(share, initial=0.0)]), derivative
-
-
-def _measure(signature: Signature, state: State, moved: jax.Array, derivative: jax.Array) -> State:
-    """Keep the largest movement and, if an event asks, find lambda_min(H(t)); judge the events that are measured."""
+def _measure(state: State, moved: jax.Array, lambda_min: jax.Array | None) -> State:
+    """Keep the largest movement, alone and in radii; judge the events that are measured."""
     state = state._replace(movement=jnp.maximum(state.movement, moved[0]))
     if state.refined_movement is not None:
         state = state._replace(refined_movement=jnp.maximum(state.refined_movement, moved[1]))
-    lambda_min = None
-    if any("kernel" in EVENTS[name].needs for name in signature.events):
-        live = (jnp.abs(state.signs) * derivative).reshape(signature.n, -1)
-        low, _ = initial.extremes((state.gram * (live @ live.T) / state.inputs.m.astype(live.dtype))[None])
-        lambda_min = low[0]
     return _judge_now(state, lambda_min)
 
 
@@ -347,15 +218,15 @@ def _running(state: State) -> jax.Array:
     return (state.status == Status.running) & (state.budget > 0)
 
 
-def _advance(signature: Signature, state: State) -> State:
+def _advance(signature: Signature, by: str, state: State) -> State:
     """Take up to `measure_every` steps, then measure: movement and kernel are known at multiples of it."""
-    if state.change is None:
-        moving = _steps(signature, state)
-        moved, derivative = _moved(signature, state, moving.theta)
+    kernel = any("kernel" in EVENTS[name].needs for name in signature.events)
+    if by == "compiled":
+        moving, moved = native.steps(signature, state, kernel)
+        lambda_min = moved[2] if kernel else None
     else:
-        found, moved = native.steps(signature, state, _limit(state))
-        moving = Moving(**found)
-        derivative = state.base[0][:, None, :] + found["change"]
+        moving, derivative, moved = steps.take(signature, by == "early", state)
+        lambda_min = steps.lowest(signature, state, derivative) if kernel else None
     looks = moving.step - state.step + (moving.status != Status.running)
     place = jnp.arange(signature.measure_every, dtype=jnp.int32)
     state = _judge("step", state, _look(state), state.step + place, moving.sizes, place < looks)
@@ -367,7 +238,7 @@ def _advance(signature: Signature, state: State) -> State:
         curve=curve,
         curve_length=jnp.sum(state.curve_step < state.step + looks, dtype=jnp.int32),
     )
-    return _measure(signature, state, moved, derivative)
+    return _measure(state, moved, lambda_min)
 
 
 def _record(state: State) -> dict[str, jax.Array]:
@@ -391,14 +262,17 @@ def _record(state: State) -> dict[str, jax.Array]:
     }
 
 
-def program(signature: Signature, *, fused: bool = True) -> Program:
+def program(signature: Signature, *, by: str | None = None) -> Program:
     """Build the program of one signature, unbatched: one run of gradient descent in one lane (A.5, A.10).
 
-    `fused` leaves the steps to compiled code of our own wherever that covers them (`native.covers`).
+    Steps are taken `by` "compiled" code (`steps.cc`), or by XLA, which leaves the loop "early" when the run ends or
+    has one of "fixed" length; by default whatever suits the platform and the signature best.
     """
+    if by is None:
+        by = "compiled" if native.covers(signature) else "early" if jax.default_backend() == "cpu" else "fixed"
     return Program(
-        init=partial(_init, signature, fused and native.covers(signature)),
-        advance=partial(_advance, signature),
+        init=partial(_init, signature, by),
+        advance=partial(_advance, signature, by),
         running=_running,
         record=_record,
     )

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from expreg.activation import ACTIVATIONS
 from expreg.core.engine.devices import cache_directory
+from expreg.kinds.network.steps import Moving, limit
 
 SOURCE = Path(__file__).with_name("steps.cc")
 TARGET = "expreg_steps"
@@ -37,13 +38,14 @@ def covers(signature: Any) -> bool:
     return plain and exponential and not missing()
 
 
-def steps(signature: Any, state: Any, limit: jax.Array) -> tuple[dict[str, Any], jax.Array]:
+def steps(signature: Any, state: Any, kernel: bool) -> tuple[Moving, jax.Array]:
     """Take up to `measure_every` steps from `state`.
 
-    Returns what changed, by the names of `descent.Moving`, and the largest movement of a neuron, alone and in radii.
+    Returns what changed, and the largest movement of a neuron, alone and in units of its radius, with lambda_min(H(t))
+    if the `kernel` is asked for, (3,).
     """
     inputs, dtype = state.inputs, state.theta.dtype
-    numbers = jnp.stack([state.eta, inputs.scale, inputs.tolerance, limit]).astype(dtype)
+    numbers = jnp.stack([state.eta, inputs.scale, inputs.tolerance, limit(state)]).astype(dtype)
     live = inputs.m // signature.branches
     counts = jnp.stack([state.step, state.budget, live, signature.form == "weight"]).astype(jnp.int32)
     results = (
@@ -51,14 +53,14 @@ def steps(signature: Any, state: Any, limit: jax.Array) -> tuple[dict[str, Any],
         jax.ShapeDtypeStruct(state.change.shape, dtype),
         jax.ShapeDtypeStruct((signature.measure_every,), dtype),
         jax.ShapeDtypeStruct((2,), jnp.int32),
-        jax.ShapeDtypeStruct((2,), dtype),
+        jax.ShapeDtypeStruct((3,), dtype),
     )
     call = jax.ffi.ffi_call(TARGET, results, input_output_aliases={6: 0, 7: 1}, vmap_method="sequential")
     radii = jnp.zeros(0, dtype) if state.radii is None else state.radii
     operands = (state.linear, state.base[0], state.signs, state.initial_residual, numbers, counts)
-    theta, change, sizes, ended, moved = call(*operands, state.theta, state.change, radii)
-    found = {"theta": theta, "change": change, "optimizer": state.optimizer, "sizes": sizes}
-    return {**found, "step": ended[0], "status": ended[1]}, moved
+    gram = state.gram if kernel else jnp.zeros((0, 0), dtype)
+    theta, change, sizes, ended, moved = call(*operands, state.theta, state.change, radii, gram)
+    return Moving(theta, change, state.optimizer, sizes, ended[0], ended[1]), moved
 
 
 def missing() -> str:

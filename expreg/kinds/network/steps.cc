@@ -28,6 +28,47 @@ constexpr int kVectors = 3;  // of a tile
 constexpr int kFlush = 16;   // blocks of columns whose sums are added in T before they are added in double
 enum Status : int32_t { kRunning = 0, kConverged = 1, kMaxSteps = 2, kDiverged = 3, kNonfinite = 4 };
 
+// The smallest eigenvalue of a symmetric matrix (n, n), which is lost: Householder's reflections make it tridiagonal,
+// and bisection counts negative pivots. Not a number where an entry is none or infinite.
+double lowest(double* H, int64_t n) {
+  std::vector<double> diagonal(n), beside(n), u(n), w(n);
+  double bound = 0;  // on every |eigenvalue|
+  for (int64_t i = 0; i < n; ++i) {
+    double sum = 0;
+    for (int64_t j = 0; j < n; ++j) sum += std::abs(H[i * n + j]);
+    if (!std::isfinite(sum)) return std::numeric_limits<double>::quiet_NaN();
+    bound = std::max(bound, sum);
+  }
+  for (int64_t k = 0; k < n - 1; ++k) {
+    double size = 0, pulled = 0;
+    for (int64_t i = k + 1; i < n; ++i) u[i] = H[k * n + i], w[i] = 0, size += u[i] * u[i];
+    beside[k] = size;  // squared
+    const double length = std::sqrt(size);
+    u[k + 1] += std::copysign(length, u[k + 1]);
+    const double square = 2 * std::abs(u[k + 1]) * length;  // |u|^2
+    if (k == n - 2 || !(square > 0)) continue;
+    for (int64_t j = k + 1; j < n; ++j)
+      for (int64_t i = k + 1; i < n; ++i) w[i] += H[j * n + i] * u[j];
+    for (int64_t i = k + 1; i < n; ++i) w[i] *= 2 / square, pulled += w[i] * u[i];
+    for (int64_t i = k + 1; i < n; ++i) w[i] -= pulled / square * u[i];
+    for (int64_t i = k + 1; i < n; ++i)
+      for (int64_t j = k + 1; j < n; ++j) H[i * n + j] -= u[i] * w[j] + w[i] * u[j];
+  }
+  for (int64_t i = 0; i < n; ++i) diagonal[i] = H[i * n + i];
+  const auto below = [&](double x) {  // whether an eigenvalue is smaller than x
+    double pivot = diagonal[0] - x;
+    for (int64_t i = 1; i < n && pivot > 0; ++i) pivot = diagonal[i] - x - beside[i - 1] / pivot;
+    return !(pivot > 0);
+  };
+  double low = -bound, high = bound;
+  while (high - low > std::numeric_limits<double>::epsilon() / 4 * bound) {
+    const double middle = low + (high - low) / 2;
+    if (middle == low || middle == high) break;
+    (below(middle) ? high : low) = middle;
+  }
+  return high;
+}
+
 template <typename T>
 struct Lane {
   typedef T Vec __attribute__((vector_size(kBytes), aligned(kBytes), may_alias));
@@ -36,8 +77,8 @@ struct Lane {
   int64_t n, depth, columns, rows, inner, blocks;  // rows, inner: n and depth rounded up to tiles
   std::vector<T> storage;
   T *A, *P, *e, *v, *theta, *signs, *g, *h, *pull;
-  Vec* sums;
-  std::vector<double> totals;
+  Vec *sums, *pairs;
+  std::vector<double> totals, products;  // products: sums over neurons of D_i D_j, j <= i
 
   static Vec* at(T* array, int64_t place) { return reinterpret_cast<Vec*>(array + place); }
   static int64_t up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -47,14 +88,16 @@ struct Lane {
     n = n_, depth = depth_, columns = columns_;
     rows = up(n, kRows), inner = up(depth, kRows), blocks = up(columns, W) / W;
     const int64_t sizes[] = {rows * inner, weight ? rows * inner : 0, blocks * rows * W, blocks * rows * W,
-                             blocks * inner * W, blocks * W, rows * W, weight ? inner * W : 0, rows, rows * kLanes};
-    T** const places[] = {&A, &P, &e, &v, &theta, &signs, &g, &h, &pull, reinterpret_cast<T**>(&sums)};
+                             blocks * inner * W, blocks * W, rows * W, weight ? inner * W : 0, rows, rows * kLanes,
+                             n * (n + 1) / 2 * kLanes};
+    T** const places[] = {&A, &P, &e, &v, &theta, &signs, &g, &h, &pull, reinterpret_cast<T**>(&sums),
+                          reinterpret_cast<T**>(&pairs)};
     int64_t total = kLanes;
     for (int64_t size : sizes) total += up(size, kLanes);
     storage.assign(total, T(0));
     T* next = reinterpret_cast<T*>(up(reinterpret_cast<int64_t>(storage.data()), kBytes));
-    for (int i = 0; i < 10; ++i) *places[i] = next, next += up(sizes[i], kLanes);
-    totals.assign(rows, 0.0);
+    for (int i = 0; i < 11; ++i) *places[i] = next, next += up(sizes[i], kLanes);
+    totals.assign(rows, 0.0), products.assign(n * (n + 1) / 2, 0.0);
     if (!weight) h = g;
   }
 
@@ -171,7 +214,7 @@ struct Lane {
     std::fill(totals.begin(), totals.end(), 0.0);
     for (int64_t block = 0; block < blocks; ++block) {
       step<weight>(block);
-      if (block % kFlush == kFlush - 1 || block == blocks - 1) flush();
+      if (block % kFlush == kFlush - 1 || block == blocks - 1) flush(sums, totals);
     }
   }
 
@@ -180,7 +223,7 @@ struct Lane {
     for (int64_t block = 0; block < blocks; ++block) {
       for (int64_t i = 0; i < rows * kVectors; ++i)
         sums[i / kVectors] += at(signs, block * W)[i % kVectors] * at(v, block * rows * W)[i];
-      if (block % kFlush == kFlush - 1 || block == blocks - 1) flush();
+      if (block % kFlush == kFlush - 1 || block == blocks - 1) flush(sums, totals);
     }
   }
 
@@ -201,10 +244,34 @@ struct Lane {
     for (int64_t k = 0; weight && k < inner * kVectors; ++k) squares[k % kVectors] += own[k] * own[k];
   }
 
-  void flush() {
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int l = 0; l < kLanes; ++l) totals[i] += sums[i][l];
-      sums[i] = Vec{};
+  // Adds D_i D_j of the columns of a block, D = e + v = phi'(z_t).
+  void correlate(int64_t block) {
+    const Vec *initial = at(e, block * rows * W), *change = at(v, block * rows * W);
+    Vec *D = at(g, 0), *sum = pairs;
+    for (int64_t i = 0; i < rows * kVectors; ++i) D[i] = initial[i] + change[i];
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j <= i; ++j, ++sum)
+#pragma GCC unroll 3
+        for (int c = 0; c < kVectors; ++c) *sum += D[i * kVectors + c] * D[j * kVectors + c];
+  }
+
+  // The smallest eigenvalue of H(t) = K o (D D^T) / width.
+  double kernel(const T* gram, double width) {
+    for (int64_t block = 0; block < blocks; ++block) {
+      correlate(block);
+      if (block % kFlush == kFlush - 1 || block == blocks - 1) flush(pairs, products);
+    }
+    std::vector<double> H(n * n);
+    const double* product = products.data();
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j <= i; ++j) H[i * n + j] = H[j * n + i] = gram[i * n + j] * *product++ / width;
+    return lowest(H.data(), n);
+  }
+
+  static void flush(Vec* from, std::vector<double>& to) {
+    for (double& total : to) {
+      for (int l = 0; l < kLanes; ++l) total += (*from)[l];
+      *from++ = Vec{};
     }
   }
 };
@@ -219,9 +286,9 @@ double norm(const std::vector<T>& r) {  // of numbers of any size
 }
 
 // Operands: matrix (n, depth); e (n, p); signs (branches, p); r_0 (n); eta, kappa, tolerance, limit; step, budget,
-// live columns, whether in weight space; theta (depth, branches, p); v (n, branches, p); radii (p) or (0). Results:
-// theta, v, ||r_t|| at the steps that were looked at (not a number after the last), step and status, and the largest
-// movement of a neuron, alone and over its radius.
+// live columns, whether in weight space; theta (depth, branches, p); v (n, branches, p); radii (p) or (0); X X^T (n, n)
+// or (0). Results: theta, v, ||r_t|| at the steps that were looked at (not a number after the last), step and status;
+// the largest movement of a neuron, alone and over its radius, and the smallest eigenvalue of H(t), if it has X X^T.
 template <typename T>
 void run(XLA_FFI_CallFrame* frame) {
   const auto operand = [&](int i) { return static_cast<XLA_FFI_Buffer*>(frame->args.args[i]); };
@@ -292,7 +359,8 @@ void run(XLA_FFI_CallFrame* frame) {
       if (known && !(moved / radii[c % live] <= share)) share = moved / radii[c % live];  // not a number stays
     }
   }
-  output(4)[0] = farthest, output(4)[1] = share;
+  const bool asked = operand(9)->dims[0];
+  output(4)[0] = farthest, output(4)[1] = share, output(4)[2] = asked ? lane.kernel(input(9), branches * live) : 0;
 
   if (live < p) {
     std::memset(output(0), 0, depth * branches * p * sizeof(T));

@@ -8,7 +8,7 @@ import numpy as np
 
 from expreg import ntk, theory
 from expreg.core.engine.curves import ended
-from expreg.kinds.network import descent, events, start
+from expreg.kinds.network import descent, events, start, steps
 from expreg.types import PRECISIONS, Array, Cost, Row, Settings, Status
 
 THEORY_DELTA = 0.1
@@ -32,7 +32,7 @@ def signature(settings: Settings) -> descent.Signature:
     """Return what is static in a cell; Gram space where it is exact and takes fewer flops (2n < 4d)."""
     training, judged = settings["training"], events.judged(settings)
     shape = start.shape(settings, judged)
-    linear = descent.OPTIMIZERS[training["optimizer"]["name"]].linear
+    linear = steps.OPTIMIZERS[training["optimizer"]["name"]].linear
     return descent.Signature(
         **shape,
         form="gram" if linear and shape["n"] <= 2 * shape["d"] else "weight",

@@ -1,0 +1,66 @@
+"""Few arrays in place of many: the small leaves of a tree as one vector for each data type.
+
+A program copies each leaf of its state at every slice and each leaf of its inputs at every refill; fifty scalars
+would be fifty kernels to compile and to launch. Empty leaves vanish: JAX lays those out as it likes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from expreg.types import Program, Tree
+
+SMALL = 1024
+"""Numbers of a leaf that is packed, at most."""
+
+
+class Packing(NamedTuple):
+    """How trees of one structure are packed; both directions keep leading axes of all leaves."""
+
+    pack: Callable[[Tree], dict[str, Any]]
+    unpack: Callable[[dict[str, Any]], Tree]  # of NumPy arrays: views
+
+
+def packing(tree: Tree) -> Packing:
+    """Return the packing of trees with these shapes and data types."""
+    leaves, structure = jax.tree.flatten(tree)
+    shapes = [np.shape(leaf) for leaf in leaves]
+    names = [
+        str(leaf.dtype) if np.prod(shape, dtype=int) <= SMALL else f"{place}"
+        for place, (leaf, shape) in enumerate(zip(leaves, shapes, strict=True))
+    ]
+
+    def pack(tree: Tree) -> dict[str, Any]:
+        parts: dict[str, list[Any]] = {}
+        for name, shape, leaf in zip(names, shapes, jax.tree.leaves(tree), strict=True):
+            parts.setdefault(name, []).append(leaf.reshape(*leaf.shape[: leaf.ndim - len(shape)], -1))
+        vectors = {name: jnp.concatenate(part, axis=-1) for name, part in parts.items()}
+        return {name: vector for name, vector in vectors.items() if vector.size}
+
+    def unpack(vectors: dict[str, Any]) -> Tree:
+        ahead = next((vector.shape[:-1] for vector in vectors.values()), ())
+        found, used = [], dict.fromkeys(names, 0)
+        for name, shape, leaf in zip(names, shapes, leaves, strict=True):
+            first, used[name] = used[name], used[name] + int(np.prod(shape))
+            empty = name not in vectors
+            part = np.zeros((*ahead, 0), leaf.dtype) if empty else vectors[name][..., first : used[name]]
+            found.append(part.reshape((*ahead, *shape)))
+        return jax.tree.unflatten(structure, found)
+
+    return Packing(pack, unpack)
+
+
+def packed(program: Program, inputs: Tree) -> tuple[Program, Packing, Packing]:
+    """Return the program with packed inputs, states and records; how its inputs and its records are packed."""
+    state = jax.eval_shape(program.init, inputs)
+    given, moving, kept = packing(inputs), packing(state), packing(jax.eval_shape(program.record, state))
+    narrow = Program(
+        init=lambda start: moving.pack(program.init(given.unpack(start))),
+        advance=lambda vectors: moving.pack(program.advance(moving.unpack(vectors))),
+        running=lambda vectors: program.running(moving.unpack(vectors)),
+        record=lambda vectors: kept.pack(program.record(moving.unpack(vectors))),
+    )
+    return narrow, given, kept

@@ -1,0 +1,158 @@
+"""Steps of gradient descent by XLA, for one lane: any optimizer, any activation, on any platform.
+
+`native` takes the same steps in compiled code of our own where it can.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from expreg.activation import ACTIVATIONS
+from expreg.kinds.network import initial
+from expreg.ntk import norm
+from expreg.types import Status
+
+
+class Optimizer(NamedTuple):
+    """An optax transformation by name; `linear` says whether it is linear in the gradients (Gram space)."""
+
+    make: Callable[..., optax.GradientTransformation]
+    linear: bool
+
+
+OPTIMIZERS: Mapping[str, Optimizer] = {
+    "sgd": Optimizer(optax.sgd, linear=True),
+    "momentum": Optimizer(optax.sgd, linear=True),
+    "nesterov": Optimizer(partial(optax.sgd, nesterov=True), linear=True),
+    "adam": Optimizer(optax.adam, linear=False),
+    "adamw": Optimizer(optax.adamw, linear=False),
+    "adagrad": Optimizer(optax.adagrad, linear=False),
+    "lion": Optimizer(optax.lion, linear=False),
+    "rmsprop": Optimizer(optax.rmsprop, linear=False),
+}
+
+SCHEDULES: Mapping[str, Callable[..., optax.Schedule]] = {
+    "constant": lambda: optax.constant_schedule(1.0),
+    "cosine_decay": partial(optax.cosine_decay_schedule, 1.0),
+    "exponential_decay": partial(optax.exponential_decay, 1.0),
+    "linear": partial(optax.linear_schedule, 1.0),
+    "polynomial": partial(optax.polynomial_schedule, 1.0),
+    "warmup_cosine_decay": partial(optax.warmup_cosine_decay_schedule, 0.0, 1.0),
+}
+"""Optax schedules of the factor that multiplies the step size; it starts at 1 (warm-up: at 0)."""
+
+
+class Moving(NamedTuple):
+    """What changes from step to step."""
+
+    theta: jax.Array
+    change: jax.Array | None
+    optimizer: Any
+    sizes: jax.Array  # (measure_every,) ||r_t|| at the steps that were looked at
+    step: jax.Array
+    status: jax.Array
+
+
+def transformation(signature: Any, eta: jax.Array, values: tuple[Any, ...]) -> optax.GradientTransformation:
+    """Return the optax transformation with traced hyper-parameters."""
+    hyperparameters = dict(zip(signature.hyperparameters, values, strict=True))
+    if signature.schedule is None:
+        return OPTIMIZERS[signature.optimizer].make(eta, **hyperparameters)
+    name, parameters = signature.schedule
+    factor = SCHEDULES[name](**dict(parameters))
+
+    def step_size(count: jax.Array) -> jax.Array:
+        return eta * factor(count.astype(eta.dtype))  # quotients of integers are float32 in every precision
+
+    return OPTIMIZERS[signature.optimizer].make(step_size, **hyperparameters)
+
+
+def limit(state: Any) -> jax.Array:
+    """Return the residual beyond which a run counts as diverged."""
+    return state.inputs.divergence * jnp.maximum(norm(state.initial_residual), norm(state.inputs.y))
+
+
+def _outcome(state: Any, limit: jax.Array, step: jax.Array, size: jax.Array) -> jax.Array:
+    """Return the status after looking at ||r_t||, which decides how a run ends; `steps.cc` follows the same rules."""
+    tolerance = state.inputs.tolerance
+    ends = [
+        (~jnp.isfinite(size), Status.nonfinite),
+        ((size <= tolerance) & (tolerance > 0), Status.converged),  # 0: the whole budget
+        (size > limit, Status.diverged),
+        (step >= state.budget, Status.max_steps),
+    ]
+    conditions, values = zip(*ends, strict=True)
+    return jnp.select(conditions, [jnp.int32(v) for v in values], jnp.int32(Status.running))
+
+
+def _evaluate(signature: Any, state: Any, theta: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the residual r, the pre-activation increments dl and the derivatives phi'(z_t), all from theta."""
+    dl = jnp.einsum("ik,kbp->ibp", state.linear, theta)
+    base = tuple(b[:, None, :] for b in state.base)
+    change, derivative = ACTIVATIONS[signature.activation].increment(base, dl)
+    output = jnp.einsum("ibp,bp->i", change, state.signs)
+    return state.initial_residual + state.inputs.scale * output, dl, derivative
+
+
+def take(signature: Any, early: bool, state: Any) -> tuple[Moving, jax.Array, jax.Array]:
+    """Take up to `measure_every` steps: look at ||r_t||, and if the run goes on, apply the optimizer.
+
+    `early` leaves the loop when the run ends. Otherwise the run stands still for the rest of it: on an accelerator a
+    loop of fixed length never asks the host whether to go on.
+
+    Returns what changed, phi'(z_t), and the largest movement of a neuron, alone and in units of its radius, (2,).
+    """
+    largest, optimizer = limit(state), transformation(signature, state.eta, state.inputs.hyperparameters)
+
+    def step(place: jax.Array, moving: Moving) -> Moving:
+        residual, _, derivative = _evaluate(signature, state, moving.theta)
+        size = norm(residual)
+        status = _outcome(state, largest, moving.step, size)
+        goes_on = status == Status.running
+        gradient = derivative * (state.inputs.scale * residual)[:, None, None] * state.signs
+        if signature.form == "weight":
+            gradient = jnp.einsum("ik,ibp->kbp", state.linear, gradient)
+        weights = None if state.start is None else state.start + moving.theta
+        updates, moved = optimizer.update(gradient, moving.optimizer, weights)
+        keep = partial(jax.tree.map, lambda new, old: jnp.where(goes_on, new, old))  # a bad update never lands
+        return Moving(
+            theta=keep(moving.theta + updates, moving.theta),
+            change=None,
+            optimizer=keep(moved, moving.optimizer),
+            sizes=moving.sizes.at[place].set(size),
+            step=moving.step + goes_on.astype(jnp.int32),
+            status=status,
+        )
+
+    nothing = jnp.full(signature.measure_every, jnp.nan, state.theta.dtype)
+    moving = Moving(state.theta, None, state.optimizer, nothing, state.step, state.status)
+    if early:
+        _, moving = jax.lax.while_loop(
+            lambda c: (c[0] < signature.measure_every) & (c[1].status == Status.running),
+            lambda c: (c[0] + 1, step(*c)),
+            (jnp.int32(0), moving),
+        )
+    else:
+        moving = jax.lax.fori_loop(0, signature.measure_every, step, moving)
+    return moving, *_measured(signature, state, moving.theta)
+
+
+def _measured(signature: Any, state: Any, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return phi'(z_t) and the largest ||w_r - w_r(0)||, alone and in units of the neuron's radius, (2,)."""
+    _, dl, derivative = _evaluate(signature, state, theta)
+    inner = theta * dl if signature.form == "gram" else theta**2
+    moved = jnp.sqrt(jnp.sum(inner, axis=0))
+    moved = jnp.where(jnp.isnan(moved), jnp.inf, jnp.where(state.signs == 0, 0, moved))  # out of range: infinite
+    share = jnp.zeros_like(moved) if state.radii is None else jnp.where(state.signs == 0, 0, moved / state.radii)
+    return derivative, jnp.stack([jnp.max(moved, initial=0.0), jnp.max(share, initial=0.0)])
+
+
+def lowest(signature: Any, state: Any, derivative: jax.Array) -> jax.Array:
+    """Return lambda_min(H(t)) (B.1), for D = phi'(z_t)."""
+    live = (jnp.abs(state.signs) * derivative).reshape(signature.n, -1)
+    low, _ = initial.extremes((state.gram * (live @ live.T) / state.inputs.m.astype(live.dtype))[None])
+    return low[0]
