@@ -58,11 +58,12 @@ def test_increments_are_made_again_from_theta_over_the_whole_range_of_numbers(dt
     signature, inputs = make(dtype=dtype, n=1, d=1, m=2 * len(dl), X=np.ones((1, 1)), max_steps=0)
     state = descent.program(signature).init(jax.tree.map(jnp.asarray, inputs))
     theta = jnp.asarray(np.broadcast_to(dl, state.theta.shape), dtype)
-    found, moved = native.steps(signature, state._replace(theta=theta), False)
+    moving = state._replace(theta=theta)
+    _, change, _, ended, moved = native.steps(signature, moving, jnp.asarray(np.inf, dtype), False)
     exact = np.asarray(state.base[0], float)[:, None, :] * np.expm1(np.asarray(theta, float))
-    np.testing.assert_allclose(found.change, exact, rtol=8 * np.finfo(dtype).eps, atol=0)
+    np.testing.assert_allclose(change, exact, rtol=8 * np.finfo(dtype).eps, atol=0)
     np.testing.assert_allclose(moved[0], 2 * size, rtol=1e-5)
-    assert int(found.step) == 0
+    assert int(ended[0]) == 0
 
 
 def test_a_run_counts_as_diverged_at_the_first_residual_beyond_its_limit():
@@ -146,8 +147,8 @@ def test_the_smallest_eigenvalue_is_that_of_lapack(n, dtype):
     """Of H(t), whose entries are made here from the increments that the compiled steps return."""
     signature, inputs = make(dtype=dtype, n=n, d=3, m=50, bucket=128, max_steps=STEPS)
     state = descent.program(signature).init(jax.tree.map(jnp.asarray, inputs))
-    found, moved = jax.jit(lambda s: native.steps(signature, s, True))(state)
-    D = (np.asarray(state.base[0])[:, None] + np.asarray(found.change)) * np.abs(np.asarray(state.signs))
+    _, change, *_, moved = jax.jit(lambda s: native.steps(signature, s, jnp.asarray(1e30, dtype), True))(state)
+    D = (np.asarray(state.base[0])[:, None] + np.asarray(change)) * np.abs(np.asarray(state.signs))
     D = D.reshape(n, -1).astype(np.float64)
     values = np.linalg.eigvalsh(np.asarray(state.gram, np.float64) * (D @ D.T) / 50)
     assert float(moved[2]) == pytest.approx(values[0], abs=4 * np.finfo(dtype).eps * values[-1])
@@ -160,4 +161,25 @@ def test_no_eigenvalue_is_found_where_an_entry_is_not_a_number(entry):
     state = descent.program(signature).init(jax.tree.map(jnp.asarray, inputs))
     for place in [(0, 0), (3, 1)]:
         spoilt = state._replace(gram=state.gram.at[place].set(entry))
-        assert np.isnan(native.steps(signature, spoilt, True)[1][2])
+        assert np.isnan(native.steps(signature, spoilt, jnp.asarray(1e30), True)[-1][2])
+
+
+def test_extreme_eigenvalues_are_those_of_lapack():
+    """Of stacks of matrices: any, singular, diagonal, zero, tiny, huge; to a few units of rounding of the largest."""
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 3, 16, 65):
+        square = rng.standard_normal((n, n))
+        low_rank = square[:, :1] @ square[:, :1].T
+        stack = np.stack(
+            [
+                square + square.T,
+                low_rank,
+                np.diag(rng.standard_normal(n)),
+                0 * square,
+                1e-200 * low_rank,
+                1e200 * low_rank,
+            ]
+        )
+        for found, exact in zip(native.extremes(jnp.asarray(stack)), np.linalg.eigvalsh(stack).T[[0, -1]], strict=True):
+            size = np.abs(stack).sum(axis=(1, 2))
+            assert np.all(np.abs(found - exact) <= 4 * np.finfo(float).eps * size)

@@ -38,7 +38,7 @@ class Inputs(NamedTuple):
 
 def signature(settings: Settings) -> Signature:
     """Return what is static in a cell; few widths, as a program takes longer to compile than to run."""
-    return Signature(**start.shape(settings, judged(settings), base=4))
+    return Signature(**start.shape(settings, judged(settings)))
 
 
 def prepare(settings: Settings) -> Inputs:

@@ -222,7 +222,8 @@ def _advance(signature: Signature, by: str, state: State) -> State:
     """Take up to `measure_every` steps, then measure: movement and kernel are known at multiples of it."""
     kernel = any("kernel" in EVENTS[name].needs for name in signature.events)
     if by == "compiled":
-        moving, moved = native.steps(signature, state, kernel)
+        theta, change, sizes, ended, moved = native.steps(signature, state, steps.limit(state), kernel)
+        moving = steps.Moving(theta, change, state.optimizer, sizes, ended[0], ended[1])
         lambda_min = moved[2] if kernel else None
     else:
         moving, derivative, moved = steps.take(signature, by == "early", state)

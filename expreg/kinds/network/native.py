@@ -22,10 +22,9 @@ import jax.numpy as jnp
 
 from expreg.activation import ACTIVATIONS
 from expreg.core.engine.devices import cache_directory
-from expreg.kinds.network.steps import Moving, limit
 
 SOURCE = Path(__file__).with_name("steps.cc")
-TARGET = "expreg_steps"
+TARGETS = ("expreg_steps", "expreg_extremes")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
 BUILD_SECONDS = 120
 _lock = threading.Lock()
@@ -38,14 +37,21 @@ def covers(signature: Any) -> bool:
     return plain and exponential and not missing()
 
 
-def steps(signature: Any, state: Any, kernel: bool) -> tuple[Moving, jax.Array]:
-    """Take up to `measure_every` steps from `state`.
+def extremes(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the extreme eigenvalues of symmetric float64 matrices, (..., n, n) -> (...), without eigenvectors."""
+    result = jax.ShapeDtypeStruct(matrices.shape[:-2], matrices.dtype)
+    low, high = jax.ffi.ffi_call(TARGETS[1], (result, result), vmap_method="broadcast_all")(matrices)
+    return low, high
 
-    Returns what changed, and the largest movement of a neuron, alone and in units of its radius, with lambda_min(H(t))
-    if the `kernel` is asked for, (3,).
+
+def steps(signature: Any, state: Any, limit: jax.Array, kernel: bool) -> tuple[jax.Array, ...]:
+    """Take up to `measure_every` steps from `state`, while ||r_t|| is no more than the limit.
+
+    Returns theta and the change of phi, ||r_t|| at the steps, (step, status), and the largest movement of a neuron,
+    alone and in units of its radius, with lambda_min(H(t)) if the `kernel` is asked for, (3,).
     """
     inputs, dtype = state.inputs, state.theta.dtype
-    numbers = jnp.stack([state.eta, inputs.scale, inputs.tolerance, limit(state)]).astype(dtype)
+    numbers = jnp.stack([state.eta, inputs.scale, inputs.tolerance, limit]).astype(dtype)
     live = inputs.m // signature.branches
     counts = jnp.stack([state.step, state.budget, live, signature.form == "weight"]).astype(jnp.int32)
     results = (
@@ -55,12 +61,11 @@ def steps(signature: Any, state: Any, kernel: bool) -> tuple[Moving, jax.Array]:
         jax.ShapeDtypeStruct((2,), jnp.int32),
         jax.ShapeDtypeStruct((3,), dtype),
     )
-    call = jax.ffi.ffi_call(TARGET, results, input_output_aliases={6: 0, 7: 1}, vmap_method="sequential")
+    call = jax.ffi.ffi_call(TARGETS[0], results, input_output_aliases={6: 0, 7: 1}, vmap_method="sequential")
     radii = jnp.zeros(0, dtype) if state.radii is None else state.radii
     operands = (state.linear, state.base[0], state.signs, state.initial_residual, numbers, counts)
     gram = state.gram if kernel else jnp.zeros((0, 0), dtype)
-    theta, change, sizes, ended, moved = call(*operands, state.theta, state.change, radii, gram)
-    return Moving(theta, change, state.optimizer, sizes, ended[0], ended[1]), moved
+    return tuple(call(*operands, state.theta, state.change, radii, gram))
 
 
 def missing() -> str:
@@ -82,7 +87,8 @@ def _prepared() -> str:
         with tempfile.TemporaryDirectory() as scratch:  # a library that is loaded may lose its file
             kept = os.environ.get("EXPREG_CACHE") != "off"
             library = ctypes.cdll.LoadLibrary(str(_built(compiler, cache_directory() if kept else Path(scratch))))
-        jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(getattr(library, TARGET)), platform="cpu")
+        for target in TARGETS:
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except subprocess.CalledProcessError as error:
         return f"{compiler} failed: {(error.stderr.strip().splitlines() or ['no message'])[0]}"
     except (OSError, subprocess.TimeoutExpired, AttributeError) as error:

@@ -20,8 +20,8 @@ from expreg.network import initialise
 from expreg.types import PRECISIONS, Array, Row, Settings
 
 BRANCHES = {"coupled": 2, "iid": 1}
-SMALLEST_PROGRAM = 8192
-"""Elements n x m below which a wider bucket costs less than compiling another program."""
+MERGED = 1024
+"""Up to this width one program serves all networks: to be wider than needed costs it less than another compilation."""
 GROUP, GROUP_NUMBERS = 64, 2**18
 """Replicates whose data are drawn together, and the coordinates that they have together, at most."""
 
@@ -100,21 +100,20 @@ def problem(settings: Settings) -> Problem:
         return _problem(text, settings["network"]["activation"], settings["seed"], settings["replicate"])
 
 
-def bucket(m: int, n: int, *, base: int = 2) -> int:
+def bucket(m: int, *, smallest: int = MERGED, base: int = 4) -> int:
     """Return the padded width of a cell's program: the next power of the base, small ones merged."""
-    power = max(m - 1, SMALLEST_PROGRAM // (1 << (n - 1).bit_length()) - 1).bit_length()
     each = (base - 1).bit_length()
-    return int(1 << each * -(-power // each))
+    return 1 << each * -(-(max(m, smallest) - 1).bit_length() // each)
 
 
-def shape(settings: Settings, judged: Iterable[str], *, base: int = 2) -> dict[str, Any]:
+def shape(settings: Settings, judged: Iterable[str]) -> dict[str, Any]:
     """Return what is static in every program of networks: sizes, number type, and whether an event needs the radii."""
     network, n = settings["network"], settings["data"]["n"]
     branches = BRANCHES[network["init"]]
     return {
         "n": n,
         "d": settings["data"]["d"],
-        "neurons": bucket(network["m"], n, base=base) // branches,
+        "neurons": bucket(network["m"]) // branches,
         "branches": branches,
         "activation": network["activation"],
         "dtype": PRECISIONS[settings["precision"]].__name__,

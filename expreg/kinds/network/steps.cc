@@ -28,46 +28,55 @@ constexpr int kVectors = 3;  // of a tile
 constexpr int kFlush = 16;   // blocks of columns whose sums are added in T before they are added in double
 enum Status : int32_t { kRunning = 0, kConverged = 1, kMaxSteps = 2, kDiverged = 3, kNonfinite = 4 };
 
-// The smallest eigenvalue of a symmetric matrix (n, n), which is lost: Householder's reflections make it tridiagonal,
-// and bisection counts negative pivots. Not a number where an entry is none or infinite.
-double lowest(double* H, int64_t n) {
-  std::vector<double> diagonal(n), beside(n), u(n), w(n);
-  double bound = 0;  // on every |eigenvalue|
-  for (int64_t i = 0; i < n; ++i) {
-    double sum = 0;
-    for (int64_t j = 0; j < n; ++j) sum += std::abs(H[i * n + j]);
-    if (!std::isfinite(sum)) return std::numeric_limits<double>::quiet_NaN();
-    bound = std::max(bound, sum);
+// The extreme eigenvalues of a symmetric matrix (n, n), which is lost: Householder's reflections make it tridiagonal,
+// and bisection looks at the signs of pivots. Not a number where an entry is none or infinite.
+struct Spectrum {
+  int64_t n;
+  double bound = 0;                       // on every |eigenvalue|
+  std::vector<double> diagonal, squares;  // of the tridiagonal matrix over the bound; those beside it squared
+
+  Spectrum(double* H, int64_t n_) : n(n_), diagonal(n), squares(n) {
+    for (int64_t i = 0; i < n; ++i) {
+      double sum = 0;
+      for (int64_t j = 0; j < n; ++j) sum += std::abs(H[i * n + j]);
+      bound = sum <= bound ? bound : sum;  // what is not a number stays
+      if (std::isnan(sum)) break;
+    }
+    if (!std::isfinite(bound) || bound == 0) return;
+    for (int64_t i = 0; i < n * n; ++i) H[i] /= bound;  // squares of no entry leave the range of numbers
+    std::vector<double> u(n), w(n);
+    for (int64_t k = 0; k < n - 1; ++k) {
+      double size = 0, pulled = 0;
+      for (int64_t i = k + 1; i < n; ++i) u[i] = H[k * n + i], w[i] = 0, size += u[i] * u[i];
+      squares[k] = size;
+      const double length = std::sqrt(size);
+      u[k + 1] += std::copysign(length, u[k + 1]);
+      const double square = 2 * std::abs(u[k + 1]) * length;  // |u|^2
+      if (k == n - 2 || !(square > 0)) continue;
+      for (int64_t j = k + 1; j < n; ++j)
+        for (int64_t i = k + 1; i < n; ++i) w[i] += H[j * n + i] * u[j];
+      for (int64_t i = k + 1; i < n; ++i) w[i] *= 2 / square, pulled += w[i] * u[i];
+      for (int64_t i = k + 1; i < n; ++i) w[i] -= pulled / square * u[i];
+      for (int64_t i = k + 1; i < n; ++i)
+        for (int64_t j = k + 1; j < n; ++j) H[i * n + j] -= u[i] * w[j] + w[i] * u[j];
+    }
+    for (int64_t i = 0; i < n; ++i) diagonal[i] = H[i * n + i];
   }
-  for (int64_t k = 0; k < n - 1; ++k) {
-    double size = 0, pulled = 0;
-    for (int64_t i = k + 1; i < n; ++i) u[i] = H[k * n + i], w[i] = 0, size += u[i] * u[i];
-    beside[k] = size;  // squared
-    const double length = std::sqrt(size);
-    u[k + 1] += std::copysign(length, u[k + 1]);
-    const double square = 2 * std::abs(u[k + 1]) * length;  // |u|^2
-    if (k == n - 2 || !(square > 0)) continue;
-    for (int64_t j = k + 1; j < n; ++j)
-      for (int64_t i = k + 1; i < n; ++i) w[i] += H[j * n + i] * u[j];
-    for (int64_t i = k + 1; i < n; ++i) w[i] *= 2 / square, pulled += w[i] * u[i];
-    for (int64_t i = k + 1; i < n; ++i) w[i] -= pulled / square * u[i];
-    for (int64_t i = k + 1; i < n; ++i)
-      for (int64_t j = k + 1; j < n; ++j) H[i * n + j] -= u[i] * w[j] + w[i] * u[j];
+
+  // The smallest eigenvalue (sign 1), or the negative of the largest (sign -1).
+  double lowest(double sign) const {
+    if (!std::isfinite(bound)) return std::numeric_limits<double>::quiet_NaN();
+    double low = -1, high = 1;
+    while (high - low > std::numeric_limits<double>::epsilon() / 4) {
+      const double middle = (low + high) / 2;
+      if (middle == low || middle == high) break;
+      double pivot = sign * diagonal[0] - middle;
+      for (int64_t i = 1; i < n && pivot > 0; ++i) pivot = sign * diagonal[i] - middle - squares[i - 1] / pivot;
+      (pivot > 0 ? low : high) = middle;
+    }
+    return high * bound;
   }
-  for (int64_t i = 0; i < n; ++i) diagonal[i] = H[i * n + i];
-  const auto below = [&](double x) {  // whether an eigenvalue is smaller than x
-    double pivot = diagonal[0] - x;
-    for (int64_t i = 1; i < n && pivot > 0; ++i) pivot = diagonal[i] - x - beside[i - 1] / pivot;
-    return !(pivot > 0);
-  };
-  double low = -bound, high = bound;
-  while (high - low > std::numeric_limits<double>::epsilon() / 4 * bound) {
-    const double middle = low + (high - low) / 2;
-    if (middle == low || middle == high) break;
-    (below(middle) ? high : low) = middle;
-  }
-  return high;
-}
+};
 
 template <typename T>
 struct Lane {
@@ -265,7 +274,7 @@ struct Lane {
     const double* product = products.data();
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j <= i; ++j) H[i * n + j] = H[j * n + i] = gram[i * n + j] * *product++ / width;
-    return lowest(H.data(), n);
+    return Spectrum(H.data(), n).lowest(1);
   }
 
   static void flush(Vec* from, std::vector<double>& to) {
@@ -375,9 +384,23 @@ void run(XLA_FFI_CallFrame* frame) {
   ended[0] = step, ended[1] = status;
 }
 
-}  // namespace
+// Operand: matrices (..., n, n). Results: the smallest and the largest eigenvalue of each, (...).
+void extremes(XLA_FFI_CallFrame* frame) {
+  const auto* given = static_cast<XLA_FFI_Buffer*>(frame->args.args[0]);
+  const int64_t n = given->dims[given->rank - 1];
+  const auto* matrices = static_cast<const double*>(given->data);
+  double* found[2];
+  for (int i = 0; i < 2; ++i) found[i] = static_cast<double*>(static_cast<XLA_FFI_Buffer*>(frame->rets.rets[i])->data);
+  int64_t count = 1;
+  for (int64_t i = 0; i < given->rank - 2; ++i) count *= given->dims[i];
+  for (int64_t i = 0; i < count; ++i) {
+    std::vector<double> H(matrices + i * n * n, matrices + (i + 1) * n * n);
+    const Spectrum spectrum(H.data(), n);
+    found[0][i] = spectrum.lowest(1), found[1][i] = -spectrum.lowest(-1);
+  }
+}
 
-extern "C" XLA_FFI_Error* expreg_steps(XLA_FFI_CallFrame* frame) {
+XLA_FFI_Error* answer(XLA_FFI_CallFrame* frame, void (*work)(XLA_FFI_CallFrame*)) {
   for (auto* asked = frame->extension_start; asked != nullptr; asked = asked->next)
     if (asked->type == XLA_FFI_Extension_Metadata) {  // XLA asks once for which interface this was built
       auto* metadata = reinterpret_cast<XLA_FFI_Metadata_Extension*>(asked)->metadata;
@@ -386,9 +409,8 @@ extern "C" XLA_FFI_Error* expreg_steps(XLA_FFI_CallFrame* frame) {
       metadata->traits = 0;
       return nullptr;
     }
-  const bool single = static_cast<XLA_FFI_Buffer*>(frame->args.args[0])->dtype == XLA_FFI_DataType_F32;
   try {
-    single ? run<float>(frame) : run<double>(frame);
+    work(frame);
     return nullptr;
   } catch (const std::bad_alloc&) {  // the engine halves its lanes and goes on
     XLA_FFI_Error_Create_Args error{sizeof(XLA_FFI_Error_Create_Args), nullptr, "RESOURCE_EXHAUSTED: a lane",
@@ -396,3 +418,14 @@ extern "C" XLA_FFI_Error* expreg_steps(XLA_FFI_CallFrame* frame) {
     return frame->api->XLA_FFI_Error_Create(&error);
   }
 }
+
+}  // namespace
+
+extern "C" XLA_FFI_Error* expreg_steps(XLA_FFI_CallFrame* frame) {
+  return answer(frame, [](XLA_FFI_CallFrame* own) {
+    const bool single = static_cast<XLA_FFI_Buffer*>(own->args.args[0])->dtype == XLA_FFI_DataType_F32;
+    single ? run<float>(own) : run<double>(own);
+  });
+}
+
+extern "C" XLA_FFI_Error* expreg_extremes(XLA_FFI_CallFrame* frame) { return answer(frame, extremes); }

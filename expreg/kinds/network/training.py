@@ -8,7 +8,7 @@ import numpy as np
 
 from expreg import ntk, theory
 from expreg.core.engine.curves import ended
-from expreg.kinds.network import descent, events, start, steps
+from expreg.kinds.network import descent, events, native, start, steps
 from expreg.types import PRECISIONS, Array, Cost, Row, Settings, Status
 
 THEORY_DELTA = 0.1
@@ -29,11 +29,14 @@ def _hyperparameters(settings: Settings) -> dict[str, float]:
 
 
 def signature(settings: Settings) -> descent.Signature:
-    """Return what is static in a cell; Gram space where it is exact and takes fewer flops (2n < 4d)."""
+    """Return what is static in a cell; Gram space where it is exact and takes fewer flops (2n < 4d).
+
+    XLA steps through padding too, so its programs are at most twice as wide as their networks, or very small.
+    """
     training, judged = settings["training"], events.judged(settings)
     shape = start.shape(settings, judged)
     linear = steps.OPTIMIZERS[training["optimizer"]["name"]].linear
-    return descent.Signature(
+    found = descent.Signature(
         **shape,
         form="gram" if linear and shape["n"] <= 2 * shape["d"] else "weight",
         optimizer=training["optimizer"]["name"],
@@ -44,6 +47,14 @@ def signature(settings: Settings) -> descent.Signature:
         curve_points=training["curve"]["points"],
         curve_spacing=training["curve"]["spacing"],
     )
+    if native.covers(found):
+        return found
+    width = start.bucket(settings["network"]["m"], smallest=max(2, SMALLEST_ELEMENTS // found.n), base=2)
+    return found._replace(neurons=width // found.branches)
+
+
+SMALLEST_ELEMENTS = 2048
+"""Elements n x m of a program that XLA steps through, at least."""
 
 
 def _step_limit(settings: Settings) -> int:
