@@ -184,14 +184,17 @@ def steps_to_tolerance(H: Array | Modes, residual_0: Array, eta_scaled: Any, eps
     """Return the smallest t with ||r_t|| <= eps in linearised training, a float; inf if there is none (B.26).
 
     Exact for eta_scaled < 2 / lambda_max, where ||r_t|| falls. An unstable step answers inf, also when the
-    residual dips below eps before it grows. Found digit by digit in base 32, up to 2^50 steps: no
-    data-dependent loop, so that it can be jitted and vmapped.
+    residual dips below eps before it grows. Found digit by digit in base 32, up to 2^50 steps, by a loop that
+    depends on no data under JAX, so that it can be jitted and vmapped; NumPy skips the digits that are 0.
     """
     factors, weights = _factors(H, residual_0, eta_scaled)
     xp = factors.__array_namespace__()
     digits = xp.arange(1, 32, dtype=factors.dtype)
     before = xp.zeros((), dtype=factors.dtype)  # the largest t found so far with ||r_t|| > eps
-    for place in range(9, -1, -1):
+    places = 10
+    if xp is np and np.isfinite(most := _most_steps(factors, weights, eps)):
+        places = int(math.log(most + 2, 32)) + 1
+    for place in range(places - 1, -1, -1):
         candidates = before + 32.0**place * digits
         too_large = _squared_norm(factors, weights, candidates) > eps**2
         before = before + 32.0**place * too_large.sum().astype(factors.dtype)
@@ -206,13 +209,17 @@ def steps_bound(H: Array | Modes, residual_0: Array, eta_scaled: Any, eps: Any) 
 
     ceil(log(||r_0|| / eps) / -log(max_k |1 - eta_scaled l_k|)).
     """
-    factors, weights = _factors(H, residual_0, eta_scaled)
+    return _most_steps(*_factors(H, residual_0, eta_scaled), eps)
+
+
+def _most_steps(factors: Array, weights: Array, eps: Any) -> Array:
     xp = factors.__array_namespace__()
     slowest = factors.max()
     stable = slowest < 1
-    needed = xp.log(xp.sqrt(weights.sum()) / eps)
-    steps = xp.ceil(needed / -xp.log(xp.where(stable, slowest, 0.5 + 0 * slowest)))
-    return xp.where(needed <= 0, 0 * steps, xp.where(stable, steps, xp.full_like(steps, math.inf)))
+    with np.errstate(divide="ignore", invalid="ignore"):  # nothing decays, or everything does at once
+        needed = xp.log(xp.sqrt(weights.sum()) / eps)
+        steps = xp.ceil(needed / -xp.log(xp.where(stable, slowest, 0.5 + 0 * slowest)))
+        return xp.where(needed <= 0, 0 * steps, xp.where(stable, steps, xp.full_like(steps, math.inf)))
 
 
 def converges(H: Array | Modes, residual_0: Array, eta_scaled: Any, eps: Any, steps: Any) -> Array:
