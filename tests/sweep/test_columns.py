@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from expreg.core.store.columns import NAMES, TYPES, check_row, in_order, merged
+from expreg.core.store.columns import NAMES, TYPES, check_row, in_order, merged, types_of
 from expreg.core.store.part import decode, encode, table_of
 from expreg.core.store.store import Store
 from expreg.core.store.table import read
@@ -72,20 +72,23 @@ def test_a_run_is_read_with_the_order_and_types_of_its_parts(tmp_path):
 )
 def test_a_row_must_fit_the_declared_columns(value, column):
     with pytest.raises(ValueError, match=f"column '{column}'"):
-        check_row(row(0, **{column: value}), OWN)
+        check_row(row(0, **{column: value}), types_of(OWN))
 
 
 @pytest.mark.parametrize("status", [None, "running", "fine"])
 def test_a_row_has_a_status(status):
     with pytest.raises(ValueError, match="expected one of converged"):
-        check_row(row(0, status=status), OWN)
+        check_row(row(0, status=status), types_of(OWN))
 
 
 def test_numbers_of_numpy_and_missing_values_fit():
-    check_row(row(0, a=np.int32(3), b=np.float32(0.5), c_step=None, w="x", curve_step=[0], curve_u=np.zeros(1)), OWN)
-    check_row(row(0, b=2), OWN)
+    types = types_of(OWN)
+    check_row(
+        row(0, a=np.int32(3), b=np.float32(0.5), c_step=None, w="x", curve_step=[0], curve_u=np.zeros(1)), types_of(OWN)
+    )
+    check_row(row(0, b=2), types)
     with pytest.raises(ValueError, match="unequal length"):
-        check_row(row(0, curve_step=[0], curve_u=np.zeros(2)), OWN)
+        check_row(row(0, curve_step=[0], curve_u=np.zeros(2)), types)
 
 
 def test_an_axis_never_replaces_a_column(tmp_path):

@@ -12,7 +12,7 @@ from expreg.core.engine import devices, manifest
 from expreg.core.engine.interrupt import graceful
 from expreg.core.engine.lanes import Engine, error_row
 from expreg.core.engine.progress import Reporter, counted, say
-from expreg.core.store.columns import check_row
+from expreg.core.store.columns import check_row, types_of
 from expreg.core.store.store import Store
 from expreg.errors import Interrupted
 from expreg.types import Experiment, Row, Settings
@@ -121,12 +121,12 @@ def _completed(experiment: Experiment, cells: Cells) -> Callable[[Row], Row]:
         "expreg_version": __version__,
         "jax_version": jax.__version__,
     }
-    columns = experiment.columns()
+    types = types_of(experiment.columns())
 
     def complete(row: Row) -> Row:
         settings, axes = cells[row["cell"]]
         try:
-            check_row(row, columns)
+            check_row(row, types)
         except (TypeError, ValueError) as error:
             row = error_row(row["cell"], error)
         own = {name: settings[name] for name in ("experiment", "seed", "replicate", "precision")}

@@ -4,33 +4,41 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from expreg.types import BASE, FAILED, Column, Status
 
 CURVE = "curve_"
 """What the name of a curve begins with in a row and in a part."""
 NAMES = tuple(column.name for column in BASE)
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    "string": (str,),
-    "bool": (bool,),
-    "int64": (Integral,),
-    "float64": (Real,),
+_KINDS: Mapping[str, tuple[type, type]] = {  # what most values are, and what else may stand for it
+    "string": (str, str),
+    "bool": (bool, bool),
+    "int64": (int, Integral),
+    "float64": (float, Real),
 }
 STATUSES = (*(status.name for status in Status if status), *FAILED)
 TYPES = tuple(_KINDS)
 """The types that a column may have."""
 
 
-def check_row(row: Mapping[str, Any], columns: Sequence[Column]) -> None:
+def types_of(columns: Sequence[Column]) -> dict[str, str]:
+    """Return the types of an experiment's columns by name, with those that every experiment has."""
+    return {column.name: column.type for column in (*BASE, *columns)}
+
+
+def check_row(row: Mapping[str, Any], types: Mapping[str, str]) -> None:
     """Raise ValueError unless a row has a status, declared columns only, of their types, and curves of equal length."""
     if row.get("status") not in STATUSES:
         raise ValueError(f"status is {row.get('status')!r}, expected one of {', '.join(STATUSES)}")
-    types = {column.name: column.type for column in (*BASE, *columns)}
     for name, value in row.items():
-        if name.startswith(CURVE) or value is None:
+        if value is None or name.startswith(CURVE):
             continue
         if name not in types:
             raise ValueError(f"column {name!r} is not declared by the experiment")
-        value = value.item() if type(value).__name__ == "bool_" else value  # NumPy's
+        if type(value) is _KINDS[types[name]][0]:
+            continue
+        value = value.item() if isinstance(value, np.generic) else value
         if not isinstance(value, _KINDS[types[name]]) or (isinstance(value, bool) and types[name] != "bool"):
             raise ValueError(f"column {name!r} is {type(value).__name__}, declared as {types[name]}")
     check_curves(row)
