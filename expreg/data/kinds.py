@@ -331,7 +331,8 @@ def draw(options: Options, keys_points: Any, keys_labels: Any) -> list[tuple[np.
         return X, labels.make(settings["labels"], signs, X, y)
 
     with jax.enable_x64(True), jax.default_device(host()):
-        keys = [jax.device_put(jnp.stack(list(each)), host()) for each in (keys_points, keys_labels)]
+        stacks = [k if isinstance(k, jax.Array) else jnp.stack(k) for k in (keys_points, keys_labels)]
+        keys = jax.device_put(stacks, host())
         all_at_once = kind.traced and labels.traced
         found = map(np.asarray, jax.vmap(one)(*keys)) if all_at_once else zip(*map(one, *keys), strict=True)
         return [(np.asarray(X, np.float64), np.asarray(y, np.float64)) for X, y in zip(*found, strict=True)]
