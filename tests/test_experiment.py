@@ -11,7 +11,7 @@ import pytest
 from expreg import api, ntk, theory
 from expreg.core import config as plan
 from expreg.kinds import EXPERIMENTS
-from expreg.kinds.network import start, training
+from expreg.kinds.network import native, start, training
 from expreg.types import Status
 
 THRESHOLD = EXPERIMENTS["threshold"]
@@ -138,15 +138,26 @@ def test_both_forms_give_the_same_row():
     assert gram["steps"] == weight["steps"]
 
 
-def test_widths_share_programs_by_power_of_two_and_small_ones_all():
-    def neurons(m, n=8):
-        return training.signature(resolved(network__m=m, data__n=n)).neurons
+@pytest.mark.skipif(bool(native.missing()), reason="there are no compiled steps")
+def test_compiled_steps_serve_small_widths_with_one_program_and_others_by_powers_of_four():
+    """They never step through padding."""
+    assert {columns(m) for m in (2, 64, 1000, 1024)} == {512}
+    assert {columns(m, n=64) for m in (2, 1024)} == {512}
+    assert {columns(m) for m in (1026, 4096)} == {2048}
+    assert columns(3, network__init="iid") == 1024
 
-    assert {neurons(m) for m in (2, 64, 1000, 1024)} == {512}
-    assert neurons(1026) == neurons(2048) == 1024
-    assert neurons(2, n=1) == 8192 // 2
-    assert neurons(4, n=32768) == 2
-    assert training.signature(resolved(network__m=3, network__init="iid", data__n=8)).neurons == 1024
+
+def test_programs_of_xla_are_at_most_twice_as_wide_as_their_networks_or_small():
+    adam = {"training__optimizer": {"name": "adam"}}
+    assert {columns(m, **adam) for m in (2, 64, 256)} == {128}
+    assert {columns(m, **adam) for m in (258, 512)} == {256}
+    assert columns(2, n=1, **adam) == 1024
+    assert columns(4, n=32768, **adam) == 2
+    assert columns(3, network__init="iid", network__activation="cosh") == 256
+
+
+def columns(m, n=8, **change):
+    return training.signature(resolved(network__m=m, data__n=n, **change)).neurons
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
