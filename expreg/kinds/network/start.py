@@ -22,7 +22,7 @@ from expreg.types import PRECISIONS, Array, Row, Settings
 BRANCHES = {"coupled": 2, "iid": 1}
 MERGED = 1024
 """Up to this width one program serves all networks: to be wider than needed costs it less than another compilation."""
-GROUP, GROUP_NUMBERS = 64, 2**18
+GROUP, GROUP_NUMBERS = 256, 2**18
 """Replicates whose data are drawn together, and the coordinates that they have together, at most."""
 
 
@@ -66,8 +66,10 @@ def _keys(seed: Array, replicates: Array, n: Array, d: Array) -> Array:
 def _drawn(data_text: str, seed: int, replicates: range) -> list[tuple[Array, Array, Array]]:
     """Return (X, y, key of the neurons) of each of these replicates, all drawn at once."""
     settings = json.loads(data_text)
-    keys = np.asarray(_keys(seed, np.arange(replicates.start, replicates.stop), settings["n"], settings["d"]))
-    sets = data.draw(settings, *(jax.random.wrap_key_data(jax.numpy.asarray(keys[:, i])) for i in (0, 1)))
+    # the whole context is part of JAX's trace cache: set here, data compiles once for every caller
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(devices.host()):
+        keys = np.asarray(_keys(seed, np.arange(replicates.start, replicates.stop), settings["n"], settings["d"]))
+        sets = data.draw(settings, *(jax.random.wrap_key_data(jax.numpy.asarray(keys[:, i])) for i in (0, 1)))
     return [(X, y, key) for (X, y), key in zip(sets, keys[:, 2], strict=True)]
 
 
@@ -95,9 +97,7 @@ def _problem(data_text: str, activation: str, seed: int, replicate: int) -> Prob
 def problem(settings: Settings) -> Problem:
     """Return the data set of a cell; cells that differ in anything but the data share it."""
     text = json.dumps(settings["data"], sort_keys=True)
-    # the whole context is part of JAX's trace cache: set here, data compiles once for every caller
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(devices.host()):
-        return _problem(text, settings["network"]["activation"], settings["seed"], settings["replicate"])
+    return _problem(text, settings["network"]["activation"], settings["seed"], settings["replicate"])
 
 
 def bucket(m: int, *, smallest: int = MERGED, base: int = 4) -> int:
