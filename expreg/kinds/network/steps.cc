@@ -18,13 +18,12 @@
 
 namespace {
 
+// Of a vector, and the rows and vectors of a tile, whose sums stay in registers: there are 32 of them, or 16.
 #ifdef __AVX512F__
-constexpr int kBytes = 64;
+constexpr int kBytes = 64, kRows = 8, kVectors = 2;
 #else
-constexpr int kBytes = 32;
+constexpr int kBytes = 32, kRows = 4, kVectors = 3;
 #endif
-constexpr int kRows = 4;     // of a tile: with kVectors, twelve sums in registers
-constexpr int kVectors = 3;  // of a tile
 constexpr int kFlush = 16;   // blocks of columns whose sums are added in T before they are added in double
 enum Status : int32_t { kRunning = 0, kConverged = 1, kMaxSteps = 2, kDiverged = 3, kNonfinite = 4 };
 
@@ -121,14 +120,14 @@ struct Lane {
   static inline void tile(const T* matrix, const Vec* x, int64_t depth, Vec (&out)[kRows][kVectors]) {
     Vec sum[kRows][kVectors] = {};
     for (int64_t k = 0; k < depth; ++k, matrix += kRows, x += kVectors) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 3
+#pragma GCC unroll 4
         for (int c = 0; c < kVectors; ++c) sum[r][c] += matrix[r] * x[c];
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 3
+#pragma GCC unroll 4
       for (int c = 0; c < kVectors; ++c) out[r][c] = sum[r][c];
   }
 
@@ -163,9 +162,9 @@ struct Lane {
   static inline bool small(const Vec (&D)[kRows][kVectors]) {
     typedef decltype(D[0][0] > D[0][0]) Mask;
     Mask beyond{};
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 3
+#pragma GCC unroll 4
       for (int c = 0; c < kVectors; ++c) beyond |= D[r][c] * D[r][c] > T(1) / 16;
     int64_t any = 0;
     for (int i = 0; i < kBytes / 8; ++i) any |= reinterpret_cast<const int64_t*>(&beyond)[i];
@@ -180,10 +179,10 @@ struct Lane {
     Vec *change = at(v, block * tall * W), *moved = at(theta, block * deep * W), *out = at(g, 0), *in = at(h, 0);
     Vec* const total = sums;
     const T *factor = pull, *forward = A, *back = P;
-    const Vec a0 = a[0], a1 = a[1], a2 = a[2];
-    const Vec sign[kVectors] = {a0, a1, a2};
+    Vec sign[kVectors];
+    std::copy_n(a, kVectors, sign);
     for (int64_t i = 0; i < tall; ++i)
-#pragma GCC unroll 3
+#pragma GCC unroll 4
       for (int c = 0; c < kVectors; ++c) {
         const int64_t place = i * kVectors + c;
         const Vec value = (factor[i] * sign[c]) * (initial[place] + change[place]);
@@ -201,10 +200,10 @@ struct Lane {
     for (int64_t i = 0; i < tall; i += kRows) {
       tile(forward + i * deep, in, deep, D);
       const bool inside = small(D);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         Vec sum = total[i + r];
-#pragma GCC unroll 3
+#pragma GCC unroll 4
         for (int c = 0; c < kVectors; ++c) {
           const int64_t place = (i + r) * kVectors + c;
           Vec value = change[place];
@@ -260,7 +259,7 @@ struct Lane {
     for (int64_t i = 0; i < rows * kVectors; ++i) D[i] = initial[i] + change[i];
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j <= i; ++j, ++sum)
-#pragma GCC unroll 3
+#pragma GCC unroll 4
         for (int c = 0; c < kVectors; ++c) *sum += D[i * kVectors + c] * D[j * kVectors + c];
   }
 
