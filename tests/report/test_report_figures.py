@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure as Canvas
 from report import synthetic
 
 from expreg.core.page import drawing, page, style
@@ -230,6 +231,16 @@ def test_curves_are_aligned_log_linearly_and_keep_their_last_value():
     found = curves.aligned(runs, "residual", steps)
     assert found[1:] == pytest.approx(np.tile(0.5**steps, (2, 1)))
     assert found[0] == pytest.approx(0.5 ** np.minimum(steps, 4))
+
+
+def test_a_figure_is_laid_out_once_and_drawn_once_per_format(run, monkeypatch):
+    draws = []
+    monkeypatch.setattr(Canvas, "draw", lambda self, renderer, draw=Canvas.draw: draws.append(draw(self, renderer)))
+    [figure] = drawing.figures(only(**LAMBDA), *run)
+    layouts, layout = [], figure.figure.get_layout_engine()
+    monkeypatch.setattr(layout, "execute", lambda drawn, execute=layout.execute: layouts.append(execute(drawn)))
+    assert len(drawing.render(figure)) == len(draws) == 3
+    assert len(layouts) == 1
 
 
 def test_curves_may_come_in_any_order(run, drawn):
