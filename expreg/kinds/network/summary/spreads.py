@@ -18,7 +18,7 @@ def ratios(rows: pd.DataFrame) -> list[Record]:
     """
     ratio = rows["frobenius_error"] / rows["frobenius_expected"]
     records = []
-    for at, part in split(rows.assign(_ratio=ratio)[np.isfinite(ratio)], ["n", "m"]):
+    for at, part in split(rows[["n", "m"]].assign(_ratio=ratio)[np.isfinite(ratio)], ["n", "m"]):
         low, median, high = quantiles(part["_ratio"], [0.05, 0.5, 0.95])
         place = {name: int(value) for name, value in at.items()}
         records.append(place | {"ratio": median, "low": low, "high": high, "cells": len(part)})
@@ -50,7 +50,8 @@ def margins(n: int, rows: pd.DataFrame, event: str, threshold: float | None) -> 
     its 5 % and 95 % quantiles `low` and `high`; `first_step` the median step of the first violation among the
     `violated`. Empty where the event was not measured.
     """
-    known = rows[rows[event].notna() & ~rows["status"].isin(FAILED)]
+    measured = rows[event].notna() & ~rows["status"].isin(FAILED)
+    known = rows.loc[measured, ["m", event, f"{event}_margin", f"{event}_step"]]
     widths = np.unique(known["m"])
     if not len(widths):
         return []
