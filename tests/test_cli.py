@@ -123,7 +123,7 @@ for words in {calls!r}:
             main()
     except SystemExit as end:
         codes.append(int(end.code or 0))
-heavy = {{"jax", "jaxlib", "pandas", "matplotlib", "scipy", "pyarrow", "duckdb", "sklearn"}}
+heavy = {{"jax", "jaxlib", "pandas", "matplotlib", "scipy", "scipy.stats", "pyarrow", "duckdb", "sklearn"}}
 print([codes, sorted(heavy & set(sys.modules)), time.process_time()])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -142,6 +142,13 @@ def test_help_and_refusals_load_nothing_heavy_and_take_no_time(place: Path) -> N
     assert not heavy
     assert seconds < 2  # start-up and all of them together
     assert listing(place) == ["bad.yaml", "big.yaml", "tiny.yaml"]
+
+
+def test_a_report_loads_only_what_it_draws_and_counts_with() -> None:
+    expreg.run("tiny.yaml", out="run", draw=False)
+    codes, heavy, _ = light([["report", "run"]])
+    assert codes == [0]
+    assert heavy == {"matplotlib", "pandas", "pyarrow", "scipy"}
 
 
 def test_help_says_what_there_is(call: Call) -> None:

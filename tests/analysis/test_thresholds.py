@@ -29,6 +29,8 @@ def test_the_ranks_cover_the_quantile_as_often_as_they_promise() -> None:
         ranks = thresholds.quantile_ranks(count, 0.9, 0.95)
         coverage = stats.binom.cdf(ranks.high - 1, count, 0.9) - stats.binom.cdf(ranks.low - 1, count, 0.9)
         assert 0.95 <= coverage <= 0.995
+        assert ranks.low == stats.binom.ppf(0.025, count, 0.9)
+        assert ranks.high == stats.binom.ppf(0.975, count, 0.9) + 1
     assert thresholds.quantile_ranks(9, 0.9, 0.95).quantile == 9  # 0.9 * 10 is 9, also after rounding
 
 

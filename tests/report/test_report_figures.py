@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure as Canvas
 from report import synthetic
 
 from expreg.core.page import drawing, page, style
@@ -222,13 +223,34 @@ def test_pairs_that_were_not_run_are_holes():
 
 
 def test_curves_are_aligned_log_linearly_and_keep_their_last_value():
-    runs = [pd.DataFrame({"step": s, "residual": [0.5**t for t in s]}) for s in ([0, 1, 4], [0, 8], [0, 2, 16])]
+    all_steps = (np.array(s, dtype=float) for s in ([0, 1, 4], [0, 8], [0, 2, 16]))
+    runs = [{"step": s, "residual": 0.5**s} for s in all_steps]
     steps = curves.common_steps(runs)
     assert steps[0] == 0
     assert steps[-1] == 8, "two of three runs reach step 8, one goes on"
     found = curves.aligned(runs, "residual", steps)
     assert found[1:] == pytest.approx(np.tile(0.5**steps, (2, 1)))
     assert found[0] == pytest.approx(0.5 ** np.minimum(steps, 4))
+
+
+def test_a_figure_is_laid_out_once_and_drawn_once_per_format(run, monkeypatch):
+    draws = []
+    monkeypatch.setattr(Canvas, "draw", lambda self, renderer, draw=Canvas.draw: draws.append(draw(self, renderer)))
+    [figure] = drawing.figures(only(**LAMBDA), *run)
+    layouts, layout = [], figure.figure.get_layout_engine()
+    monkeypatch.setattr(layout, "execute", lambda drawn, execute=layout.execute: layouts.append(execute(drawn)))
+    assert len(drawing.render(figure)) == len(draws) == 3
+    assert len(layouts) == 1
+
+
+def test_curves_may_come_in_any_order(run, drawn):
+    cells, curve_rows, summary = run
+    convergence = only(convergence=synthetic.EXPERIMENT.figures["convergence"])
+    shuffled = curve_rows.sample(frac=1, random_state=0)
+    [found] = drawing.figures(convergence, cells, shuffled, summary)
+    pairs = zip(found.figure.axes, drawn["convergence"].figure.axes, strict=True)
+    for line, other in ((a, b) for one, two in pairs for a, b in zip(one.lines, two.lines, strict=True)):
+        np.testing.assert_array_equal(line.get_xydata(), other.get_xydata())
 
 
 def test_the_theory_line_is_the_guaranteed_rate(run, drawn):

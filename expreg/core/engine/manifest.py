@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from expreg import __version__
-from expreg.core.engine.devices import describe
 from expreg.core.store.disk import read_bytes
 
 NAME = "manifest.json"
@@ -20,6 +19,8 @@ NAME = "manifest.json"
 
 def setup() -> dict[str, Any]:
     """Return what the numbers of this process depend on: versions, devices, flags, code."""
+    from expreg.core.engine.devices import describe  # starts JAX, which a reader of manifests does without
+
     return {
         "expreg": __version__,
         "commit": _commit(),

@@ -42,8 +42,9 @@ def render(figure: Figure) -> dict[str, bytes]:
         # A name in a script that the font lacks is drawn as boxes; that is no reason to warn or stop.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         # Placing everything once and keeping it halves the time and puts all formats in step.
-        figure.figure.draw_without_rendering()
-        figure.figure.set_layout_engine(None)
+        if layout := figure.figure.get_layout_engine():
+            layout.execute(figure.figure)
+            figure.figure.set_layout_engine(None)
         for suffix, options in _FORMATS.items():
             target = io.BytesIO()
             figure.figure.savefig(target, format=suffix, **options)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from expreg.core.stats import describe
 from expreg.types import Column, Experiment
@@ -43,7 +44,8 @@ def summarise(experiment: Experiment, cells: pd.DataFrame, curves: pd.DataFrame,
         "counts": {"cells": len(cells), "by_status": statuses.value_counts().sort_index().to_dict()},
         "settings": {"delta": options.delta, "confidence": options.confidence},
     }
-    own = experiment.summarise(cells, curves, options) or {"tables": _columns(experiment.columns(), cells)}
+    with threadpool_limits(1, user_api="blas"):  # many small products: threads wait for each other far longer
+        own = experiment.summarise(cells, curves, options) or {"tables": _columns(experiment.columns(), cells)}
     return dict(plain(found | own))
 
 

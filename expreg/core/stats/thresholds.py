@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -40,8 +40,9 @@ def quantile_ranks(replicates: int, level: float, confidence: float) -> Ranks:
     """Return the ranks of the `level` quantile and of its distribution-free interval (D.3)."""
     tail = (1.0 - confidence) / 2.0
     quantile = math.ceil(level * (replicates + 1) - _ROUNDING)
-    low = int(stats.binom.ppf(tail, replicates, level))
-    return Ranks(quantile, low, int(stats.binom.ppf(1.0 - tail, replicates, level)) + 1)
+    # quantiles of the binomial distribution; scipy.stats has them too, but is slow to import
+    low, high = np.searchsorted(special.bdtr(np.arange(replicates + 1), replicates, level), [tail, 1.0 - tail])
+    return Ranks(quantile, int(low), int(high) + 1)
 
 
 def median_interval(values: Floats, confidence: float) -> tuple[float | None, float | None]:

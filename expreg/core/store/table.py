@@ -51,8 +51,13 @@ def read(
     The tables hold the cells of the run's plan, of which `cells` chooses some; the second table is empty
     without `curves`. InputError: there is no run. StorageError: the disk fails.
     """
+    import pyarrow as pa
+
     table, damaged = _gather(Path(directory), cells, curves=curves)
-    return _frame(_cells(table)), _frame(_curves(table)), damaged
+    frames = _frame(_cells(table)), _frame(_curves(table))
+    del table
+    pa.default_memory_pool().release_unused()  # the pool keeps several times what the frames take
+    return *frames, damaged
 
 
 def query(directory: Path | str, sql: str) -> "pd.DataFrame":

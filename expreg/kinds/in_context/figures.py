@@ -22,7 +22,8 @@ def shift(cells: pd.DataFrame, curves: pd.DataFrame, _summary: Mapping[str, Any]
     """Draw the shift of the target over the move at one size of problem, a line per cell, with the bounds."""
     if not {"shift", "bound_tight"} <= set(curves.columns) or curves["shift"].isna().all():
         return []
-    usable = cells[(cells["status"] == "converged") & cells["cell"].isin(curves.dropna(subset=["shift"])["cell"])]
+    known = curves.loc[curves["shift"].notna(), "cell"].unique()
+    usable = cells[(cells["status"] == "converged") & cells["cell"].isin(known)]
     n, d = (_central(usable[name]) for name in ("n", "d"))
     shown = usable[(usable["n"] == n) & (usable["d"] == d)]
     moved = [kind for kind in MOVED if kind in set(shown["moved"])]

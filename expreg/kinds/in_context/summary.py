@@ -82,7 +82,7 @@ def instances(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     known = [c for c in numbers if c in curves]
     along = curves.dropna(subset=["shift"]) if "shift" in curves else curves.iloc[:0]
     points = cells[["cell", *fixed]].merge(along[["cell", *known]], on="cell")
-    alone = cells[~cells["cell"].isin(points["cell"])]
+    alone = cells[~cells["cell"].isin(points["cell"].unique())]
     parts = [points, alone[["cell", *fixed, *(c for c in numbers if c in alone)]]]
     found = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     return found[found["move"] > 0].reset_index(drop=True)

@@ -22,6 +22,8 @@ _CAPTION = (
     f" {plot.MAX_PANELS} values of n. A run that stopped keeps its last value, and a line ends where fewer than half"
     " of its runs are still going; a panel ends at three times the length of its widest network's line."
 )
+Curve = dict[str, np.ndarray]  # of one cell: step, residual, linearised
+Panel = tuple[str, int, pd.DataFrame]  # label, n, cells
 Extent = tuple[float, float, float]  # of the lines of one width: last step, lowest median, top of the band
 _TINY = np.finfo(float).tiny
 _DASHED: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.0}
@@ -32,19 +34,32 @@ def convergence(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str,
     """Draw ||r_t|| / ||r_0|| over the step for each n and a few widths, with (B.21) and (C.26) as lines."""
     if curves.empty or cells.empty or not {"cell", "n", "m"} <= set(cells.columns):
         return []
-    known = curves[np.isfinite(curves["residual"].astype(float))]
-    usable = cells[cells["cell"].isin(known["cell"])].reindex(columns=[*cells.columns.union(_NEEDED, sort=False)])
+    known = np.isfinite(curves["residual"].astype(float))
+    # A cell has dozens of points: looking up every point takes far longer than looking up every cell.
+    seen = cells["cell"].isin(curves.loc[known, "cell"].unique())
+    usable = cells[seen].reindex(columns=[*cells.columns.union(_NEEDED, sort=False)])
     groups = plot.records(summary, "groups") or [{"group": {}, "label": ""}]
     panels = [panel for group in groups for panel in _panels(usable, group)]
-    wanted = {cell for panel in panels for cell in panel[2]["cell"]}
-    by_cell = dict(tuple(known[known["cell"].isin(wanted)].sort_values("step").groupby("cell", sort=False)))
-    title, owner = "Convergence: residual over steps", lambda panel: panel[0]
-    return plot.paged(
-        "convergence", title, _CAPTION, panels, lambda chunk: _convergence_figure(chunk, by_cell), owner=owner
-    )
+
+    def draw(chunk: list[Panel]) -> Canvas:
+        wanted = pd.concat([drawn["cell"] for _, _, drawn in chunk])
+        return _convergence_figure(chunk, _by_cell(curves[known & curves["cell"].isin(wanted)]))
+
+    title = "Convergence: residual over steps"
+    return plot.paged("convergence", title, _CAPTION, panels, draw, owner=lambda panel: panel[0])
 
 
-def _panels(cells: pd.DataFrame, group: Mapping[str, Any]) -> list[tuple[str, int, pd.DataFrame]]:
+def _by_cell(points: pd.DataFrame) -> dict[Any, Curve]:
+    """Return step, residual and, if there is one, the linearised residual of each cell, by step."""
+    owner, names = pd.factorize(points["cell"])
+    order = np.lexsort((points["step"], owner))
+    ends = np.flatnonzero(np.diff(owner[order])) + 1
+    kinds = [kind for kind in ("step", "residual", "linearised") if kind in points]
+    columns = [np.split(points[kind].to_numpy(dtype=float, na_value=np.nan)[order], ends) for kind in kinds]
+    return {name: dict(zip(kinds, curve, strict=True)) for name, *curve in zip(names, *columns, strict=True)}
+
+
+def _panels(cells: pd.DataFrame, group: Mapping[str, Any]) -> list[Panel]:
     """Return (label, n, cells) for at most six n of the group, with the cells of a few widths only."""
     members = cells
     for column, value in (group.get("group") or {}).items():
@@ -56,7 +71,7 @@ def _panels(cells: pd.DataFrame, group: Mapping[str, Any]) -> list[tuple[str, in
     return [(str(group.get("label", "")), int(n), members[members["n"] == n]) for n in chosen]
 
 
-def _convergence_figure(panels: list[tuple[str, int, pd.DataFrame]], curves: dict[Any, pd.DataFrame]) -> Canvas:
+def _convergence_figure(panels: list[Panel], curves: dict[Any, Curve]) -> Canvas:
     figure, axes = plot.canvas(len(panels), 1.9, legend=0.6)
     widths = sorted({int(m) for _, _, cells in panels for m in cells["m"]})
     for axis, (label, n, cells) in zip(axes, panels, strict=True):
@@ -90,12 +105,12 @@ def _limit(axis: Axes, ends: list[Extent], tolerance: float | None) -> None:
     axis.set_xlim(0, max(1.0, min(max(last), 3 * last[-1])))
 
 
-def _draw_width(axis: Axes, cells: pd.DataFrame, curves: dict[Any, pd.DataFrame], rank: int, count: int) -> Extent:
+def _draw_width(axis: Axes, cells: pd.DataFrame, curves: dict[Any, Curve], rank: int, count: int) -> Extent:
     """Draw median, band, linearised prediction and theory rate of the width number `rank` of `count`."""
     style = plot.ordered_look(rank, count)
     runs = [curves[cell] for cell in cells["cell"]]
     scale = cells["residual_initial"].to_numpy(dtype=float, na_value=np.nan)
-    start = np.array([run["residual"].iloc[0] for run in runs], dtype=float)
+    start = np.array([run["residual"][0] for run in runs])
     scale = np.where(scale > 0, scale, np.maximum(start, _TINY))
     steps = common_steps(runs)
     measured = aligned(runs, "residual", steps) / scale[:, None]
@@ -103,7 +118,7 @@ def _draw_width(axis: Axes, cells: pd.DataFrame, curves: dict[Any, pd.DataFrame]
     axis.fill_between(steps, low, high, color=style["color"], alpha=0.18, linewidth=0, zorder=2)
     marks = {"marker": style["marker"], "markevery": (0.05 + 0.06 * rank, 0.24), "markersize": 3.5}
     axis.plot(steps, median, color=style["color"], **marks, zorder=4)
-    if all("linearised" in run and run["linearised"].notna().any() for run in runs):
+    if all("linearised" in run and not np.isnan(run["linearised"]).all() for run in runs):
         predicted = np.median(aligned(runs, "linearised", steps) / scale[:, None], axis=0)
         axis.plot(steps, predicted, color=style["color"], **_DASHED, zorder=5)
     contraction = (cells["eta_scaled"] * cells["lambda_cts"]).median()
@@ -113,23 +128,22 @@ def _draw_width(axis: Axes, cells: pd.DataFrame, curves: dict[Any, pd.DataFrame]
     return float(steps[-1]), float(median.min()), float(high.max())
 
 
-def common_steps(runs: list[pd.DataFrame]) -> np.ndarray:
+def common_steps(runs: list[Curve]) -> np.ndarray:
     """Return steps from 0 to the last one that at least half of the runs reached; shape (k,)."""
-    last = np.sort([run["step"].iloc[-1] for run in runs])
+    last = np.sort([run["step"][-1] for run in runs])
     stop = float(last[len(last) // 2])
-    recorded = np.unique(np.concatenate([run["step"].to_numpy(dtype=float) for run in runs]))
+    recorded = np.unique(np.concatenate([run["step"] for run in runs]))
     recorded = recorded[recorded <= stop]
     return np.unique(np.concatenate([recorded[:: -(-len(recorded) // 80)], np.linspace(0.0, stop, 81)]))
 
 
-def aligned(runs: list[pd.DataFrame], column: str, steps: np.ndarray) -> np.ndarray:
+def aligned(runs: list[Curve], column: str, steps: np.ndarray) -> np.ndarray:
     """Return `column` at `steps`, log-linear between records, the last one kept; shape (runs, k)."""
     rows = []
     for run in runs:
-        values = run[column].to_numpy(dtype=float, na_value=np.nan)
-        good = np.isfinite(values)
-        rows.append(np.exp(np.interp(steps, run["step"][good], np.log(np.maximum(values[good], _TINY)))))
-    return np.array(rows)
+        good = np.isfinite(run[column])
+        rows.append(np.interp(steps, run["step"][good], np.log(np.maximum(run[column][good], _TINY))))
+    return np.exp(rows)
 
 
 def rates(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:

@@ -210,5 +210,8 @@ def judge(rows: pd.DataFrame, criterion: Criterion) -> pd.Series | None:
 
 def outcomes(rows: pd.DataFrame, success: pd.Series) -> Outcomes:
     """Lay out the outcomes of rows at one n as replicates by widths; nan for absent cells."""
-    table = rows.assign(_success=success).pivot(index="_replicate", columns="m", values="_success")
-    return Outcomes(table.columns.to_numpy(dtype=np.float64), table.to_numpy())
+    widths, column = np.unique(rows["m"], return_inverse=True)
+    replicates, line = np.unique(rows["_replicate"], return_inverse=True)
+    table = np.full((len(replicates), len(widths)), np.nan)
+    table[line, column] = success[rows.index]
+    return Outcomes(widths, table)

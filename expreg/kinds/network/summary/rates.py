@@ -29,10 +29,7 @@ def per_cell(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     applies = (m * eta * scale**2 * smallest < 2.0) & (cells["optimizer"] == "sgd")
     theoretical = np.sqrt(theory.rate(m, eta, smallest, scale).where(applies))
     points = _points(cells, curves)
-    by_cell = points.groupby("at")
-    first, last = (by_cell["measured"].transform(which) for which in ("first", "last"))
-    above = points["place"].where(points["measured"] > (first + last) / 2, -1).groupby(points["at"]).transform("max")
-    tail = points[points["place"] >= np.minimum(above + 1, points["size"] - LEAST_POINTS)]
+    tail = _tail(points)
     found = {name: _rates(tail, name) for name in ("measured", "linearised")}
     found |= {"predicted_steps": _steps_to(points, cells["tolerance"]), "theory": theoretical}
     return pd.DataFrame(found, index=cells.index)
@@ -40,20 +37,35 @@ def per_cell(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 def _points(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Return the usable points of all curves, residuals as logarithms, with place and size in the curve of a cell."""
-    numbers = curves.reindex(columns=["step", "residual", "linearised"]).apply(pd.to_numeric, errors="coerce")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        points = np.log(numbers.astype(float)).rename(columns={"residual": "measured"})
+    numbers = curves.reindex(columns=["step", "residual", "linearised"])
+
+    def column(name: str) -> Floats:
+        return pd.to_numeric(numbers[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+
     at = pd.Index(cells["cell"]).get_indexer(curves.get("cell", []))
-    points = points.assign(at=at, step=numbers["step"].astype(float))
-    usable = (points["at"] >= 0) & np.isfinite(points[["step", "measured"]]).all(axis=1)
-    points = points[usable].sort_values(["at", "step"], ignore_index=True)
-    by_cell = points.groupby("at")
-    return points.assign(place=by_cell.cumcount(), size=by_cell["step"].transform("size"))
+    step, residual = column("step"), column("residual")
+    usable = np.flatnonzero((at >= 0) & np.isfinite(step) & np.isfinite(residual) & (residual > 0.0))
+    order = usable[np.lexsort((step[usable], at[usable]))]
+    points = pd.DataFrame({"at": at[order], "step": step[order], "measured": np.log(residual[order])})
+    with np.errstate(invalid="ignore", divide="ignore"):
+        points["linearised"] = np.log(column("linearised")[order])
+    first = np.flatnonzero(np.diff(points["at"], prepend=-1))
+    size = np.diff(first, append=len(points))
+    return points.assign(place=np.arange(len(points)) - np.repeat(first, size), size=np.repeat(size, size))
+
+
+def _tail(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the points of every curve behind the last that lies above the middle of its ends."""
+    measured = points.groupby("at")["measured"]
+    above = points["measured"] > (measured.transform("first") + measured.transform("last")) / 2
+    last = points["place"].where(above, -1).groupby(points["at"]).transform("max")
+    kept = points["place"] >= np.minimum(last + 1, points["size"] - LEAST_POINTS)
+    return points.loc[kept, ["at", "step", "measured", "linearised"]]
 
 
 def _rates(tail: pd.DataFrame, name: str) -> pd.Series:
     """Return exp of the least-squares slope per curve; nan with too few points."""
-    known = tail[np.isfinite(tail[name])]
+    known = tail.loc[np.isfinite(tail[name]), ["at", "step", name]]
     t, y = (known[of] - known.groupby("at")[of].transform("mean") for of in ("step", name))
     sums = pd.DataFrame({"ty": t * y, "tt": t**2, "count": 1.0}).groupby(known["at"]).sum()
     return (sums["ty"] / sums["tt"]).where(sums["count"] >= LEAST_POINTS).apply(np.exp)

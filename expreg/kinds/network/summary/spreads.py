@@ -18,7 +18,7 @@ def ratios(rows: pd.DataFrame) -> list[Record]:
     """
     ratio = rows["frobenius_error"] / rows["frobenius_expected"]
     records = []
-    for at, part in split(rows.assign(_ratio=ratio)[np.isfinite(ratio)], ["n", "m"]):
+    for at, part in split(rows[["n", "m"]].assign(_ratio=ratio)[np.isfinite(ratio)], ["n", "m"]):
         low, median, high = quantiles(part["_ratio"], [0.05, 0.5, 0.95])
         place = {name: int(value) for name, value in at.items()}
         records.append(place | {"ratio": median, "low": low, "high": high, "cells": len(part)})
@@ -50,8 +50,9 @@ def margins(n: int, rows: pd.DataFrame, event: str, threshold: float | None) -> 
     its 5 % and 95 % quantiles `low` and `high`; `first_step` the median step of the first violation among the
     `violated`. Empty where the event was not measured.
     """
-    known = rows[rows[event].notna() & ~rows["status"].isin(FAILED)]
-    widths = np.unique(known["m"])
+    m, held, margin, step = (rows[name].to_numpy() for name in ("m", event, f"{event}_margin", f"{event}_step"))
+    known = ~np.isnan(held) & ~rows["status"].isin(FAILED).to_numpy()
+    widths = np.unique(m[known])
     if not len(widths):
         return []
     places = {widths[-1]: "widest"}
@@ -59,11 +60,11 @@ def margins(n: int, rows: pd.DataFrame, event: str, threshold: float | None) -> 
     places |= dict.fromkeys(above[:1], "threshold")
     places.setdefault(widths[0], "narrowest")
     records = []
-    for m, at in sorted(places.items()):
-        here = known[known["m"] == m]
-        violated = here[event] == 0.0
-        low, median, high = quantiles(here[f"{event}_margin"], [0.05, 0.5, 0.95])
-        [first] = quantiles(here[f"{event}_step"][violated], [0.5])
-        record = {"n": n, "m": int(m), "at": at, "margin": median, "low": low, "high": high}
-        records.append(record | {"violated": int(violated.sum()), "trials": len(here), "first_step": first})
+    for width, at in sorted(places.items()):
+        here = known & (m == width)
+        violated = here & (held == 0.0)
+        low, median, high = quantiles(margin[here], [0.05, 0.5, 0.95])
+        [first] = quantiles(step[violated], [0.5])
+        record = {"n": n, "m": int(width), "at": at, "margin": median, "low": low, "high": high}
+        records.append(record | {"violated": int(violated.sum()), "trials": int(here.sum()), "first_step": first})
     return records
