@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from expreg.core.stats import thresholds
 
@@ -81,7 +81,7 @@ def replicates_for(of: Variance, wanted: float, confidence: float) -> int | None
 
 
 def _z(confidence: float) -> float:
-    return float(stats.norm.ppf((1.0 + confidence) / 2.0))
+    return float(special.ndtri((1.0 + confidence) / 2.0))
 
 
 def needed(
