@@ -186,6 +186,7 @@ def test_failed_cells_are_told_and_tried_again(reference: api.Run, monkeypatch: 
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
         patch.setattr(engine, "compile_program", full)
+        patch.setattr(engine, "_kept", {})
         broken = expreg.run(TINY, BOTH, out="run")
     assert broken.failed == len(broken.cells) == 12
     assert set(broken.cells["status"]) == {"oom"}

@@ -73,7 +73,8 @@ def xla_compilations():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_there_is_one_compilation_per_bucket_and_static_setting_and_no_other():
+def test_there_is_one_compilation_per_bucket_and_static_setting_and_none_in_the_next_run(monkeypatch):
+    monkeypatch.setattr(engine_module, "_kept", {})
     train = EXPERIMENTS["threshold"]
     cells = [
         (f"{n}-{m}-{r}-{act}", settings(n, m, r, activation=act, factor=factor))
@@ -87,6 +88,21 @@ def test_there_is_one_compilation_per_bucket_and_static_setting_and_no_other():
     programs = [signature for signature, _, _ in engine.compilations]
     assert len(programs) == len(set(programs)) == 2 * 2 * 2  # n, activation, {narrow, wide} bucket
     assert compiled.count("jit(slice_of_lanes)") == len(programs)
+    with xla_compilations() as compiled:
+        again = Engine(train, lanes=4)
+        assert len(collect(again, cells)) == len(cells)
+    assert "jit(slice_of_lanes)" not in compiled
+    assert [seconds for _, _, seconds in again.compilations] == [0.0] * len(programs)
+
+
+def test_programs_that_are_kept_are_few_and_never_those_of_another_record(monkeypatch):
+    monkeypatch.setattr(engine_module, "_kept", {})
+    monkeypatch.setattr(engine_module, "MAX_KEPT", 2)
+    for experiment in (countdown(), countdown(), countdown()):  # each has a `build` of its own
+        assert len(collect(Engine(experiment, lanes=2), cells_of([1, 2]))) == 2
+        assert len(engine_module._kept) <= 2
+    builds = {key[0] for key in engine_module._kept}
+    assert len(builds) == 2
 
 
 def test_a_request_to_stop_ends_between_slices_and_keeps_what_is_done():

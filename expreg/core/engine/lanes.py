@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -35,13 +35,15 @@ MAX_BLOCKS = 1 << 20
 """Blocks per slice at the most; a slice of nothing but short runs would otherwise double it for ever."""
 MEMORY_SHARE = 0.25
 """Share of a device's memory that the states of all its lanes may take; a slice needs about twice that."""
+MAX_KEPT = 32
+"""Programs that stay in memory for the next run of this process."""
 MAX_DETAIL = 200
 """Characters of a `status_detail`."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """One compiled program: its executable, and the host buffers that feed it."""
+    """One compiled program: its executable, and how to feed it."""
 
     signature: Hashable
     lanes: int
@@ -49,8 +51,7 @@ class Compiled:
     execute: Callable[..., tuple[Tree, jax.Array, Tree]]
     start: Callable[[], Tree]  # a state of zeros: every lane idle
     clear: Callable[[Tree, np.ndarray], Tree]  # the state with the marked lanes idle
-    buffers: dict[str, np.ndarray]  # packed inputs of all lanes, (lanes, ...)
-    views: Tree  # of the buffers: the inputs as the program names them
+    buffers: Callable[[], tuple[dict[str, np.ndarray], Tree]]  # packed inputs of all lanes; views by their own names
     records: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]  # a packed record, by name
     sharding: NamedSharding
 
@@ -103,7 +104,10 @@ def compile_program(
         check_vma=False,
     )
     sharding = NamedSharding(devices, spread)
-    buffers = {name: np.repeat(vector[None], lanes, axis=0) for name, vector in first.items()}
+
+    def buffers() -> tuple[dict[str, np.ndarray], Tree]:
+        vectors = {name: np.repeat(vector[None], lanes, axis=0) for name, vector in first.items()}
+        return vectors, given.unpack(vectors)
 
     def wide(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((lanes, *np.shape(leaf)), leaf.dtype, sharding=sharding)
@@ -113,8 +117,8 @@ def compile_program(
     execute = jax.jit(body, donate_argnums=0).lower(*shapes, blocks).compile()
     start = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]), out_shardings=sharding)
     clear = jax.jit(_idle, donate_argnums=0, out_shardings=sharding)
-    seconds, views = time.monotonic() - began, given.unpack(buffers)
-    return Compiled(signature, lanes, seconds, execute, start, clear, buffers, views, kept.unpack, sharding)
+    seconds = time.monotonic() - began
+    return Compiled(signature, lanes, seconds, execute, start, clear, buffers, kept.unpack, sharding)
 
 
 def _idle(state: Tree, lanes: jax.Array) -> Tree:
@@ -159,6 +163,9 @@ def _only_this_cell(cell: str, rows: list[Row]) -> Iterator[None]:
         if _out_of_memory(error):
             raise
         rows.append(error_row(cell, error))
+
+
+_kept: dict[Hashable, Compiled] = {}
 
 
 class _NoExample(Exception):
@@ -234,10 +241,15 @@ class Engine:
         return 0.0
 
     def _compile(self, signature: Hashable, members: list[Cell], lanes: int | None = None) -> Compiled:
-        given, devices = lanes or self.lanes, mesh(self.devices)
-        with numerics():
-            example = self._example(members)
-            program = compile_program(self.experiment, signature, example, given, devices, len(members))
+        given, devices, count = lanes or self.lanes, mesh(self.devices), len(members)
+        key = (self.experiment.build, signature, given, devices, lanes_that_fit(1.0, devices, count))
+        if (program := _kept.get(key)) is None:
+            with numerics():
+                example = self._example(members)
+                program = compile_program(self.experiment, signature, example, given, devices, count)
+            while len(_kept) >= MAX_KEPT:
+                del _kept[next(iter(_kept))]
+            _kept[key] = replace(program, seconds=0.0)
         self.compilations.append((signature, program.lanes, program.seconds))
         return program
 
@@ -285,16 +297,17 @@ class Engine:
         with numerics():
             state = program.start()
             inputs: Tree = None
+            buffers, views = program.buffers()
         seconds = np.zeros(program.lanes)
         blocks = 1
         while not self.stop():
             with numerics():
-                fresh = self._refill(program, queue)
+                fresh = self._refill(views, queue, program.lanes)
                 seconds[fresh] = 0
                 if queue.occupied:
                     began = time.monotonic()
                     if fresh.any():
-                        inputs = jax.device_put(program.buffers, program.sharding, may_alias=False)
+                        inputs = jax.device_put(buffers, program.sharding, may_alias=False)
                     state, running, record = program.execute(state, fresh, inputs, np.int32(blocks))
                     while queue.waiting and len(queue.prepared) < program.lanes and not running.is_ready():  # type: ignore[attr-defined]
                         self._prepare(queue)
@@ -316,17 +329,17 @@ class Engine:
             queue.prepared.append(((name, settings), self.experiment.prepare(settings)))
         queue.waiting.popleft()
 
-    def _refill(self, program: Compiled, queue: _Queue) -> np.ndarray:
+    def _refill(self, views: Tree, queue: _Queue, lanes: int) -> np.ndarray:
         """Put cells into the idle lanes; return which lanes are fresh."""
-        fresh = np.zeros(program.lanes, bool)
-        for lane in (lane for lane in range(program.lanes) if lane not in queue.occupied):
+        fresh = np.zeros(lanes, bool)
+        for lane in (lane for lane in range(lanes) if lane not in queue.occupied):
             while (queue.prepared or queue.waiting) and not fresh[lane]:
                 if not queue.prepared:
                     self._prepare(queue)
                     continue
                 cell, inputs = queue.prepared.popleft()
                 with _only_this_cell(cell[0], queue.rows):
-                    jax.tree.map(partial(_put, lane), program.views, inputs)
+                    jax.tree.map(partial(_put, lane), views, inputs)
                     queue.occupied[lane], fresh[lane] = cell, True
         return fresh
 
