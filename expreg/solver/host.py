@@ -11,7 +11,7 @@ from scipy import linalg, sparse
 from expreg import residual, sketch
 from expreg.solver.newton import MOST, Direction, Directions, Factor, along, conjugate, factored, hessian, unit_columns
 from expreg.solver.records import MANY_COLUMNS, PER_COLUMN
-from expreg.solver.state import Backend, Objective, State
+from expreg.solver.state import Backend, Objective, State, ridge
 from expreg.sparse import passes
 from expreg.types import Array, Tree
 
@@ -126,8 +126,8 @@ def _of_sample(squares: Array, rng: np.random.Generator, kind: Objective, state:
     n, d = problem.A.shape
     size = int(np.clip(n // 8, min(n, 16 * d), PER_COLUMN * d))
     v, L, M = residual.jacobian(point.at, kind.loss)
-    ridge = np.exp(-point.at.log_scale) * problem.weights**2
-    mass = (v * v + ridge) * squares
+    extra = ridge(kind, problem, point.at)
+    mass = (v * v + extra) * squares
     index, scale = sketch.draw(np.sort(rng.random(size)), 0.5 / n + 0.5 * mass / mass.sum())
     chosen, v, L = passes.rows(problem.A.whole[index]), v[index] * scale, L[index] * scale[:, None]
     H = passes.gram(chosen, v * v)
@@ -135,4 +135,4 @@ def _of_sample(squares: Array, rng: np.random.Generator, kind: Objective, state:
         C = passes.rmatvec(problem.A, residual.scaled_curvature(point.at, kind.loss, exact=False).Q @ M)
         cross = passes.rmatvec(chosen, v[:, None] * L) @ C.T
         H = H - cross - cross.T + C @ (L.T @ L) @ C.T
-    return H + passes.gram(chosen, ridge[index] * scale**2) if ridge.any() else H
+    return H if problem.weights is None else H + passes.gram(chosen, extra[index] * scale**2)

@@ -80,7 +80,9 @@ def _subset(kind: Objective, problem: Problem, index: Array) -> Problem:
     """Return the problem of these rows, its loss and regulariser in the proportion of the whole."""
     share, loss = len(index) / problem.A.shape[0], LOSSES[kind.loss]
     A = problem.A.whole[index]
-    b, weights = problem.b[index], problem.weights[index] * share ** ((loss.rows_power - 1) / 2)
+    b, weights = problem.b[index], problem.weights
+    if weights is not None:
+        weights = weights[index] * share ** ((loss.rows_power - 1) / 2)
     if loss.relative:
         total = b.sum()
         b = b * (problem.b.sum() / total if total != 0 else 1 / share)
@@ -98,7 +100,9 @@ def best(kind: Objective, problem: Problem) -> Array:
     found, least = None, np.inf
     small = problem.A.shape[0] * problem.A.shape[1] <= SMALL
     for x in candidates(kind, problem):
-        _, value, size = scaled_value(judge, problem, passes.matvec(problem.A, x), np.zeros((), x.dtype))
+        at, value = scaled_value(judge, problem, passes.matvec(problem.A, x), np.zeros((), x.dtype))
+        target, factor = at.u - at.r, np.exp(at.log_scale)
+        size = value + factor * (at.u @ at.u + target @ target) / 2
         value = value + np.finfo(x.dtype).eps * 1e-4 * size  # among exact fits the first
         if found is None or value < least:
             found, least = x, value if np.isfinite(value) else np.inf

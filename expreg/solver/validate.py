@@ -21,11 +21,11 @@ REACHABLE = 32  # the smallest tolerance of a precision, in units of its roundin
 
 
 class Checked(NamedTuple):
-    """A as a dense array or a scipy csr array (n, d), b (n,), w (n,), x0 (d,) or None, tol, column norms (d,)."""
+    """A as a dense or a scipy csr array (n, d), b (n,), w (n,) or None, x0 (d,) or None, tol, column norms (d,)."""
 
     A: Any
     b: Array
-    weights: Array
+    weights: Array | None
     x0: Array | None
     tol: float
     norms: Array
@@ -39,7 +39,12 @@ def check(
     matrix = _matrix(A)
     (n, d), dtype = matrix.shape, matrix.dtype
     target = _vector(b, "b", n, dtype)
-    w = _vector(np.full(n, weights or 0.0, dtype) if np.ndim(weights) == 0 else weights, "weights", n, dtype)
+    w = (
+        None
+        if weights is None
+        else _vector(np.full(n, weights) if np.ndim(weights) == 0 else weights, "weights", n, dtype)
+    )
+    w = w if w is not None and w.any() else None
     start = None if x0 is None else _vector(x0, "x0", d, dtype)
     norms = column_norms(matrix)
     tolerance = _tolerance(tol, dtype)
