@@ -132,8 +132,8 @@ def _exponential(z: Array, b: Array, u: Array, v: Array, s: Array) -> Terms:
     xp = z.__array_namespace__()
     top = xp.maximum(s, xp.zeros_like(s))  # e^{-s} b may overflow where s < 0
     shrink = xp.exp(s - top)
-    same, u = v is u, shrink * u
-    v = u if same else shrink * v
+    scaled = shrink * u
+    u, v = scaled, scaled if v is u else shrink * v
     r = u - xp.exp(-top) * b
     return Terms(2 * top, u, v, r, r, b)
 

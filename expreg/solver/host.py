@@ -9,13 +9,25 @@ import numpy as np
 from scipy import linalg, sparse
 
 from expreg import residual, sketch
-from expreg.solver.newton import MOST, Direction, Directions, Factor, along, conjugate, factored, hessian, unit_columns
+from expreg.solver.newton import (
+    MOST,
+    Direction,
+    Directions,
+    Factor,
+    along,
+    conjugate,
+    factored,
+    hessian,
+    unit_columns,
+)
 from expreg.solver.records import MANY_COLUMNS, PER_COLUMN
+from expreg.solver.secant import Candidate, corrected
 from expreg.solver.state import Backend, Objective, State, ridge
 from expreg.sparse import passes
 from expreg.types import Array, Tree
 
 FAR = 0.02  # above this relative gradient a preconditioner is made anew at every step
+SMALL = 100_000  # entries of A up to which a matrix costs less than the additional steps without it
 AGAIN = 10.0  # how much less a step with an old matrix gains than the last step did, as a factor of safety
 
 
@@ -80,6 +92,29 @@ def _nearly_done(state: State) -> bool:
     return bool(shrink < 0.1 and shrink * shrink * state.relative <= state.problem.tol)
 
 
+def newton_once(A: Any, rng: np.random.Generator) -> Directions:
+    """Return directions by one Hessian, corrected in every step; those of Newton for a small A, or where they fail."""
+    exact = partial(newton, A, rng)
+    return corrected([Candidate(_in_single)], exact) if A.size > SMALL else exact()
+
+
+def pcg_once(A: Any, rng: np.random.Generator) -> Directions:
+    """Return directions by the matrix of sampled rows, then by one Hessian of a dense A, corrected in every step.
+
+    Conjugate gradients where that is not enough, and where no d x d matrix is factored.
+    """
+    exact = partial(pcg, A, rng)
+    if A.shape[1] > MANY_COLUMNS:
+        return exact()
+    far = Candidate(partial(_of_sample, passes.row_squares(A), rng))
+    near = [] if sparse.issparse(A) else [Candidate(_in_single, A.shape[1] / 80 + 2)]  # measured, in steps
+    return corrected([far, *near], exact)
+
+
+def _in_single(kind: Objective, state: State) -> Array:
+    return hessian(kind._replace(ops=kind.ops._replace(gram=passes.gram_in_single)), state)
+
+
 def pcg(A: Any, rng: np.random.Generator) -> Directions:
     """Return directions by conjugate gradients on the exact Hessian, preconditioned with sampled rows (F.12), (F.15).
 
@@ -130,7 +165,7 @@ def _of_sample(squares: Array, rng: np.random.Generator, kind: Objective, state:
     mass = (v * v + extra) * squares
     index, scale = sketch.draw(np.sort(rng.random(size)), 0.5 / n + 0.5 * mass / mass.sum())
     chosen, v, L = passes.rows(problem.A.whole[index]), v[index] * scale, L[index] * scale[:, None]
-    H = passes.gram(chosen, v * v)
+    H = passes.gram_in_single(chosen, v * v)
     if L.shape[1]:
         C = passes.rmatvec(problem.A, residual.scaled_curvature(point.at, kind.loss, exact=False).Q @ M)
         cross = passes.rmatvec(chosen, v[:, None] * L) @ C.T

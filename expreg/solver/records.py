@@ -78,6 +78,10 @@ PCG = Solver(
     sketch="countsketch",
 )
 
+_NEWTON_ONCE = NEWTON._replace(host=later("expreg.solver.host:newton_once"))
+_PCG_ONCE = PCG._replace(host=later("expreg.solver.host:pcg_once"))
+"""What `auto` takes: on the host a matrix is made once and corrected."""
+
 SOLVERS: dict[str, Solver] = {solver.name: solver for solver in (NEWTON, GAUSS_NEWTON, GD, LBFGS, PCG)}
 
 
@@ -120,4 +124,4 @@ def chosen(name: str, n: int, d: int, *, dense: bool = True) -> Solver:
     if name != AUTO:
         return SOLVERS[name]
     cheap = (dense and d <= FEW_COLUMNS) or n <= PER_COLUMN * d
-    return NEWTON if cheap and d <= MANY_COLUMNS else PCG
+    return _NEWTON_ONCE if cheap and d <= MANY_COLUMNS else _PCG_ONCE

@@ -22,7 +22,7 @@ from expreg.sparse import passes
 from expreg.types import Array
 
 LEAST_ROWS = 4096
-GROWTH = 16  # each subset has this many times the rows of the one before
+GROWTH = 64  # each subset has this many times the rows of the one before
 SAMPLE = 2048  # rows that are looked at to see whether a column hangs on few rows
 ROUGH, ROUGH_STEPS = 1e-3, 30  # the tolerance on a subset, whose minimiser is off by more, and the budget
 SLIGHT = 0.1  # the size of the logits at a start of which nothing is known
@@ -60,7 +60,7 @@ def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> 
     small = (rng.normal(size=d) / problem.norms * np.sqrt(n / d) * SLIGHT).astype(problem.b.dtype)
     if d > MANY_COLUMNS:
         return small
-    if 2 * size > n:
+    if 4 * size > n:
         return best(kind, problem)
     part = _subset(kind, problem, np.sort(rng.integers(0, n, size)))
     return _roughly(kind, part, first_guess(kind, part, rng), rng, small)
