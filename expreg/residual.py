@@ -165,8 +165,8 @@ def _diagonal(at: Terms, exact: bool) -> Array:
 def _corner(first: Array, other: int = -1) -> Array:
     """Return [[first, other], [other, 0]]."""
     xp = first.__array_namespace__()
-    off = xp.zeros_like(first) + other
-    return xp.stack([xp.stack([first, off]), xp.stack([off, xp.zeros_like(first)])])
+    zero = xp.zeros_like(first)
+    return xp.reshape(xp.stack([first, zero + other, zero + other, zero]), (2, 2))
 
 
 def _no_columns(at: Terms) -> tuple[Array, Array]:

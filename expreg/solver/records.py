@@ -118,6 +118,8 @@ def with_sketch() -> list[str]:
 def chosen(name: str, n: int, d: int, *, dense: bool = True) -> Solver:
     """Return the solver of a name; `auto` is the one for a matrix of n rows and d columns, in sweeps as in `solve`.
 
+    On the host it has directions of its own, which keep a matrix as long as it serves.
+
     A weighted Gram matrix of a dense A costs d / 20 + 4 products with one vector (measured), of a sparse one hundreds:
     Newton for a dense A with few columns and for few rows, else preconditioned conjugate gradients.
     """

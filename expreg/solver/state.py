@@ -200,7 +200,7 @@ def judged(kind: Objective, state: State, max_steps: int) -> State:
 
 def _status(kind: Objective, state: State, max_steps: int) -> Array:
     xp, point, at = kind.ops.xp, state.point, state.point.at
-    finite = xp.isfinite(point.objective) & xp.all(xp.isfinite(point.gradient)) & xp.all(xp.isfinite(point.x))
+    finite = xp.isfinite(point.objective) & xp.isfinite(point.relative) & xp.all(xp.isfinite(point.x))
     odd = ACTIVATIONS[kind.activation].parity == "odd"
     found = xp.asarray(int(Status.running))
     for holds, status in (

@@ -127,8 +127,8 @@ def _tolerance(tol: float, dtype: Any) -> float:
 
 
 def _zero_columns(norms: Array, n: int) -> Iterator[Problem]:
-    zero = np.flatnonzero(norms == 0)
-    if len(zero):
+    if not norms.all():
+        zero = np.flatnonzero(norms == 0)
         more = f" ({len(zero)} such columns)" if len(zero) > 1 else ""
         message = f"all {n} entries are 0{more}: x[{zero[0]}] is not determined; leave the column out"
         yield Problem("E-DATA", message, key=f"A[:,{zero[0]}]")

@@ -44,10 +44,9 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _map(function: Callable[[Any, slice], Array], A: Rows) -> list[Array]:
-    pieces = [slice(a, b) for a, b in pairwise(A.edges)]
-    if len(pieces) == 1:
-        return [function(A.whole, pieces[0])]
-    return list(_pool().map(function, A.parts, pieces))
+    if len(A.parts) == 1:
+        return [function(A.whole, slice(None))]
+    return list(_pool().map(function, A.parts, (slice(a, b) for a, b in pairwise(A.edges))))
 
 
 def _sum(function: Callable[[Any, slice], Array], A: Rows) -> Array:
@@ -57,7 +56,7 @@ def _sum(function: Callable[[Any, slice], Array], A: Rows) -> Array:
 
 def matvec(A: Rows, x: Array) -> Array:
     """Return A x."""
-    return np.concatenate(_map(lambda part, _: part @ x, A))
+    return A.whole @ x if len(A.parts) == 1 else np.concatenate(_map(lambda part, _: part @ x, A))
 
 
 def rmatvec(A: Rows, Y: Array) -> Array:
