@@ -12,7 +12,7 @@ from expreg.solver.newton import Direction, Directions, Factor, Matrix, factored
 from expreg.solver.state import Objective, State
 from expreg.types import Array
 
-FLAT = 0.7  # a matrix that shrinks the gradient by less in one step is given up
+LONG = 24  # steps: a matrix whose last one foretells more of them is given up
 
 
 class Candidate(NamedTuple):
@@ -25,7 +25,7 @@ class Candidate(NamedTuple):
 def corrected(candidates: Sequence[Candidate], otherwise: Callable[[], Directions]) -> Directions:
     """Return directions by the first candidate, by the next as soon as that saves more steps than it costs.
 
-    Where a matrix is damped or serves badly, `otherwise()` gives the directions from there on.
+    Where a matrix is damped or would need too many steps, `otherwise()` gives the directions from there on.
     """
     left, final = list(candidates), False
     now = kept(left.pop(0).matrix)
@@ -34,11 +34,11 @@ def corrected(candidates: Sequence[Candidate], otherwise: Callable[[], Direction
         nonlocal now, final
         if final:
             return now(kind, state)
-        shrink = float(state.relative / state.memory) if state.step else 0.0
-        if left and _steps_left(state, shrink) > 2 + left[0].cost:
-            now, shrink = kept(left.pop(0).matrix), 0.0
+        steps = _steps_left(state) if state.step else 0.0
+        if left and steps > 2 + left[0].cost:
+            now, steps = kept(left.pop(0).matrix), 0.0
         found = now(kind, state)
-        if shrink > FLAT or max(found.damping, state.damping) > 0:
+        if steps > LONG or max(found.damping, state.damping) > 0:
             now, final = otherwise(), True
             return now(kind, state)
         return found
@@ -46,8 +46,9 @@ def corrected(candidates: Sequence[Candidate], otherwise: Callable[[], Direction
     return direction
 
 
-def _steps_left(state: State, shrink: float) -> float:
-    """Return how many more steps reach the tolerance if each shrinks the gradient by `shrink`."""
+def _steps_left(state: State) -> float:
+    """Return how many more steps reach the tolerance if each shrinks the gradient as the last one did."""
+    shrink = float(state.relative / state.memory)
     if shrink >= 1:
         return np.inf
     return float(np.log(state.relative / state.problem.tol) / -np.log(shrink)) if shrink > 0 else 0.0
