@@ -86,7 +86,7 @@ def test_a_better_matrix_is_made_when_it_pays_and_not_when_it_costs_more():
     for cost, expected in ((0.0, 1), (1e6, 0)):
         made = []
         candidates = [secant.Candidate(poor), secant.Candidate(counting(newton.hessian, made), cost)]
-        states = ended(secant.corrected(candidates, never), A, b, x + 0.05)
+        states = ended(secant.corrected(candidates, never), A, b, x + 0.005)
         assert int(states[-1].status) == 1
         assert len(made) == expected
 
