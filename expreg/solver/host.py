@@ -9,17 +9,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 from expreg import residual, sketch
-from expreg.solver.newton import (
-    MOST,
-    Direction,
-    Directions,
-    Factor,
-    along,
-    conjugate,
-    factored,
-    hessian,
-    unit_columns,
-)
+from expreg.solver.newton import MOST, Direction, Directions, Factor, along, conjugate, factored, hessian, unit_columns
 from expreg.solver.records import MANY_COLUMNS, PER_COLUMN
 from expreg.solver.secant import Candidate, corrected
 from expreg.solver.state import Backend, Objective, State, ridge

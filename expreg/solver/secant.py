@@ -48,10 +48,8 @@ def corrected(candidates: Sequence[Candidate], otherwise: Callable[[], Direction
 
 def _steps_left(state: State) -> float:
     """Return how many more steps reach the tolerance if each shrinks the gradient as the last one did."""
-    shrink = float(state.relative / state.memory)
-    if shrink >= 1:
-        return np.inf
-    return float(np.log(state.relative / state.problem.tol) / -np.log(shrink)) if shrink > 0 else 0.0
+    shrink = state.relative / state.memory
+    return float(np.log(state.relative / state.problem.tol) / -np.log(shrink)) if shrink < 1 else np.inf
 
 
 def kept(matrix: Matrix) -> Directions:

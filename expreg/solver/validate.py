@@ -43,17 +43,12 @@ def check(
     if not np.isfinite(norms).all() and isinstance(matrix, np.ndarray):
         finite(matrix, "A")  # one pass more, only where it has something to name
     target = _vector(b, "b", n, dtype)
-    w = (
-        None
-        if weights is None
-        else _vector(np.full(n, weights) if np.ndim(weights) == 0 else weights, "weights", n, dtype)
-    )
-    w = w if w is not None and w.any() else None
+    w = _vector(np.full(n, weights or 0.0, dtype) if np.ndim(weights) == 0 else weights, "weights", n, dtype)
     start = None if x0 is None else _vector(x0, "x0", d, dtype)
     tolerance = _tolerance(tol, dtype)
     _refuse([*_zero_columns(norms, n), *_stationary(start, loss, activation)])
     _warn(matrix, target, norms, loss, activation)
-    return Checked(matrix, target, w, start, tolerance, norms)
+    return Checked(matrix, target, w if w.any() else None, start, tolerance, norms)
 
 
 def _refuse(problems: list[Problem]) -> None:
