@@ -132,7 +132,8 @@ def _exponential(z: Array, b: Array, u: Array, v: Array, s: Array) -> Terms:
     xp = z.__array_namespace__()
     top = xp.maximum(s, xp.zeros_like(s))  # e^{-s} b may overflow where s < 0
     shrink = xp.exp(s - top)
-    u, v = shrink * u, shrink * v
+    scaled = shrink * u
+    u, v = scaled, scaled if v is u else shrink * v
     r = u - xp.exp(-top) * b
     return Terms(2 * top, u, v, r, r, b)
 
@@ -164,8 +165,8 @@ def _diagonal(at: Terms, exact: bool) -> Array:
 def _corner(first: Array, other: int = -1) -> Array:
     """Return [[first, other], [other, 0]]."""
     xp = first.__array_namespace__()
-    off = xp.zeros_like(first) + other
-    return xp.stack([xp.stack([first, off]), xp.stack([off, xp.zeros_like(first)])])
+    zero = xp.zeros_like(first)
+    return xp.reshape(xp.stack([first, zero + other, zero + other, zero]), (2, 2))
 
 
 def _no_columns(at: Terms) -> tuple[Array, Array]:
@@ -297,18 +298,17 @@ def summary(z: Array, b: Array, activation: str = "exp") -> dict[str, Array]:
     `max_logit` max |z|. `loss_rescaled` and `alpha` are infinite where they exceed the range of the dtype.
     """
     xp = z.__array_namespace__()
-    u, v, s = stable(z, activation)
-    rescaled = _rescaled(z, b, u, v, s)
+    u, _, s = stable(z, activation)
+    total = xp.sum(u)
+    r = u - total * b
+    left = r @ r
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        total = xp.sum(u)
-        f = u / total - b
-        projective = _projective(z, b, u, v, s)
         return {
-            "loss_rescaled": _factor(rescaled) * (rescaled.r @ rescaled.r) / 2,
+            "loss_rescaled": xp.exp(2 * s) * left / 2,
             "alpha": xp.exp(s) * total,
-            "softmax_residual": xp.sqrt(f @ f),
-            "projective_loss": (projective.r @ projective.r) / 2,
-            "max_logit": xp.max(xp.abs(z)),
+            "softmax_residual": xp.sqrt(left) / xp.abs(total),  # (E.16)
+            "projective_loss": left / (u @ u) / 2,
+            "max_logit": xp.maximum(xp.max(z), -xp.min(z)),
         }
 
 

@@ -52,6 +52,14 @@ def test_the_judge_divides_the_gradient_by_the_terms_that_cancel_in_it(name, act
         assert Judge(matrix, B, name, activation)(X) == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.parametrize("activation", PHI)
+@pytest.mark.parametrize("name", ["exponential", "rescaled", "softmax"])
+def test_the_lean_peer_writes_down_the_loss_and_its_gradient(name, activation):
+    value, g = peers.plain(A @ X, B, name, activation)
+    assert value == pytest.approx(loss(X, A, B, name, activation), rel=1e-12)
+    np.testing.assert_allclose(A.T @ g, gradient_of(lambda x: loss(x, A, B, name, activation), X), rtol=1e-9)
+
+
 def test_the_judge_does_not_depend_on_units_and_knows_a_solution():
     b = np.exp(A @ X) / np.exp(A @ X).sum()
     assert Judge(A, b, "rescaled", "exp")(X) < 1e-14
@@ -80,7 +88,7 @@ def test_peers_reach_the_accuracy_and_a_claim_is_not_enough():
     def claims(A, b, **options):
         return SimpleNamespace(x=np.zeros(A.shape[1]), steps=1, message="converged, I say")
 
-    chosen = ["scipy trf", "scipy lsmr", "scipy trust-ncg"]
+    chosen = ["scipy trf", "scipy lsmr", "numpy l-bfgs-b", "scipy trust-ncg"]
     found = suite.run(claims, [FIRST], quick=True, limit=20, peers=chosen)
     own, *others = found["problems"][0]["outcomes"]
     assert own["seconds"] is None

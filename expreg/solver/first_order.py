@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from expreg import residual
-from expreg.solver.state import Objective, State, Steps, evaluate, judged, scaled_value
+from expreg.solver.state import Objective, State, Steps, evaluate, judged, ridge, scaled_value
 from expreg.types import Array
 
 LINESEARCH_STEPS = 30
@@ -65,7 +65,6 @@ def _bend(kind: Objective, state: State) -> Array:
     curve = residual.scaled_curvature(point.at, kind.loss, exact=False)
     t = kind.ops.matvec(problem.A, g)
     low = t @ curve.Q
-    ridge = jnp.exp(-point.at.log_scale) * problem.weights**2
-    bend = t @ ((curve.diagonal + ridge) * t) + low @ curve.S @ low
+    bend = t @ ((curve.diagonal + ridge(kind, problem, point.at)) * t) + low @ curve.S @ low
     good = bend > 0
     return jnp.where(good, bend, 1) / jnp.where(good, g @ g, 1)

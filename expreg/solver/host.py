@@ -11,11 +11,13 @@ from scipy import linalg, sparse
 from expreg import residual, sketch
 from expreg.solver.newton import MOST, Direction, Directions, Factor, along, conjugate, factored, hessian, unit_columns
 from expreg.solver.records import MANY_COLUMNS, PER_COLUMN
-from expreg.solver.state import Backend, Objective, State
+from expreg.solver.secant import Candidate, corrected
+from expreg.solver.state import Backend, Objective, State, ridge
 from expreg.sparse import passes
 from expreg.types import Array, Tree
 
 FAR = 0.02  # above this relative gradient a preconditioner is made anew at every step
+SMALL = 100_000  # entries of A up to which a matrix costs less than the additional steps without it
 AGAIN = 10.0  # how much less a step with an old matrix gains than the last step did, as a factor of safety
 
 
@@ -39,6 +41,11 @@ def _factor(H: Array) -> tuple[Array, Array]:
     return found, np.asarray(info == 0)
 
 
+def _backsolve(L: Array, r: Array) -> Array:
+    solve = linalg.lapack.spotrs if L.dtype == np.float32 else linalg.lapack.dpotrs  # cho_solve takes longer to ask
+    return solve(L, r, lower=True)[0]
+
+
 def _while_loop(condition: Callable[[Tree], Any], body: Callable[[Tree], Tree], state: Tree) -> Tree:
     while condition(state):
         state = body(state)
@@ -52,7 +59,7 @@ HOST = Backend(
     gram=passes.gram,
     product=passes.product,
     factor=_factor,
-    backsolve=lambda L, r: linalg.cho_solve((L, True), r, check_finite=False),
+    backsolve=_backsolve,
     while_loop=_while_loop,
 )
 
@@ -78,6 +85,29 @@ def _nearly_done(state: State) -> bool:
     """
     shrink = AGAIN * state.relative / state.memory
     return bool(shrink < 0.1 and shrink * shrink * state.relative <= state.problem.tol)
+
+
+def newton_once(A: Any, rng: np.random.Generator) -> Directions:
+    """Return directions by one Hessian, corrected in every step; those of Newton for a small A, or where they fail."""
+    exact = partial(newton, A, rng)
+    return corrected([Candidate(_in_single)], exact) if A.size > SMALL else exact()
+
+
+def pcg_once(A: Any, rng: np.random.Generator) -> Directions:
+    """Return directions by the matrix of sampled rows, then by one Hessian of a dense A, corrected in every step.
+
+    Conjugate gradients where that is not enough, and where no d x d matrix is factored.
+    """
+    exact = partial(pcg, A, rng)
+    if A.shape[1] > MANY_COLUMNS:
+        return exact()
+    far = Candidate(partial(_of_sample, passes.row_squares(A), rng))
+    near = [] if sparse.issparse(A) else [Candidate(_in_single, A.shape[1] / 80 + 2)]  # measured, in steps
+    return corrected([far, *near], exact)
+
+
+def _in_single(kind: Objective, state: State) -> Array:
+    return hessian(kind._replace(ops=kind.ops._replace(gram=passes.gram_in_single)), state)
 
 
 def pcg(A: Any, rng: np.random.Generator) -> Directions:
@@ -126,13 +156,13 @@ def _of_sample(squares: Array, rng: np.random.Generator, kind: Objective, state:
     n, d = problem.A.shape
     size = int(np.clip(n // 8, min(n, 16 * d), PER_COLUMN * d))
     v, L, M = residual.jacobian(point.at, kind.loss)
-    ridge = np.exp(-point.at.log_scale) * problem.weights**2
-    mass = (v * v + ridge) * squares
+    extra = ridge(kind, problem, point.at)
+    mass = (v * v + extra) * squares
     index, scale = sketch.draw(np.sort(rng.random(size)), 0.5 / n + 0.5 * mass / mass.sum())
     chosen, v, L = passes.rows(problem.A.whole[index]), v[index] * scale, L[index] * scale[:, None]
-    H = passes.gram(chosen, v * v)
+    H = passes.gram_in_single(chosen, v * v)
     if L.shape[1]:
         C = passes.rmatvec(problem.A, residual.scaled_curvature(point.at, kind.loss, exact=False).Q @ M)
         cross = passes.rmatvec(chosen, v[:, None] * L) @ C.T
         H = H - cross - cross.T + C @ (L.T @ L) @ C.T
-    return H + passes.gram(chosen, ridge[index] * scale**2) if ridge.any() else H
+    return H if problem.weights is None else H + passes.gram(chosen, extra[index] * scale**2)

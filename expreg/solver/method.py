@@ -11,7 +11,7 @@ from expreg import residual, sketch, sparse
 from expreg.sketch.oblivious import Apply
 from expreg.solver import newton
 from expreg.solver.records import AUTO, MAX_STEPS, SKETCHES, chosen, names
-from expreg.solver.state import Backend, Method, Objective, Problem, State, Steps, first_state, running
+from expreg.solver.state import Backend, Method, Objective, Problem, State, Steps, first_state, ridge, running
 from expreg.sparse import Matrix, Sparse
 from expreg.types import Array
 
@@ -49,7 +49,7 @@ def make(
         A: Any, b: Array, x0: Array, weights: Array | None = None, key: Any = None, tol: Array | float = 1e-10
     ) -> State:
         b, x0 = jnp.asarray(b), jnp.asarray(x0)
-        w = jnp.zeros_like(b) if weights is None else jnp.asarray(weights)
+        w = None if weights is None else jnp.asarray(weights)
         problem = Problem(A, b, w, jnp.asarray(tol, b.dtype), column_norms(A), key)
         kind, found = steps(A)
         return found.ready(first_state(kind, problem, x0, jnp.zeros_like(b[0])))
@@ -82,22 +82,24 @@ def sketched(name: str, size: int | None, kind: Objective, state: State) -> Arra
     n, d = problem.A.shape
     rows = record.rows(n, d, size)
     key = jax.random.fold_in(problem.key, state.step)
-    apply = _by_leverage(key, state, rows) if record.make is None else record.make(key, n, rows)
+    apply = _by_leverage(key, kind, state, rows) if record.make is None else record.make(key, n, rows)
     v, L, M = residual.jacobian(point.at, kind.loss)
     B = apply(problem.A, v)
     if L.shape[1]:
         Q = residual.scaled_curvature(point.at, kind.loss, exact=False).Q
         B = B - apply(L) @ sparse.rmatvec(problem.A, Q @ M).T
-    outer = apply(problem.A, jnp.exp(-point.at.log_scale / 2) * problem.weights)
-    return (B.T @ B + outer.T @ outer).astype(v.dtype)
+    H = B.T @ B
+    if problem.weights is not None:
+        outer = apply(problem.A, jnp.exp(-point.at.log_scale / 2) * problem.weights)
+        H = H + outer.T @ outer
+    return H.astype(v.dtype)
 
 
-def _by_leverage(key: Array, state: State, rows: int) -> Apply:
+def _by_leverage(key: Array, kind: Objective, state: State, rows: int) -> Apply:
     """Return the sample of rows by sketched leverage scores of diag(v) A with the regulariser (F.3), (F.5)."""
     first, second = jax.random.split(key)
     v = state.point.at.v
-    ridge = jnp.exp(-state.point.at.log_scale) * state.problem.weights**2
-    J = sketch.of_weights(state.problem.A, v * v + ridge)
+    J = sketch.of_weights(state.problem.A, v * v + ridge(kind, state.problem, state.point.at))
     scores = sketch.sketched_leverage(first, J, floor=FLOOR)
     return sketch.sampled(second, scores / jnp.sum(scores), rows)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from expreg import residual
-from expreg.solver.state import Objective, State, evaluate, judged, scaled_value
+from expreg.residual import Terms
+from expreg.solver.state import Objective, State, evaluate, judged, ridge, scaled_value
 from expreg.types import Array
 
 SMALLEST_DAMPING, LARGEST_DAMPING = 1e-8, 1e8
@@ -44,9 +45,9 @@ def step(kind: Objective, direction: Directions, max_steps: int, state: State) -
     """Return the state one step later: a direction, a line search along it, and a look at the new point."""
     xp, problem, point = kind.ops.xp, state.problem, state.point
     found = direction(kind, state)
-    length, accepted = _armijo(kind, state, found.dz, found.slope)
-    t = xp.where(accepted, length, 0)
-    there = evaluate(kind, problem, point.x + t * found.step, point.z + t * found.dz)
+    end = _armijo(kind, state, found.dz, found.slope)
+    t, accepted = end.length, end.length > 0
+    there = evaluate(kind, problem, point.x + t * found.step, end.z, end.at)
     easier = xp.where(found.damping > 10 * SMALLEST_DAMPING, found.damping / 10, 0)
     harder = xp.maximum(10 * found.damping, SMALLEST_DAMPING)
     moved = state._replace(
@@ -63,12 +64,14 @@ def step(kind: Objective, direction: Directions, max_steps: int, state: State) -
 
 class _Trial(NamedTuple):
     length: Array
+    z: Array
+    at: Terms
     accepted: Array
     count: Array
 
 
-def _armijo(kind: Objective, state: State, dz: Array, slope: Array) -> tuple[Array, Array]:
-    """Return the first t of 1, 1/2, 1/4, ... with objective(t) <= objective(0) + 1e-4 t slope, and if there is one.
+def _armijo(kind: Objective, state: State, dz: Array, slope: Array) -> _Trial:
+    """Return the first t of 1, 1/2, 1/4, ... with objective(t) <= objective(0) + 1e-4 t slope, or t = 0.
 
     A backtracking line search on z + t dz, which never reads A (F.13). It starts below 1 where a logit would move by
     more than `LARGEST`. Near the minimum the change drowns in rounding: a rise of a few units in the last place of the
@@ -78,16 +81,17 @@ def _armijo(kind: Objective, state: State, dz: Array, slope: Array) -> tuple[Arr
     room = 8 * xp.finfo(dz.dtype).eps * point.size
 
     def trial(t: Array, count: Array) -> _Trial:
-        _, value, _ = scaled_value(kind, state.problem, point.z + t * dz, point.at.log_scale)
-        return _Trial(t, value <= point.objective + SUFFICIENT * t * slope + room, count)
+        z = point.z + t * dz
+        at, value = scaled_value(kind, state.problem, z, point.at.log_scale)
+        return _Trial(t, z, at, value <= point.objective + SUFFICIENT * t * slope + room, count)
 
-    furthest = xp.max(xp.abs(dz))
-    end = kind.ops.while_loop(
-        lambda at: ~at.accepted & (at.count < HALVINGS),
-        lambda at: trial(at.length / 2, at.count + 1),
-        trial(xp.where(furthest > LARGEST, LARGEST / furthest, xp.ones_like(furthest)), xp.asarray(0)),
+    furthest = xp.maximum(xp.max(dz), -xp.min(dz))
+    first = xp.where(furthest > LARGEST, LARGEST / furthest, xp.ones_like(furthest))
+    return kind.ops.while_loop(
+        lambda last: ~last.accepted & (last.count < HALVINGS),
+        lambda last: trial(xp.where(last.count + 1 < HALVINGS, last.length / 2, 0), last.count + 1),
+        trial(xp.where(slope < 0, first, 0), xp.asarray(0)),
     )
-    return end.length, end.accepted & (slope < 0)
 
 
 # --- a factored matrix ------------------------------------------------------------------------------
@@ -109,7 +113,7 @@ def hessian(kind: Objective, state: State) -> Array:
     """Return the exact or Gauss-Newton matrix with the regulariser, diagonal plus low rank in z (E.4)."""
     ops, problem, point = kind.ops, state.problem, state.point
     curve = residual.scaled_curvature(point.at, kind.loss, exact=kind.exact)
-    weights = curve.diagonal + ops.xp.exp(-point.at.log_scale) * problem.weights**2
+    weights = curve.diagonal + ridge(kind, problem, point.at)
     low = ops.rmatvec(problem.A, curve.Q)
     return ops.gram(problem.A, weights) + low @ curve.S @ low.T
 
@@ -196,12 +200,12 @@ def _product(kind: Objective, state: State, damping: Array) -> Callable[[Array],
     xp, problem, point = kind.ops.xp, state.problem, state.point
     curve = residual.scaled_curvature(point.at, kind.loss, exact=kind.exact)
     low = kind.ops.rmatvec(problem.A, curve.Q)
-    D = curve.diagonal + xp.exp(-point.at.log_scale) * problem.weights**2
-    ridge = damping * problem.norms**2 * (xp.sum(xp.abs(D)) / D.shape[0])
+    D = curve.diagonal + ridge(kind, problem, point.at)
+    extra = damping * problem.norms**2 * (xp.sum(xp.abs(D)) / D.shape[0])
 
     def multiply(p: Array) -> tuple[Array, Array]:
         product, Ap = kind.ops.product(problem.A, D, p)
-        return product + low @ (curve.S @ (low.T @ p)) + ridge * p, Ap
+        return product + low @ (curve.S @ (low.T @ p)) + extra * p, Ap
 
     return multiply
 

@@ -78,6 +78,10 @@ PCG = Solver(
     sketch="countsketch",
 )
 
+_NEWTON_ONCE = NEWTON._replace(host=later("expreg.solver.host:newton_once"))
+_PCG_ONCE = PCG._replace(host=later("expreg.solver.host:pcg_once"))
+"""What `auto` takes: on the host a matrix is made once and corrected."""
+
 SOLVERS: dict[str, Solver] = {solver.name: solver for solver in (NEWTON, GAUSS_NEWTON, GD, LBFGS, PCG)}
 
 
@@ -114,10 +118,12 @@ def with_sketch() -> list[str]:
 def chosen(name: str, n: int, d: int, *, dense: bool = True) -> Solver:
     """Return the solver of a name; `auto` is the one for a matrix of n rows and d columns, in sweeps as in `solve`.
 
+    On the host it has directions of its own, which keep a matrix as long as it serves.
+
     A weighted Gram matrix of a dense A costs d / 20 + 4 products with one vector (measured), of a sparse one hundreds:
     Newton for a dense A with few columns and for few rows, else preconditioned conjugate gradients.
     """
     if name != AUTO:
         return SOLVERS[name]
     cheap = (dense and d <= FEW_COLUMNS) or n <= PER_COLUMN * d
-    return NEWTON if cheap and d <= MANY_COLUMNS else PCG
+    return _NEWTON_ONCE if cheap and d <= MANY_COLUMNS else _PCG_ONCE

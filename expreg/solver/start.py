@@ -22,7 +22,7 @@ from expreg.sparse import passes
 from expreg.types import Array
 
 LEAST_ROWS = 4096
-GROWTH = 16  # each subset has this many times the rows of the one before
+GROWTH = 64  # each subset has this many times the rows of the one before
 SAMPLE = 2048  # rows that are looked at to see whether a column hangs on few rows
 ROUGH, ROUGH_STEPS = 1e-3, 30  # the tolerance on a subset, whose minimiser is off by more, and the budget
 SLIGHT = 0.1  # the size of the logits at a start of which nothing is known
@@ -60,7 +60,7 @@ def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> 
     small = (rng.normal(size=d) / problem.norms * np.sqrt(n / d) * SLIGHT).astype(problem.b.dtype)
     if d > MANY_COLUMNS:
         return small
-    if 2 * size > n:
+    if 4 * size > n:
         return best(kind, problem)
     part = _subset(kind, problem, np.sort(rng.integers(0, n, size)))
     return _roughly(kind, part, first_guess(kind, part, rng), rng, small)
@@ -80,7 +80,9 @@ def _subset(kind: Objective, problem: Problem, index: Array) -> Problem:
     """Return the problem of these rows, its loss and regulariser in the proportion of the whole."""
     share, loss = len(index) / problem.A.shape[0], LOSSES[kind.loss]
     A = problem.A.whole[index]
-    b, weights = problem.b[index], problem.weights[index] * share ** ((loss.rows_power - 1) / 2)
+    b, weights = problem.b[index], problem.weights
+    if weights is not None:
+        weights = weights[index] * share ** ((loss.rows_power - 1) / 2)
     if loss.relative:
         total = b.sum()
         b = b * (problem.b.sum() / total if total != 0 else 1 / share)
@@ -98,7 +100,9 @@ def best(kind: Objective, problem: Problem) -> Array:
     found, least = None, np.inf
     small = problem.A.shape[0] * problem.A.shape[1] <= SMALL
     for x in candidates(kind, problem):
-        _, value, size = scaled_value(judge, problem, passes.matvec(problem.A, x), np.zeros((), x.dtype))
+        at, value = scaled_value(judge, problem, passes.matvec(problem.A, x), np.zeros((), x.dtype))
+        target, factor = at.u - at.r, np.exp(at.log_scale)
+        size = value + factor * (at.u @ at.u + target @ target) / 2
         value = value + np.finfo(x.dtype).eps * 1e-4 * size  # among exact fits the first
         if found is None or value < least:
             found, least = x, value if np.isfinite(value) else np.inf
@@ -138,7 +142,8 @@ def _logarithms(kind: Objective, problem: Problem, free: bool) -> Iterator[Array
 def _fit(kind: Objective, problem: Problem, z: Array, weights: Array, centred: bool) -> Array:
     """Return x that minimises sum_i weights_i (a_i x - z_i - c)^2, over c too if `centred`."""
     weights = weights / weights.max()
-    H, right = passes.gram(problem.A, weights), passes.rmatvec(problem.A, weights * z)
+    gram = passes.gram if problem.A.shape[0] * problem.A.shape[1] <= SMALL else passes.gram_in_single
+    H, right = gram(problem.A, weights), passes.rmatvec(problem.A, weights * z)
     if centred:
         total, mass = passes.rmatvec(problem.A, weights), weights.sum()
         H = H - np.outer(total, total) / mass

@@ -43,11 +43,11 @@ class Backend(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What stays fixed: A (n, d), b (n,), weights w (n,), the tolerance, column norms (d,), a random key."""
+    """What stays fixed: A (n, d), b (n,), weights w (n,) or None, the tolerance, column norms (d,), a random key."""
 
     A: Any
     b: Array
-    weights: Array
+    weights: Array | None
     tol: Array
     norms: Array
     key: Any
@@ -136,34 +136,41 @@ def run(step: Callable[[State], State], state: State, seen: Callable[[State], No
     return state
 
 
-def scaled_value(
-    kind: Objective, problem: Problem, z: Array, log_scale: Array | None = None
-) -> tuple[Terms, Array, Array]:
-    """Return the terms at z, the objective divided by e^{log_scale}, and its size without cancellation.
+def ridge(kind: Objective, problem: Problem, at: Terms) -> Any:
+    """Return e^{-log_scale} w^2 (n,), what the regulariser adds to the curvature; 0 without weights."""
+    return 0 if problem.weights is None else kind.ops.xp.exp(-at.log_scale) * problem.weights**2
 
-    By default the scale is the one of z itself.
+
+def scaled_value(kind: Objective, problem: Problem, z: Array, log_scale: Array) -> tuple[Terms, Array]:
+    """Return the terms at z and the objective divided by e^{log_scale}."""
+    at = residual.terms(z, problem.b, kind.loss, kind.activation)
+    factor = kind.ops.xp.exp(at.log_scale - log_scale)
+    value = factor * (at.r @ at.r) / 2
+    if problem.weights is None:
+        return at, value
+    wz = problem.weights * z
+    return at, value + kind.ops.xp.exp(-log_scale) * (wz @ wz) / 2
+
+
+def evaluate(kind: Objective, problem: Problem, x: Array, z: Array, at: Terms | None = None) -> Point:
+    """Return everything known at x, given z = A x and the terms there if they are known; reads A once.
+
+    Sums are products of vectors, which make no temporary arrays: for few columns these cost more than A does.
     """
     xp = kind.ops.xp
-    at = residual.terms(z, problem.b, kind.loss, kind.activation)
-    shift = at.log_scale if log_scale is None else log_scale
-    wz = problem.weights * z
-    regulariser = xp.exp(-shift) * (wz @ wz) / 2
-    factor = xp.exp(at.log_scale - shift)
-    target = at.u - at.r
-    value = factor * (at.r @ at.r) / 2 + regulariser
-    return at, value, factor * (at.u @ at.u + target @ target) / 2 + regulariser
-
-
-def evaluate(kind: Objective, problem: Problem, x: Array, z: Array) -> Point:
-    """Return everything known at x, given z = A x; reads A once."""
-    xp = kind.ops.xp
-    at, objective, size = scaled_value(kind, problem, z)
-    outer = xp.exp(-at.log_scale) * problem.weights**2 * z
-    gradient = kind.ops.rmatvec(problem.A, at.v * at.c + outer)
-    parts = xp.abs(at.v) * (xp.abs(at.u) + xp.abs(at.u - at.r)) + xp.abs(outer)
-    scale = problem.norms * (xp.sum(parts) / z.shape[0] ** 0.5)
+    at = residual.terms(z, problem.b, kind.loss, kind.activation) if at is None else at
+    slope, target = at.v * at.c, at.u - at.r
+    size, v = (at.u @ at.u + target @ target) / 2, xp.abs(at.v)
+    total = v @ (v if at.u is at.v else xp.abs(at.u)) + v @ xp.abs(target)
+    value = (at.r @ at.r) / 2
+    if problem.weights is not None:
+        outer = ridge(kind, problem, at) * z
+        extra = (outer @ z) / 2
+        slope, total, value, size = slope + outer, total + xp.sum(xp.abs(outer)), value + extra, size + extra
+    gradient = kind.ops.rmatvec(problem.A, slope)
+    scale = problem.norms * (total / z.shape[0] ** 0.5)
     relative = xp.max(xp.abs(gradient) / xp.where(scale > 0, scale, xp.ones_like(scale)))
-    return Point(x, z, at, objective, size, gradient, relative)
+    return Point(x, z, at, value, size, gradient, relative)
 
 
 def first_state(kind: Objective, problem: Problem, x0: Array, memory: Tree) -> State:
@@ -193,7 +200,7 @@ def judged(kind: Objective, state: State, max_steps: int) -> State:
 
 def _status(kind: Objective, state: State, max_steps: int) -> Array:
     xp, point, at = kind.ops.xp, state.point, state.point.at
-    finite = xp.isfinite(point.objective) & xp.all(xp.isfinite(point.gradient)) & xp.all(xp.isfinite(point.x))
+    finite = xp.isfinite(point.objective) & xp.isfinite(point.relative) & xp.all(xp.isfinite(point.x))
     odd = ACTIVATIONS[kind.activation].parity == "odd"
     found = xp.asarray(int(Status.running))
     for holds, status in (
@@ -215,8 +222,7 @@ def _collapsed(kind: Objective, at: Terms) -> Array:
         return xp.asarray(False)
     alpha = xp.sum(at.u)
     small = at.log_scale / 2 + xp.log(alpha) < log(COLLAPSED * at.u.shape[0])
-    misfit = at.r / alpha
-    return small & (misfit @ misfit > COLLAPSED**2 * (at.b @ at.b))
+    return small & (at.r @ at.r > (COLLAPSED * alpha) ** 2 * (at.b @ at.b))
 
 
 # --- how a run ended, in words ----------------------------------------------------------------------

@@ -44,10 +44,9 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _map(function: Callable[[Any, slice], Array], A: Rows) -> list[Array]:
-    pieces = [slice(a, b) for a, b in pairwise(A.edges)]
-    if len(pieces) == 1:
-        return [function(A.whole, pieces[0])]
-    return list(_pool().map(function, A.parts, pieces))
+    if len(A.parts) == 1:
+        return [function(A.whole, slice(None))]
+    return list(_pool().map(function, A.parts, (slice(a, b) for a, b in pairwise(A.edges))))
 
 
 def _sum(function: Callable[[Any, slice], Array], A: Rows) -> Array:
@@ -57,7 +56,7 @@ def _sum(function: Callable[[Any, slice], Array], A: Rows) -> Array:
 
 def matvec(A: Rows, x: Array) -> Array:
     """Return A x."""
-    return np.concatenate(_map(lambda part, _: part @ x, A))
+    return A.whole @ x if len(A.parts) == 1 else np.concatenate(_map(lambda part, _: part @ x, A))
 
 
 def rmatvec(A: Rows, Y: Array) -> Array:
@@ -104,32 +103,43 @@ def _product(part: Any, D: Array, p: Array, t: Array) -> Array:
 
 def gram(A: Rows, weights: Array) -> Array:
     """Return A^T diag(weights) A; half the flops where no weight is negative."""
-    return _sum(lambda part, at: _gram(part, weights[at]), A)
+    return _sum(lambda part, at: _gram(part, weights[at], weights.dtype), A)
 
 
-def _gram(part: Any, weights: Array) -> Array:
+def gram_in_single(A: Rows, weights: Array) -> Array:
+    """Return A^T diag(weights) A by products of blocks in float32, in half the time: right to 1e-6 or so."""
+    return _sum(lambda part, at: _gram(part, weights[at], np.dtype(np.float32)), A).astype(weights.dtype)
+
+
+def _gram(part: Any, weights: Array, dtype: Any) -> Array:
     if _is_csr(part):
-        scaled = part.copy()
-        scaled.data = part.data * np.repeat(weights, np.diff(part.indptr))
+        scaled = _with(part, part.data * np.repeat(weights, np.diff(part.indptr)))
         return (part.T @ scaled).toarray()
     found = np.zeros((part.shape[1], part.shape[1]), dtype=part.dtype)
-    positive = bool(np.all(weights >= 0))
-    factor = (np.sqrt(weights) if positive else weights)[:, None]
+    least, most = float(weights.min(initial=0)), float(weights.max(initial=0))
+    positive, top = least >= 0, max(most, -least) or 1.0  # divided by it no weight leaves the range of float32
     for piece in _blocks(part):
-        scaled = factor[piece] * part[piece]
-        found += scaled.T @ (scaled if positive else part[piece])  # the same array twice: NumPy calls syrk
+        factor, plain = weights[piece] / top, part[piece].astype(dtype, copy=False)
+        scaled = (np.sqrt(factor) if positive else factor)[:, None].astype(dtype) * plain
+        found += scaled.T @ (scaled if positive else plain)  # the same array twice: NumPy calls syrk
+    found *= top
     return found
+
+
+def _with(A: Any, data: Array) -> Any:
+    """Return a csr array with the places of A, which are not copied, and these entries."""
+    return type(A)((data, A.indices, A.indptr), shape=A.shape)
 
 
 def row_squares(A: Any) -> Array:
     """Return the squared 2-norms of the rows, (n,)."""
     if _is_csr(A):
-        return A.power(2) @ np.ones(A.shape[1], A.dtype)
+        return _with(A, A.data**2) @ np.ones(A.shape[1], A.dtype)
     return np.concatenate(_map(lambda part, _: np.einsum("ij,ij->i", part, part), rows(A)))
 
 
 def column_norms(A: Any) -> Array:
     """Return the 2-norms of the columns, (d,)."""
     if _is_csr(A):
-        return np.sqrt(A.power(2).T @ np.ones(A.shape[0], A.dtype))
+        return np.sqrt(_with(A, A.data**2).T @ np.ones(A.shape[0], A.dtype))
     return np.sqrt(_sum(lambda part, _: np.einsum("ij,ij->j", part, part), rows(A)))
