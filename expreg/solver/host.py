@@ -107,7 +107,8 @@ def pcg_once(A: Any, rng: np.random.Generator) -> Directions:
 
 
 def _in_single(kind: Objective, state: State) -> Array:
-    return hessian(kind._replace(ops=kind.ops._replace(gram=passes.gram_in_single)), state)
+    gram = partial(passes.gram_in_single, norms=state.problem.norms)
+    return hessian(kind._replace(ops=kind.ops._replace(gram=gram)), state)
 
 
 def pcg(A: Any, rng: np.random.Generator) -> Directions:
@@ -160,7 +161,7 @@ def _of_sample(squares: Array, rng: np.random.Generator, kind: Objective, state:
     mass = (v * v + extra) * squares
     index, scale = sketch.draw(np.sort(rng.random(size)), 0.5 / n + 0.5 * mass / mass.sum())
     chosen, v, L = passes.rows(problem.A.whole[index]), v[index] * scale, L[index] * scale[:, None]
-    H = passes.gram_in_single(chosen, v * v)
+    H = passes.gram_in_single(chosen, v * v, problem.norms)
     if L.shape[1]:
         C = passes.rmatvec(problem.A, residual.scaled_curvature(point.at, kind.loss, exact=False).Q @ M)
         cross = passes.rmatvec(chosen, v[:, None] * L) @ C.T

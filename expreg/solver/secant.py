@@ -35,7 +35,7 @@ def corrected(candidates: Sequence[Candidate], otherwise: Callable[[], Direction
         if final:
             return now(kind, state)
         steps = _steps_left(state) if state.step else 0.0
-        if left and steps > 2 + left[0].cost:
+        if left and steps > 2 + left[0].cost and not state.damping > 0:
             now, steps = kept(left.pop(0).matrix), 0.0
         found = now(kind, state)
         if steps > LONG or max(found.damping, state.damping) > 0:

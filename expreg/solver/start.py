@@ -142,7 +142,8 @@ def _logarithms(kind: Objective, problem: Problem, free: bool) -> Iterator[Array
 def _fit(kind: Objective, problem: Problem, z: Array, weights: Array, centred: bool) -> Array:
     """Return x that minimises sum_i weights_i (a_i x - z_i - c)^2, over c too if `centred`."""
     weights = weights / weights.max()
-    gram = passes.gram if problem.A.shape[0] * problem.A.shape[1] <= SMALL else passes.gram_in_single
+    small = problem.A.shape[0] * problem.A.shape[1] <= SMALL
+    gram = passes.gram if small else partial(passes.gram_in_single, norms=problem.norms)
     H, right = gram(problem.A, weights), passes.rmatvec(problem.A, weights * z)
     if centred:
         total, mass = passes.rmatvec(problem.A, weights), weights.sum()

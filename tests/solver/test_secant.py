@@ -1,5 +1,6 @@
 """A kept and corrected matrix: the BFGS formula, the same minimum as Newton's with fewer matrices, and a way out."""
 
+import itertools
 from functools import partial
 
 import numpy as np
@@ -126,12 +127,30 @@ def test_auto_finds_the_minimum_of_newton(loss, activation, n, d):
     assert found.loss == pytest.approx(exact.loss, rel=1e-12)
 
 
-def test_the_gram_matrix_of_float32_is_right_to_single_precision_for_weights_of_any_size():
-    A = RNG.normal(size=(3000, 5))
-    for weights in (RNG.random(3000), RNG.normal(size=3000), 1e-60 * RNG.random(3000), np.zeros(3000)):
-        exact = A.T @ (weights[:, None] * A)
-        size = np.abs(A).T @ (np.abs(weights)[:, None] * np.abs(A))
-        for gram, rounding in ((passes.gram, 1e-14), (passes.gram_in_single, 1e-6)):
-            found = gram(passes.rows(A), weights)
+def test_the_gram_matrix_of_float32_is_right_to_single_precision_in_any_units():
+    """Of weights and of columns, together and apart."""
+    plain = RNG.normal(size=(3000, 5))
+    weights = (RNG.random(3000), RNG.normal(size=3000), 1e-60 * RNG.random(3000), np.zeros(3000))
+    units = [np.ones(5), np.full(5, 1e30), np.full(5, 1e-30), np.array([1e-25, 1.0, 1e25, 1e-10, 1e40])]
+    for w, unit in itertools.product(weights, units):
+        A = plain * unit
+        exact = A.T @ (w[:, None] * A)
+        size = np.abs(A).T @ (np.abs(w)[:, None] * np.abs(A))
+        norms = np.linalg.norm(A, axis=0)
+        for found, rounding in (
+            (passes.gram(passes.rows(A), w), 1e-14),
+            (passes.gram_in_single(passes.rows(A), w, norms), 1e-6),
+        ):
             assert found.dtype == np.float64
             assert (np.abs(found - exact) <= rounding * size).all()
+
+
+@pytest.mark.parametrize("unit", [1e25, 1e-25, "mixed"])
+@pytest.mark.parametrize(("solver", "n", "d"), [("auto", 20_000, 8), ("auto", 8000, 100), ("pcg", 20_000, 8)])
+def test_large_problems_do_not_depend_on_the_units_of_columns(solver, n, d, unit):
+    """Where matrices are of float32, whose numbers end at 1e38."""
+    A, b, _ = planted(n=n, d=d, loss="softmax", noise=0.05)
+    scale = np.resize([1.0, 1e25, 1e-25], d) if unit == "mixed" else np.full(d, unit)
+    found, plain = (expreg.solve(A * s, b, "softmax", solver=solver) for s in (scale, np.ones(d)))
+    assert found.status == plain.status == "converged"
+    np.testing.assert_allclose(found.x * scale, plain.x, atol=1e-6)

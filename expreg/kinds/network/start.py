@@ -20,8 +20,9 @@ from expreg.network import initialise
 from expreg.types import PRECISIONS, Array, Row, Settings
 
 BRANCHES = {"coupled": 2, "iid": 1}
-MERGED = 1024
-"""Up to this width one program serves all networks: to be wider than needed costs it less than another compilation."""
+MERGED, COARSE = 1024, 2**14
+"""Up to these widths one program serves all networks, and those within a factor of four: to be wider than needed costs
+less than another compilation."""
 GROUP, GROUP_NUMBERS = 256, 2**18
 """Replicates whose data are drawn together, and the coordinates that they have together, at most."""
 
@@ -100,10 +101,10 @@ def problem(settings: Settings) -> Problem:
     return _problem(text, settings["network"]["activation"], settings["seed"], settings["replicate"])
 
 
-def bucket(m: int, *, smallest: int = MERGED, base: int = 4) -> int:
-    """Return the padded width of a cell's program: the next power of the base, small ones merged."""
-    each = (base - 1).bit_length()
-    return 1 << each * -(-(max(m, smallest) - 1).bit_length() // each)
+def bucket(m: int, *, smallest: int = MERGED, coarse: int = COARSE) -> int:
+    """Return the padded width of a cell's program: a power of two, up to `coarse` one of four, small ones merged."""
+    power = (max(m, smallest) - 1).bit_length()
+    return 1 << (power + power % 2 if 1 << power <= coarse else power)
 
 
 def shape(settings: Settings, judged: Iterable[str]) -> dict[str, Any]:
