@@ -193,7 +193,7 @@ def steps_to_tolerance(H: Array | Modes, residual_0: Array, eta_scaled: Any, eps
     before = xp.zeros((), dtype=factors.dtype)  # the largest t found so far with ||r_t|| > eps
     places = 10
     if xp is np and np.isfinite(most := _most_steps(factors, weights, eps)):
-        places = int(math.log(most + 2, 32)) + 1
+        places = min(places, int(math.log(most + 2, 32)) + 1)
     for place in range(places - 1, -1, -1):
         candidates = before + 32.0**place * digits
         too_large = _squared_norm(factors, weights, candidates) > eps**2

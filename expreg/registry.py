@@ -67,6 +67,8 @@ def register(*records: Any) -> None:
         if resolve_name(place).get(record.name) is not record:
             resolve_name(place)[record.name] = record
             _owners[place, record.name] = name
+    if programs := sys.modules.get("expreg.core.engine.programs"):
+        programs.forget()  # one of the same name may be built in
     if not _importing:
         _modules[name] = _described(name, caller.get("__file__"))
 

@@ -14,6 +14,14 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "allow")
 
 
+@pytest.fixture(autouse=True)
+def no_program_of_another_test():
+    """Forget compiled programs: tests replace the records that they were built from."""
+    yield
+    if programs := sys.modules.get("expreg.core.engine.programs"):
+        programs.forget()
+
+
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Run the command line in this process; return exit code, output, errors."""

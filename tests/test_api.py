@@ -14,7 +14,7 @@ import pytest
 
 import expreg
 from expreg import api
-from expreg.core.engine import estimate
+from expreg.core.engine import estimate, programs
 from expreg.core.engine import lanes as engine
 from expreg.core.store.store import Store
 from expreg.core.store.table import read_events
@@ -186,7 +186,7 @@ def test_failed_cells_are_told_and_tried_again(reference: api.Run, monkeypatch: 
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
         patch.setattr(engine, "compile_program", full)
-        patch.setattr(engine, "_kept", {})
+        programs.forget()
         broken = expreg.run(TINY, BOTH, out="run")
     assert broken.failed == len(broken.cells) == 12
     assert set(broken.cells["status"]) == {"oom"}

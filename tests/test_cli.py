@@ -307,7 +307,6 @@ def test_failed_cells_are_exit_code_3(call: Call, monkeypatch: pytest.MonkeyPatc
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "compile_program", full)
-        patch.setattr(engine, "_kept", {})
         code, out, err = call("run", "tiny.yaml")
     assert code == 3
     assert out.endswith("report: runs/tiny/report.html\n")

@@ -231,6 +231,8 @@ def test_steps_to_tolerance_is_zero_at_the_goal_and_infinite_out_of_reach():
     unstable = 1.01 * ntk.largest_step(H)
     assert ntk.steps_to_tolerance(H, r, unstable, 1e-3) == np.inf
     assert ntk.steps_to_tolerance(H, np.full(4, np.nan), 0.1, 1e-3) == np.inf
+    for endless, eps in ((1.27e-14, 3e-20), (1e-18, 0.5)):  # more than 2^50 steps
+        assert ntk.steps_to_tolerance(np.diag([endless]), np.ones(1), 1.0, eps) == np.inf
 
 
 def test_largest_step_separates_decay_from_growth():

@@ -9,8 +9,8 @@ from runs import make
 
 from expreg import api
 from expreg.core.config.cells import cells
-from expreg.core.engine.lanes import slice_of_lanes
 from expreg.core.engine.packing import packed
+from expreg.core.engine.programs import slice_of_lanes
 from expreg.kinds import EXPERIMENTS
 from expreg.kinds.network import descent, native
 from expreg.types import Status

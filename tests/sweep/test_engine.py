@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from expreg.core.engine import lanes as engine_module
-from expreg.core.engine.lanes import Engine, slice_of_lanes
+from expreg.core.engine import programs
+from expreg.core.engine.lanes import Engine
+from expreg.core.engine.programs import slice_of_lanes
 from expreg.errors import StorageError
 from expreg.kinds import EXPERIMENTS
 from expreg.types import Cost, Experiment, Program
@@ -73,8 +75,8 @@ def xla_compilations():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_there_is_one_compilation_per_bucket_and_static_setting_and_none_in_the_next_run(monkeypatch):
-    monkeypatch.setattr(engine_module, "_kept", {})
+def test_there_is_one_compilation_per_bucket_and_static_setting_and_none_in_the_next_run():
+    programs.forget()
     train = EXPERIMENTS["threshold"]
     cells = [
         (f"{n}-{m}-{r}-{act}", settings(n, m, r, activation=act, factor=factor))
@@ -85,24 +87,53 @@ def test_there_is_one_compilation_per_bucket_and_static_setting_and_none_in_the_
     with xla_compilations() as compiled:
         engine = Engine(train, lanes=4)
         assert len(collect(engine, cells)) == len(cells)
-    programs = [signature for signature, _, _ in engine.compilations]
-    assert len(programs) == len(set(programs)) == 2 * 2 * 2  # n, activation, {narrow, wide} bucket
-    assert compiled.count("jit(slice_of_lanes)") == len(programs)
+    found = [signature for signature, _, _ in engine.compilations]
+    assert len(found) == len(set(found)) == 2 * 2 * 2  # n, activation, {narrow, wide} bucket
+    assert compiled.count("jit(slice_of_lanes)") == len(found)
     with xla_compilations() as compiled:
         again = Engine(train, lanes=4)
         assert len(collect(again, cells)) == len(cells)
     assert "jit(slice_of_lanes)" not in compiled
-    assert [seconds for _, _, seconds in again.compilations] == [0.0] * len(programs)
+    assert [seconds for _, _, seconds in again.compilations] == [0.0] * len(found)
 
 
-def test_programs_that_are_kept_are_few_and_never_those_of_another_record(monkeypatch):
-    monkeypatch.setattr(engine_module, "_kept", {})
-    monkeypatch.setattr(engine_module, "MAX_KEPT", 2)
-    for experiment in (countdown(), countdown(), countdown()):  # each has a `build` of its own
-        assert len(collect(Engine(experiment, lanes=2), cells_of([1, 2]))) == 2
-        assert len(engine_module._kept) <= 2
-    builds = {key[0] for key in engine_module._kept}
-    assert len(builds) == 2
+def sums(scale, dtype):
+    """Return an experiment that adds `scale` three times; its functions are its own, their names are not."""
+
+    def record(state):
+        return {"total": state["total"]}
+
+    program = Program(
+        init=lambda x: {"left": x["left"], "total": 0 * x["by"]},
+        advance=lambda s: {"left": s["left"] - 1, "total": s["total"] + jnp.asarray(scale, s["total"].dtype)},
+        running=lambda s: s["left"] > 0,
+        record=record,
+    )
+    return replace(
+        countdown(),
+        build=lambda _: program,
+        prepare=lambda _: {"left": np.int32(3), "by": np.ones((), dtype)},
+        row=lambda _, found: {"status": "converged", "total": float(found["total"])},
+    )
+
+
+def test_a_kept_program_is_that_of_its_functions_and_of_its_types():
+    """The same name and the same signature, but another `build`, other types or another shape: another program."""
+    experiment = sums(1.5, np.float64)
+    others = [sums(2.5, np.float64), replace(experiment, prepare=sums(1, np.int32).prepare)]
+    for one, total in ((experiment, 4.5), (others[0], 7.5), (others[1], 3.0), (experiment, 4.5)):
+        rows = collect(Engine(one, lanes=2), cells_of([1]))
+        assert rows["c0"]["total"] == total
+
+
+def test_few_programs_are_kept_the_last_ones_and_no_inputs(monkeypatch):
+    monkeypatch.setattr(programs, "MAX_KEPT", 2)
+    programs.forget()
+    experiments = [sums(scale, np.float64) for scale in (1.0, 2.0, 3.0)]
+    for one in experiments:
+        collect(Engine(one, lanes=2), cells_of([1]))
+    assert [kept[0] for kept in programs._programs.values()] == [one.build for one in experiments[1:]]
+    assert all(kept.example is None for _, kept in programs._programs.values())
 
 
 def test_a_request_to_stop_ends_between_slices_and_keeps_what_is_done():
@@ -292,7 +323,7 @@ def test_a_cell_that_takes_too_long_is_stopped_and_its_lane_is_used_again(lanes)
 
 def test_a_cleared_lane_idles_and_the_others_keep_every_bit():
     state = {"left": jnp.arange(1, 5), "deep": {"x": jnp.arange(24.0).reshape(4, 3, 2) + 1}}
-    cleared = engine_module._idle(state, np.array([False, True, False, False]))
+    cleared = programs._idle(state, np.array([False, True, False, False]))
     kept = np.array([0, 2, 3])
     chex.assert_trees_all_equal_shapes_and_dtypes(cleared, state)
     chex.assert_trees_all_equal(jax.tree.map(lambda x: x[kept], cleared), jax.tree.map(lambda x: x[kept], state))
@@ -301,7 +332,7 @@ def test_a_cleared_lane_idles_and_the_others_keep_every_bit():
 
 def test_slices_and_refills_trace_a_program_once(monkeypatch):
     chex.clear_trace_counter()
-    monkeypatch.setattr(engine_module, "slice_of_lanes", chex.assert_max_traces(slice_of_lanes, n=1))
+    monkeypatch.setattr(programs, "slice_of_lanes", chex.assert_max_traces(slice_of_lanes, n=1))
     engine = Engine(countdown(), lanes=2, devices=1, slice_seconds=1e-6)
     batches = list(engine.run(cells_of([1, 30, 2, 7, 1, 50, 3])))
     assert len(batches) > 8

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from expreg.core.engine.devices import describe, host_memory, memory, mesh, numerics
-from expreg.core.engine.lanes import lanes_that_fit
+from expreg.core.engine.programs import lanes_that_fit
 from expreg.errors import Problem
 from expreg.types import Experiment, Settings
 

@@ -15,129 +15,18 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from expreg.core.engine.devices import AXIS, memory, mesh, numerics
-from expreg.core.engine.packing import packed
+from expreg.core.engine.devices import mesh, numerics
+from expreg.core.engine.programs import Compiled, Example, compile_program, lanes_that_fit, remembered
 from expreg.errors import Interrupted, StorageError, printable
-from expreg.types import Experiment, Program, Row, Settings, Tree, cores
+from expreg.types import Experiment, Row, Settings, Tree, cores
 
 Cell = tuple[str, Settings]
-Example = tuple[Tree, float]
-"""Inputs of one cell of a program, and the bytes that its cost asks for."""
-MAX_LANES = 1024
-"""Lanes per device: more neither fill an accelerator better nor save a core anything."""
-CORE_BYTES = 16e6
-"""Of the lanes of one core together: a slice copies them, and more than fit its cache are slow to step through."""
 MAX_BLOCKS = 1 << 20
 """Blocks per slice at the most; a slice of nothing but short runs would otherwise double it for ever."""
-MEMORY_SHARE = 0.25
-"""Share of a device's memory that the states of all its lanes may take; a slice needs about twice that."""
-MAX_KEPT = 32
-"""Programs that stay in memory for the next run of this process."""
 MAX_DETAIL = 200
 """Characters of a `status_detail`."""
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """One compiled program: its executable, and how to feed it."""
-
-    signature: Hashable
-    lanes: int
-    seconds: float
-    execute: Callable[..., tuple[Tree, jax.Array, Tree]]
-    start: Callable[[], Tree]  # a state of zeros: every lane idle
-    clear: Callable[[Tree, np.ndarray], Tree]  # the state with the marked lanes idle
-    buffers: Callable[[], tuple[dict[str, np.ndarray], Tree]]  # packed inputs of all lanes; views by their own names
-    records: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]  # a packed record, by name
-    sharding: NamedSharding
-
-
-def slice_of_lanes(
-    program: Program, batch: int | None, state: Tree, fresh: jax.Array, inputs: Tree, blocks: jax.Array
-) -> tuple[Tree, jax.Array, Tree]:
-    """Start the fresh lanes, advance every running lane by at most `blocks` blocks, and look at all of them.
-
-    `batch` lanes are vmapped together; None runs them one after the other.
-    """
-
-    def fill(lane: tuple[Tree, jax.Array, Tree]) -> Tree:
-        own_state, own_fresh, own_inputs = lane
-        return jax.lax.cond(own_fresh, lambda: program.init(own_inputs), lambda: own_state)
-
-    def run(own: Tree) -> tuple[Tree, jax.Array, Tree]:
-        _, own = jax.lax.while_loop(
-            lambda c: (c[0] < blocks) & program.running(c[1]),
-            lambda c: (c[0] + 1, program.advance(c[1])),
-            (jnp.int32(0), own),
-        )
-        return own, program.running(own), program.record(own)
-
-    def refill() -> Tree:
-        return jax.lax.map(fill, (state, fresh, inputs), batch_size=batch)
-
-    # where lanes are vmapped `fill` computes both of its branches, so nothing at all is done without fresh lanes
-    return jax.lax.map(run, jax.lax.cond(fresh.any(), refill, lambda: state), batch_size=batch)
-
-
-def compile_program(
-    experiment: Experiment, signature: Hashable, example: Example, lanes: int | None, devices: Mesh, cells: int
-) -> Compiled:
-    """Compile the program of one signature for a fixed number of lanes, the same on every device."""
-    began = time.monotonic()
-    inputs, size = example
-    program, given, kept = packed(experiment.build(signature), inputs)
-    first = {name: np.asarray(vector) for name, vector in given.pack(inputs).items()}
-    state = jax.eval_shape(program.init, first)
-    # what a lane holds, or what filling it takes where that is more
-    lanes = lanes or lanes_that_fit(max(_bytes(state), size), devices, cells)
-    batch = None if devices.devices.flat[0].platform == "cpu" else lanes // devices.size
-    spread = PartitionSpec(AXIS)
-    body = jax.shard_map(
-        partial(slice_of_lanes, program, batch),
-        mesh=devices,
-        in_specs=(spread, spread, spread, PartitionSpec()),
-        out_specs=spread,
-        check_vma=False,
-    )
-    sharding = NamedSharding(devices, spread)
-
-    def buffers() -> tuple[dict[str, np.ndarray], Tree]:
-        vectors = {name: np.repeat(vector[None], lanes, axis=0) for name, vector in first.items()}
-        return vectors, given.unpack(vectors)
-
-    def wide(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((lanes, *np.shape(leaf)), leaf.dtype, sharding=sharding)
-
-    shapes = jax.tree.map(wide, (state, np.zeros((), bool), first))
-    blocks = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(devices, PartitionSpec()))
-    execute = jax.jit(body, donate_argnums=0).lower(*shapes, blocks).compile()
-    start = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]), out_shardings=sharding)
-    clear = jax.jit(_idle, donate_argnums=0, out_shardings=sharding)
-    seconds = time.monotonic() - began
-    return Compiled(signature, lanes, seconds, execute, start, clear, buffers, kept.unpack, sharding)
-
-
-def _idle(state: Tree, lanes: jax.Array) -> Tree:
-    """Return the state with zeros in the marked lanes, which is what an idle lane has."""
-    return jax.tree.map(lambda leaf: jnp.where(lanes.reshape(-1, *[1] * (leaf.ndim - 1)), 0, leaf), state)
-
-
-def _bytes(tree: Tree) -> float:
-    return sum(np.prod(leaf.shape, dtype=float) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def lanes_that_fit(size: float, devices: Mesh, cells: int) -> int:
-    """Return the number of lanes for states of `size` bytes: by kind of device and memory, a power of two each."""
-    device = devices.devices.flat[0]
-    share = memory(device) * MEMORY_SHARE
-    if device.platform == "cpu":
-        share = min(share / devices.size, CORE_BYTES)
-    local = int(max(1, min(MAX_LANES, -(-cells // devices.size), share // size)))
-    return devices.size << (local.bit_length() - 1)
 
 
 def error_row(cell: str, error: BaseException) -> Row:
@@ -163,9 +52,6 @@ def _only_this_cell(cell: str, rows: list[Row]) -> Iterator[None]:
         if _out_of_memory(error):
             raise
         rows.append(error_row(cell, error))
-
-
-_kept: dict[Hashable, Compiled] = {}
 
 
 class _NoExample(Exception):
@@ -242,16 +128,16 @@ class Engine:
 
     def _compile(self, signature: Hashable, members: list[Cell], lanes: int | None = None) -> Compiled:
         given, devices, count = lanes or self.lanes, mesh(self.devices), len(members)
-        key = (self.experiment.build, signature, given, devices, lanes_that_fit(1.0, devices, count))
-        if (program := _kept.get(key)) is None:
-            with numerics():
-                example = self._example(members)
-                program = compile_program(self.experiment, signature, example, given, devices, count)
-            while len(_kept) >= MAX_KEPT:
-                del _kept[next(iter(_kept))]
-            _kept[key] = replace(program, seconds=0.0)
+        with numerics():
+            inputs, size = example = self._example(members)
+            leaves, structure = jax.tree.flatten(inputs)
+            shapes = tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
+            room = lanes_that_fit(max(size, 1.0), devices, count)
+            key = (id(self.experiment.build), signature, given, devices, size, room, structure, shapes)
+            arguments = (self.experiment, signature, example, given, devices, count)
+            program = remembered(key, self.experiment, lambda: compile_program(*arguments))
         self.compilations.append((signature, program.lanes, program.seconds))
-        return program
+        return replace(program, example=inputs)
 
     def _example(self, members: list[Cell]) -> Example:
         """Return that of the first cell that can be prepared."""
@@ -297,7 +183,7 @@ class Engine:
         with numerics():
             state = program.start()
             inputs: Tree = None
-            buffers, views = program.buffers()
+            buffers, views = program.buffers(program.example)
         seconds = np.zeros(program.lanes)
         blocks = 1
         while not self.stop():

@@ -27,11 +27,10 @@ class Packing(NamedTuple):
 def packing(tree: Tree) -> Packing:
     """Return the packing of trees with these shapes and data types."""
     leaves, structure = jax.tree.flatten(tree)
-    shapes = [np.shape(leaf) for leaf in leaves]
-    names = [
-        str(leaf.dtype) if np.prod(shape, dtype=int) <= SMALL else f"{place}"
-        for place, (leaf, shape) in enumerate(zip(leaves, shapes, strict=True))
-    ]
+    shapes, types = [np.shape(leaf) for leaf in leaves], [leaf.dtype for leaf in leaves]
+    del tree, leaves  # what is packed later must not keep an example in memory
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    names = [f"{types[i]}" if size <= SMALL else f"{i}" for i, size in enumerate(sizes)]
 
     def pack(tree: Tree) -> dict[str, Any]:
         parts: dict[str, list[Any]] = {}
@@ -43,10 +42,10 @@ def packing(tree: Tree) -> Packing:
     def unpack(vectors: dict[str, Any]) -> Tree:
         ahead = next((vector.shape[:-1] for vector in vectors.values()), ())
         found, used = [], dict.fromkeys(names, 0)
-        for name, shape, leaf in zip(names, shapes, leaves, strict=True):
-            first, used[name] = used[name], used[name] + int(np.prod(shape))
+        for name, shape, size, dtype in zip(names, shapes, sizes, types, strict=True):
+            first, used[name] = used[name], used[name] + size
             empty = name not in vectors
-            part = np.zeros((*ahead, 0), leaf.dtype) if empty else vectors[name][..., first : used[name]]
+            part = np.zeros((*ahead, 0), dtype) if empty else vectors[name][..., first : used[name]]
             found.append(part.reshape((*ahead, *shape)))
         return jax.tree.unflatten(structure, found)
 

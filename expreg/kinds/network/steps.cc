@@ -91,13 +91,13 @@ struct Lane {
   static Vec* at(T* array, int64_t place) { return reinterpret_cast<Vec*>(array + place); }
   static int64_t up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-  // `matrix` (n, depth); weight space also needs its transpose.
-  void allocate(int64_t n_, int64_t depth_, int64_t columns_, bool weight) {
+  // `matrix` (n, depth); weight space also needs its transpose, the kernel sums over pairs of points.
+  void allocate(int64_t n_, int64_t depth_, int64_t columns_, bool weight, bool kernel) {
     n = n_, depth = depth_, columns = columns_;
     rows = up(n, kRows), inner = up(depth, kRows), blocks = up(columns, W) / W;
     const int64_t sizes[] = {rows * inner, weight ? rows * inner : 0, blocks * rows * W, blocks * rows * W,
                              blocks * inner * W, blocks * W, rows * W, weight ? inner * W : 0, rows, rows * kLanes,
-                             n * (n + 1) / 2 * kLanes};
+                             kernel ? n * (n + 1) / 2 * kLanes : 0};
     T** const places[] = {&A, &P, &e, &v, &theta, &signs, &g, &h, &pull, reinterpret_cast<T**>(&sums),
                           reinterpret_cast<T**>(&pairs)};
     int64_t total = kLanes;
@@ -105,7 +105,7 @@ struct Lane {
     storage.assign(total, T(0));
     T* next = reinterpret_cast<T*>(up(reinterpret_cast<int64_t>(storage.data()), kBytes));
     for (int i = 0; i < 11; ++i) *places[i] = next, next += up(sizes[i], kLanes);
-    totals.assign(rows, 0.0), products.assign(n * (n + 1) / 2, 0.0);
+    totals.assign(rows, 0.0), products.assign(kernel ? n * (n + 1) / 2 : 0, 0.0);
     if (!weight) h = g;
   }
 
@@ -116,7 +116,7 @@ struct Lane {
         to[(i / kRows * padded + k) * kRows + i % kRows] = transposed ? from[k * height + i] : from[i * width + k];
   }
 
-  // out (4 rows) = matrix (4 rows, depth) times `in` (depth, W).
+  // out (kRows, W) = kRows rows of the matrix, (kRows, depth), times `in` (depth, W).
   static inline void tile(const T* matrix, const Vec* x, int64_t depth, Vec (&out)[kRows][kVectors]) {
     Vec sum[kRows][kVectors] = {};
     for (int64_t k = 0; k < depth; ++k, matrix += kRows, x += kVectors) {
@@ -314,7 +314,8 @@ void run(XLA_FFI_CallFrame* frame) {
   static thread_local Lane<T> own;
   Lane<T>& lane = own;
   constexpr int64_t W = Lane<T>::W;
-  lane.allocate(n, depth, branches * live, weight);
+  const bool asked = operand(9)->dims[0];
+  lane.allocate(n, depth, branches * live, weight, asked);
   lane.pack_matrix(lane.A, input(0), n, depth, lane.inner, false);
   if (weight) lane.pack_matrix(lane.P, input(0), depth, n, lane.rows, true);
   // an array (height, branches, p) lies here in blocks of W live columns, row by row: visit each run of both
@@ -367,7 +368,6 @@ void run(XLA_FFI_CallFrame* frame) {
       if (known && !(moved / radii[c % live] <= share)) share = moved / radii[c % live];  // not a number stays
     }
   }
-  const bool asked = operand(9)->dims[0];
   output(4)[0] = farthest, output(4)[1] = share, output(4)[2] = asked ? lane.kernel(input(9), branches * live) : 0;
 
   if (live < p) {

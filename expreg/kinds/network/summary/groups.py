@@ -214,4 +214,4 @@ def outcomes(rows: pd.DataFrame, success: pd.Series) -> Outcomes:
     replicates, line = np.unique(rows["_replicate"], return_inverse=True)
     table = np.full((len(replicates), len(widths)), np.nan)
     table[line, column] = success[rows.index]
-    return Outcomes(widths, table)
+    return Outcomes(widths.astype(np.float64), table)
