@@ -65,8 +65,8 @@ def solve(
         loss: exponential, softmax, rescaled or projective.
         activation: exp, cosh or sinh.
         solver: auto, newton, gauss_newton, pcg, lbfgs or gd. auto takes newton for a dense A with d <= 96 and for
-            n <= 48 d, else pcg: conjugate gradients on the exact Hessian, preconditioned with sampled rows. Before
-            either it takes steps with one matrix, of float32 or of sampled rows, as long as they converge well.
+            n <= 48 d, else pcg: conjugate gradients on the exact Hessian, preconditioned with sampled rows. On a
+            large A it first takes steps with one matrix, of float32 or of sampled rows, while they converge well.
         sketch: None, leverage, countsketch, gaussian or uniform: newton and gauss_newton then use the Gauss-Newton
             matrix of sketched rows (F.12); pcg is preconditioned with it.
         weights: w, a number or (n,).

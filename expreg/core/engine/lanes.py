@@ -86,7 +86,7 @@ class _Queue:
 
 @dataclass
 class Engine:
-    """Run cells of one experiment on the local devices. `compilations` lists (signature, lanes, seconds)."""
+    """Run cells of one experiment on the local devices. `compilations` lists (signature, lanes, seconds; 0 if kept)."""
 
     experiment: Experiment
     lanes: int | None = None

@@ -1,7 +1,7 @@
-"""Steps of gradient descent by compiled code of our own, `steps.cc`, where it covers them and a compiler is there.
+"""Steps of gradient descent and extreme eigenvalues by compiled code of our own, `steps.cc`, where a compiler is there.
 
 The library is built once for this machine, at the first program that can use it, and kept in the compile cache.
-Without a compiler, on accelerators and for all that it does not cover XLA takes the steps: slower, and equal up to
+Without a compiler, on accelerators and for all that it does not cover XLA does the same: slower, and equal up to
 rounding. `EXPREG_NATIVE=off` asks for that.
 """
 
