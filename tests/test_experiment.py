@@ -144,7 +144,7 @@ def test_compiled_steps_serve_many_widths_with_one_program():
     assert {columns(m) for m in (2, 64, 1000, 1024)} == {512}
     assert {columns(m, n=64) for m in (2, 1024)} == {512}
     assert {columns(m) for m in (1026, 4096)} == {2048}
-    assert [columns(m) for m in (16384, 16386, 40000)] == [8192, 16384, 32768]
+    assert [columns(m) for m in (16384, 16386, 400_000)] == [8192, 32768, 262_144]
     assert columns(3, network__init="iid") == 1024
 
 

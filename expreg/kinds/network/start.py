@@ -20,7 +20,7 @@ from expreg.network import initialise
 from expreg.types import PRECISIONS, Array, Row, Settings
 
 BRANCHES = {"coupled": 2, "iid": 1}
-MERGED, COARSE = 1024, 2**14
+MERGED, COARSE = 1024, 2**17
 """Up to these widths one program serves all networks, and those within a factor of four: to be wider than needed costs
 less than another compilation."""
 GROUP, GROUP_NUMBERS = 256, 2**18
