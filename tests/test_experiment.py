@@ -146,6 +146,7 @@ def test_compiled_steps_serve_many_widths_with_one_program():
     assert {columns(m) for m in (1026, 4096)} == {2048}
     assert [columns(m) for m in (16384, 16386, 400_000)] == [8192, 32768, 262_144]
     assert columns(3, network__init="iid") == 1024
+    assert [columns(2, n=n) for n in (128, 512, 32768, 65536)] == [512, 128, 2, 2]
 
 
 def test_programs_of_xla_are_at_most_twice_as_wide_as_their_networks_or_small():

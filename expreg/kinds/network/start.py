@@ -20,9 +20,9 @@ from expreg.network import initialise
 from expreg.types import PRECISIONS, Array, Row, Settings
 
 BRANCHES = {"coupled": 2, "iid": 1}
-MERGED, COARSE = 1024, 2**17
-"""Up to these widths one program serves all networks, and those within a factor of four: to be wider than needed costs
-less than another compilation."""
+MERGED, MERGED_ELEMENTS, COARSE = 1024, 2**17, 2**17
+"""One program serves all networks up to the first width and this number of elements n x m, and up to the last width
+those within a factor of four: to be wider than needed costs less than another compilation."""
 GROUP, GROUP_NUMBERS = 256, 2**18
 """Replicates whose data are drawn together, and the coordinates that they have together, at most."""
 
@@ -101,7 +101,7 @@ def problem(settings: Settings) -> Problem:
     return _problem(text, settings["network"]["activation"], settings["seed"], settings["replicate"])
 
 
-def bucket(m: int, *, smallest: int = MERGED, coarse: int = COARSE) -> int:
+def bucket(m: int, smallest: int, coarse: int = COARSE) -> int:
     """Return the padded width of a cell's program: a power of two, up to `coarse` one of four, small ones merged."""
     power = (max(m, smallest) - 1).bit_length()
     return 1 << (power + power % 2 if 1 << power <= coarse else power)
@@ -114,7 +114,7 @@ def shape(settings: Settings, judged: Iterable[str]) -> dict[str, Any]:
     return {
         "n": n,
         "d": settings["data"]["d"],
-        "neurons": bucket(network["m"]) // branches,
+        "neurons": bucket(network["m"], min(MERGED, MERGED_ELEMENTS // n)) // branches,
         "branches": branches,
         "activation": network["activation"],
         "dtype": PRECISIONS[settings["precision"]].__name__,

@@ -49,7 +49,7 @@ def signature(settings: Settings) -> descent.Signature:
     )
     if native.covers(found):
         return found
-    width = start.bucket(settings["network"]["m"], smallest=max(2, SMALLEST_ELEMENTS // found.n), coarse=0)
+    width = start.bucket(settings["network"]["m"], max(2, SMALLEST_ELEMENTS // found.n), coarse=0)
     return found._replace(neurons=width // found.branches)
 
 
