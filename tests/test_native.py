@@ -165,14 +165,17 @@ def test_no_eigenvalue_is_found_where_an_entry_is_not_a_number(entry):
 
 
 def test_extreme_eigenvalues_are_those_of_lapack():
-    """Of stacks of matrices: any, singular, diagonal, zero, tiny, huge; to a few units of rounding of the largest."""
+    """For stacks of general, decoupled, singular, diagonal, zero, tiny and huge matrices, up to rounding."""
     rng = np.random.default_rng(0)
     for n in (1, 2, 3, 16, 65):
         square = rng.standard_normal((n, n))
         low_rank = square[:, :1] @ square[:, :1].T
+        apart = square + square.T
+        apart[0, 1:] = apart[1:, 0] = 0  # only later columns need a reflection
         stack = np.stack(
             [
                 square + square.T,
+                apart,
                 low_rank,
                 np.diag(rng.standard_normal(n)),
                 0 * square,

@@ -1,7 +1,7 @@
-"""Few arrays in place of many: the small leaves of a tree as one vector for each data type.
+"""Pack the small leaves of a tree into one vector per data type.
 
-A program copies each leaf of its state at every slice and each leaf of its inputs at every refill; fifty scalars
-would be fifty kernels to compile and to launch. Empty leaves vanish: JAX lays those out as it likes.
+A program copies every leaf of its state in each slice and every leaf of its inputs at each refill: fifty scalars would
+be fifty kernels to compile and to launch. Empty leaves are dropped, because their layout is not fixed in JAX.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,18 @@ import numpy as np
 from expreg.types import Program, Tree
 
 SMALL = 1024
-"""Numbers of a leaf that is packed, at most."""
+"""Leaves with at most this many elements are packed."""
 
 
 class Packing(NamedTuple):
-    """How trees of one structure are packed; both directions keep leading axes of all leaves."""
+    """Functions that pack and unpack trees of one structure; both preserve leading batch axes."""
 
     pack: Callable[[Tree], dict[str, Any]]
     unpack: Callable[[dict[str, Any]], Tree]  # of NumPy arrays: views
 
 
 def packing(tree: Tree) -> Packing:
-    """Return the packing of trees with these shapes and data types."""
+    """Return the packing for trees with the structure, shapes and data types of `tree`."""
     leaves, structure = jax.tree.flatten(tree)
     shapes, types = [np.shape(leaf) for leaf in leaves], [leaf.dtype for leaf in leaves]
     del tree, leaves  # what is packed later must not keep an example in memory
@@ -53,7 +53,7 @@ def packing(tree: Tree) -> Packing:
 
 
 def packed(program: Program, inputs: Tree) -> tuple[Program, Packing, Packing]:
-    """Return the program with packed inputs, states and records; how its inputs and its records are packed."""
+    """Return the program with packed inputs, states and records, and the packings of its inputs and records."""
     state = jax.eval_shape(program.init, inputs)
     given, moving, kept = packing(inputs), packing(state), packing(jax.eval_shape(program.record, state))
     narrow = Program(

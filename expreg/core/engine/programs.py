@@ -1,4 +1,4 @@
-"""Compiled programs: one slice of all lanes on all devices, and how it is fed; kept in memory for the next run."""
+"""Compile programs, each one slice of all lanes on all devices, and keep them in memory for the next run."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ CORE_BYTES = 16e6
 MEMORY_SHARE = 0.25
 """Share of a device's memory that the states of all its lanes may take; a slice needs about twice that."""
 MAX_KEPT = 32
-"""Programs that stay in memory for the next run of this process."""
+"""Number of programs that stay in memory for later runs in the same process."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,14 @@ _lock = threading.Lock()
 
 
 def remembered(key: Hashable, experiment: Experiment, compiled: Callable[[], Compiled]) -> Compiled:
-    """Return the program of this key if it is still in memory, and else the compiled one."""
+    """Return the program kept under `key`, or compile and keep it."""
     with _lock:
         if key in _programs:
             _programs.move_to_end(key)
             return _programs[key][1]
     found = compiled()
     with _lock:
-        # with what it was built from, whose address is in the key
+        # the reference keeps `build` alive: the key holds only its id
         _programs[key] = (experiment.build, replace(found, seconds=0.0))
         while len(_programs) > MAX_KEPT:
             _programs.popitem(last=False)
@@ -151,6 +151,6 @@ def remembered(key: Hashable, experiment: Experiment, compiled: Callable[[], Com
 
 
 def forget() -> None:
-    """Forget all programs: names may mean other records now."""
+    """Forget all kept programs; needed when a name may refer to another record."""
     with _lock:
         _programs.clear()

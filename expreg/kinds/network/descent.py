@@ -266,8 +266,8 @@ def _record(state: State) -> dict[str, jax.Array]:
 def program(signature: Signature, *, by: str | None = None) -> Program:
     """Build the program of one signature, unbatched: one run of gradient descent in one lane (A.5, A.10).
 
-    Steps are taken `by` "compiled" code (`steps.cc`), or by XLA, which leaves the loop "early" when the run ends or
-    has one of "fixed" length; by default whatever suits the platform and the signature best.
+    `by` selects who takes the steps: "compiled" (`steps.cc`), "early" (XLA, in a loop that exits when the run ends)
+    or "fixed" (XLA, in a loop of fixed length). The default suits the platform and the signature.
     """
     if by is None:
         by = "compiled" if native.covers(signature) else "early" if jax.default_backend() == "cpu" else "fixed"

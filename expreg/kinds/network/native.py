@@ -45,7 +45,7 @@ def extremes(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def steps(signature: Any, state: Any, limit: jax.Array, kernel: bool) -> tuple[jax.Array, ...]:
-    """Take up to `measure_every` steps from `state`, while ||r_t|| is no more than the limit.
+    """Take up to `measure_every` steps, stopping when ||r_t|| exceeds `limit`.
 
     Returns theta and the change of phi, ||r_t|| at the steps, (step, status), and the largest movement of a neuron,
     alone and in units of its radius, with lambda_min(H(t)) if the `kernel` is asked for, (3,).

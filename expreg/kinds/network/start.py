@@ -21,8 +21,8 @@ from expreg.types import PRECISIONS, Array, Row, Settings
 
 BRANCHES = {"coupled": 2, "iid": 1}
 MERGED, MERGED_ELEMENTS, COARSE = 1024, 2**17, 2**17
-"""One program serves all networks up to the first width and this number of elements n x m, and up to the last width
-those within a factor of four: to be wider than needed costs less than another compilation."""
+"""Networks of at most MERGED neurons and MERGED_ELEMENTS = n x m share one program; up to COARSE neurons, widths within
+a factor of four do. Padding costs less there than another compilation."""
 GROUP, GROUP_NUMBERS = 256, 2**18
 """Replicates whose data are drawn together, and the coordinates that they have together, at most."""
 
@@ -102,7 +102,7 @@ def problem(settings: Settings) -> Problem:
 
 
 def bucket(m: int, smallest: int, coarse: int = COARSE) -> int:
-    """Return the padded width of a cell's program: a power of two, up to `coarse` one of four, small ones merged."""
+    """Return the padded width of a cell's program: a power of four up to `coarse`, then of two; at least `smallest`."""
     power = (max(m, smallest) - 1).bit_length()
     return 1 << (power + power % 2 if 1 << power <= coarse else power)
 

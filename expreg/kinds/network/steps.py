@@ -101,8 +101,8 @@ def _evaluate(signature: Any, state: Any, theta: jax.Array) -> tuple[jax.Array, 
 def take(signature: Any, early: bool, state: Any) -> tuple[Moving, jax.Array, jax.Array]:
     """Take up to `measure_every` steps: look at ||r_t||, and if the run goes on, apply the optimizer.
 
-    `early` leaves the loop when the run ends. Otherwise the run stands still for the rest of it: on an accelerator a
-    loop of fixed length never asks the host whether to go on.
+    With `early` the loop exits when the run ends. Otherwise a finished run is frozen for the remaining iterations:
+    on accelerators a loop of fixed length needs no synchronisation with the host.
 
     Returns what changed, phi'(z_t), and the largest movement of a neuron, alone and in units of its radius, (2,).
     """

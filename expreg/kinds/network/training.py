@@ -31,7 +31,7 @@ def _hyperparameters(settings: Settings) -> dict[str, float]:
 def signature(settings: Settings) -> descent.Signature:
     """Return what is static in a cell; Gram space where it is exact and takes fewer flops (2n < 4d).
 
-    XLA steps through padding too, so its programs are at most twice as wide as their networks, or very small.
+    XLA also computes the padding, so its programs are at most twice as wide as their networks, unless they are tiny.
     """
     training, judged = settings["training"], events.judged(settings)
     shape = start.shape(settings, judged)
@@ -54,7 +54,7 @@ def signature(settings: Settings) -> descent.Signature:
 
 
 SMALLEST_ELEMENTS = 2048
-"""Elements n x m of a program that XLA steps through, at least."""
+"""Least number of elements n x m of a program whose steps XLA takes."""
 
 
 def _step_limit(settings: Settings) -> int:
