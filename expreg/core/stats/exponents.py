@@ -101,7 +101,8 @@ def fit(points: Sequence[Point], delta: float, confidence: float, needed: int) -
     of n, so weights would gain little, and weights estimated from the resamples would move with the noise
     of the points themselves. The interval is the percentile interval of the slope over resamples that are
     independent from n to n. Points with more than CENSORED_SHARE of their resamples beyond the grid are
-    excluded and named; in the others such a resample takes the edge of the grid.
+    excluded and named; in the others such a resample takes the edge of the grid. `largest` is the slope of the
+    steepest thresholds that the grid can show, from the narrowest width at small n to the widest at large n.
     """
     used = [p for p in points if p.excluded is None]
     fewest = min((p.replicates for p in used), default=0)
@@ -118,7 +119,7 @@ def fit(points: Sequence[Point], delta: float, confidence: float, needed: int) -
 
 def _slopes(used: Sequence[Point], delta: float, confidence: float) -> dict[str, Any]:
     if len(used) < 2:
-        return dict.fromkeys(("raw", "corrected"), dict.fromkeys(("value", "low", "high", "intercept")))
+        return dict.fromkeys(("raw", "corrected"), dict.fromkeys(("value", "low", "high", "intercept", "largest")))
     n = np.array([p.n for p in used], dtype=np.float64)
     draws = np.stack([np.clip(p.draws, *p.edges) for p in used], axis=-1)
     log_m = np.array([p.log_m for p in used])
@@ -126,12 +127,14 @@ def _slopes(used: Sequence[Point], delta: float, confidence: float) -> dict[str,
     slope = centred / np.sum(centred**2)
     offsets = {"raw": np.zeros(len(n)), "corrected": np.log(np.log(n / delta))}
     tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
+    steepest = np.array([p.edges[side] for p, side in zip(used, (slope > 0).astype(int), strict=True)])
     result: dict[str, Any] = {}
     for name, offset in offsets.items():
         value = float((log_m - offset) @ slope)
         low, high = np.quantile((draws - offset) @ slope, tails)
         intercept = float(np.mean(log_m - offset) - value * np.mean(np.log(n)))
         result[name] = {"value": value, "low": float(low), "high": float(high), "intercept": intercept}
+        result[name]["largest"] = float((steepest - offset) @ slope)
     return result
 
 

@@ -60,6 +60,7 @@ _NETWORK = (
 _TRAINING = (
     Column("optimizer", "string", "optax optimizer, by its name"),
     Column("step_rule", "string", "rule that chose the step size"),
+    Column("schedule", "string", "how the step size changes with the step; null where it does not"),
     Column("max_steps", "int64", "budget of the run in steps"),
     Column("steps_linearised", "int64", "steps to the tolerance that H^cts predicts (B.26); null where it never is"),
     Column("eta", "float64", "step size"),

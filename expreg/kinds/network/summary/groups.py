@@ -85,6 +85,7 @@ def criteria() -> tuple[Criterion, ...]:
 
 _NUMBERS = (
     *("n", "m", "d", "eta", "scale", "steps", "tolerance", "lambda_cts", "lambda_max_cts", "label_norm", "gram_norm"),
+    "lambda_max_0",
     *("max_movement", "refined_movement", "movement_linearised", "radius", "radius_frobenius"),
     *("frobenius_error", "frobenius_expected"),
 )

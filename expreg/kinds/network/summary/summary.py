@@ -41,7 +41,7 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     fitted = rates.per_cell(prepared, curves)
     described = [_group(group, fitted, asked) for group in groups.split(prepared, asked.axes)]
     found = [group for group, _ in described]
-    judged = [verdict | {"group": group["label"]} for group, own in described for verdict in own if verdict is not None]
+    judged = [verdict | {"group": group["label"]} for group, own in described for verdict in own]
     links = chain.table(found, judged)
     settings = {name: getattr(asked, name) for name in ("delta", "confidence", "resamples", "seed")}
     return {
@@ -54,7 +54,7 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     }
 
 
-def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Record, list[Record | None]]:
+def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Record, list[Record]]:
     """Return the record of one group and its verdicts."""
     rows = group.rows
     points = [(int(at["n"]), part) for at, part in split(rows, ["n"])]
@@ -172,11 +172,11 @@ def _verdicts(
     outcomes: Mapping[groups.Criterion, pd.Series | None],
     bounds: list[Record],
     asked: Asked,
-) -> list[Record | None]:
+) -> list[Record]:
     """Return the verdicts of a group: the width per criterion, then shares at the widest m, rate and steps."""
     known = any(at["lambda_cts"] is not None for at in record["spectrum"])
     judged: list[Record | None] = [
-        verdicts.width(criterion, record["spectrum"])
+        verdicts.width(criterion, record["spectrum"], asked.confidence)
         for criterion in record["criteria"]
         if known and criterion["claim_exponent"] is not None
     ]
@@ -189,8 +189,10 @@ def _verdicts(
         speeds = _widest(record["rates"], lambda found: found["speed"]["value"] is not None)
         steps = _widest(record["rates"], lambda found: found["steps"]["value"] is not None)
         judged += [verdicts.rate(speeds, bounds), verdicts.steps(steps)]
-    expected = record["concentration"]["expected_exponent"]
-    return judged + [verdicts.concentration(c, expected) for c in record["criteria"] if c["criterion"] == "E1"]
+    errors = record["concentration"]["expected_exponent"], record["spectrum"], asked.confidence
+    judged += [verdicts.concentration(c, *errors) for c in record["criteria"] if c["criterion"] == "E1"]
+    assumptions = verdicts.outside(pd.concat([rows for _, rows in points])) if points else []
+    return [verdicts.within(found, assumptions) for found in judged if found is not None]
 
 
 def _share(
