@@ -143,6 +143,39 @@ def test_an_unusable_exponent_and_missing_cells_are_named() -> None:
     assert "7 cells without a result" in found["reason"]
 
 
+COVERED = {
+    "Ecert": 1.0,
+    "eta": 0.5,
+    "eta_certified": 0.5,
+    "refined_movement": 0.9,
+    "E3cert": 1.0,
+    "E4cert": 1.0,
+    "E3": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "runs", "expected", "words"),
+    [
+        ({}, 2, "consistent", "movement 0, eigenvalue 0, rate 0"),
+        ({"E3": 0.0}, 2, "consistent", "1 break E3"),
+        ({"refined_movement": 1.1}, 2, "contradicts", "movement 1"),
+        ({"E3cert": 0.0}, 2, "contradicts", "eigenvalue 1"),
+        ({"E4cert": 0.0}, 2, "contradicts", "rate 1"),
+        ({"E4cert": 0.0, "eta": 0.6}, 1, "consistent", "rate 0"),  # a larger step than the certified one
+        ({"E4cert": 0.0, "Ecert": 0.0}, 1, "consistent", "rate 0"),
+    ],
+)
+def test_one_broken_promise_contradicts_a_certificate(
+    change: dict[str, float], runs: int, expected: str, words: str
+) -> None:
+    found = verdicts.certificate(pd.DataFrame([COVERED, COVERED | change]), 0.95)
+    assert found is not None
+    assert (found["verdict"], found["replicates"]) == (expected, runs)
+    assert words in found["reason"]
+    assert verdicts.certificate(pd.DataFrame([COVERED | {"eta": 1.0}]), 0.95) is None
+
+
 def widest(n: int, successes: int, low: float, high: float, m: int = 512) -> dict[str, Any]:
     numbers = {"successes": successes, "trials": 64, "rate": successes / 64, "low": low, "high": high}
     return {"n": n, "m": m} | numbers

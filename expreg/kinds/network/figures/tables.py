@@ -15,7 +15,14 @@ def tables(summary: Record) -> list[dict[str, Any]]:
     return [
         table | {"group": group.get("label") or "group"}
         for group in records(summary, "groups")
-        for table in (_exponents(group), _thresholds(group), _models(group), _margins(group), *_numbers(group))
+        for table in (
+            _exponents(group),
+            _budgets(group),
+            _thresholds(group),
+            _models(group),
+            _margins(group),
+            *_numbers(group),
+        )
         if table["rows"]
     ]
 
@@ -34,6 +41,29 @@ def _exponents(group: Record) -> dict[str, Any]:
             ]
             for c in criteria_of(group)
             for found in [c.get("exponent") or {}]
+        ],
+    }
+
+
+def _budgets(group: Record) -> dict[str, Any]:
+    ns = sorted({t["n"] for b in records(group, "budgets") for t in records(b, "thresholds")})
+    return {
+        "title": "Width for convergence by budget",
+        "folded": "closed",
+        "note": "The width at which a share 1 − δ of replicates converges within each flow time, read off the same"
+        " runs. At 2 the time is that of the linear rate (E4): below it and somewhat above, the budget decides, not the"
+        " width. Raw exponent of n. A dash: beyond the grid of widths.",
+        "columns": ["flow time", *(f"n = {n}" for n in ns), "exponent of n"],
+        "rows": [
+            [
+                b.get("flow_time"),
+                *(_limits(at[n], "interpolated", "interpolated_") if n in at else None for n in ns),
+                _limits((b.get("exponent") or {}).get("raw") or {}, "value")
+                if (b.get("exponent") or {}).get("usable")
+                else None,
+            ]
+            for b in records(group, "budgets")
+            for at in [{t["n"]: t for t in records(b, "thresholds")}]
         ],
     }
 

@@ -10,7 +10,7 @@ from expreg import theory
 from expreg.core.stats import censored, exponents, laws, success, thresholds
 from expreg.core.stats.describe import Record, median, quantiles, split
 from expreg.core.stats.summary import Asked
-from expreg.kinds.network.summary import chain, groups, rates, spreads, verdicts
+from expreg.kinds.network.summary import budgets, chain, groups, rates, spreads, verdicts
 
 Points = Sequence[tuple[int, pd.DataFrame]]  # every n of a group, ascending, with its rows
 
@@ -65,7 +65,7 @@ def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Rec
         n: exponents.resample(part["_replicate"].nunique(), asked.resamples, np.random.default_rng([asked.seed, n]))
         for n, part in points
     }
-    judged = {criterion: groups.judge(rows, criterion) for criterion in groups.criteria()}
+    judged = {_with_budget(criterion, rows): groups.judge(rows, criterion) for criterion in groups.criteria()}
     interval = partial(thresholds.median_interval, confidence=asked.confidence)
     record = {
         "group": group.key,
@@ -76,11 +76,18 @@ def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Rec
             for criterion, outcome in judged.items()
             if outcome is not None
         ],
+        "budgets": _budgets(rows, points, samples, asked),
         "rates": rates.describe(rows, fitted, interval),
         "lambda_exponent": _lambda_exponent(spectrum),
         "concentration": {"ratios": spreads.ratios(rows), "expected_exponent": spreads.expected_exponent(rows)},
     }
     return record, _verdicts(record, points, judged, bounds, asked)
+
+
+def _with_budget(criterion: groups.Criterion, rows: pd.DataFrame) -> groups.Criterion:
+    """Return the criterion; convergence names the budget within which it is measured."""
+    words = budgets.words(rows) if criterion.name == "E5" else ""
+    return criterion._replace(title=f"{criterion.title} {words}") if words else criterion
 
 
 def _spectrum(n: int, rows: pd.DataFrame) -> Record:
@@ -115,28 +122,39 @@ def _criterion(
     asked: Asked,
 ) -> Record:
     """Return success curves, thresholds, exponent, margins and likelihoods of one criterion."""
-    delta, confidence = asked.delta, asked.confidence
     tables = {n: groups.outcomes(rows, outcome) for n, rows in points}
-    located, curve, table, margins = [], [], [], []
-    for n, rows in points:
-        point = exponents.point(n, *tables[n], samples[n], partial(success.threshold, level=1.0 - delta))
+    found: Record = {"criterion": criterion.name, "title": criterion.title, "claim_exponent": criterion.claim}
+    found |= _located(tables, samples, asked)
+    if criterion.holds is None:
+        at = {table["n"]: table["interpolated"] for table in found["thresholds"]}
+        found["margins"] = [line for n, rows in points for line in spreads.margins(n, rows, criterion.name, at[n])]
+    return found | {"models": {"censored": likelihoods(tables, samples, asked)}}
+
+
+def _located(tables: Mapping[int, groups.Outcomes], samples: Mapping[int, exponents.Resamples], asked: Asked) -> Record:
+    """Return success curves, thresholds and their exponent from the outcomes at each n."""
+    delta, confidence = asked.delta, asked.confidence
+    located, curve, table = [], [], []
+    for n, outcomes in tables.items():
+        point = exponents.point(n, *outcomes, samples[n], partial(success.threshold, level=1.0 - delta))
         located += [point] if point is not None else []
-        records = success.describe(n, *tables[n], confidence)
-        threshold = thresholds.describe(n, *tables[n], delta, confidence) | exponents.interpolated(point, confidence)
-        if criterion.holds is None:
-            margins += spreads.margins(n, rows, criterion.name, threshold["interpolated"])
+        records = success.describe(n, *outcomes, confidence)
+        threshold = thresholds.describe(n, *outcomes, delta, confidence) | exponents.interpolated(point, confidence)
         curve += records
         table.append(threshold | {"non_isotonic": success.non_isotonic(records)})
-    return {
-        "criterion": criterion.name,
-        "title": criterion.title,
-        "claim_exponent": criterion.claim,
-        "success": curve,
-        "thresholds": table,
-        "exponent": exponents.fit(located, delta, confidence, thresholds.replicates_needed(delta, confidence)),
-        **({"margins": margins} if criterion.holds is None else {}),
-        "models": {"censored": likelihoods(tables, samples, asked)},
-    }
+    needed = thresholds.replicates_needed(delta, confidence)
+    return {"success": curve, "thresholds": table, "exponent": exponents.fit(located, delta, confidence, needed)}
+
+
+def _budgets(
+    rows: pd.DataFrame, points: Points, samples: Mapping[int, exponents.Resamples], asked: Asked
+) -> list[Record]:
+    """Return thresholds and exponent of convergence within each flow time that the runs were given."""
+    found = []
+    for time, outcome in budgets.outcomes(rows):
+        tables = {n: groups.outcomes(part, outcome) for n, part in points}
+        found.append({"flow_time": time, "criterion": f"time {time:g}"} | _located(tables, samples, asked))
+    return found
 
 
 def likelihoods(
@@ -191,7 +209,9 @@ def _verdicts(
         judged += [verdicts.rate(speeds, bounds), verdicts.steps(steps)]
     errors = record["concentration"]["expected_exponent"], record["spectrum"], asked.confidence
     judged += [verdicts.concentration(c, *errors) for c in record["criteria"] if c["criterion"] == "E1"]
-    assumptions = verdicts.outside(pd.concat([rows for _, rows in points])) if points else []
+    everything = pd.concat([rows for _, rows in points])
+    assumptions = verdicts.outside(everything)
+    judged.append(verdicts.certificate(everything, asked.confidence))
     return [verdicts.within(found, assumptions) for found in judged if found is not None]
 
 

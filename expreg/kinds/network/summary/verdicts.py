@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from expreg.core.stats import success
 from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, OUTSIDE, UNRESOLVED, Record, verdict
 from expreg.kinds.network.summary import growth
 
@@ -75,6 +76,33 @@ def concentration(
     return verdict(
         "concentration", criterion["criterion"], claimed, numbers, (words, reason), replicates=replicates, **facts
     )
+
+
+def certificate(rows: pd.DataFrame, confidence: float) -> Record | None:
+    """Judge "a certified run that takes certified steps keeps every promise of its certificate" (C.26).
+
+    The promises: no neuron leaves its radius (`refined_movement`), E3cert and E4cert, as far as they were measured; one
+    broken promise contradicts. None where no certified run was trained with steps of at most `eta_certified`.
+    """
+    covered = rows[(rows["Ecert"] == 1.0) & (rows["eta"] <= rows["eta_certified"] * (1.0 + ROUNDING))]
+    names = [name for name in PROMISES if covered[name].notna().any()]
+    if not names:
+        return None
+    broken = {
+        name: int(((covered[name] > 1.0 + ROUNDING) if name == "refined_movement" else covered[name] == 0.0).sum())
+        for name in names
+    }
+    runs, most = len(covered), max(broken.values())
+    low, high = (float(end) for end in success.clopper_pearson(np.array(runs - most), np.array(runs), confidence))
+    found = ", ".join(f"{PROMISES[name]} {count}" for name, count in broken.items())
+    lost = int((covered["E3"] == 0.0).sum())
+    beside = f" {lost} break E3, about whose lambda a certificate says nothing." if lost else ""
+    outcome = CONTRADICTS if most else CONSISTENT, f"of {runs} certified runs these break a promise: {found}.{beside}"
+    numbers = {"value": 1.0 - most / runs, "low": low, "high": high}
+    return verdict("certificate", "Ecert", 1.0, numbers, outcome, replicates=runs)
+
+
+PROMISES = {"refined_movement": "movement", "E3cert": "eigenvalue", "E4cert": "rate"}
 
 
 def outside(rows: pd.DataFrame) -> list[str]:
