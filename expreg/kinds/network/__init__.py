@@ -36,6 +36,7 @@ FIGURES = {
 """Of what needs no training, in the order of the page."""
 CLAIMS = {
     "width": ("The width needed grows at most like n^{} log(n/delta)", "exponent of n after the log factor"),
+    "lambda": ("The width needed grows at most like lambda^-{} as lambda falls", "exponent of 1/lambda"),
     "probability": ("Gradient descent converges with probability at least {}", "share at the widest m"),
     "linear rate": (
         "Converged runs keep the rate of the proof at every step, with probability at least {}",

@@ -41,35 +41,44 @@ def judge(
         return (UNRESOLVED, "lambda is not known or not positive, so the exponent may be that of lambda(n)."), facts
     plain = exponent[kind]
     scaled = {name: plain[name] + 2.0 * slope for name in ("value", "low", "high", "largest")}
-    detectable = _detectable(plain, claimed, confidence)
-    facts = {"lambda_exponent": slope, "scaled": scaled, "largest": scaled["largest"], "detectable": detectable}
+    needed = detectable(plain, claimed, confidence)
+    facts = {"lambda_exponent": slope, "scaled": scaled, "largest": scaled["largest"], "detectable": needed}
     used = exponent["used"]
     where = f"over n = {used[0]}..{used[-1]} {WORDS[kind]}"
     if abs(slope) < CONSTANT:
-        return _outcome(plain, claimed, detectable, where), facts
+        return outcome(plain, claimed, needed, where), facts
     # where lambda falls, m lambda^2 grows more slowly than m: what is shown for m holds for both
     alone = slope < 0 and plain["high"] <= claimed
-    words, reason = _outcome(
-        plain if alone else scaled, claimed, detectable, f"{where} of {'m' if alone else 'm lambda^2'}"
-    )
+    words, reason = outcome(plain if alone else scaled, claimed, needed, f"{where} of {'m' if alone else 'm lambda^2'}")
     other = scaled if alone else plain
     beside = f"lambda {'falls' if slope < 0 else 'grows'} like n^{slope:.2f}, and {'m lambda^2' if alone else 'm'} has"
     return (words, f"{reason} Here {beside} [{other['low']:.2f}, {other['high']:.2f}]."), facts
 
 
-def _outcome(found: Record, claimed: float, detectable: float, where: str) -> tuple[str, str]:
+def outcome(found: Record, claimed: float, needed: float, where: str) -> tuple[str, str]:
+    """Return verdict and reason on "the exponent is at most `claimed`"; one of `needed` would have contradicted it."""
     if found["value"] - MARGIN * (found["value"] - found["low"]) > claimed:
         return CONTRADICTS, f"{where} is at least {found['low']:.2f}, above {claimed:g}."
     if found["high"] > claimed:
         return UNRESOLVED, f"{where} lies in [{found['low']:.2f}, {found['high']:.2f}]: not separated from {claimed:g}."
     ends = f"{where} is at most {found['high']:.2f}"
-    if found["largest"] < detectable:
-        limit = f"this grid shows at most {found['largest']:.2f} and needs {detectable:.2f} to contradict {claimed:g}"
+    if found["largest"] < needed:
+        limit = f"this grid shows at most {found['largest']:.2f} and needs {needed:.2f} to contradict {claimed:g}"
         return UNRESOLVED, f"{ends}, but {limit}: add wider networks, more n or more replicates."
-    return CONSISTENT, f"{ends}, not above {claimed:g}; {detectable:.2f} would have contradicted it."
+    return CONSISTENT, f"{ends}, not above {claimed:g}; {needed:.2f} would have contradicted it."
 
 
-def _detectable(found: Record, claimed: float, confidence: float) -> float:
+def beside_bound(outcome: tuple[str, str], found: Record, bound: float) -> tuple[str, str]:
+    """Return the outcome; one that contradicts says whether the bound's own exponent, with its o(1), allows it."""
+    words, reason = outcome
+    if words == CONTRADICTS:
+        above = found["low"] > bound
+        beside = "the measured one lies above that, too" if above else "its o(1) allows the measured one"
+        reason += f" The bound's own exponent here is {bound:.2f}: {beside}."
+    return words, reason
+
+
+def detectable(found: Record, claimed: float, confidence: float) -> float:
     """Return the exponent that would be seen to contradict the claim with probability POWER."""
     half = found["value"] - found["low"]
     error = half / float(special.ndtri((1.0 + confidence) / 2.0))

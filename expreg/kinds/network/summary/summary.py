@@ -10,7 +10,7 @@ from expreg import theory
 from expreg.core.stats import censored, exponents, laws, success, thresholds
 from expreg.core.stats.describe import Record, median, quantiles, split
 from expreg.core.stats.summary import Asked
-from expreg.kinds.network.summary import budgets, chain, groups, rates, spreads, verdicts
+from expreg.kinds.network.summary import budgets, chain, groups, joint, rates, spreads, verdicts
 
 Points = Sequence[tuple[int, pd.DataFrame]]  # every n of a group, ascending, with its rows
 
@@ -40,8 +40,12 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     prepared = groups.prepare(cells)
     fitted = rates.per_cell(prepared, curves)
     described = [_group(group, fitted, asked) for group in groups.split(prepared, asked.axes)]
-    found = [group for group, _ in described]
-    judged = [verdict | {"group": group["label"]} for group, own in described for verdict in own]
+    found = [group for group, *_ in described]
+    judged = [verdict | {"group": group["label"]} for group, own, _ in described for verdict in own]
+    keys, thresholds = [group["group"] for group in found], [located for *_, located in described]
+    together = joint.describe(keys, thresholds, asked.delta, asked.confidence)
+    claims = {criterion.name: criterion.claim for criterion in groups.criteria()}
+    judged += joint.verdicts(together, claims, asked.confidence)
     links = chain.table(found, judged)
     settings = {name: getattr(asked, name) for name in ("delta", "confidence", "resamples", "seed")}
     return {
@@ -50,12 +54,13 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
         "chain": links,
         "chain_summary": chain.sentences(links, found),
         "groups": found,
+        "joint": together,
         "verdicts": judged,
     }
 
 
-def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Record, list[Record]]:
-    """Return the record of one group and its verdicts."""
+def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Record, list[Record], joint.Thresholds]:
+    """Return the record of one group, its verdicts, and its thresholds by criterion."""
     rows = group.rows
     points = [(int(at["n"]), part) for at, part in split(rows, ["n"])]
     spectrum = [_spectrum(n, part) for n, part in points]
@@ -66,22 +71,29 @@ def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Rec
         for n, part in points
     }
     judged = {_with_budget(criterion, rows): groups.judge(rows, criterion) for criterion in groups.criteria()}
+    described = {
+        criterion: _criterion(criterion, points, outcome, samples, asked)
+        for criterion, outcome in [*judged.items(), (groups.MOVEMENT_FIXED, groups.judge(rows, groups.MOVEMENT_FIXED))]
+        if outcome is not None
+    }
+    lambdas = {at["n"]: at["lambda_cts"] for at in spectrum}
+    located = {c.name: [joint.Located(p, lambdas[p.n]) for p in own] for c, (_, own) in described.items()}
     interval = partial(thresholds.median_interval, confidence=asked.confidence)
     record = {
         "group": group.key,
         "label": group.label,
         "spectrum": spectrum,
         "criteria": [
-            _criterion(criterion, points, outcome, samples, asked) | {"bound_exponent": bounds}
-            for criterion, outcome in judged.items()
-            if outcome is not None
+            own | {"bound_exponent": bounds}
+            for criterion, (own, _) in described.items()
+            if criterion is not groups.MOVEMENT_FIXED
         ],
         "budgets": _budgets(rows, points, samples, asked),
         "rates": rates.describe(rows, fitted, interval),
         "lambda_exponent": _lambda_exponent(spectrum),
         "concentration": {"ratios": spreads.ratios(rows), "expected_exponent": spreads.expected_exponent(rows)},
     }
-    return record, _verdicts(record, points, judged, bounds, asked)
+    return record, _verdicts(record, points, judged, bounds, asked), located
 
 
 def _with_budget(criterion: groups.Criterion, rows: pd.DataFrame) -> groups.Criterion:
@@ -120,19 +132,22 @@ def _criterion(
     outcome: pd.Series,
     samples: Mapping[int, exponents.Resamples],
     asked: Asked,
-) -> Record:
-    """Return success curves, thresholds, exponent, margins and likelihoods of one criterion."""
+) -> tuple[Record, list[exponents.Point]]:
+    """Return success curves, thresholds, exponent, margins and likelihoods of one criterion, and its thresholds."""
     tables = {n: groups.outcomes(rows, outcome) for n, rows in points}
     found: Record = {"criterion": criterion.name, "title": criterion.title, "claim_exponent": criterion.claim}
-    found |= _located(tables, samples, asked)
+    located, own = _located(tables, samples, asked)
+    found |= own
     if criterion.holds is None:
         at = {table["n"]: table["interpolated"] for table in found["thresholds"]}
         found["margins"] = [line for n, rows in points for line in spreads.margins(n, rows, criterion.name, at[n])]
-    return found | {"models": {"censored": likelihoods(tables, samples, asked)}}
+    return found | {"models": {"censored": likelihoods(tables, samples, asked)}}, located
 
 
-def _located(tables: Mapping[int, groups.Outcomes], samples: Mapping[int, exponents.Resamples], asked: Asked) -> Record:
-    """Return success curves, thresholds and their exponent from the outcomes at each n."""
+def _located(
+    tables: Mapping[int, groups.Outcomes], samples: Mapping[int, exponents.Resamples], asked: Asked
+) -> tuple[list[exponents.Point], Record]:
+    """Return the thresholds, and the record of success curves, thresholds and their exponent, from the outcomes."""
     delta, confidence = asked.delta, asked.confidence
     located, curve, table = [], [], []
     for n, outcomes in tables.items():
@@ -143,7 +158,8 @@ def _located(tables: Mapping[int, groups.Outcomes], samples: Mapping[int, expone
         curve += records
         table.append(threshold | {"non_isotonic": success.non_isotonic(records)})
     needed = thresholds.replicates_needed(delta, confidence)
-    return {"success": curve, "thresholds": table, "exponent": exponents.fit(located, delta, confidence, needed)}
+    fitted = exponents.fit(located, delta, confidence, needed)
+    return located, {"success": curve, "thresholds": table, "exponent": fitted}
 
 
 def _budgets(
@@ -153,7 +169,7 @@ def _budgets(
     found = []
     for time, outcome in budgets.outcomes(rows):
         tables = {n: groups.outcomes(part, outcome) for n, part in points}
-        found.append({"flow_time": time, "criterion": f"time {time:g}"} | _located(tables, samples, asked))
+        found.append({"flow_time": time, "criterion": f"time {time:g}"} | _located(tables, samples, asked)[1])
     return found
 
 

@@ -18,7 +18,7 @@ from expreg.kinds.network.summary import growth
 
 # Measured and predicted steps to tolerance agree if their ratio lies within this factor.
 STEPS_FACTOR = 1.1
-THEOREM = ("width", "concentration", "probability", "linear rate", "kernel", "rate of convergence")
+THEOREM = ("width", "lambda", "concentration", "probability", "linear rate", "kernel", "rate of convergence")
 """The claims that are those of the theorem or of a step of its proof."""
 
 
@@ -33,9 +33,7 @@ def width(criterion: Record, spectrum: Sequence[Record], confidence: float) -> R
     (words, reason), facts = growth.judge(exponent, "corrected", claimed, spectrum, confidence)
     if words == CONTRADICTS:
         bound = max(record["alpha_eff"] for record in criterion["bound_exponent"] if record["n"] in exponent["used"])
-        above = facts["scaled"]["low"] > bound
-        beside = "the measured one lies above that, too" if above else "its o(1) allows the measured one"
-        reason += f" The bound's own exponent here is {bound:.2f}: {beside}."
+        words, reason = growth.beside_bound((words, reason), facts["scaled"], bound)
     missing = sum(record["missing"] for record in criterion["success"])
     fitted = [record for record in thresholds if record["n"] in exponent["used"]]
     replicates = sum(record["replicates"] for record in thresholds)
