@@ -59,7 +59,8 @@ def store(name: str) -> None:
     """Run a config, keep its numbers and copy its pictures."""
     import expreg
 
-    run = expreg.run(ROOT / "configs" / f"{name}.yaml", out=ROOT / "runs" / name, progress=True)
+    options = {"progress": True, "draw": bool(RUNS[name])}  # statistics alone need no page
+    run = expreg.run(ROOT / "configs" / f"{name}.yaml", out=ROOT / "runs" / name, **options)
     summary = run.summary
     kept: Record = {"config": content(name), "delta": summary["settings"]["delta"], "cells": len(run.cells)}
     kept["groups"] = [_kept(group) for group in summary["groups"]]
@@ -87,6 +88,7 @@ def _kept(group: Record) -> Record:
             "thresholds": [{key: at[key] for key in widths} for at in found["thresholds"]],
             **{kind: {key: fit[kind][key] for key in kinds} for kind in ("raw", "corrected")},
             "usable": fit["usable"],
+            "looser": _looser(found),
         }
 
     return {
@@ -95,6 +97,13 @@ def _kept(group: Record) -> Record:
         "criteria": [threshold(found) for found in group["criteria"]],
         "budgets": [threshold(found) for found in group["budgets"]],
     }
+
+
+def _looser(found: Record) -> list[float]:
+    """Return log10 of the bound's width (C.14) over the measured one at every n with a threshold."""
+    asked = {at["n"]: at["width"] for at in found.get("bound_exponent", ())}
+    known = [(asked.get(at["n"]), at["interpolated"]) for at in found["thresholds"]]
+    return [math.log10(bound / measured) for bound, measured in known if bound and measured]
 
 
 def _coefficients(cells: Any) -> Record:
@@ -215,6 +224,13 @@ def times(name: str, group: str, n: str, *flow_times: str) -> str:
     return ", ".join(shown)
 
 
+def looser(name: str, criterion: str) -> str:
+    """Return how many times the bound's width exceeds the measured one, over all n and groups of a config."""
+    found = [one for group in results(name)["groups"] for one in group["criteria"] if one["criterion"] == criterion]
+    every = [factor for one in found for factor in one["looser"]]
+    return f"10^{min(every):.1f} to 10^{max(every):.1f}"
+
+
 def reason(name: str, claim: str) -> str:
     """Return the reason of the verdict on a claim."""
     [found] = [verdict for verdict in results(name)["verdicts"] if verdict["claim"] == claim]
@@ -250,7 +266,7 @@ def expected_width(n: int, coherence: float) -> float:
 
 SHOWN: dict[str, Callable[..., str]] = {
     found.__name__: found
-    for found in (exponents, budget, times, joint, exponent, threshold, reason, coefficients, slopes)
+    for found in (exponents, budget, times, joint, exponent, threshold, looser, reason, coefficients, slopes)
 }
 
 
