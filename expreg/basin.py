@@ -5,6 +5,7 @@ Hyperbolic Functions Regression (arXiv:2305.00660) starts where M ||x0 - x*|| <=
 everything else derived. Functions of float64 NumPy arrays: A (n, d), b (n,), x (d,), weights (n,) or a number.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from expreg.types import Array
 
 SHARE = 0.1
 """Of l / M, what a good start may be away."""
+PRECISE = 1e-9
 CLOSE = 11.0
 """Times ||B||: from there on W^2 is within 10 % of B + W^2."""
 
@@ -47,9 +49,16 @@ def hessian_lipschitz(
     return None if L is None else float(L * np.linalg.norm(A, 2) ** 2 * rows)
 
 
-def start_radius(modulus: float, lipschitz: float) -> float:
-    """Return 0.1 l / M, l the modulus of convexity at x*: the theorem starts from within; 0 where l is not positive."""
-    return max(SHARE * modulus / lipschitz, 0.0)
+def start_radius(modulus: float, lipschitz: Callable[[float], float]) -> float:
+    """Return the largest r with M r <= 0.1 l, l = `modulus` at x*, M = `lipschitz(r)` where ||x - x*|| <= r.
+
+    Found by bisection to 1e-9 of it, for an M that does not fall with r; 0 where l is not positive.
+    """
+    low, high = 0.0, SHARE * modulus / lipschitz(0.0)
+    while high - low > PRECISE * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle * lipschitz(middle) <= SHARE * modulus else (low, middle)
+    return max(low, 0.0)
 
 
 def convex_weights(
@@ -63,12 +72,18 @@ def convex_weights(
     return residual.safe_weights(b, loss, activation, mu=mu, rho=rho)
 
 
-def closeness_weight(A: Array, b: Array, radius: float, loss: str = "rescaled", *, modulus: float = 1.0) -> float:
+def closeness_weight(
+    A: Array, b: Array, radius: float, loss: str = "rescaled", activation: str = "exp", *, modulus: float = 1.0
+) -> float:
     """Return w with 0.9 (B + W^2) <= W^2 <= 1.1 (B + W^2), so that W^2 alone serves as the middle of the Hessian.
 
     w^2 = 11 p^2 e^{2 R^2} (1 + sqrt(n)) + l / sigma_min(A)^2 for ||A||, ||x|| <= R = radius, b >= 0 with a sum of at
     most 1. Raises ValueError for a loss without such a bound.
     """
-    if (known := LOSSES[loss].by_norms) is None:
-        raise ValueError(f"loss {loss!r} has no closeness weight")
+    if (known := LOSSES[loss].by_norms) is None or not ACTIVATIONS[activation].exponential:
+        raise ValueError(f"loss {loss!r} with activation {activation!r} has no closeness weight")
     return float(np.sqrt(CLOSE * known(b, radius)[0] + modulus / np.linalg.norm(A, -2) ** 2))
+
+
+RULES = {"convex": convex_weights, "closeness": closeness_weight}
+"""Conditions that weights may be asked to meet, by name."""

@@ -1,8 +1,11 @@
 """Constants of a good start against Hessians by autodiff at random points: their size, change and convexity."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
+from scipy.special import lambertw
 
 from expreg import basin, residual
 
@@ -73,10 +76,15 @@ def test_convex_weights_give_their_modulus_on_the_whole_ball(loss, activation):
 
 def test_the_radius_of_a_quadratic_start():
     """In one dimension, L = x^2/2 + c x^3/6 has H = 1 + c x: l = 1, M = c, and Newton from 0.1 / c contracts by 0.4."""
-    c, x = 3.0, basin.start_radius(1.0, 3.0)
+    c, x = 3.0, basin.start_radius(1.0, lambda _: 3.0)
     assert x == pytest.approx(0.1 / c)
     assert abs(x - (x + c * x * x / 2) / (1 + c * x)) <= 0.4 * x
-    assert basin.start_radius(-1.0, 3.0) == 0
+    assert basin.start_radius(-1.0, lambda _: 3.0) == 0
+
+
+def test_the_radius_solves_its_equation_where_the_constant_grows():
+    """r e^r = 0.1 has the solution W(0.1)."""
+    assert basin.start_radius(1.0, math.exp) == pytest.approx(lambertw(0.1).real, rel=1e-8)
 
 
 def test_what_is_not_known_is_none():
