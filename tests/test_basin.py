@@ -91,3 +91,15 @@ def test_what_is_not_known_is_none():
     A, b, *_ = task(0)
     assert basin.hessian_lipschitz(A, b, 1.0, "projective", "exp") is None
     assert basin.hessian_lipschitz(A, b, 1.0, "softmax", "sinh") is None
+
+
+def test_the_constant_of_the_rescaled_loss_is_nearly_reached_in_a_corner_of_its_box():
+    """(E.26): with all logits at rho and b at one row, B changes by more than half of L_z."""
+    rho, h, n = 1.5, 1e-6, 9
+    ratios = []
+    for b in (np.eye(n)[0], np.full(n, 1 / n), np.random.default_rng(0).dirichlet(np.full(n, 0.3))):
+        curvatures = [residual.curvature(np.full(n, at), b, "rescaled", "exp") for at in (rho, rho - h)]
+        upper, lower = (np.diag(diagonal) + Q @ S @ Q.T for diagonal, Q, S in curvatures)
+        L = residual.LOSSES["rescaled"].lipschitz(b, residual.ACTIVATIONS["exp"], rho)
+        ratios.append(np.linalg.norm(upper - lower, 2) / h / L)
+    assert 0.5 < max(ratios) <= 1
