@@ -102,15 +102,16 @@ def _group(label: str, rows: pd.DataFrame, asked: Asked) -> Record:
 
 
 def fit(rows: pd.DataFrame, confidence: float) -> Record | None:
-    """Fit steps = a + b log(||x0 - x*|| / eps) to each replicate; None unless distance and eps were both swept.
+    """Fit steps = a + b log(||x0 - x*|| / eps) to each replicate that always converged; None unless both were swept.
 
     Returns `intercept`, `slope` and `bend`, each (value, low, high): medians over the replicates with intervals that
     assume nothing about their distribution. The bend is the height in steps, at the middle of the range, of the chord
     over a parabola that is fitted instead: positive where steps grow faster than a line.
     """
     found = []
-    for _, part in split(rows[rows["status"] == "converged"], ["seed", "replicate"]):
-        if part["distance"].nunique() > 1 and part["accuracy"].nunique() > 1 and part["log"].nunique() > 2:
+    for _, part in split(rows, ["seed", "replicate"]):
+        swept = min(part["distance"].nunique(), part["accuracy"].nunique(), part["log"].nunique() - 1) > 1
+        if swept and (part["status"] == "converged").all():
             log, steps = part["log"].to_numpy(float), part["steps"].to_numpy(float)
             slope, intercept = np.polyfit(log, steps, 1)
             found.append((intercept, slope, np.polyfit(log, steps, 2)[0] * np.ptp(log) ** 2 / 4))
