@@ -261,7 +261,9 @@ def solve(
 
 @app.command(short_help="Time expreg side by side with its peers.")
 def bench(
-    suite: Annotated[str, typer.Argument(metavar="[SUITE]", help="regression, scaling or sweep.")] = "regression",
+    suite: Annotated[
+        str, typer.Argument(metavar="[SUITE]", help="regression, scaling, columns or sweep.")
+    ] = "regression",
     quick: Annotated[bool, typer.Option("--quick", help="Small problems of the same kinds: a minute.")] = False,
     limit: Annotated[float | None, typer.Option(help="Seconds per solver and problem.  [default: 60]")] = None,
     only: Annotated[str | None, typer.Option(help="Problems with this in their name.")] = None,
@@ -270,8 +272,9 @@ def bench(
     """Time expreg side by side with what people use today, to the same answers, in one run.
 
     regression: expreg.solve, SciPy and optimistix on twelve problems, verified by a judge that belongs to no solver.
-    scaling: seconds per step of expreg.solve against the number of non-zeros. sweep: expreg run, NumPy, PyTorch and
-    a vmapped JAX loop on gradient descent at eight sizes. Progress goes to standard error.
+    scaling: seconds per step of expreg.solve against the number of non-zeros. columns: of a sampled Newton step
+    against the number of columns. sweep: expreg run, NumPy, PyTorch and a vmapped JAX loop on gradient descent at
+    eight sizes. Progress goes to standard error.
     """
     from expreg import benchmark, commands
 

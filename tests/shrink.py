@@ -44,11 +44,25 @@ def _solved(product, path):
         "regression": "{problem.loss: [softmax, rescaled]}",
         "sketch": f"{{solver.sketch: [none]}}, {sketched}",
     }
+    if path.stem in KNOWN_STARTS:
+        return ["problem.n=96", "problem.d=3", *KNOWN_STARTS[path.stem]]
     small = [] if path.stem == "attention" else ["problem.n=96", "problem.d=4", "sweep.product.replicate.count=5"]
     tokens = ["sweep.product.problem.token.range=[1, 275, 34]"] if path.stem == "attention" else []
     return [f"sweep.concat=[{parts[path.stem]}]", "problem.start=near", *small, *tokens]
 
 
+KNOWN_STARTS = {
+    "newton": [
+        "sweep.product.problem.radius=1",
+        "sweep.product.problem.draw.range=[0, 0, 1]",
+        "sweep.product.problem.accuracy=1e-5,1e-9",
+        "sweep.product.replicate.count=6",
+    ],
+    "good_start": [
+        "sweep.concat=[{problem.loss: [rescaled], problem.weight: [0.1, closeness], problem.distance: [0.001, 100]}]",
+        "sweep.product.replicate.count=3",
+    ],
+}
 KINDS = {
     "regression": _solved,
     "threshold": _network,
