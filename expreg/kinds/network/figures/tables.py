@@ -5,6 +5,7 @@ from typing import Any
 
 from expreg.core.page.style import finite, records
 from expreg.core.page.words import interval, number, share
+from expreg.kinds.network.figures import searched
 from expreg.kinds.network.figures.look import criteria_of
 
 Record = Mapping[str, Any]
@@ -15,7 +16,10 @@ def tables(summary: Record) -> list[dict[str, Any]]:
     return [
         table | {"group": group.get("label") or "group"}
         for group in records(summary, "groups")
-        for table in (_exponents(group), _thresholds(group), _models(group), _margins(group), *_numbers(group))
+        for table in (
+            *(_exponents(group), _thresholds(group), searched.table(group)),
+            *(_models(group), _margins(group), *_numbers(group)),
+        )
         if table["rows"]
     ]
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from expreg import theory
-from expreg.core.stats import censored, exponents, laws, success, thresholds
+from expreg.core.bisection import verified
+from expreg.core.stats import censored, exponents, laws, searched, success, thresholds
 from expreg.core.stats.describe import Record, median, quantiles, split
 from expreg.core.stats.summary import Asked
 from expreg.kinds.network.summary import chain, groups, rates, spreads, verdicts
@@ -28,6 +29,11 @@ ESTIMATORS = {
     "thresholds, not of their 1 - delta quantile",
 }
 NOTE = "Each criterion has a threshold of its own; none of them is the threshold of the network."
+SEARCHED = (
+    "A search chose the widths of each replicate. At widths that it did not run, thresholds and success curves take a"
+    " replicate for no success below its bracket and for success above; rates, margins and shares at the widest m are"
+    " those of the replicates that ran every width."
+)
 
 
 def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record:
@@ -44,9 +50,10 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     judged = [verdict | {"group": group["label"]} for group, own in described for verdict in own if verdict is not None]
     links = chain.table(found, judged)
     settings = {name: getattr(asked, name) for name in ("delta", "confidence", "resamples", "seed")}
+    settings |= {} if asked.search is None else {"search": dict(asked.search)}
     return {
         "settings": settings | {"estimators": ESTIMATORS},
-        "note": NOTE,
+        "note": NOTE if asked.search is None else f"{NOTE} {SEARCHED}",
         "chain": links,
         "chain_summary": chain.sentences(links, found),
         "groups": found,
@@ -57,7 +64,7 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
 def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Record, list[Record | None]]:
     """Return the record of one group and its verdicts."""
     rows = group.rows
-    points = [(int(at["n"]), part) for at, part in split(rows, ["n"])]
+    points = _by_n(rows)
     spectrum = [_spectrum(n, part) for n, part in points]
     bounds = [_bound(record["n"], record["lambda_cts"], asked.delta) for record in spectrum]
     # One stream per n: different n are independent, and adding an n leaves the others as they were.
@@ -65,22 +72,28 @@ def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Rec
         n: exponents.resample(part["_replicate"].nunique(), asked.resamples, np.random.default_rng([asked.seed, n]))
         for n, part in points
     }
-    judged = {criterion: groups.judge(rows, criterion) for criterion in groups.criteria()}
+    wanted = [c for c in groups.criteria() if asked.search is None or c.name in asked.search["criterion"]]
+    judged = {criterion: groups.judge(rows, criterion) for criterion in wanted}
+    whole = rows if asked.search is None else rows[verified(rows["replicate"], asked.search["verify"])]
     interval = partial(thresholds.median_interval, confidence=asked.confidence)
     record = {
         "group": group.key,
         "label": group.label,
         "spectrum": spectrum,
         "criteria": [
-            _criterion(criterion, points, outcome, samples, asked) | {"bound_exponent": bounds}
+            _criterion(criterion, points, whole, outcome, samples, asked) | {"bound_exponent": bounds}
             for criterion, outcome in judged.items()
             if outcome is not None
         ],
-        "rates": rates.describe(rows, fitted, interval),
+        "rates": rates.describe(whole, fitted, interval),
         "lambda_exponent": _lambda_exponent(spectrum),
-        "concentration": {"ratios": spreads.ratios(rows), "expected_exponent": spreads.expected_exponent(rows)},
+        "concentration": {"ratios": spreads.ratios(whole), "expected_exponent": spreads.expected_exponent(rows)},
     }
-    return record, _verdicts(record, points, judged, bounds, asked)
+    return record, _verdicts(record, _by_n(whole), judged, bounds, asked)
+
+
+def _by_n(rows: pd.DataFrame) -> Points:
+    return [(int(at["n"]), part) for at, part in split(rows, ["n"])]
 
 
 def _spectrum(n: int, rows: pd.DataFrame) -> Record:
@@ -110,22 +123,34 @@ def _bound(n: int, smallest: float | None, delta: float) -> Record:
 def _criterion(
     criterion: groups.Criterion,
     points: Points,
+    whole: pd.DataFrame,
     outcome: pd.Series,
     samples: Mapping[int, exponents.Resamples],
     asked: Asked,
 ) -> Record:
-    """Return success curves, thresholds, exponent, margins and likelihoods of one criterion."""
-    delta, confidence = asked.delta, asked.confidence
-    tables = {n: groups.outcomes(rows, outcome) for n, rows in points}
+    """Return success curves, thresholds, exponent, margins and likelihoods of one criterion.
+
+    `whole`: the rows of replicates that run every width. A record of a success curve has `run`, the replicates that
+    were run there; after a search `trials` counts more.
+    """
+    delta, confidence, by_search = asked.delta, asked.confidence, asked.search is not None
+    run = {n: groups.outcomes(rows, outcome) for n, rows in points}
+    tables = {n: t._replace(success=searched.fill(t.success)) for n, t in run.items()} if by_search else run
+    checked = {n: groups.outcomes(rows, outcome) for n, rows in _by_n(whole)} if by_search else run
     located, curve, table, margins = [], [], [], []
-    for n, rows in points:
+    for n in tables:
         point = exponents.point(n, *tables[n], samples[n], partial(success.threshold, level=1.0 - delta))
         located += [point] if point is not None else []
         records = success.describe(n, *tables[n], confidence)
         threshold = thresholds.describe(n, *tables[n], delta, confidence) | exponents.interpolated(point, confidence)
         if criterion.holds is None:
-            margins += spreads.margins(n, rows, criterion.name, threshold["interpolated"])
-        curve += records
+            margins += spreads.margins(n, whole[whole["n"] == n], criterion.name, threshold["interpolated"])
+        if by_search:
+            threshold["non_monotone"] = searched.verification([checked[n]] if n in checked else [], confidence)[
+                "non_monotone"
+            ]
+        counts = success.tally(run[n].success)[1].astype(int).tolist()
+        curve += [record | {"run": count} for record, count in zip(records, counts, strict=True)]
         table.append(threshold | {"non_isotonic": success.non_isotonic(records)})
     return {
         "criterion": criterion.name,
@@ -135,6 +160,7 @@ def _criterion(
         "thresholds": table,
         "exponent": exponents.fit(located, delta, confidence, thresholds.replicates_needed(delta, confidence)),
         **({"margins": margins} if criterion.holds is None else {}),
+        **({"verification": searched.verification(checked.values(), confidence)} if by_search else {}),
         "models": {"censored": likelihoods(tables, samples, asked)},
     }
 
