@@ -26,16 +26,20 @@ def bisect(outcomes: Sequence[float | None]) -> Bracket:
     """
     low, high = -1, len(outcomes)
     while True:
-        middle = (low + high) / 2.0
-        between = [i for i in range(low + 1, high) if not _unanswered(outcomes[i])]
-        nearest = min(between, key=lambda i: abs(i - middle), default=None)
+        nearest = _answered(outcomes, low, high)
         if nearest is None or outcomes[nearest] is None:
             return Bracket(low, high, nearest)
         low, high = (low, nearest) if outcomes[nearest] else (nearest, high)
 
 
-def _unanswered(outcome: float | None) -> bool:
-    return outcome is not None and math.isnan(outcome)
+def _answered(outcomes: Sequence[float | None], low: int, high: int) -> int | None:
+    """Return the place between two others nearest to their middle that has an answer, or may have one; None if none."""
+    middle = (low + high) // 2
+    for distance in range(high - low):
+        for place in (middle - distance, middle + distance):
+            if low < place < high and ((outcome := outcomes[place]) is None or not math.isnan(outcome)):
+                return place
+    return None
 
 
 def verified(replicates: Any, share: float) -> Any:

@@ -233,6 +233,7 @@ class _Reader:
     def candidates(self, path: Path) -> Axis | None:
         if path != ("sweep", SEARCH):
             self.fault(path, "E-GRID", "a search stands at the top of sweep, beside product")
+            return None
         if self.searched is None:
             return None
         name, numbers = self.searched
