@@ -100,6 +100,17 @@ def test_a_place_without_an_answer_is_left_out_for_its_neighbours():
         assert found.high == 24 or line[found.high] == 1
 
 
+def test_a_line_is_filled_by_its_own_bracket_also_where_success_is_not_monotone():
+    rng = np.random.default_rng(6)
+    truth = noisy(rng, 200, 24)
+    ran, _ = finished(truth, 24)
+    assert any(np.any(np.diff(row[~np.isnan(row)]) < 0) for row in table(truth[0], ran))  # seen by the other criterion
+    for of in truth:
+        known = table(of, ran)
+        begins = np.array([bisect(line).high for line in of.tolist()])[:, None]  # of the whole line, by the same steps
+        np.testing.assert_array_equal(fill(known), np.where(np.isnan(known), np.arange(24) >= begins, known))
+
+
 def test_a_bracket_that_is_open_is_not_filled():
     line = np.array([[np.nan, 0, np.nan, np.nan, np.nan, 1, np.nan], [np.nan] * 7, [np.nan] * 6 + [0]])
     np.testing.assert_array_equal(

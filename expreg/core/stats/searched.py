@@ -20,13 +20,23 @@ def fill(success: Floats) -> Floats:
     and what was measured stays as it is.
     """
     filled = success.copy()
+    places = np.arange(success.shape[1])
     for line in filled:
-        run = np.flatnonzero(~np.isnan(line))
-        low, high, _ = bisect(line[run].tolist())
-        below, above = (run[low] if low >= 0 else 0), (run[high] if high < len(run) else len(line))
-        line[:below] = np.where(np.isnan(line[:below]), 0.0, line[:below])
-        line[above:] = np.where(np.isnan(line[above:]), 1.0, line[above:])
+        low, high = _bracket(line)
+        unknown = np.isnan(line)
+        line[unknown & (places < low)] = 0.0
+        line[unknown & (places > high)] = 1.0
     return filled
+
+
+def _bracket(line: Floats) -> tuple[int, int]:
+    """Return the bracket of a line, nan where it was not run: that of the search if it is over, else the open one."""
+    low, high, asked = bisect([None if np.isnan(outcome) else outcome for outcome in line.tolist()])
+    if asked is None:
+        return low, high
+    run = np.flatnonzero(~np.isnan(line))
+    low, high, _ = bisect(line[run].tolist())
+    return int(run[low]) if low >= 0 else -1, int(run[high]) if high < len(run) else len(line)
 
 
 def verification(tables: Iterable[tuple[Floats, Floats]], confidence: float) -> dict[str, Any]:
