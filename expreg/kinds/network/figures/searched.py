@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pandas as pd
+
+from expreg.core.bisection import verified
 from expreg.core.page.style import finite, records
 from expreg.core.page.words import number, share
 from expreg.kinds.network.figures.look import criteria_of
@@ -14,6 +17,12 @@ def search_of(summary: Record) -> Record | None:
     """Return what was searched, None where all of the grid was run."""
     found: Record | None = (summary.get("settings") or {}).get("search")
     return found
+
+
+def whole(cells: pd.DataFrame, summary: Record) -> pd.DataFrame:
+    """Return the cells of replicates that ran every width; which of the others ran one depends on their outcomes."""
+    search = search_of(summary)
+    return cells if search is None else cells[verified(cells["replicate"], search["verify"])]
 
 
 def caption(summary: Record) -> str:
