@@ -136,6 +136,20 @@ def test_rates_and_shares_are_those_of_whole_lines_and_other_criteria_have_none(
     assert "search" not in grid.summary["settings"]
 
 
+def test_without_whole_lines_thresholds_stand_and_nothing_tests_them(small):
+    overrides = {"sweep.search.verify": 0}
+    run = expreg.run(BASE | SMALL, overrides, out="run")
+    assert len(run.cells) < len(small.cells)
+    for name, criterion in criteria(run).items():
+        assert criterion["verification"]["replicates"] == 0
+        assert all(row["non_monotone"] is None for row in criterion["thresholds"])
+        for mine, theirs in zip(criterion["thresholds"], criteria(small)[name]["thresholds"], strict=True):
+            assert (mine["replicates"], mine["incomplete"]) == (6, 0)
+            assert mine["interpolated"] == pytest.approx(theirs["interpolated"], rel=0.5)
+    assert run.summary["groups"][0]["rates"] == []
+    assert "nothing tests that success is monotone" in run.verdicts
+
+
 # --- however it is run -----------------------------------------------------------------------------
 
 

@@ -103,7 +103,7 @@ def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Rec
         "lambda_exponent": _lambda_exponent(spectrum),
         "concentration": {"ratios": spreads.ratios(whole), "expected_exponent": spreads.expected_exponent(rows)},
     }
-    return record, _verdicts(record, _by_n(whole), judged, bounds, asked), located
+    return record, _verdicts(record, rows, _by_n(whole), judged, bounds, asked), located
 
 
 def _by_n(rows: pd.DataFrame) -> Points:
@@ -236,12 +236,16 @@ def likelihoods(
 
 def _verdicts(
     record: Record,
+    rows: pd.DataFrame,
     points: Points,
     outcomes: Mapping[groups.Criterion, pd.Series | None],
     bounds: list[Record],
     asked: Asked,
 ) -> list[Record]:
-    """Return the verdicts of a group: the width per criterion, then shares at the widest m, rate and steps."""
+    """Return the verdicts of a group: the width per criterion, then shares at the widest m, rate and steps.
+
+    `points`: the rows that shares are judged by.
+    """
     known = any(at["lambda_cts"] is not None for at in record["spectrum"])
     judged: list[Record | None] = [
         verdicts.width(criterion, record["spectrum"], asked.confidence)
@@ -259,9 +263,8 @@ def _verdicts(
         judged += [verdicts.rate(speeds, bounds), verdicts.steps(steps)]
     errors = record["concentration"]["expected_exponent"], record["spectrum"], asked.confidence
     judged += [verdicts.concentration(c, *errors) for c in record["criteria"] if c["criterion"] == "E1"]
-    everything = pd.concat([rows for _, rows in points])
-    assumptions = verdicts.outside(everything)
-    judged.append(verdicts.certificate(everything, asked.confidence))
+    assumptions = verdicts.outside(rows)
+    judged.append(verdicts.certificate(rows, asked.confidence))
     return [verdicts.within(found, assumptions) for found in judged if found is not None]
 
 
