@@ -75,7 +75,7 @@ def store(name: str) -> None:
 
 
 def _kept(group: Record) -> Record:
-    widths = ("n", "interpolated", "interpolated_low", "interpolated_high", "beyond", "replicates")
+    widths = ("n", "interpolated", "interpolated_low", "interpolated_high", "beyond", "narrowest", "widest")
     kinds = ("value", "low", "high")
 
     def threshold(found: Record) -> Record:
@@ -128,13 +128,14 @@ def interval(found: Mapping[str, Any]) -> str:
     return f"{number(found['value'])} [{number(found['low'])}, {number(found['high'])}]"
 
 
-def width(at: Mapping[str, Any], *, ends: bool = False) -> str:
-    """Return a threshold in whole neurons, with its interval if `ends`; beyond the grid as such."""
+def width(at: Mapping[str, Any], *, limits: bool = False) -> str:
+    """Return a threshold in whole neurons, with its interval if `limits`; beyond the grid as such."""
     if at["interpolated"] is None:
-        return {"below": "< grid", "above": "> grid"}.get(at["beyond"], "–")
-    limits = [at[f"interpolated_{end}"] for end in ("low", "high")]
-    shown = [f"{value:,.0f}" if value >= 10 else f"{value:.1f}" for value in (at["interpolated"], *limits) if value]
-    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if ends and len(shown) == 3 else shown[0]
+        ends = {"below": f"≤ {at['narrowest']:,}", "above": f"> {at['widest']:,}"}
+        return ends.get(at["beyond"], "–")
+    values = [at[f"interpolated{end}"] for end in ("", "_low", "_high")]
+    shown = [f"{value:,.0f}" if value >= 10 else f"{value:.1f}" for value in values if value]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if limits and len(shown) == 3 else shown[0]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -203,7 +204,7 @@ def exponent(name: str, group: str, criterion: str, kind: str = "raw") -> str:
 def threshold(name: str, group: str, criterion: str, n: str) -> str:
     """Return one threshold with its interval."""
     [at] = [at for at in _criterion(name, group, criterion)["thresholds"] if at["n"] == int(n)]
-    return width(at, ends=True)
+    return width(at, limits=True)
 
 
 def times(name: str, group: str, n: str, *flow_times: str) -> str:
@@ -211,7 +212,7 @@ def times(name: str, group: str, n: str, *flow_times: str) -> str:
     [found] = [one for one in results(name)["groups"] if group in one["label"]]
     widths = {b["flow_time"]: at for b in found["budgets"] for at in b["thresholds"] if at["n"] == int(n)}
     shown = [width(widths[float(time)]) for time in flow_times]
-    return ", ".join("less than 2" if text == "< grid" else text for text in shown)
+    return ", ".join(shown)
 
 
 def reason(name: str, claim: str) -> str:
