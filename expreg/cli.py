@@ -87,6 +87,13 @@ def _plan_text(found: Mapping[str, Any], more: list[str]) -> str:
     from expreg.core.page import terminal
 
     lines = [f"{found['name']}: {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}"]
+    if search := found.get("search"):
+        lines = [
+            f"{found['name']}: at most {counted(found['cells'], 'cell')}, about {search['expected']} of them expected,"
+            f" in {counted(found['programs'], 'program')}",
+            f"  search: where {', '.join(search['criterion'])} begin to hold along {search['axis']};"
+            f" {search['verify']:.3g} of the replicates run all of it",
+        ]
     for axis, values in found["axes"].items():
         shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
         shown = shown if len(shown) <= 12 else [*shown[:8], "...", shown[-1]]
@@ -157,7 +164,8 @@ def _status_text(run: Path, facts: Mapping[str, Any]) -> str:
 
     planned = "?" if facts["planned"] is None else facts["planned"]
     state = "running now" if facts["running"] else "not running"
-    lines = [f"{run}: {facts['done']} of {planned} cells done, {state}"]
+    most = "at most " if facts["search"] else ""
+    lines = [f"{run}: {facts['done']} of {most}{planned} cells done, {state}"]
     lines += terminal.pairs(facts["by_status"], indent=2)
     if last := facts["last_event"]:
         lines.append(f"  last event: {last['kind']} at {last['time']}")

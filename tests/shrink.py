@@ -8,8 +8,16 @@ from expreg import api
 def shrunk(path):
     """Return overrides for the config at `path`: two n, few widths or steps, few replicates, small statistics."""
     experiment = api.load_config(path).experiment
-    product = yaml.safe_load(path.read_text())["sweep"]["product"]
-    return ["analysis.resamples=50", *KINDS[experiment](product, path)]
+    sweep = yaml.safe_load(path.read_text())["sweep"]
+    small = _searched() if "search" in sweep else KINDS[experiment](sweep["product"], path)
+    return ["analysis.resamples=50", *small]
+
+
+def _searched():
+    """Two regimes, as the search has them, with n of their own."""
+    blocks = "{data.kind: [orthonormal], n: [4, 8]}, {data.kind: [equiangular], data.coherence: [0.5], n: [4]}"
+    ends = ["sweep.search.from=8", "sweep.search.to=256", "sweep.search.points=6"]
+    return [f"sweep.concat=[{blocks}]", *ends, "sweep.product.replicate.count=3", "analysis.confidence=0.8"]
 
 
 def _network(product, path):
