@@ -283,7 +283,7 @@ def test_the_numbers_of_a_page_are_those_of_the_stored_results(page: Path) -> No
 def test_stored_results_are_those_of_the_config_as_it_is(config: str) -> None:
     stored = figures.results(config)
     assert stored["config"] == figures.content(config), f"make figures: configs/{config}.yaml has changed"
-    assert stored["cells"] == plan(load(ROOT / "configs" / f"{config}.yaml"))["cells"]
+    assert stored["planned"] == plan(load(ROOT / "configs" / f"{config}.yaml"))["cells"] >= stored["cells"]
 
 
 def test_the_closed_form_of_equiangular_points_is_that_of_any_points() -> None:
