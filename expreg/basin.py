@@ -45,7 +45,8 @@ def hessian_lipschitz(
     of a row; None for losses and activations of which nothing is known.
     """
     phi, rows = ACTIVATIONS[activation], np.linalg.norm(A, axis=1).max()
-    L = LOSSES[loss].lipschitz(b, phi, rows * radius) if phi.exponential else None
+    with np.errstate(over="ignore"):
+        L = LOSSES[loss].lipschitz(b, phi, rows * radius) if phi.exponential else None
     return None if L is None else float(L * np.linalg.norm(A, 2) ** 2 * rows)
 
 
@@ -54,11 +55,13 @@ def start_radius(modulus: float, lipschitz: Callable[[float], float]) -> float:
 
     Found by bisection to 1e-9 of it, for an M that does not fall with r; 0 where l is not positive.
     """
-    low, high = 0.0, SHARE * modulus / lipschitz(0.0)
-    while high - low > PRECISE * high:
+    low, high = 0.0, 1.0
+    while high * lipschitz(high) <= SHARE * modulus:
+        low, high = high, 2 * high
+    while modulus > 0 and high - low > PRECISE * high:
         middle = (low + high) / 2
         low, high = (middle, high) if middle * lipschitz(middle) <= SHARE * modulus else (low, middle)
-    return max(low, 0.0)
+    return low
 
 
 def convex_weights(

@@ -85,6 +85,7 @@ def test_the_radius_of_a_quadratic_start():
 def test_the_radius_solves_its_equation_where_the_constant_grows():
     """r e^r = 0.1 has the solution W(0.1)."""
     assert basin.start_radius(1.0, math.exp) == pytest.approx(lambertw(0.1).real, rel=1e-8)
+    assert basin.start_radius(1e4, math.exp) == pytest.approx(lambertw(1e3).real, rel=1e-8)
 
 
 def test_what_is_not_known_is_none():

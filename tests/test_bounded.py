@@ -80,6 +80,18 @@ def test_draws_share_the_problem_and_the_start_but_not_the_sample():
     assert len(set(keys)) == 4
 
 
+@pytest.mark.parametrize("activation", residual.activations())
+@pytest.mark.parametrize("loss", residual.LOSSES)
+def test_every_pair_has_a_minimiser_a_run_and_a_row(loss, activation):
+    """With weights, cosh has the minimiser 0, where a relative error and M = 0 say nothing."""
+    [settings] = settings_of(loss=loss, activation=activation, accuracy=1e-6)
+    [row] = rows_of([settings])
+    assert row["status"] in ("converged", "max_steps", "trivial")
+    assert np.linalg.norm(bounded.problem(settings).x0 - bounded.minimum(settings).x) == pytest.approx(0.5)
+    if row["status"] == "converged":
+        assert row["curve_distance"][-1] <= 1e-6
+
+
 def test_too_few_steps_and_a_weight_by_a_rule_are_said():
     [row] = rows_of(settings_of(solver={"max_steps": 1}, weight="convex", accuracy=1e-12))
     assert (row["status"], row["weight"], row["weight_rule"]) == ("max_steps", None, "convex")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from oracles import planted
 
-from expreg import residual, sketch, solver
+from expreg import basin, residual, sketch, solver
 from expreg.solver import host, newton
 from expreg.solver.state import Objective, first_state
 from expreg.sparse import from_dense, passes
@@ -83,7 +83,7 @@ def energy(H, e):
 def test_approximate_newton_contracts_as_promised():
     """(F.10) with the measured distortion of each step and the Lipschitz constant of the Hessian on the way."""
     A, b, x = planted(n=200, loss="rescaled")
-    H = hessian(A, b, x)
+    H = basin.hessian(A, b, x, 0.0)
     x0 = x + 1e-3 * np.random.default_rng(2).normal(size=x.size)
     method = solver.make(loss="rescaled", solver="gauss_newton", sketch="leverage", sketch_size=200)
     states = [jax.jit(method.init)(A, b, x0, None, jax.random.key(0), 1e-12)]
@@ -102,16 +102,11 @@ def test_approximate_newton_contracts_as_promised():
     assert max(rates) > 0.01  # it is not the exact method
 
 
-def hessian(A, b, x):
-    diagonal, Q, S = residual.curvature(A @ x, b, "rescaled", "exp")
-    return A.T @ (np.diag(diagonal) + Q @ S @ Q.T) @ A
-
-
 def lipschitz(A, b, x, x0):
     """max ||H(x') - H(x)|| / ||x' - x|| over points as far from x as x0 in random directions."""
-    rng, radius, at = np.random.default_rng(3), np.linalg.norm(x0 - x), hessian(A, b, x)
+    rng, radius, at = np.random.default_rng(3), np.linalg.norm(x0 - x), basin.hessian(A, b, x, 0.0)
     steps = [radius * e / np.linalg.norm(e) for e in rng.normal(size=(50, x.size))]
-    return max(np.linalg.norm(hessian(A, b, x + e) - at, 2) for e in steps) / radius
+    return max(np.linalg.norm(basin.hessian(A, b, x + e, 0.0) - at, 2) for e in steps) / radius
 
 
 def measured_distortion(A, b, x, H):

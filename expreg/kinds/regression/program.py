@@ -295,8 +295,8 @@ def _errors(planted: np.ndarray | None, signs: tuple[int, ...], record: dict[str
     """Return the distance to the planted x in the norm of its Hessian, and relative to its size."""
     if planted is None:
         return {"error_final": None, "x_error": None}
-    distance = min(np.linalg.norm(record["x"] - sign * planted) for sign in signs) / np.linalg.norm(planted)
-    return {"error_final": float(record["last_error"]), "x_error": float(distance)}
+    distance, size = min(np.linalg.norm(record["x"] - sign * planted) for sign in signs), np.linalg.norm(planted)
+    return {"error_final": float(record["last_error"]), "x_error": float(distance / size) if size else None}
 
 
 def cost(settings: Settings) -> Cost:

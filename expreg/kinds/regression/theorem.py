@@ -42,6 +42,7 @@ CONSTANTS = {
     "start_radius": "0.1 l / M",
 }
 """Columns of the table of good starts and their titles."""
+FITTED = ("intercept", "slope", "bend")
 SHRINKS = 0.4
 """What a step from a good start shrinks the distance to x* by, at most (recalled)."""
 BEND = 1.0
@@ -120,7 +121,7 @@ def fit(rows: pd.DataFrame, confidence: float) -> Record | None:
     spread = (np.sort(values) for values in np.array(found).T)
     lines = {
         name: (float(np.median(values)), *median_interval(values, confidence))
-        for name, values in zip(("intercept", "slope", "bend"), spread, strict=True)
+        for name, values in zip(FITTED, spread, strict=True)
     }
     return {**lines, "replicates": len(found)}
 
@@ -136,6 +137,7 @@ def _verdicts(group: Record, rows: pd.DataFrame, asked: Asked) -> Iterator[Recor
     good = rows[rows["good"]]
     for claim, column, by in (("steps", "within", ["distance", "accuracy"]), ("start", "shrinks", ["distance"])):
         if parts := [part.drop_duplicates(REPEATS)[column] for _, part in split(good, by)]:
+            # the worst of several cases: each interval at a level at which all of them hold together (Bonferroni)
             worst = min(parts, key=lambda part: (part.mean(), -len(part)))
             words = f"runs do, in the worst of {len(parts)} cases of {' and '.join(by)}"
             yield _share(claim, worst, level, 1 - (1 - asked.confidence) / len(parts), words) | facts
@@ -181,7 +183,7 @@ def _tables(groups: Sequence[Record]) -> Iterator[Record]:
     """Yield the table of lines, that of constants and that of distances."""
     first = "problem and method"
     lines = [
-        [group["label"], group["runs"], *(group["fit"][name] for name in ("intercept", "slope", "bend")), _of(group)]
+        [group["label"], group["runs"], *(group["fit"][name] for name in FITTED), _spread(**group["worst"])]
         for group in groups
         if group["fit"] is not None
     ]
@@ -206,5 +208,5 @@ def _tables(groups: Sequence[Record]) -> Iterator[Record]:
     yield {"title": "By distance of the start", "note": note, "columns": columns, "rows": rows}
 
 
-def _of(group: Record) -> str:
-    return "{median:.2g} [{low:.2g}, {high:.2g}]".format(**group["worst"])
+def _spread(median: float, low: float, high: float) -> tuple[float, float, float]:
+    return median, low, high
