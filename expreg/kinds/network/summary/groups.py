@@ -72,6 +72,7 @@ DERIVED = (
         *(None, False, 12),
         holds=lambda rows: _within(rows["movement_linearised"], _proof_radius(rows)),  # (B.24)
     ),
+    Criterion("fit", "the data are fitted", None, True, 13, holds=lambda rows: rows["fit"].to_numpy()),
 )
 LINKS = ("initial concentration", "certificate", "lazy movement", "kernel", "linear rate", "convergence")
 """In the order of the proof; the certificate is the same chain, followed with the numbers of one network."""
@@ -85,7 +86,7 @@ def criteria() -> tuple[Criterion, ...]:
 
 _NUMBERS = (
     *("n", "m", "d", "eta", "scale", "steps", "tolerance", "lambda_cts", "lambda_max_cts", "label_norm", "gram_norm"),
-    *("max_movement", "refined_movement", "movement_linearised", "radius", "radius_frobenius"),
+    *("max_movement", "refined_movement", "movement_linearised", "radius", "radius_frobenius", "fit"),
     *("frobenius_error", "frobenius_expected"),
 )
 _DEFAULTS: dict[str, str | float] = {

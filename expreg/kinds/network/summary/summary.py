@@ -10,7 +10,7 @@ from expreg import theory
 from expreg.core.stats import censored, exponents, laws, success, thresholds
 from expreg.core.stats.describe import Record, median, quantiles, split
 from expreg.core.stats.summary import Asked
-from expreg.kinds.network.summary import chain, groups, rates, spreads, verdicts
+from expreg.kinds.network.summary import capacity, chain, groups, rates, spreads, verdicts
 
 Points = Sequence[tuple[int, pd.DataFrame]]  # every n of a group, ascending, with its rows
 
@@ -80,6 +80,7 @@ def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Rec
         "lambda_exponent": _lambda_exponent(spectrum),
         "concentration": {"ratios": spreads.ratios(rows), "expected_exponent": spreads.expected_exponent(rows)},
     }
+    record |= capacity.describe(record, points)
     return record, _verdicts(record, points, judged, bounds, asked)
 
 
@@ -189,6 +190,7 @@ def _verdicts(
         speeds = _widest(record["rates"], lambda found: found["speed"]["value"] is not None)
         steps = _widest(record["rates"], lambda found: found["steps"]["value"] is not None)
         judged += [verdicts.rate(speeds, bounds), verdicts.steps(steps)]
+    judged += capacity.verdicts(record)
     expected = record["concentration"]["expected_exponent"]
     return judged + [verdicts.concentration(c, expected) for c in record["criteria"] if c["criterion"] == "E1"]
 
