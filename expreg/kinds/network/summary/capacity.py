@@ -117,7 +117,7 @@ def growth(rows: Sequence[Record], exponent: Record) -> Judged:
     claimed = 0.0 if slope is None else round(slope, 6) + 0.0
     numbers, used = exponent["raw"], exponent["used"]
     if all(row["beyond"] == "below" for row in rows):
-        reason = f"the narrowest width that was tried, m = {max(row['m_high'] for row in rows):g}, is enough at every n."
+        reason = f"m = {max(row['m_high'] for row in rows):g}, the narrowest width of the grid, is enough at every n."
         return "growth", claimed, numbers, (UNRESOLVED, reason)
     if not exponent["usable"]:
         return "growth", claimed, numbers, (UNRESOLVED, f"no usable exponent: {exponent['why_not']}.")
