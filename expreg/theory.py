@@ -75,6 +75,15 @@ def local_exponent(n: Number, delta: Number, lam: Number, constant: Number = 1.0
     return (2 + 1 / b + k / (2 * s)) / (1 - k / (2 * s))
 
 
+def lambda_exponent(n: Number, delta: Number, lam: Number, constant: Number = 1.0, c_b: Number = 4.0) -> Number:
+    """Return d log m / d log(1/lam) of `width` at fixed n: what the 2 of lam^-2 is at this n; derived from (C.14).
+
+    2 / (1 - k/(2s)) in the letters of (C.14), larger than 2 because B grows with m.
+    """
+    s, k, _ = _closed_form(n, delta, lam, constant, c_b)
+    return 2 / (1 - k / (2 * s))
+
+
 def _closed_form(n: Number, delta: Number, lam: Number, constant: Number, c_b: Number) -> tuple[Number, ...]:
     """Return (s, k, b) of (C.14): in s^2 = log m + log(n / delta) = B^2 / 2 the equation is quadratic."""
     b = np.log(n) - np.log(delta)

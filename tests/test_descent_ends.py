@@ -163,6 +163,28 @@ def test_the_path_of_the_smallest_eigenvalue_and_its_first_violation(form, init,
     assert run(signature, inputs._replace(lambda_cts=2 * 1.001 * smallest[0]))["E3_step"] == 0
 
 
+@pytest.mark.parametrize(
+    ("init", "factor", "lost"), [("coupled", 1.0, True), ("coupled", 0.05, False), ("iid", 0.3, True)]
+)
+def test_the_promises_of_a_certificate_are_measured_from_the_start_of_the_run_itself(init, factor, lost):
+    """(C.26) with lambda = 4/3 lambda_min(H(0)): lambda of H^cts, here 1e-6, plays no part."""
+    signature, inputs = make(
+        init=init, n=3, reach=True, more=("E3cert", "E4cert"), step_factor=factor, every=8, lambda_cts=1e-6
+    )
+    norms, path = oracle(signature, inputs)
+    at, X = measured(path, 8), np.asarray(inputs.X, float)
+    smallest = np.array([np.linalg.eigvalsh(empirical_ntk(path[t], X))[0] for t in at])
+    below = smallest < 2 / 3 * smallest[0] * (1 - 1e-9)
+    eta_scaled = factor / 5
+    rate = 1 - eta_scaled * (4 / 3 * smallest[0]) / 2
+    above = norms**2 > rate ** np.arange(len(norms)) * norms[0] ** 2 * (1 + 1e-9)
+    record = run(signature, inputs)
+    assert record["E3cert_step"] == (at[int(below.argmax())] if below.any() else events.NEVER)
+    assert record["E4cert_step"] == (int(above.argmax()) if above.any() else events.NEVER)
+    assert (below.any() or above.any()) == lost
+    np.testing.assert_allclose(record["lambda_min_certified"], smallest.min(), rtol=1e-8)
+
+
 def rate_violation(norms, decrease):
     """Return the first t with ||r_t||^2 > (1 - decrease)^t ||r_0||^2, or NEVER."""
     t = np.arange(len(norms))

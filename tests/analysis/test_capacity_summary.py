@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from expreg.core.stats.describe import UNRESOLVED
 from expreg.core.stats.summary import Asked
 from expreg.kinds.network.figures.capacity import page
 from expreg.kinds.network.summary import capacity
@@ -46,9 +47,6 @@ def test_widths_are_given_in_weights_and_parameters_per_point() -> None:
             assert row[f"parameters{end}"] == pytest.approx(6 * row[f"m{end}"] / row["n"])
         narrow = [m for m in WIDTHS if 6 * m < row["n"]]
         assert (row["below_fits"], row["below_trials"]) == (0, 60 * len(narrow))
-
-
-UNRESOLVED = "not resolvable at these n"
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,11 @@ def test_the_expected_exponent_is_that_of_the_variance_over_lambda_squared(power
     assert spreads.expected_exponent(rows.assign(lambda_cts=np.nan)) is None
 
 
+FLAT = [{"n": n, "lambda_cts": 4.0} for n in (4, 8, 16)]
+
+
 def criterion(low: float, high: float, why_not: str | None = None) -> dict[str, Any]:
-    exponent = {"raw": {"value": (low + high) / 2, "low": low, "high": high}, "used": [4, 8, 16]}
+    exponent = {"raw": {"value": (low + high) / 2, "low": low, "high": high, "largest": 9.0}, "used": [4, 8, 16]}
     exponent |= {"usable": why_not is None, "why_not": why_not}
     return {"criterion": "E1", "exponent": exponent, "thresholds": [{"replicates": 60}], "claim_exponent": 2.0}
 
@@ -61,25 +64,25 @@ def criterion(low: float, high: float, why_not: str | None = None) -> dict[str, 
         (0.9, 1.2, 1.0, "consistent"),
         (1.0, 1.9, 1.0, "consistent"),
         (1.26, 1.6, 1.0, "consistent"),
-        (1.0, 2.1, 1.0, "not resolvable at these n"),
+        (1.0, 2.1, 1.0, "cannot decide"),
         (2.4, 2.8, 2.6, "contradicts"),
     ],
 )
-def test_growth_is_judged_against_the_claimed_and_told_against_the_expected(
+def test_growth_is_judged_against_the_claimed_and_compared_to_the_expected(
     low: float, high: float, expected: float, verdict: str
 ) -> None:
-    found = verdicts.concentration(criterion(low, high), expected)
+    found = verdicts.concentration(criterion(low, high), expected, FLAT, 0.95)
     assert found is not None
     assert (found["verdict"], found["claimed"], found["low"]) == (verdict, 2.0, low)
-    assert ("lies inside" in found["reason"]) == (low <= expected <= high)
+    assert ("inside the interval" in found["reason"]) == (low <= expected <= high)
     assert ("heavy-tailed" in found["reason"]) == (not low <= expected <= high)
 
 
 def test_without_an_expectation_or_an_exponent_nothing_is_claimed() -> None:
-    assert verdicts.concentration(criterion(0.9, 1.1), None) is None
-    found = verdicts.concentration(criterion(0.9, 1.1, "too few n"), 1.0)
+    assert verdicts.concentration(criterion(0.9, 1.1), None, FLAT, 0.95) is None
+    found = verdicts.concentration(criterion(0.9, 1.1, "too few n"), 1.0, FLAT, 0.95)
     assert found is not None
-    assert found["verdict"] == "not resolvable at these n"
+    assert found["verdict"] == "cannot decide"
     assert "too few n" in found["reason"]
 
 

@@ -2,17 +2,18 @@
 
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from expreg.kinds.network.summary import verdicts
+from expreg.kinds.network.summary import growth, verdicts
 
 NS = [4, 8, 16]
 BOUND = [{"n": n, "alpha_eff": alpha, "width": 1e6} for n, alpha in zip(NS, (4.8, 4.6, 4.4), strict=True)]
 FLAT = [{"n": n, "lambda_cts": 4.0} for n in NS]
 
 
-def criterion(low: float, high: float, why_not: str | None = None) -> dict[str, Any]:
-    exponent = {"corrected": {"value": (low + high) / 2, "low": low, "high": high}, "used": NS}
+def criterion(low: float, high: float, why_not: str | None = None, largest: float = 9.0) -> dict[str, Any]:
+    exponent = {"corrected": {"value": (low + high) / 2, "low": low, "high": high, "largest": largest}, "used": NS}
     table = [{"n": n, "replicates": 64, "censored_below": 16, "censored_above": 0} for n in NS]
     return {
         "criterion": "E3",
@@ -24,43 +25,155 @@ def criterion(low: float, high: float, why_not: str | None = None) -> dict[str, 
     }
 
 
+def width(found: dict[str, Any], spectrum: list[dict[str, Any]] = FLAT) -> dict[str, Any]:
+    return verdicts.width(found, spectrum, 0.95)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
         (0.9, 1.2, "consistent"),
         (1.7, 2.0, "consistent"),
-        (1.7, 2.01, "not resolvable at these n"),
-        (2.1, 2.5, "not resolvable at these n"),  # above 2, but not above the bound's own exponent at these n
-        (4.79, 5.2, "not resolvable at these n"),
+        (1.7, 2.01, "cannot decide"),
+        (2.1, 2.5, "cannot decide"),  # an interval twice as wide reaches down to 1.9
+        (2.21, 2.6, "contradicts"),
         (4.81, 5.2, "contradicts"),
     ],
 )
 def test_the_width_verdict_is_decided_by_the_ends_of_the_interval(low: float, high: float, expected: str) -> None:
-    found = verdicts.width(criterion(low, high), FLAT)
+    found = width(criterion(low, high))
     assert found["verdict"] == expected
     assert f"{low:.2f}" in found["reason"] or f"{high:.2f}" in found["reason"]
     assert (found["claimed"], found["low"], found["high"], found["replicates"]) == (2.0, low, high, 64)
     assert found["censored_share"] == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("last", [1.34, 1.32, None, 0.0, -1e-17])
-def test_a_collapsing_or_unknown_lambda_decides_nothing(last: float | None) -> None:
-    found = verdicts.width(criterion(0.9, 1.2), [*FLAT[:2], {"n": 16, "lambda_cts": last}])
-    assert found["verdict"] == ("consistent" if last == 1.34 else "not resolvable at these n")
-    assert ("lambda varies by a factor 3.03" in found["reason"]) == (last == 1.32)
+def test_a_contradiction_says_whether_the_o1_of_the_theorem_allows_it() -> None:
+    assert "its o(1) allows" in width(criterion(2.3, 2.5))["reason"]  # the bound's own exponent is 4.8 at n = 4
+    assert "above that, too" in width(criterion(4.9, 5.1))["reason"]
+
+
+def test_a_grid_that_can_show_no_larger_exponent_decides_nothing() -> None:
+    # half-width 0.1: twice that, and 0.84 standard errors of 0.1 / 1.96 for a power of 80 %
+    needed = 2.0 + 0.2 + 0.8416 * 0.1 / 1.95996
+    for largest, expected in ((needed + 0.01, "consistent"), (needed - 0.01, "cannot decide")):
+        found = width(criterion(1.0, 1.2, largest=largest))
+        assert found["verdict"] == expected
+        assert found["largest"] == pytest.approx(largest)
+        assert found["detectable"] == pytest.approx(needed, abs=1e-3)
+        assert ("add wider networks" in found["reason"]) == (expected == "cannot decide")
+
+
+@pytest.mark.parametrize("power", [-1.2, -0.1, 0.1])
+def test_where_lambda_moves_the_exponent_of_m_lambda_squared_is_judged(power: float) -> None:
+    spectrum = [{"n": n, "lambda_cts": 4.0 * n**power} for n in NS]
+    assert growth.lambda_slope(spectrum, NS) == pytest.approx(power)
+    # the width of the theorem itself: m = n^2 / lambda^2, measured with a half-width of 0.05, is never above the claim
+    at = 2.0 - 2.0 * power
+    found = width(criterion(at - 0.05, at + 0.05), spectrum)
+    assert found["verdict"] == "cannot decide"
+    assert found["scaled"]["value"] == pytest.approx(2.0)
+    assert f"n^{power:.2f}" in found["reason"]
+    assert width(criterion(at - 0.5, at - 0.3), spectrum)["verdict"] == "consistent"
+    assert width(criterion(at + 0.3, at + 0.4), spectrum)["verdict"] == "contradicts"
+
+
+def test_an_exponent_that_lambda_makes_contradicts_nothing() -> None:
+    # points on the sphere in 8 dimensions, n = 4, 8, 16: E1 grows like n^2.79, and lambda falls like n^-0.6
+    spectrum = [{"n": n, "lambda_cts": 4.0 * n**-0.6} for n in NS]
+    found = width(criterion(2.6, 2.98), spectrum)
+    assert found["verdict"] == "consistent"
+    assert found["scaled"]["high"] == pytest.approx(2.98 - 1.2)
+
+
+def test_m_alone_below_the_claim_is_enough_where_lambda_falls() -> None:
+    # m lambda^2 shows at most 9 - 8 = 1, too little to contradict; m itself can, and lambda is bounded above
+    spectrum = [{"n": n, "lambda_cts": 4.0 * n**-4.0} for n in NS]
+    found = width(criterion(0.9, 1.1), spectrum)
+    assert found["verdict"] == "consistent"
+    assert "log factor of m is at most 1.10" in found["reason"]
+    assert width(criterion(0.9, 1.1, largest=2.0), spectrum)["verdict"] == "cannot decide"
+
+
+@pytest.mark.parametrize("last", [None, 0.0, -1e-17])
+def test_an_unknown_lambda_decides_nothing(last: float | None) -> None:
+    found = width(criterion(0.9, 1.2), [*FLAT[:2], {"n": 16, "lambda_cts": last}])
+    assert found["verdict"] == "cannot decide"
+    assert "lambda" in found["reason"]
 
 
 def test_only_the_n_of_the_fit_count_for_lambda() -> None:
-    assert verdicts.lambda_factor([*FLAT, {"n": 32, "lambda_cts": 1e-9}], NS) == 1.0
+    assert growth.lambda_slope([*FLAT, {"n": 32, "lambda_cts": 1e-9}], NS) == pytest.approx(0.0)
+
+
+INSIDE = {"eta": 1 / 64, "m": 8, "scale": 1.0, "lambda_max_0": 8.0, "optimizer": "sgd", "label_norm": 2.0, "n": 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        ({"eta": 1 / 63}, "steps above"),
+        ({"optimizer": "adam"}, "optimizer adam"),
+        ({"activation": "relu"}, "activation relu"),
+        ({"schedule": "cosine_decay"}, "cosine_decay"),
+        ({"scale": 0.5, "eta": 1 / 16}, "output scale"),
+        ({"label_norm": 2.1}, "labels"),
+        ({"eta": None, "optimizer": "adam"}, None),  # nothing is trained
+        ({"eta": None, "activation": "cosh"}, "activation cosh"),
+    ],
+)
+def test_outside_its_assumptions_the_theorem_says_nothing(change: dict[str, Any], words: str | None) -> None:
+    rows = pd.DataFrame([INSIDE, {**INSIDE, **change}]).astype({"eta": float})
+    rows = rows if change.get("eta", 1) else rows.assign(eta=float("nan"))
+    found = verdicts.outside(rows)
+    assert [words in text for text in found] == ([True] if words else [])  # type: ignore[operator]
+    judged = verdicts.within(width(criterion(0.9, 1.2)), found)
+    assert judged["verdict"] == ("does not apply" if words else "consistent")
+    other = {"claim": "steps to tolerance", "verdict": "consistent"}
+    assert verdicts.within(other, found) == other
 
 
 def test_an_unusable_exponent_and_missing_cells_are_named() -> None:
     unfit = criterion(0.9, 1.2, why_not="n spans a factor 2; 4 is required")
     unfit["success"] = [{"missing": 3}, {"missing": 4}]
-    found = verdicts.width(unfit, FLAT)
-    assert found["verdict"] == "not resolvable at these n"
+    found = width(unfit)
+    assert found["verdict"] == "cannot decide"
     assert "factor 2" in found["reason"]
     assert "7 cells without a result" in found["reason"]
+
+
+COVERED = {
+    "Ecert": 1.0,
+    "eta": 0.5,
+    "eta_certified": 0.5,
+    "refined_movement": 0.9,
+    "E3cert": 1.0,
+    "E4cert": 1.0,
+    "E3": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "runs", "expected", "words"),
+    [
+        ({}, 2, "consistent", "movement 0, eigenvalue 0, rate 0"),
+        ({"E3": 0.0}, 2, "consistent", "1 break E3"),
+        ({"refined_movement": 1.1}, 2, "contradicts", "movement 1"),
+        ({"E3cert": 0.0}, 2, "contradicts", "eigenvalue 1"),
+        ({"E4cert": 0.0}, 2, "contradicts", "rate 1"),
+        ({"E4cert": 0.0, "eta": 0.6}, 1, "consistent", "rate 0"),  # a larger step than the certified one
+        ({"E4cert": 0.0, "Ecert": 0.0}, 1, "consistent", "rate 0"),
+    ],
+)
+def test_one_broken_promise_contradicts_a_certificate(
+    change: dict[str, float], runs: int, expected: str, words: str
+) -> None:
+    found = verdicts.certificate(pd.DataFrame([COVERED, COVERED | change]), 0.95)
+    assert found is not None
+    assert (found["verdict"], found["replicates"]) == (expected, runs)
+    assert words in found["reason"]
+    assert verdicts.certificate(pd.DataFrame([COVERED | {"eta": 1.0}]), 0.95) is None
 
 
 def widest(n: int, successes: int, low: float, high: float, m: int = 512) -> dict[str, Any]:
@@ -72,10 +185,10 @@ def widest(n: int, successes: int, low: float, high: float, m: int = 512) -> dic
     ("low", "high", "m", "expected"),
     [
         (0.90, 1.0, 512, "consistent"),
-        (0.89, 0.99, 512, "not resolvable at these n"),
-        (0.5, 0.8, 512, "not resolvable at these n"),  # a miss at a width the theorem says nothing about
+        (0.89, 0.99, 512, "cannot decide"),
+        (0.5, 0.8, 512, "cannot decide"),  # a miss at a width the theorem says nothing about
         (0.5, 0.8, 10**6, "contradicts"),
-        (0.89, 0.99, 10**6, "not resolvable at these n"),
+        (0.89, 0.99, 10**6, "cannot decide"),
     ],
 )
 def test_a_probability_is_judged_by_the_lowest_interval(low: float, high: float, m: int, expected: str) -> None:
@@ -90,7 +203,7 @@ def test_an_n_without_any_result_leaves_the_probability_open() -> None:
     empty = {"n": 8, "m": 64, "successes": 0, "trials": 0, "rate": None, "low": None, "high": None}
     for records in ([widest(4, 64, 0.95, 1.0), empty], [empty], []):
         found = verdicts.share("kernel", "E3", records, 0.9, BOUND)
-        assert found["verdict"] == "not resolvable at these n"
+        assert found["verdict"] == "cannot decide"
         assert found["measured"] is None
 
 
@@ -102,11 +215,11 @@ def quantity(value: float, low: float | None, high: float | None, cells: int = 4
     ("found", "m", "expected"),
     [
         (quantity(1.3, 1.0, 1.5), 512, "consistent"),
-        (quantity(1.3, 0.99, 1.5), 512, "not resolvable at these n"),
-        (quantity(0.5, 0.4, 0.6), 512, "not resolvable at these n"),
+        (quantity(1.3, 0.99, 1.5), 512, "cannot decide"),
+        (quantity(0.5, 0.4, 0.6), 512, "cannot decide"),
         (quantity(0.5, 0.4, 0.6), 10**6, "contradicts"),
         (quantity(0.0, -0.1, 0.0), 10**6, "contradicts"),
-        (quantity(1.3, None, None, cells=3), 512, "not resolvable at these n"),
+        (quantity(1.3, None, None, cells=3), 512, "cannot decide"),
     ],
 )
 def test_the_rate_is_judged_at_the_slowest_n(found: dict[str, Any], m: int, expected: str) -> None:
@@ -120,8 +233,8 @@ def test_the_rate_is_judged_at_the_slowest_n(found: dict[str, Any], m: int, expe
     ("low", "high", "expected"),
     [
         (0.92, 1.09, "consistent"),
-        (0.92, 1.11, "not resolvable at these n"),
-        (None, None, "not resolvable at these n"),
+        (0.92, 1.11, "cannot decide"),
+        (None, None, "cannot decide"),
     ],
 )
 def test_predicted_steps_agree_or_are_left_open(low: float | None, high: float | None, expected: str) -> None:

@@ -38,7 +38,7 @@ def test_an_exponent_that_is_not_usable_is_a_dash_with_its_reason(summary):
     changed = copy.deepcopy(summary)
     row = changed["chain"][0]
     row |= {"usable": False, "exponent_gap": None}
-    row |= {"verdict": "not resolvable at these n", "reason": "n spans too little."}
+    row |= {"verdict": "cannot decide", "reason": "n spans too little."}
     assert (chain.exponent(row, "raw"), chain.gap(row)) == ("–", "–")
     assert "      n spans too little." in chain.text(changed)
 

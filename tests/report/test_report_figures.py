@@ -54,6 +54,23 @@ def test_every_figure_is_drawn_from_full_data(drawn):
     assert all(figure.title and len(figure.caption) > 80 for figure in drawn.values())
 
 
+def test_long_budgets_have_a_figure_with_a_line_for_each_flow_time():
+    table, _, _ = synthetic.run(n=(8, 16, 32), m=(8, 32, 128, 512), replicates=10, resamples=20)
+    unit = 2 / (table["eta_scaled"] * table["lambda_cts"]) * np.log(table["residual_initial"] / table["tolerance"])
+    # the time to convergence falls with the width: 512 / m units
+    table = table.assign(max_steps=np.ceil(10 * unit), steps=np.floor(512 / table["m"] * unit), status="converged")
+    summary = summarise(synthetic.EXPERIMENT, table, EMPTY, name="x", axes=["n", "m"], resamples=20, delta=0.5)
+    found = {figure.name: figure for figure in drawing.figures(synthetic.EXPERIMENT, table, EMPTY, summary)}
+    assert not found["budget"].problem
+    axis = found["budget"].figure.axes[0]
+    words = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert [word.split("  ")[0] for word in words] == [f"flow time {t}" for t in ("0.5", "1", "2", "4", "10")]
+    middle = {b["flow_time"]: b["thresholds"][0]["interpolated"] for b in summary["groups"][0]["budgets"]}
+    assert middle[1.0] == pytest.approx(256, rel=0.01)  # between 128, which takes 4 units, and 512, which takes 1
+    assert middle[10.0] == pytest.approx(64, rel=0.01)
+    assert middle[0.5] is None
+
+
 @pytest.fixture(scope="module")
 def hostile(run):
     """Draw one group whose label and criteria are what a user may put into any text, and too long for any panel."""

@@ -80,7 +80,8 @@ def test_the_growth_of_the_frobenius_width_has_a_verdict_with_an_interval(measur
     [verdict] = [v for v in found["verdicts"] if v["claim"] == "concentration"]
     assert (verdict["verdict"], verdict["claimed"]) == ("consistent", 2.0)
     assert verdict["low"] < 1.0 < verdict["high"]
-    assert "below the 2 of the proof; the expected error alone gives" in verdict["reason"]
+    assert "not above 2" in verdict["reason"]
+    assert "The expected error alone gives 1.00" in verdict["reason"]
     assert found["groups"][0]["lambda_exponent"] == pytest.approx(0.0)
 
 

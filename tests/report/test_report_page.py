@@ -87,7 +87,7 @@ def html(summary, shown=(), cells=NOTHING, manifest=MANIFEST, config_text=CONFIG
 
 def test_all_figures_are_written_in_three_formats_and_nothing_else(folder):
     written = sorted(path.name for path in folder.rglob("*") if path.is_file())
-    expected = [f"{name}.{suffix}" for name in synthetic.EXPERIMENT.figures for suffix in ("pdf", "png", "svg")]
+    expected = [f"{name}.{suffix}" for name in synthetic.DRAWN for suffix in ("pdf", "png", "svg")]
     assert written == sorted([*expected, "mine.png", "report.html"])
     starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
     assert all(path.read_bytes().startswith(starts[path.suffix[1:]]) for path in folder.glob("figures/t*"))
@@ -112,7 +112,7 @@ def test_ids_are_unique_and_references_resolve(text):
     read = Reader(text)
     assert [name for name, count in Counter(read.ids).items() if count > 1] == []
     assert read.references <= set(read.ids)
-    assert read.tags["svg"] == read.tags["figure"] == len(synthetic.EXPERIMENT.figures)
+    assert read.tags["svg"] == read.tags["figure"] == len(synthetic.DRAWN)
     assert read.open == []
 
 

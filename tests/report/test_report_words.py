@@ -96,7 +96,7 @@ def spectrum(label, values, largest=10.0, exponent=None):
 
 def test_a_lambda_that_collapses_or_vanishes_is_warned_of():
     groups = [
-        spectrum("steady", {4: 4.0, 8: 3.0, 16: 1.4}, exponent=-0.7),
+        spectrum("steady", {4: 4.0, 8: 3.8, 16: 3.5}, exponent=-0.1),
         spectrum("fixed d", {4: 4.0, 8: 1.7, 16: 0.7}, exponent=-1.25),
         spectrum("pairs", {4: 4.0, 8: 1e-15}),
         spectrum("unknown", {4: None}),

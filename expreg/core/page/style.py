@@ -56,9 +56,9 @@ STYLE: dict[str, Any] = {
 # Okabe and Ito's colours without yellow, ordered so that neighbours also differ in lightness.
 _COLOURS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9", "#7f5539", "#6b6b6b"),
-    *("#882255", "#44aa99", "#999933", "#332288", "#aa4499"),  # of Tol's palette, for what is drawn rarely
+    *("#882255", "#44aa99", "#999933", "#332288", "#117733", "#aa4499"),  # of Tol's palette, for what is drawn rarely
 )
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "8")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "8", "H")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (7, 2, 1.5, 2)), (0, (2, 1)))
 
 
@@ -79,7 +79,7 @@ def style() -> AbstractContextManager[None]:
 
 
 def look(index: int) -> dict[str, Any]:
-    """Return colour, marker and line style number `index`: fourteen that differ without colour too."""
+    """Return colour, marker and line style number `index`: fifteen that differ without colour too."""
     i = index % len(_COLOURS)
     return {"color": _COLOURS[i], "marker": _MARKERS[i], "linestyle": _DASHES[i % len(_DASHES)]}
 

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Record = dict[str, Any]
 
-CONSISTENT, CONTRADICTS, UNRESOLVED = "consistent", "contradicts", "not resolvable at these n"
+CONSISTENT, CONTRADICTS, UNRESOLVED = "consistent", "contradicts", "cannot decide"
+OUTSIDE = "does not apply"
+"""The verdict of a theorem on what lies outside its assumptions."""
 
 
 def quantiles(values: Any, levels: Sequence[float]) -> list[float | None]:

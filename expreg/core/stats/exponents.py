@@ -1,7 +1,7 @@
 """Exponent of n in the threshold: least squares on log-log axes, bootstrap over replicates, censoring."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,7 +101,8 @@ def fit(points: Sequence[Point], delta: float, confidence: float, needed: int) -
     of n, so weights would gain little, and weights estimated from the resamples would move with the noise
     of the points themselves. The interval is the percentile interval of the slope over resamples that are
     independent from n to n. Points with more than CENSORED_SHARE of their resamples beyond the grid are
-    excluded and named; in the others such a resample takes the edge of the grid.
+    excluded and named; in the others such a resample takes the edge of the grid. `largest` is the slope of the
+    steepest thresholds that the grid can show, from the narrowest width at small n to the widest at large n.
     """
     used = [p for p in points if p.excluded is None]
     fewest = min((p.replicates for p in used), default=0)
@@ -118,21 +119,44 @@ def fit(points: Sequence[Point], delta: float, confidence: float, needed: int) -
 
 def _slopes(used: Sequence[Point], delta: float, confidence: float) -> dict[str, Any]:
     if len(used) < 2:
-        return dict.fromkeys(("raw", "corrected"), dict.fromkeys(("value", "low", "high", "intercept")))
+        return dict.fromkeys(("raw", "corrected"), dict.fromkeys(("value", "low", "high", "intercept", "largest")))
     n = np.array([p.n for p in used], dtype=np.float64)
-    draws = np.stack([np.clip(p.draws, *p.edges) for p in used], axis=-1)
-    log_m = np.array([p.log_m for p in used])
-    centred = np.log(n) - np.log(n).mean()
-    slope = centred / np.sum(centred**2)
+    log_n = {"n": np.log(n)}
     offsets = {"raw": np.zeros(len(n)), "corrected": np.log(np.log(n / delta))}
+    return {name: regress(used, log_n, offset, confidence)["n"] for name, offset in offsets.items()}
+
+
+def regress(
+    used: Sequence[Point], columns: Mapping[str, Floats], offset: Floats, confidence: float
+) -> dict[str, dict[str, float]]:
+    """Return the exponent of each column in m*: least squares of log m* - offset on the logs in `columns`, (K,) each.
+
+    With percentile intervals over resamples that are independent from point to point, and `largest`, the exponent of
+    the steepest thresholds that the grid can show. `intercept` is where all columns are 0.
+    """
+    design = np.column_stack([np.ones(len(used)), *columns.values()])
+    rows = np.linalg.pinv(design)
+    log_m = np.array([p.log_m for p in used]) - offset
+    draws = np.stack([np.clip(p.draws, *p.edges) for p in used], axis=-1) - offset
+    edges = np.array([p.edges for p in used]) - offset[:, None]
     tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
-    result: dict[str, Any] = {}
-    for name, offset in offsets.items():
-        value = float((log_m - offset) @ slope)
-        low, high = np.quantile((draws - offset) @ slope, tails)
-        intercept = float(np.mean(log_m - offset) - value * np.mean(np.log(n)))
-        result[name] = {"value": value, "low": float(low), "high": float(high), "intercept": intercept}
-    return result
+    found = {}
+    for name, row in zip(columns, rows[1:], strict=True):
+        low, high = np.quantile(draws @ row, tails)
+        found[name] = {
+            "value": float(row @ log_m),
+            "low": float(low),
+            "high": float(high),
+            "intercept": float(rows[0] @ log_m),
+            "largest": float(np.where(row > 0, edges[:, 1], edges[:, 0]) @ row),
+        }
+    return found
+
+
+def spread(column: Floats, others: Sequence[Floats]) -> float:
+    """Return the range of a column (K,) that no combination of the others explains."""
+    design = np.column_stack([np.ones(len(column)), *others])
+    return float(np.ptp(column - design @ np.linalg.lstsq(design, column, rcond=None)[0]))
 
 
 def obstacle(ns: Sequence[int], replicates: int, needed: int, confidence: float, delta: float) -> str | None:

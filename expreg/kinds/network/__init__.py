@@ -28,6 +28,7 @@ PROBE: Settings = {
 
 FIGURES = {
     "thresholds": later("expreg.kinds.network.figures.thresholds:thresholds"),
+    "budget": later("expreg.kinds.network.figures.thresholds:budgets"),
     "lambda": later("expreg.kinds.network.figures.spectrum:spectrum"),
     "phase": later("expreg.kinds.network.figures.phase:phase"),
     "success": later("expreg.kinds.network.figures.phase:success"),
@@ -35,6 +36,7 @@ FIGURES = {
 """Of what needs no training, in the order of the page."""
 CLAIMS = {
     "width": ("The width needed grows at most like n^{} log(n/delta)", "exponent of n after the log factor"),
+    "lambda": ("The width needed grows at most like lambda^-{} as lambda falls", "exponent of 1/lambda"),
     "probability": ("Gradient descent converges with probability at least {}", "share at the widest m"),
     "linear rate": (
         "Converged runs keep the rate of the proof at every step, with probability at least {}",
@@ -48,6 +50,7 @@ CLAIMS = {
         "The width for ||H(0) - H_cts||_F <= lambda/4 grows more slowly than n^{}, at fixed delta",
         "exponent of n, no log factor taken out",
     ),
+    "certificate": ("A certified run keeps every promise of its certificate", "share of certified runs"),
     "rate of convergence": ("The residual falls at least as fast as the theory says", "speed over the theory's"),
     "steps to tolerance": ("Steps to tolerance are those of infinite width", "measured over predicted steps"),
 }

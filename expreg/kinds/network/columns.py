@@ -60,11 +60,13 @@ _NETWORK = (
     Column("radius_frobenius", "float64", "R_P, the radius of the Frobenius argument (C.10)"),
     Column("refined_movement", "float64", "largest ||w_r(t) - w_r(0)|| / R_r, in radii of the certificate (C.22)"),
     Column("movement_linearised", "float64", "largest movement of a neuron in linearised training to r = 0 (B.24)"),
+    Column("lambda_certificate", "float64", "lambda of the certificate, 4/3 lambda_min(H(0)) (C.20)"),
     Column("eta_certified", "float64", "largest certified step size (C.25); 0 where nothing is certified"),
 )
 _TRAINING = (
     Column("optimizer", "string", "optax optimizer, by its name"),
     Column("step_rule", "string", "rule that chose the step size"),
+    Column("schedule", "string", "how the step size changes with the step; null where it does not"),
     Column("max_steps", "int64", "budget of the run in steps"),
     Column("steps_linearised", "int64", "steps to the tolerance that H^cts predicts (B.26); null where it never is"),
     Column("eta", "float64", "step size"),

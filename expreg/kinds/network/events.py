@@ -22,6 +22,8 @@ RESOLUTION = {"f32": 1e-4, "f64": 1e-12}
 """Where lambda is a smaller share of lambda_max(H^cts), rounding hides how lambda_min(H) compares to it (H.7)."""
 NEEDS = ("training", "theory", "resolved", "reach", "plain", "tolerance", "kernel")
 """What an event may need, see `Event.needs`."""
+CERTIFIED = 4 / 3
+"""The lambda of a certificate over lambda_min(H(0)) (C.20): it may lie above or below that of H^cts."""
 NEVER = -1
 """The first violation step, in the record of a run, of an event that was never violated."""
 
@@ -142,22 +144,29 @@ def _kernel_lost(look: Look) -> tuple[Array, Array]:
     return lambda_min, ~(lambda_min >= look.inputs.lambda_cts / 2 * (1 - look.slack))
 
 
-def _rate_lost(look: Look) -> tuple[Array, Array]:
-    """Follow log((1 - m eta kappa^2 lambda/2)^t ||r_0||^2 / ||r_t||^2), t >= 1; below 0 E4 is violated.
+def _start_lost(look: Look) -> tuple[Array, Array]:
+    """Follow lambda_min(H(t)); below lambda/2 = 2/3 lambda_min(H(0)) the certificate is wrong."""
+    lambda_min: Any = look.lambda_min
+    return lambda_min, ~(lambda_min >= CERTIFIED / 2 * look.initial["lambda_0"] * (1 - look.slack))
 
-    Where the step is so large that the factor is not positive, the rate asks for r_1 = 0.
+
+def _rate_lost(look: Look, lam: Any = None) -> tuple[Array, Array]:
+    """Follow log((1 - m eta kappa^2 lambda/2)^t ||r_0||^2 / ||r_t||^2), t >= 1; below 0 the rate is lost.
+
+    lambda is that of H^cts, unless given. Where the step is so large that the factor is not positive, the rate asks for
+    r_1 = 0.
     """
     xp = look.residual.__array_namespace__()
-    decrease = xp.clip(look.eta_scaled * look.inputs.lambda_cts / 2, 0, 1)
+    decrease = xp.clip(look.eta_scaled * (look.inputs.lambda_cts if lam is None else lam) / 2, 0, 1)
     fall = xp.where(look.step > 0, look.step * xp.log1p(-decrease), 0)
     margin = fall + 2 * xp.log(look.initial_norm) - 2 * xp.log(look.residual)
     margin = xp.where(look.residual == 0, math.inf, margin)  # nothing is left to fall, not even where r_0 = 0
     return xp.where(look.step > 0, margin, math.inf), ~(margin >= -look.slack)
 
 
-def _rate_margin(facts: Facts) -> float:
+def _rate_margin(facts: Facts, name: str = "rate_margin") -> float:
     with np.errstate(over="ignore"):
-        return float(np.exp(float(facts.record["rate_margin"]) / 2))
+        return float(np.exp(float(facts.record[name]) / 2))
 
 
 def _not_converged(facts: Facts, _: float) -> int | None:
@@ -258,10 +267,37 @@ _LIST = (
         first=lambda facts, _: None if facts.record["certified"] else 0,
     ),
 )
-EVENTS: dict[str, Event] = {event.name: event for event in _LIST}
+_ON_REQUEST = (
+    Event(
+        name="E3cert",
+        title="the smallest eigenvalue stays at least 2/3 of its start, as a certificate promises",
+        claim=None,
+        along_path=True,
+        rank=13,
+        needs=frozenset({"training", "kernel", "reach"}),
+        margin=lambda facts: _ratio(
+            facts.record["lambda_min_certified"], CERTIFIED / 2 * float(facts.record["lambda_0"])
+        ),
+        when="measure",
+        update=_start_lost,
+        keeps="lambda_min_certified",
+    ),
+    Event(
+        name="E4cert",
+        title="the residual stays below the linear rate that a certificate promises",
+        claim=None,
+        along_path=True,
+        rank=14,
+        needs=frozenset({"training", "plain", "reach"}),
+        margin=lambda facts: _rate_margin(facts, "rate_margin_certified"),
+        update=lambda look: _rate_lost(look, CERTIFIED * look.initial["lambda_0"]),
+        keeps="rate_margin_certified",
+    ),
+)
+EVENTS: dict[str, Event] = {event.name: event for event in (*_LIST, *_ON_REQUEST)}
 """Every event by name, in the order of configs and pages; `expreg.register` adds to it."""
-BUNDLED = tuple(EVENTS)
-"""What is measured where a config does not say: events that are registered later change no config and no cell id."""
+BUNDLED = tuple(event.name for event in _LIST)
+"""What is measured where a config does not say: events that are added later change no config and no cell id."""
 
 
 # --- which of them a cell is judged by, and what its row says

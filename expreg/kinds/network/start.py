@@ -187,7 +187,8 @@ def _reach(record: Mapping[str, Array], found: Problem) -> Row:
     names = ("radius", "refined_movement", "eta_certified", "movement_linearised")
     lam, _ = found.extremes
     if "radius" not in record or lam is None:
-        return dict.fromkeys((*names, "radius_frobenius"))
+        return dict.fromkeys((*names, "radius_frobenius", "lambda_certificate"))
     frobenius = theory.radius_frobenius(lam / found.length**2, len(found.y), float(record["largest"])) / found.length
     row = {name: events.finite(record.get(name, math.nan)) for name in names}
-    return row | {"radius_frobenius": events.finite(frobenius)}
+    certificate = events.CERTIFIED * float(record["lambda_0"])
+    return row | {"radius_frobenius": events.finite(frobenius), "lambda_certificate": events.finite(certificate)}

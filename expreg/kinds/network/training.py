@@ -130,6 +130,7 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         **start.row(facts),
         "optimizer": training["optimizer"]["name"],
         "step_rule": training["step_size"]["rule"],
+        "schedule": (training["step_size"]["schedule"] or {}).get("name"),
         "max_steps": int(record["max_steps"]),
         "steps_linearised": predicted_steps,
         "tolerance": facts.tolerance,

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from expreg.core.page import style as plot
 from expreg.core.page.words import Parts
 from expreg.kinds.network.figures.chain import grid, warnings
-from expreg.kinds.network.figures.look import criteria_of, criterion_look
+from expreg.kinds.network.figures.look import criteria_of
 from expreg.kinds.network.figures.tables import exponents, thresholds
 from expreg.kinds.network.figures.thresholds import (
     draw_criteria,
@@ -93,7 +93,7 @@ def _panel(axis: Axes, group: Mapping[str, Any], level: float | None) -> list[Li
     """Draw the widths of one group, and return the lines of the counts."""
     rows = plot.records(group, "capacity")
     [criterion] = [found for found in criteria_of(group) if found.get("criterion") == "fit"]
-    look = criterion_look("fit") | {"color": "black"}
+    look = plot.look(0) | {"color": "black"}
     handles, points = draw_criteria(axis, [("fit", criterion, look)], level)
     n, d = (np.array([row[name] for row in rows], dtype=float) for name in ("n", "d"))
     lines = [

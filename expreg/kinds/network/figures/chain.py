@@ -14,19 +14,16 @@ from expreg.core.page.words import Parts, extent, number
 from expreg.kinds.network.figures.look import criteria_of
 from expreg.kinds.network.figures.tables import tables
 from expreg.kinds.network.figures.thresholds import exponent_words, figure_of
-from expreg.kinds.network.summary.verdicts import LAMBDA_FACTOR
 
 CAUTION = (
     'No single cell of this table is "the" threshold: every criterion has one of its own, and each belongs to its data,'
     " labels, scale and step size."
 )
-LEGEND = (
-    "Factor: the bound's width (C.14, constants ours) over the measured one at the largest n. Open: not resolvable at"
-    " these n."
-)
+LEGEND = "Factor: the bound's width (C.14, constants ours) over the measured one at the largest n."
 HEADINGS = {"kernel": "Kernel stays positive definite"}
 _COLUMNS = ("regime", "raw exponent", "after log factor", "runs", "cens.", "factor", "verdict")
-_SHORT = {"not resolvable at these n": "open"}
+STEEP = 0.25
+"""A power of n in lambda that a reader is warned of."""
 _MARKS = {"equal": "", "at least": "≥", "at most": "≤"}
 
 
@@ -121,7 +118,6 @@ def _criterion_lines(pairs: list[tuple[dict[str, Any], str]]) -> Iterator[str]:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    verdict = str(row.get("verdict"))
     return [
         str(row.get("group")).replace(" = ", "="),
         exponent(row, "raw").replace(", ", ","),
@@ -129,7 +125,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         number(row.get("replicates")),
         percent(row.get("censored_share")),
         factor(row),
-        _SHORT.get(verdict, verdict)[:14],
+        str(row.get("verdict")),
     ]
 
 
@@ -161,12 +157,11 @@ def _spectrum(group: Mapping[str, Any]) -> Iterator[str]:
             f"{label}: lambda is 0 up to rounding at n = {', '.join(map(str, zero))}: the data hold equal points,"
             " or points too close to tell apart. The theorem says nothing there."
         )
-    elif values and max(values.values()) > LAMBDA_FACTOR * min(values.values()):
-        exponent = finite(group.get("lambda_exponent"))
-        law = "" if exponent is None else f", like n^{exponent:.2f}"
+    elif (exponent := finite(group.get("lambda_exponent"))) is not None and abs(exponent) >= STEEP:
         yield (
             f"{label}: lambda changes from {number(values[min(values)])} at n = {min(values)} to"
-            f" {number(values[max(values)])} at n = {max(values)}{law}; exponents of n mix lambda(n) in."
+            f" {number(values[max(values)])} at n = {max(values)}, like n^{exponent:.2f}; exponents of n mix lambda(n)"
+            " in, and verdicts are about m lambda^2."
         )
 
 

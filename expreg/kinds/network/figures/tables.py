@@ -11,13 +11,40 @@ Record = Mapping[str, Any]
 
 
 def tables(summary: Record) -> list[dict[str, Any]]:
-    """Return the tables of every group that have rows, as `core.page.words.Parts` describes them."""
-    return [
+    """Return the tables of the run and of every group that have rows, as `core.page.words.Parts` describes them."""
+    return [table for table in [_joint(summary)] if table["rows"]] + [
         table | {"group": group.get("label") or "group"}
         for group in records(summary, "groups")
-        for table in (exponents(group), thresholds(group), _models(group), _margins(group), *_numbers(group))
+        for table in (
+            exponents(group),
+            _budgets(group),
+            thresholds(group),
+            _models(group),
+            _margins(group),
+            *_numbers(group),
+        )
         if table["rows"]
     ]
+
+
+def _joint(summary: Record) -> dict[str, Any]:
+    return {
+        "title": "",
+        "group": "Exponents of n and λ together",
+        "note": "Least squares of log m* − log log(n/δ) on log n and log 1/λ over all groups that differ in their data"
+        " only, with bootstrap intervals. The width of the theorem has exponent 2 in both, and more at finite sizes"
+        " (C.15).",
+        "columns": ["criterion", "data", "n", "1/λ", "bound's own, 1/λ", "thresholds", "usable"],
+        "prose": ["usable"],
+        "rows": [
+            [
+                *(j.get("criterion"), j.get("pool")),
+                *(_limits(j.get(name) or {}, "value") for name in ("n", "1/lambda")),
+                *(j.get("bound"), j.get("points"), "yes" if j.get("usable") else f"no: {j.get('why_not')}"),
+            ]
+            for j in records(summary, "joint")
+        ],
+    }
 
 
 def exponents(group: Record) -> dict[str, Any]:
@@ -35,6 +62,29 @@ def exponents(group: Record) -> dict[str, Any]:
             ]
             for c in criteria_of(group)
             for found in [c.get("exponent") or {}]
+        ],
+    }
+
+
+def _budgets(group: Record) -> dict[str, Any]:
+    ns = sorted({t["n"] for b in records(group, "budgets") for t in records(b, "thresholds")})
+    return {
+        "title": "Width for convergence by budget",
+        "folded": "closed",
+        "note": "The width at which a share 1 − δ of replicates converges within each flow time, read off the same"
+        " runs. At 2 the time is that of the linear rate (E4): below it and somewhat above, the budget decides, not the"
+        " width. Raw exponent of n. A dash: beyond the grid of widths.",
+        "columns": ["flow time", *(f"n = {n}" for n in ns), "exponent of n"],
+        "rows": [
+            [
+                b.get("flow_time"),
+                *(_limits(at[n], "interpolated", "interpolated_") if n in at else None for n in ns),
+                _limits((b.get("exponent") or {}).get("raw") or {}, "value")
+                if (b.get("exponent") or {}).get("usable")
+                else None,
+            ]
+            for b in records(group, "budgets")
+            for at in [{t["n"]: t for t in records(b, "thresholds")}]
         ],
     }
 

@@ -36,6 +36,42 @@ def thresholds(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str
     return plot.paged("thresholds", title, caption, groups, lambda chunk: _thresholds_figure(chunk, level))
 
 
+def budgets(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
+    """Draw the width for convergence over n within each flow time, for groups with budgets above `LONG`."""
+    level = level_of(summary)
+    groups = [
+        group
+        for group in plot.records(summary, "groups")
+        if any(b["flow_time"] > LONG for b in plot.records(group, "budgets"))
+    ]
+    caption = (
+        f"The width at which {share_words(level)} of networks converge within a flow time, all read off the same runs."
+        " At flow time 2 the budget is the time that the linear rate of the proof needs (E4): there the budget limits"
+        " training, and with more time less width is needed. Arrows: at or beyond the end of the grid."
+    )
+    title = "Width for convergence by budget"
+    return plot.paged("budget", title, caption, groups, lambda chunk: _budgets_figure(chunk, level))
+
+
+LONG = 2.0
+"""Up to this flow time, that of the linear rate, there is no figure of shorter ones."""
+
+
+def _budgets_figure(groups: list[dict[str, Any]], level: float | None) -> Canvas:
+    shown = [[b for b in plot.records(group, "budgets") if points_of(b, level, "interpolated")] for group in groups]
+    figure, axes = plot.canvas(len(groups), 3.3)
+    limits = heights([p for one in shown for b in one for p in points_of(b, level, "interpolated")], 1.6)
+    for axis, group, one in zip(axes, groups, shown, strict=True):
+        looks = [plot.ordered_look(rank, len(one)) for rank in range(len(one))]
+        named = [(f"flow time {b['flow_time']:g}", b, style) for b, style in zip(one, looks, strict=True)]
+        handles, points = draw_criteria(axis, named, level)
+        log_axes(axis, points, limits)
+        plot.legend_below(axis, 2, title="exponent of $n$ [interval]", handles=handles)
+        plot.entitle(axis, len(groups), str(group.get("label", "")))
+    plot.outer_labels(axes, "number of data $n$", r"width threshold $m^*(n,\delta)$")
+    return figure
+
+
 def figure_of(summary: Mapping[str, Any]) -> dict[str, str]:
     """Return for each group, by label, the name of the figure that shows its thresholds."""
     drawn = plot.pages("thresholds", _drawable_groups(summary))

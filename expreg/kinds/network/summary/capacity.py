@@ -124,6 +124,9 @@ def growth(rows: Sequence[Record], exponent: Record) -> Judged:
     low, high = numbers["low"], numbers["high"]
     found = f"over n = {used[0]}..{used[-1]} the raw exponent lies in [{low:.2f}, {high:.2f}]; that of n / d is"
     if claimed - NEAR <= low and high <= claimed + NEAR:
+        if numbers["largest"] <= claimed + NEAR:  # another verdict was not possible
+            reason = f"{found} {claimed:.2f}, but this grid shows at most {numbers['largest']:.2f}: add wider networks."
+            return "growth", claimed, numbers, (UNRESOLVED, reason)
         return "growth", claimed, numbers, (CONSISTENT, f"{found} {claimed:.2f}, within {NEAR:g}.")
     if high < claimed - NEAR or low > claimed + NEAR:
         return "growth", claimed, numbers, (CONTRADICTS, f"{found} {claimed:.2f}, further away than {NEAR:g}.")

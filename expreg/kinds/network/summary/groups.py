@@ -55,7 +55,8 @@ def _refined(rows: pd.DataFrame) -> Floats:
 
 DERIVED = (
     Criterion(
-        *("movement", "no weight moves further than lambda/(2 e^2 n)", 2.0, True, 1, "lazy movement"),
+        *("movement", "no weight moves further than lambda/(2 e^2 n), a radius like the proof's", 2.0, True, 1),
+        link="lazy movement",
         holds=lambda rows: _within(rows["max_movement"], _proof_radius(rows)),
     ),
     Criterion(
@@ -72,8 +73,14 @@ DERIVED = (
         *(None, False, 12),
         holds=lambda rows: _within(rows["movement_linearised"], _proof_radius(rows)),  # (B.24)
     ),
-    Criterion("fit", "the data are fitted", None, True, 13, holds=lambda rows: rows["fit"].to_numpy()),
 )
+MOVEMENT_FIXED = Criterion(
+    *("movement_fixed", "no weight moves further than 0.1", None, True, 99),
+    holds=lambda rows: _within(rows["max_movement"], 0.1),
+)
+"""A radius that depends neither on n nor on lambda; for comparison only, and in no figure."""
+FIT = Criterion("fit", "the data are fitted", None, True, 99, holds=lambda rows: rows["fit"].to_numpy())
+"""Of `capacity`, where it is the only one."""
 LINKS = ("initial concentration", "certificate", "lazy movement", "kernel", "linear rate", "convergence")
 """In the order of the proof; the certificate is the same chain, followed with the numbers of one network."""
 
@@ -86,6 +93,7 @@ def criteria() -> tuple[Criterion, ...]:
 
 _NUMBERS = (
     *("n", "m", "d", "eta", "scale", "steps", "tolerance", "lambda_cts", "lambda_max_cts", "label_norm", "gram_norm"),
+    *("lambda_max_0", "eta_certified", "max_steps", "residual_initial"),
     *("max_movement", "refined_movement", "movement_linearised", "radius", "radius_frobenius", "fit"),
     *("frobenius_error", "frobenius_expected"),
 )

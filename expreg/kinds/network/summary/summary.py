@@ -10,7 +10,7 @@ from expreg import theory
 from expreg.core.stats import censored, exponents, laws, success, thresholds
 from expreg.core.stats.describe import Record, median, quantiles, split
 from expreg.core.stats.summary import Asked
-from expreg.kinds.network.summary import capacity, chain, groups, rates, spreads, verdicts
+from expreg.kinds.network.summary import budgets, capacity, chain, groups, joint, rates, spreads, verdicts
 
 Points = Sequence[tuple[int, pd.DataFrame]]  # every n of a group, ascending, with its rows
 
@@ -40,8 +40,12 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     prepared = groups.prepare(cells)
     fitted = rates.per_cell(prepared, curves)
     described = [_group(group, fitted, asked) for group in groups.split(prepared, asked.axes)]
-    found = [group for group, _ in described]
-    judged = [verdict | {"group": group["label"]} for group, own in described for verdict in own if verdict is not None]
+    found = [group for group, *_ in described]
+    judged = [verdict | {"group": group["label"]} for group, own, _ in described for verdict in own]
+    keys, thresholds = [group["group"] for group in found], [located for *_, located in described]
+    together = joint.describe(keys, thresholds, asked.delta, asked.confidence)
+    claims = {criterion.name: criterion.claim for criterion in groups.criteria()}
+    judged += joint.verdicts(together, claims, asked.confidence)
     links = chain.table(found, judged)
     settings = {name: getattr(asked, name) for name in ("delta", "confidence", "resamples", "seed")}
     return {
@@ -50,12 +54,13 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
         "chain": links,
         "chain_summary": chain.sentences(links, found),
         "groups": found,
+        "joint": together,
         "verdicts": judged,
     }
 
 
-def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Record, list[Record | None]]:
-    """Return the record of one group and its verdicts."""
+def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Record, list[Record], joint.Thresholds]:
+    """Return the record of one group, its verdicts, and its thresholds by criterion."""
     rows = group.rows
     points = [(int(at["n"]), part) for at, part in split(rows, ["n"])]
     spectrum = [_spectrum(n, part) for n, part in points]
@@ -65,23 +70,38 @@ def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Rec
         n: exponents.resample(part["_replicate"].nunique(), asked.resamples, np.random.default_rng([asked.seed, n]))
         for n, part in points
     }
-    judged = {criterion: groups.judge(rows, criterion) for criterion in groups.criteria()}
+    judged = {_with_budget(criterion, rows): groups.judge(rows, criterion) for criterion in groups.criteria()}
+    more = [(criterion, groups.judge(rows, criterion)) for criterion in (groups.MOVEMENT_FIXED, groups.FIT)]
+    described = {
+        criterion: _criterion(criterion, points, outcome, samples, asked)
+        for criterion, outcome in [*judged.items(), *more]
+        if outcome is not None
+    }
+    lambdas = {at["n"]: at["lambda_cts"] for at in spectrum}
+    located = {c.name: [joint.Located(p, lambdas[p.n]) for p in own] for c, (_, own) in described.items()}
     interval = partial(thresholds.median_interval, confidence=asked.confidence)
     record = {
         "group": group.key,
         "label": group.label,
         "spectrum": spectrum,
         "criteria": [
-            _criterion(criterion, points, outcome, samples, asked) | {"bound_exponent": bounds}
-            for criterion, outcome in judged.items()
-            if outcome is not None
+            own | {"bound_exponent": bounds}
+            for criterion, (own, _) in described.items()
+            if criterion is not groups.MOVEMENT_FIXED
         ],
+        "budgets": _budgets(rows, points, samples, asked),
         "rates": rates.describe(rows, fitted, interval),
         "lambda_exponent": _lambda_exponent(spectrum),
         "concentration": {"ratios": spreads.ratios(rows), "expected_exponent": spreads.expected_exponent(rows)},
     }
     record |= capacity.describe(record, points)
-    return record, _verdicts(record, points, judged, bounds, asked)
+    return record, _verdicts(record, points, judged, bounds, asked), located
+
+
+def _with_budget(criterion: groups.Criterion, rows: pd.DataFrame) -> groups.Criterion:
+    """Return the criterion; convergence names the budget within which it is measured."""
+    words = budgets.words(rows) if criterion.name == "E5" else ""
+    return criterion._replace(title=f"{criterion.title} {words}") if words else criterion
 
 
 def _spectrum(n: int, rows: pd.DataFrame) -> Record:
@@ -114,30 +134,45 @@ def _criterion(
     outcome: pd.Series,
     samples: Mapping[int, exponents.Resamples],
     asked: Asked,
-) -> Record:
-    """Return success curves, thresholds, exponent, margins and likelihoods of one criterion."""
-    delta, confidence = asked.delta, asked.confidence
+) -> tuple[Record, list[exponents.Point]]:
+    """Return success curves, thresholds, exponent, margins and likelihoods of one criterion, and its thresholds."""
     tables = {n: groups.outcomes(rows, outcome) for n, rows in points}
-    located, curve, table, margins = [], [], [], []
-    for n, rows in points:
-        point = exponents.point(n, *tables[n], samples[n], partial(success.threshold, level=1.0 - delta))
+    found: Record = {"criterion": criterion.name, "title": criterion.title, "claim_exponent": criterion.claim}
+    located, own = _located(tables, samples, asked)
+    found |= own
+    if criterion.holds is None:
+        at = {table["n"]: table["interpolated"] for table in found["thresholds"]}
+        found["margins"] = [line for n, rows in points for line in spreads.margins(n, rows, criterion.name, at[n])]
+    return found | {"models": {"censored": likelihoods(tables, samples, asked)}}, located
+
+
+def _located(
+    tables: Mapping[int, groups.Outcomes], samples: Mapping[int, exponents.Resamples], asked: Asked
+) -> tuple[list[exponents.Point], Record]:
+    """Return the thresholds, and the record of success curves, thresholds and their exponent, from the outcomes."""
+    delta, confidence = asked.delta, asked.confidence
+    located, curve, table = [], [], []
+    for n, outcomes in tables.items():
+        point = exponents.point(n, *outcomes, samples[n], partial(success.threshold, level=1.0 - delta))
         located += [point] if point is not None else []
-        records = success.describe(n, *tables[n], confidence)
-        threshold = thresholds.describe(n, *tables[n], delta, confidence) | exponents.interpolated(point, confidence)
-        if criterion.holds is None:
-            margins += spreads.margins(n, rows, criterion.name, threshold["interpolated"])
+        records = success.describe(n, *outcomes, confidence)
+        threshold = thresholds.describe(n, *outcomes, delta, confidence) | exponents.interpolated(point, confidence)
         curve += records
         table.append(threshold | {"non_isotonic": success.non_isotonic(records)})
-    return {
-        "criterion": criterion.name,
-        "title": criterion.title,
-        "claim_exponent": criterion.claim,
-        "success": curve,
-        "thresholds": table,
-        "exponent": exponents.fit(located, delta, confidence, thresholds.replicates_needed(delta, confidence)),
-        **({"margins": margins} if criterion.holds is None else {}),
-        "models": {"censored": likelihoods(tables, samples, asked)},
-    }
+    needed = thresholds.replicates_needed(delta, confidence)
+    fitted = exponents.fit(located, delta, confidence, needed)
+    return located, {"success": curve, "thresholds": table, "exponent": fitted}
+
+
+def _budgets(
+    rows: pd.DataFrame, points: Points, samples: Mapping[int, exponents.Resamples], asked: Asked
+) -> list[Record]:
+    """Return thresholds and exponent of convergence within each flow time that the runs were given."""
+    found = []
+    for time, outcome in budgets.outcomes(rows):
+        tables = {n: groups.outcomes(part, outcome) for n, part in points}
+        found.append({"flow_time": time, "criterion": f"time {time:g}"} | _located(tables, samples, asked)[1])
+    return found
 
 
 def likelihoods(
@@ -173,11 +208,11 @@ def _verdicts(
     outcomes: Mapping[groups.Criterion, pd.Series | None],
     bounds: list[Record],
     asked: Asked,
-) -> list[Record | None]:
+) -> list[Record]:
     """Return the verdicts of a group: the width per criterion, then shares at the widest m, rate and steps."""
     known = any(at["lambda_cts"] is not None for at in record["spectrum"])
     judged: list[Record | None] = [
-        verdicts.width(criterion, record["spectrum"])
+        verdicts.width(criterion, record["spectrum"], asked.confidence)
         for criterion in record["criteria"]
         if known and criterion["claim_exponent"] is not None
     ]
@@ -191,8 +226,12 @@ def _verdicts(
         steps = _widest(record["rates"], lambda found: found["steps"]["value"] is not None)
         judged += [verdicts.rate(speeds, bounds), verdicts.steps(steps)]
     judged += capacity.verdicts(record)
-    expected = record["concentration"]["expected_exponent"]
-    return judged + [verdicts.concentration(c, expected) for c in record["criteria"] if c["criterion"] == "E1"]
+    errors = record["concentration"]["expected_exponent"], record["spectrum"], asked.confidence
+    judged += [verdicts.concentration(c, *errors) for c in record["criteria"] if c["criterion"] == "E1"]
+    everything = pd.concat([rows for _, rows in points])
+    assumptions = verdicts.outside(everything)
+    judged.append(verdicts.certificate(everything, asked.confidence))
+    return [verdicts.within(found, assumptions) for found in judged if found is not None]
 
 
 def _share(

@@ -2,30 +2,38 @@
 
 A verdict is about one claim, one group and one criterion. The criteria have different thresholds, and none
 of them is "the" threshold, so nothing here combines criteria. The theorem speaks of widths that are out of
-reach (10^19 and more, (C.14)): below them a miss contradicts nothing, and the verdict is then "not
-resolvable at these n".
+reach (10^19 and more, (C.14)): below them a miss contradicts nothing, and the verdict is then "cannot decide". On runs
+outside the assumptions of the theorem it says nothing at all: the verdict is "does not apply".
 """
 
 import math
 from collections.abc import Sequence
 
-from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, UNRESOLVED, Record, verdict
+import numpy as np
+import pandas as pd
 
-# Beyond this factor between its largest and its smallest value over n, lambda(n) shapes the fitted exponent.
-LAMBDA_FACTOR = 3.0
+from expreg.core.stats import success
+from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, OUTSIDE, UNRESOLVED, Record, verdict
+from expreg.kinds.network.summary import growth
+
 # Measured and predicted steps to tolerance agree if their ratio lies within this factor.
 STEPS_FACTOR = 1.1
+THEOREM = ("width", "lambda", "concentration", "probability", "linear rate", "kernel", "rate of convergence")
+"""The claims that are those of the theorem or of a step of its proof."""
 
 
-def width(criterion: Record, spectrum: Sequence[Record]) -> Record:
-    """Judge "the width grows at most like n^claimed log(n/delta)" by the exponent after the log factor.
+def width(criterion: Record, spectrum: Sequence[Record], confidence: float) -> Record:
+    """Judge "m lambda^2 grows at most like n^claimed log(n/delta) here" by the exponent after the log factor.
 
-    `consistent` if the interval ends at or below the claim; `contradicts` if it begins above both the claim
-    and the bound's own local exponent (C.15) at every n of the fit; `not resolvable` otherwise, or if there
-    is no usable exponent, or if lambda varies so much that the exponent mixes lambda(n) in.
+    The rules are those of `growth.judge`. A reason that contradicts says whether the exponent lies above the bound's
+    own local exponent (C.15), too: below it the o(1) of the theorem allows what was measured.
     """
     exponent, thresholds = criterion["exponent"], criterion["thresholds"]
-    words, reason = _width_verdict(criterion, spectrum)
+    claimed = criterion["claim_exponent"]
+    (words, reason), facts = growth.judge(exponent, "corrected", claimed, spectrum, confidence)
+    if words == CONTRADICTS:
+        bound = max(record["alpha_eff"] for record in criterion["bound_exponent"] if record["n"] in exponent["used"])
+        words, reason = growth.beside_bound((words, reason), facts["scaled"], bound)
     missing = sum(record["missing"] for record in criterion["success"])
     fitted = [record for record in thresholds if record["n"] in exponent["used"]]
     replicates = sum(record["replicates"] for record in thresholds)
@@ -33,73 +41,98 @@ def width(criterion: Record, spectrum: Sequence[Record]) -> Record:
     return verdict(
         "width",
         criterion["criterion"],
-        criterion["claim_exponent"],
+        claimed,
         exponent["corrected"],
         (words, reason + (f" {missing} cells without a result are left out." if missing else "")),
         replicates=min((record["replicates"] for record in fitted or thresholds), default=0),
         censored_share=censored / replicates if replicates else None,
+        **facts,
     )
 
 
-def _width_verdict(criterion: Record, spectrum: Sequence[Record]) -> tuple[str, str]:
-    exponent, claimed = criterion["exponent"], criterion["claim_exponent"]
-    used = exponent["used"]
-    if not exponent["usable"]:
-        return UNRESOLVED, f"no usable exponent: {exponent['why_not']}."
-    factor = lambda_factor(spectrum, used)
-    if factor is None:
-        return UNRESOLVED, "lambda was not recorded, so the exponent may mix lambda(n) in."
-    if factor > LAMBDA_FACTOR:
-        return UNRESOLVED, f"lambda varies by a factor {factor:.3g} over n: the exponent mixes lambda(n) in."
-    low, high = exponent["corrected"]["low"], exponent["corrected"]["high"]
-    bound = max(record["alpha_eff"] for record in criterion["bound_exponent"] if record["n"] in used)
-    found = f"over n = {used[0]}..{used[-1]} the exponent after the log factor"
-    limits = f"{claimed:g} and the bound's own {bound:.2f} here"
-    if high <= claimed:
-        return CONSISTENT, f"{found} is at most {high:.2f}, not above {claimed:g} (the bound's own: {bound:.2f})."
-    if low > max(claimed, bound):
-        return CONTRADICTS, f"{found} is at least {low:.2f}, above both {limits}."
-    return UNRESOLVED, f"{found} lies in [{low:.2f}, {high:.2f}], neither below {claimed:g} nor above {limits}."
+def concentration(
+    criterion: Record, expected: float | None, spectrum: Sequence[Record], confidence: float
+) -> Record | None:
+    """Judge "the width that E1 needs grows at most like lambda^-2 n^2", by the raw exponent at fixed delta.
 
-
-def concentration(criterion: Record, expected: float | None) -> Record | None:
-    """Judge "the width that E1 needs grows more slowly than the n^2 of the proof", by the raw exponent at fixed delta.
-
-    `consistent` if the whole interval lies below the claimed exponent, `contradicts` if above it. The reason says
-    whether the interval holds `expected`, the exponent by the expected error alone (B.11, B.12, C.2); None if that
-    is unknown.
+    The reason says whether the interval of m alone contains `expected`, the exponent by the expected error alone (B.11,
+    B.12, C.2); None if that is unknown.
     """
     if expected is None:
         return None
     exponent, claimed = criterion["exponent"], criterion["claim_exponent"]
     replicates = min((record["replicates"] for record in criterion["thresholds"]), default=0)
-    outcome = _growth(exponent, claimed, expected)
-    return verdict("concentration", criterion["criterion"], claimed, exponent["raw"], outcome, replicates=replicates)
+    (words, reason), facts = growth.judge(exponent, "raw", claimed, spectrum, confidence)
+    if exponent["usable"]:
+        inside = exponent["raw"]["low"] <= expected <= exponent["raw"]["high"]
+        reason += f" The expected error alone gives {expected:.2f} for m (B.11, B.12), " + (
+            "inside the interval."
+            if inside
+            else "outside the interval: quantiles of heavy-tailed errors need not grow like their mean (B.14)."
+        )
+    numbers = exponent["raw"]
+    return verdict(
+        "concentration", criterion["criterion"], claimed, numbers, (words, reason), replicates=replicates, **facts
+    )
 
 
-def _growth(exponent: Record, claimed: float, expected: float) -> tuple[str, str]:
-    if not exponent["usable"]:
-        return UNRESOLVED, f"no usable exponent: {exponent['why_not']}."
-    used, low, high = exponent["used"], exponent["raw"]["low"], exponent["raw"]["high"]
-    found = f"over n = {used[0]}..{used[-1]} the raw exponent lies in [{low:.2f}, {high:.2f}]"
-    beside = f"the expected error alone gives {expected:.2f} (B.11, B.12), which lies "
-    if low <= expected <= high:
-        beside += "inside"
-    else:
-        beside += "outside: quantiles of heavy-tailed errors need not grow like their mean (B.14)"
-    if high < claimed:
-        return CONSISTENT, f"{found}, below the {claimed:g} of the proof; {beside}."
-    if low > claimed:
-        return CONTRADICTS, f"{found}, above the {claimed:g} of the proof; {beside}."
-    return UNRESOLVED, f"{found}, which holds the {claimed:g} of the proof; {beside}."
+def certificate(rows: pd.DataFrame, confidence: float) -> Record | None:
+    """Judge "a certified run that takes certified steps keeps every promise of its certificate" (C.26).
 
-
-def lambda_factor(spectrum: Sequence[Record], used: Sequence[int]) -> float | None:
-    """Return the largest over the smallest median lambda among the n `used`; None if one is not recorded."""
-    values = [record["lambda_cts"] for record in spectrum if record["n"] in used]
-    if not values or any(value is None for value in values):
+    The promises: no neuron leaves its radius (`refined_movement`), E3cert and E4cert, as far as they were measured; one
+    broken promise contradicts. None where no certified run was trained with steps of at most `eta_certified`.
+    """
+    covered = rows[(rows["Ecert"] == 1.0) & (rows["eta"] <= rows["eta_certified"] * (1.0 + ROUNDING))]
+    names = [name for name in PROMISES if covered[name].notna().any()]
+    if not names:
         return None
-    return max(values) / min(values) if min(values) > 0 else float("inf")
+    broken = {
+        name: int(((covered[name] > 1.0 + ROUNDING) if name == "refined_movement" else covered[name] == 0.0).sum())
+        for name in names
+    }
+    runs, most = len(covered), max(broken.values())
+    low, high = (float(end) for end in success.clopper_pearson(np.array(runs - most), np.array(runs), confidence))
+    found = ", ".join(f"{PROMISES[name]} {count}" for name, count in broken.items())
+    lost = int((covered["E3"] == 0.0).sum())
+    beside = f" {lost} break E3, about whose lambda a certificate says nothing." if lost else ""
+    outcome = CONTRADICTS if most else CONSISTENT, f"of {runs} certified runs these break a promise: {found}.{beside}"
+    numbers = {"value": 1.0 - most / runs, "low": low, "high": high}
+    return verdict("certificate", "Ecert", 1.0, numbers, outcome, replicates=runs)
+
+
+PROMISES = {"refined_movement": "movement", "E3cert": "eigenvalue", "E4cert": "rate"}
+
+
+def outside(rows: pd.DataFrame) -> list[str]:
+    """Return in which ways networks lie outside what the theorem assumes; empty where they do not.
+
+    It assumes phi = exp, gradient descent with one step size, here of at most 1/(m kappa^2 lambda_max(H(0))), output
+    scale 1 and labels of at most 1. `rows` as `groups.prepare` returns them.
+    """
+    others = sorted({str(name) for name in rows.get("activation", pd.Series(dtype=str)).dropna()} - {"exp"})
+    found = [f"activation {', '.join(others)}"] if others else []
+    if not rows["eta"].notna().any():  # nothing is trained
+        return found
+    optimizers = sorted(set(rows["optimizer"]) - {"sgd"})
+    found += [f"optimizer {', '.join(optimizers)}"] if optimizers else []
+    steps = sorted(set(rows["schedule"].dropna())) if "schedule" in rows else []
+    found += [f"a step size that changes ({', '.join(steps)})"] if steps else []
+    large = (rows["eta"] * rows["m"] * rows["scale"] ** 2 * rows["lambda_max_0"] > 1.0 + ROUNDING).mean()
+    found += [f"steps above 1/(m scale^2 lambda_max(H(0))) in {large:.0%} of the cells"] if large else []
+    found += ["an output scale other than 1"] if (np.abs(rows["scale"] - 1.0) > ROUNDING).any() else []
+    found += ["labels above 1"] if (rows["label_norm"] > np.sqrt(rows["n"]) * (1.0 + ROUNDING)).any() else []
+    return found
+
+
+ROUNDING = 1e-3
+"""Relative slack for what float32 rounds."""
+
+
+def within(judged: Record, assumptions: Sequence[str]) -> Record:
+    """Return a verdict, of a claim of the theorem "does not apply" where its assumptions are not met."""
+    if not assumptions or judged["claim"] not in THEOREM:
+        return judged
+    return judged | {"verdict": OUTSIDE, "reason": f"outside the theorem's assumptions: {'; '.join(assumptions)}."}
 
 
 def share(claim: str, criterion: str, widest: Sequence[Record], level: float, bounds: Sequence[Record]) -> Record:
@@ -166,7 +199,7 @@ def steps(rates: Sequence[Record]) -> Record | None:
     """Compare steps to tolerance with the infinite-width prediction (B.26) at the widest m, None if unknown.
 
     An asymptotic statement cannot be contradicted at finite width: the verdict is `consistent` if every
-    interval of the median ratio lies within STEPS_FACTOR of 1, else `not resolvable`.
+    interval of the median ratio lies within STEPS_FACTOR of 1, else `cannot decide`.
     """
     known = [record for record in rates if record["steps"]["value"] is not None]
     if not known:

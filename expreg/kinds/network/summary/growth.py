@@ -1,0 +1,93 @@
+"""Verdicts about exponents: the one guard between a fitted exponent and "it grows at most like this power".
+
+The width of the theorem is lambda^-2 n^(2+o(1)) log(n/delta) (C.14); its abstract leaves lambda out. So the claim about
+n is judged by the growth of m lambda^2, which is that of m where lambda does not change with n. A verdict is given only
+where another one was possible: the grid of widths limits the exponents that it can show.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import special
+
+from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, UNRESOLVED, Record
+from expreg.kinds.network.summary import spreads
+
+CONSTANT = 0.02
+"""lambda counts as constant where it grows or falls with a smaller power of n."""
+MARGIN = 2.0
+"""An exponent contradicts a claim if an interval this many times as wide lies above it: a claim that is just true is
+then contradicted in three of 100,000 runs, not in one of forty."""
+POWER = 0.8
+"""Probability with which the exponent `detectable` would be seen to contradict the claim."""
+WORDS = {"raw": "the raw exponent", "corrected": "the exponent after the log factor"}
+
+
+def judge(
+    exponent: Record, kind: str, claimed: float, spectrum: Sequence[Record], confidence: float
+) -> tuple[tuple[str, str], Record]:
+    """Return verdict and reason on "m lambda^2 grows at most like n^claimed", and the facts behind them.
+
+    `exponent`: a fit of m* as `exponents.fit` returns it, of which `kind` is judged, "raw" or "corrected".
+    `spectrum`: lambda by n. The verdict is `consistent` if the interval ends at or below the claim, `contradicts` if an
+    interval MARGIN times as wide begins above it, and `cannot decide` otherwise, or if no exponent that fits
+    into the grid would have contradicted the claim.
+    """
+    facts: Record = dict.fromkeys(("lambda_exponent", "scaled", "largest", "detectable"))
+    if not exponent["usable"]:
+        return (UNRESOLVED, f"no usable exponent: {exponent['why_not']}."), facts
+    slope = lambda_slope(spectrum, exponent["used"])
+    if slope is None:
+        return (UNRESOLVED, "lambda is not known or not positive, so the exponent may be that of lambda(n)."), facts
+    plain = exponent[kind]
+    scaled = {name: plain[name] + 2.0 * slope for name in ("value", "low", "high", "largest")}
+    needed = detectable(plain, claimed, confidence)
+    facts = {"lambda_exponent": slope, "scaled": scaled, "largest": scaled["largest"], "detectable": needed}
+    used = exponent["used"]
+    where = f"over n = {used[0]}..{used[-1]} {WORDS[kind]}"
+    if abs(slope) < CONSTANT:
+        return outcome(plain, claimed, needed, where), facts
+    # where lambda falls, m lambda^2 grows more slowly than m: what is shown for m holds for both
+    alone = slope < 0 and plain["high"] <= claimed
+    words, reason = outcome(plain if alone else scaled, claimed, needed, f"{where} of {'m' if alone else 'm lambda^2'}")
+    other = scaled if alone else plain
+    beside = f"lambda {'falls' if slope < 0 else 'grows'} like n^{slope:.2f}, and {'m lambda^2' if alone else 'm'} has"
+    return (words, f"{reason} Here {beside} [{other['low']:.2f}, {other['high']:.2f}]."), facts
+
+
+def outcome(found: Record, claimed: float, needed: float, where: str) -> tuple[str, str]:
+    """Return verdict and reason on "the exponent is at most `claimed`"; one of `needed` would have contradicted it."""
+    if found["value"] - MARGIN * (found["value"] - found["low"]) > claimed:
+        return CONTRADICTS, f"{where} is at least {found['low']:.2f}, above {claimed:g}."
+    if found["high"] > claimed:
+        return UNRESOLVED, f"{where} lies in [{found['low']:.2f}, {found['high']:.2f}]: not separated from {claimed:g}."
+    ends = f"{where} is at most {found['high']:.2f}"
+    if found["largest"] < needed:
+        limit = f"this grid shows at most {found['largest']:.2f} and needs {needed:.2f} to contradict {claimed:g}"
+        return UNRESOLVED, f"{ends}, but {limit}: add wider networks, more n or more replicates."
+    return CONSISTENT, f"{ends}, not above {claimed:g}; {needed:.2f} would have contradicted it."
+
+
+def beside_bound(outcome: tuple[str, str], found: Record, bound: float) -> tuple[str, str]:
+    """Return the outcome; one that contradicts says whether the bound's own exponent, with its o(1), allows it."""
+    words, reason = outcome
+    if words == CONTRADICTS:
+        above = found["low"] > bound
+        beside = "the measured one lies above that, too" if above else "its o(1) allows the measured one"
+        reason += f" The bound's own exponent here is {bound:.2f}: {beside}."
+    return words, reason
+
+
+def detectable(found: Record, claimed: float, confidence: float) -> float:
+    """Return the exponent that would be seen to contradict the claim with probability POWER."""
+    half = found["value"] - found["low"]
+    error = half / float(special.ndtri((1.0 + confidence) / 2.0))
+    return claimed + MARGIN * half + float(special.ndtri(POWER)) * error
+
+
+def lambda_slope(spectrum: Sequence[Record], used: Sequence[int]) -> float | None:
+    """Return the exponent of n in the median lambda over the n `used`; None where one is unknown or not positive."""
+    values = [record["lambda_cts"] for record in spectrum if record["n"] in used]
+    if len(values) < 2 or any(value is None or not value > 0 for value in values):
+        return None
+    return spreads.slope(used, np.log(values))
