@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready$(if $(EXTRAS),-$(EXTRAS))
 UV := $(BIN)/uv pip
 
-.PHONY: setup run test check golden bench docs clean requirements
+.PHONY: setup run test check golden figures bench docs clean requirements
 
 setup: $(STAMP)
 
@@ -35,6 +35,10 @@ check: $(STAMP)
 # only where a change of ids, rows or curves is intended
 golden: $(STAMP)
 	$(BIN)/python tests/golden/record.py
+
+# runs the configs whose numbers README and docs quote, half an hour on 2 cores, and writes the numbers there
+figures: $(STAMP)
+	$(BIN)/python docs/figures.py
 
 bench: $(STAMP)
 	$(BIN)/expreg bench sweep

@@ -23,13 +23,49 @@ LEAST = 2
 """Replicates times delta below which a quantile is not drawn: it would be one of the last few order statistics."""
 
 
-def widths(cells, event: str, delta: float):
-    """Return for each n the (1 - delta)-quantile of the narrowest width from which on the event holds."""
+def smallest(cells, event: str):
+    """Return for each n and replicate the narrowest width from which on the event holds, infinite beyond the grid."""
     ordered = cells.sort_values("m", ascending=False)
-    held = ordered.groupby(["n", "replicate"])[event].cumprod()  # from the widest on
-    smallest = ordered["m"].where(held.astype(bool)).groupby([ordered["n"], ordered["replicate"]]).min()
-    # a replicate that fails at the widest m is beyond the grid, and never left out
-    return smallest.fillna(np.inf).groupby(level="n").quantile(1 - delta, interpolation="higher")
+    kept = ordered.groupby(["n", "replicate"])[event].cumprod()  # from the widest on
+    found = ordered["m"].where(kept.astype(bool)).groupby([ordered["n"], ordered["replicate"]]).min()
+    return {n: of.to_numpy() for n, of in found.fillna(np.inf).groupby(level="n")}
+
+
+def quantiles(widths, deltas):
+    """Return rows (log n, log(1/delta), m*) with m* the (1 - delta)-quantile of the widths of each n."""
+    rows = [
+        (np.log(n), -np.log(delta), np.quantile(of, 1 - delta, method="higher"))
+        for delta in deltas
+        for n, of in widths.items()
+    ]
+    return np.array(rows).reshape(-1, 3)
+
+
+def fit(rows):
+    """Return (a, b) of m* = c + a log n + b log(1/delta), and R^2 of that and of m* = c + a log(n/delta)."""
+    known = rows[np.isfinite(rows[:, 2])]
+    one, m = np.ones(len(known)), known[:, 2]
+    free, tied = np.column_stack([one, known[:, :2]]), np.column_stack([one, known[:, :2].sum(axis=1)])
+    (_, a, b), *_ = np.linalg.lstsq(free, m)
+    left = np.array([np.sum((m - of @ np.linalg.lstsq(of, m)[0]) ** 2) for of in (free, tied)])
+    return np.array([a, b]), 1 - left / np.sum((m - m.mean()) ** 2)
+
+
+def coefficients(cells, event: str, resamples: int = 400):
+    """Return a and b with 95 % percentile intervals over replicates, and R^2; None with too few."""
+    widths = smallest(cells, event)
+    deltas = [delta for delta in DELTAS if cells["replicate"].nunique() * delta >= LEAST]
+    if np.isfinite(quantiles(widths, deltas)[:, 2]).sum() < 3:
+        return None
+    at, r2 = fit(quantiles(widths, deltas))
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(resamples):
+        drawn = {n: rng.choice(of, len(of)) for n, of in widths.items()}
+        draws.append(fit(quantiles(drawn, deltas))[0])
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    numbers = [{"value": float(v), "low": float(x), "high": float(y)} for v, x, y in zip(at, low, high, strict=True)]
+    return {"n": numbers[0], "delta": numbers[1], "r2": float(r2[0]), "r2_tied": float(r2[1])}
 
 
 def main(overrides: Sequence[str] = ()) -> Path:
@@ -41,22 +77,16 @@ def main(overrides: Sequence[str] = ()) -> Path:
     figure, axes = plt.subplots(1, len(events), figsize=(4 * len(events), 4), squeeze=False)
     print("m* = c + a log n + b log(1/delta), least squares; R^2, and that of m* = c + a log(n/delta)")
     for axis, event in zip(axes[0], events, strict=True):
-        table = {delta: widths(cells, event, delta) for delta in deltas}
-        rows = [(np.log(n), -np.log(delta), m) for delta in deltas for n, m in table[delta].items()]
-        points = np.array(rows).reshape(-1, 3)
-        points = points[np.isfinite(points[:, 2])]
-        if len(points) < 3:
+        found = coefficients(cells, event)
+        if found is None:
             print(f"  {event:4s} none: too few widths inside the grid, or too few replicates")
             continue
-        free = np.column_stack([np.ones(len(points)), points[:, :2]])
-        tied = np.column_stack([np.ones(len(points)), points[:, :2].sum(axis=1)])
-        (_, a, b), *_ = np.linalg.lstsq(free, points[:, 2])
-        left = [np.sum((points[:, 2] - of @ np.linalg.lstsq(of, points[:, 2])[0]) ** 2) for of in (free, tied)]
-        share = 1 - np.array(left) / np.sum((points[:, 2] - points[:, 2].mean()) ** 2)
-        print(f"  {event:4s} a = {a:.2f}, b = {b:.2f}; {share[0]:.2f}, {share[1]:.2f}")
-        for n in sorted(cells["n"].unique()):
-            known = [(n / delta, table[delta].get(n)) for delta in deltas]
-            axis.plot(*zip(*known, strict=True), marker="o", markersize=3, label=f"n = {n}")
+        a, b = ("{value:.2f} [{low:.2f}, {high:.2f}]".format(**found[key]) for key in ("n", "delta"))
+        print(f"  {event:4s} a = {a}, b = {b}; {found['r2']:.2f}, {found['r2_tied']:.2f}")
+        rows = quantiles(smallest(cells, event), deltas)
+        for log_n in np.unique(rows[:, 0]):
+            _, log_delta, m = rows[rows[:, 0] == log_n].T
+            axis.plot(np.exp(log_n + log_delta), m, marker="o", markersize=3, label=f"n = {np.exp(log_n):.0f}")
         axis.set(xscale="log", title=event, xlabel="n / delta")
         axis.legend(fontsize="small")
     axes[0][0].set_ylabel("width m*(n, delta)")

@@ -116,6 +116,10 @@ def run(
     from expreg.core.engine.progress import say
     from expreg.core.store.store import Store
 
+    if progress:
+        settings = [settings for settings, _ in sweep.cells.values()]
+        for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
+            say(f"warning: {line}")
     with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
         execute(store, sweep.experiment, sweep.cells, checked.execution, progress=progress)
         if not draw:

@@ -162,6 +162,7 @@ class Experiment:
     - `size(settings)`: the size of a cell in words, for messages.
     - `check(cells)`: the problems of the user's own files, before anything is written.
     - `too_few(cells, analysis)`: why they are too few for what `analysis` asks, None if they are not.
+    - `warnings(cells, analysis)`: what a run of them cannot decide, said before it starts.
     - `certify(settings, arrays, refined)`: the certificate of a cell's `inputs`; None where there is none.
     - `probe`: a small cell of a known number of steps, by which the speed of a machine is measured.
 
@@ -190,6 +191,7 @@ class Experiment:
     size: Callable[[Settings], str] = lambda _: "cell"
     check: Callable[[Sequence[Settings]], list[Any]] = lambda _: []
     too_few: Callable[[Sequence[Settings], Mapping[str, Any]], str | None] = lambda *_: None
+    warnings: Callable[[Sequence[Settings], Mapping[str, Any]], list[str]] = lambda *_: []
     certify: Callable[[Settings, Mapping[str, Array], bool], Any] | None = None
     probe: Settings | None = None
     summarise: Callable[..., dict[str, Any]] = lambda *_: {}

@@ -14,10 +14,12 @@ def shrunk(path):
 
 def _network(product, path):
     budget = yaml.safe_load(path.read_text()).get("training", {}).get("max_steps", {})
+    narrowest = product["m"]["geometric"][0]
+    widths = f"{max(8, narrowest)}, 256" if narrowest < 256 else f"{4 * narrowest}, {16 * narrowest}"
     # of three replicates the median has an upper limit, at this confidence (D.4)
     return [
         f"sweep.product.n={','.join(map(str, product['n'][:2]))}",
-        f"sweep.product.m.geometric=[{max(8, product['m']['geometric'][0])}, 256, 3]",
+        f"sweep.product.m.geometric=[{widths}, 3]",
         "sweep.product.replicate.count=3",
         "analysis.delta=0.5",
         "analysis.confidence=0.8",

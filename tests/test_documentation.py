@@ -20,7 +20,7 @@ import yaml
 from shrink import shrunk
 
 import expreg
-from expreg import cli, errors
+from expreg import cli, errors, ntk
 from expreg.api import json_schema
 from expreg.api import load_config as load
 from expreg.core.config import plan
@@ -28,6 +28,9 @@ from expreg.kinds.network.summary.groups import criteria as all_criteria
 from expreg.types import Status
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+import figures  # noqa: E402
+
 LISTED = (ROOT / "docs/index.md").read_text().partition(":maxdepth: 1")[2].partition("```")[0].split()
 PAGES = [
     ROOT / path for path in ("README.md", "CHANGELOG.md", "docs/index.md", *(f"docs/{page}.md" for page in LISTED))
@@ -263,3 +266,40 @@ def test_defaults_shown_are_those_of_the_package(reference):
     assert yaml.safe_load(shown["tolerance"]) == config.training.tolerance
     assert yaml.safe_load(shown["delta"]) == config.analysis.delta
     assert json.loads(shown["measure"]) == config.measure
+
+
+# --- numbers of pages -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [page for page in figures.PAGES if "<!-- figures:" in page.read_text()], ids=name)
+def test_the_numbers_of_a_page_are_those_of_the_stored_results(page: Path) -> None:
+    text = page.read_text()
+    assert figures.rewritten(text) == text, "make figures"
+    assert text.count("<!-- figures:") == text.count("<!-- end -->")
+
+
+@pytest.mark.parametrize("config", figures.RUNS)
+def test_stored_results_are_those_of_the_config_as_it_is(config: str) -> None:
+    stored = figures.results(config)
+    assert stored["config"] == figures.content(config), f"make figures: configs/{config}.yaml has changed"
+    assert stored["cells"] == plan(load(ROOT / "configs" / f"{config}.yaml"))["cells"]
+
+
+def test_the_closed_form_of_equiangular_points_is_that_of_any_points() -> None:
+    """sum V / lambda^2 (C.2) from the Gram matrix of points, and its local exponents."""
+    for n, coherence in ((4, 0.5), (7, 0.3), (16, 0.7)):
+        X = np.linalg.cholesky(np.full((n, n), coherence) + (1 - coherence) * np.eye(n))
+        lam = np.linalg.eigvalsh(ntk.infinite(X))[0]
+        assert figures.expected_width(n, coherence) == pytest.approx(
+            ntk.expected_squared_error(X, 1, init="iid") / lam**2
+        )
+    row = figures.slopes("0.5").strip().splitlines()[-1].split(" | ")[1:]
+    assert [float(cell.strip(" |")) for cell in row] == [1.16, 1.28, 1.43, 1.60, 1.75, 1.86, 1.92, 1.96]
+
+
+def test_a_block_of_a_page_is_replaced_and_nothing_else() -> None:
+    text = "a <!-- figures: slopes 0.5 -->old<!-- end --> b <!-- end -->"
+    made = figures.rewritten(text)
+    assert made.startswith("a <!-- figures: slopes 0.5 -->\n| coherence")
+    assert made.endswith("<!-- end --> b <!-- end -->")
+    assert figures.rewritten(made) == made

@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expreg.core.stats import power, success
+from expreg import api
+from expreg.core.config import cells
+from expreg.core.stats import exponents, power, success
+from expreg.kinds.network import outlook
 
 NS = (8, 16, 32, 64, 128)
 FINE = np.exp(np.arange(0, 20, 0.01))
@@ -113,3 +116,29 @@ def test_each_n_may_have_its_own_widths() -> None:
 def test_what_defines_no_exponent_is_refused(setting: str, value: Any) -> None:
     with pytest.raises(ValueError, match="required"):
         record(**{setting: value})
+
+
+def test_the_largest_exponent_of_a_grid_is_that_of_the_steepest_thresholds_inside_it() -> None:
+    grids = {4: [8.0, 64.0], 8: [8.0, 128.0], 16: [4.0, 256.0], 32: [8.0, 1024.0]}
+    steepest = {4: 8.0, 8: 8.0, 16: 256.0, 32: 1024.0}
+    n = np.array(sorted(grids), dtype=float)
+    target = np.log([steepest[int(k)] for k in n]) - np.log(np.log(n / 0.1))
+    assert power.largest_exponent(0.1, grids) == pytest.approx(np.polyfit(np.log(n), target, 1)[0])
+    points = [exponents.Point(int(k), 40, math.log(20.0), np.zeros(3), (*np.log(grids[int(k)]),)) for k in n]
+    found = exponents.fit(points, 0.1, 0.95, 36)["corrected"]["largest"]
+    assert power.largest_exponent(0.1, grids) == pytest.approx(found)
+
+
+@pytest.mark.parametrize(("widest", "decides"), [(256, False), (16384, True)])
+def test_a_grid_that_can_contradict_nothing_is_warned_of(widest: int, decides: bool) -> None:
+    config = {
+        "experiment": "threshold",
+        "name": "small",
+        "sweep": {"product": {"n": [8, 16, 32], "m": {"geometric": [16, widest, 6]}, "replicate": {"count": 40}}},
+    }
+    plan = api.plan(config)
+    assert plan["power"]["decides"] == decides
+    assert any("no verdict on it is possible" in line for line in plan["lines"]) == (not decides)
+    settings = [settings for settings, _ in cells(api.load_config(config))]
+    lines = outlook.warnings(settings, {"delta": 0.1, "confidence": 0.95, "half_width": 0.1})
+    assert [f"at most {plan['power']['largest']:.2f}" in line for line in lines] == [True] * (not decides)

@@ -186,7 +186,7 @@ def widest(n: int, successes: int, low: float, high: float, m: int = 512) -> dic
     [
         (0.90, 1.0, 512, "consistent"),
         (0.89, 0.99, 512, "cannot decide"),
-        (0.5, 0.8, 512, "cannot decide"),  # a miss at a width the theorem says nothing about
+        (0.5, 0.8, 512, "contradicts"),  # a miss at a width of which the theorem says nothing
         (0.5, 0.8, 10**6, "contradicts"),
         (0.89, 0.99, 10**6, "cannot decide"),
     ],
@@ -197,6 +197,9 @@ def test_a_probability_is_judged_by_the_lowest_interval(low: float, high: float,
     assert found["verdict"] == expected
     assert (found["low"], found["high"], found["claim"]) == (low, high, "probability")
     assert "60 of 64 at n = 8" in found["reason"]
+    if expected == "contradicts":
+        theorem = "calls that m sufficient" if m >= 1e6 else "speaks only of m from 10^6 on"
+        assert theorem in found["reason"]
 
 
 def test_an_n_without_any_result_leaves_the_probability_open() -> None:
@@ -216,7 +219,7 @@ def quantity(value: float, low: float | None, high: float | None, cells: int = 4
     [
         (quantity(1.3, 1.0, 1.5), 512, "consistent"),
         (quantity(1.3, 0.99, 1.5), 512, "cannot decide"),
-        (quantity(0.5, 0.4, 0.6), 512, "cannot decide"),
+        (quantity(0.5, 0.4, 0.6), 512, "contradicts"),
         (quantity(0.5, 0.4, 0.6), 10**6, "contradicts"),
         (quantity(0.0, -0.1, 0.0), 10**6, "contradicts"),
         (quantity(1.3, None, None, cells=3), 512, "cannot decide"),

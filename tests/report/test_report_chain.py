@@ -59,7 +59,7 @@ def test_censored_shares_are_whole_percents(value, shown):
 def test_no_chain_leaves_the_claims_alone_and_long_regimes_are_cut(summary):
     claims = [verdict for verdict in summary["verdicts"] if verdict["claim"] == "width"]
     assert chain.text({"verdicts": claims}) == []
-    assert "The width needed grows" in verdict_text(synthetic.EXPERIMENT, {"verdicts": claims})
+    assert "the width needed grows" in verdict_text(synthetic.EXPERIMENT, {"verdicts": claims})
     long = copy.deepcopy(summary)
     for row in long["chain"]:
         row |= {"group": HOSTILE[4] * 40, "verdict": HOSTILE[3], "reason": HOSTILE[1] * 20}

@@ -165,7 +165,7 @@ def canvas(count: int, height: float, legend: float = 0.0) -> tuple[Canvas, list
 
 
 def log_ticks(axes: Axes, which: str, values: Iterable[float], most: int = 7) -> None:
-    """Give axis `which` ("x" or "y") a base-2 log scale with plain labels 8, 16, ... over `values`."""
+    """Give axis `which` ("x" or "y") a base-2 log scale over `values`, labelled 8, 16, ..., long powers as 2^17."""
     ticks = sorted({v for v in values if v > 0})
     if len(ticks) > most:  # powers of two inside their range in place of the values, thinned
         powers = [2.0**k for k in range(math.ceil(math.log2(ticks[0])), math.floor(math.log2(ticks[-1])) + 1)]
@@ -174,7 +174,9 @@ def log_ticks(axes: Axes, which: str, values: Iterable[float], most: int = 7) ->
     getattr(axes, f"set_{which}scale")("log", base=2)
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FixedFormatter([f"{tick:.6g}" for tick in ticks]))
+    long = bool(ticks) and ticks[-1] >= 1e5 and all(math.log2(tick).is_integer() for tick in ticks)
+    labels = [f"$2^{{{math.log2(tick):.0f}}}$" if long else f"{tick:.6g}" for tick in ticks]
+    axis.set_major_formatter(FixedFormatter(labels))
     axis.set_minor_locator(NullLocator())
 
 

@@ -69,6 +69,18 @@ def variance(n_values: Sequence[int], delta: float, widths: Widths) -> Variance:
     return Variance(*(float(np.sum((lever * error) ** 2)) for error in errors))
 
 
+def largest_exponent(delta: float, grids: Mapping[int, Sequence[float]]) -> float:
+    """Return the largest exponent, after the log factor, that thresholds inside a grid of widths can have.
+
+    `grids`: widths by n. By least squares, as exponents are fitted: the narrowest at small n, the widest at large n.
+    """
+    n = np.array(sorted(grids), dtype=np.float64)
+    lever = np.log(n) - np.log(n).mean()
+    lever /= np.sum(lever**2)
+    edges = [max(grids[int(k)]) if slope > 0 else min(grids[int(k)]) for k, slope in zip(n, lever, strict=True)]
+    return float(lever @ (np.log(edges) - np.log(np.log(n / delta))))
+
+
 def expected_half_width(of: Variance, replicates: float, confidence: float) -> float:
     """Return half the width of the interval of the exponent that a number of replicates can be expected to give."""
     return _z(confidence) * math.sqrt(of.sampling / replicates + of.grid)

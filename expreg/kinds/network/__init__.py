@@ -35,23 +35,29 @@ FIGURES = {
 }
 """Of what needs no training, in the order of the page."""
 CLAIMS = {
-    "width": ("The width needed grows at most like n^{} log(n/delta)", "exponent of n after the log factor"),
+    "width": (
+        "Over these n the width needed grows at most like n^{} log(n/delta)",
+        "exponent of n after the log factor",
+    ),
     "lambda": ("The width needed grows at most like lambda^-{} as lambda falls", "exponent of 1/lambda"),
-    "probability": ("Gradient descent converges with probability at least {}", "share at the widest m"),
+    "probability": ("Networks of the widest m converge with probability at least {}", "share at the widest m"),
     "linear rate": (
-        "Converged runs keep the rate of the proof at every step, with probability at least {}",
+        "Networks of the widest m that converge keep the rate of the proof, with probability at least {}",
         "share at the widest m",
     ),
     "kernel": (
-        "The smallest eigenvalue stays at least lambda/2, with probability at least {}",
+        "At the widest m the smallest eigenvalue stays at least lambda/2, with probability at least {}",
         "share at the widest m",
     ),
     "concentration": (
-        "The width for ||H(0) - H_cts||_F <= lambda/4 grows more slowly than n^{}, at fixed delta",
+        "Over these n the width for ||H(0) - H_cts||_F <= lambda/4 grows at most like n^{}, at fixed delta",
         "exponent of n, no log factor taken out",
     ),
     "certificate": ("A certified run keeps every promise of its certificate", "share of certified runs"),
-    "rate of convergence": ("The residual falls at least as fast as the theory says", "speed over the theory's"),
+    "rate of convergence": (
+        "At the widest m the residual falls at least as fast as the theory says",
+        "speed over the theory's",
+    ),
     "steps to tolerance": ("Steps to tolerance are those of infinite width", "measured over predicted steps"),
 }
 
@@ -70,6 +76,7 @@ THRESHOLD = Experiment(
     least_bytes=check.least_bytes,
     check=check.check,
     too_few=later("expreg.kinds.network.outlook:too_few"),
+    warnings=later("expreg.kinds.network.outlook:warnings"),
     outlook=later("expreg.kinds.network.outlook:outlook"),
     certify=later("expreg.kinds.network.start:certify"),
     probe=PROBE,

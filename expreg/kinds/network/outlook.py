@@ -14,6 +14,7 @@ from expreg.core.page import terminal
 from expreg.core.stats import power, thresholds
 from expreg.core.stats.describe import shown
 from expreg.kinds.network.start import problem
+from expreg.kinds.network.summary import growth
 from expreg.types import Settings
 
 MOST_N = 8
@@ -185,7 +186,23 @@ def resolution(cells: Sequence[Settings], analysis: Mapping[str, Any]) -> dict[s
     if len(grids) < 2:
         return None
     asked = (analysis["delta"], analysis["confidence"], analysis["half_width"])
-    return power.needed(sorted(grids), *asked, grids, replicates=replicates(cells))
+    found = power.needed(sorted(grids), *asked, grids, replicates=replicates(cells))
+    largest = power.largest_exponent(analysis["delta"], grids)
+    expected = {"value": 0.0, "low": -found["expected"]}
+    needed = growth.detectable(expected, CLAIMED, analysis["confidence"])
+    return found | {"largest": largest, "detectable": needed, "decides": largest >= needed}
+
+
+CLAIMED = 2.0
+"""The exponent of n in the width of the theorem."""
+
+
+def warnings(cells: Sequence[Settings], analysis: Mapping[str, Any]) -> list[str]:
+    """Return why the grid of a sweep could contradict nothing, whatever is measured; empty where it could."""
+    found = resolution(cells, analysis)
+    if found is None or found["decides"]:
+        return []
+    return [f"{_decision(found)} Sweep wider networks, a larger range of n, or more replicates."]
 
 
 def outlook(cells: Sequence[Settings], analysis: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,9 +219,16 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     for sentence in [_LEGEND] * bool(rows) + found["theory"]["left_out"]:
         text += terminal.wrapped(sentence, 2)
     if found["power"]:
-        sentences = found["power"]["sentences"]
+        sentences = [*found["power"]["sentences"], _decision(found["power"])]
         text += ["replicates", *(line for sentence in sentences for line in terminal.wrapped(sentence, 2))]
     return text
+
+
+def _decision(found: Mapping[str, Any]) -> str:
+    shown = f"These widths show exponents of at most {found['largest']:.2f} after the log factor"
+    if found["decides"]:
+        return f"{shown}; from {found['detectable']:.2f} on one would contradict {CLAIMED:g}."
+    return f"{shown}, and {found['detectable']:.2f} is needed to contradict {CLAIMED:g}: no verdict on it is possible."
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -199,7 +199,7 @@ class StepSize(Block):
 class FlowTime(Block):
     """A budget in flow time: ceil(flow_time * 2 / (eta m scale^2 lambda) * log(||r_0|| / tolerance)) steps."""
 
-    flow_time: Positive = key(2.0, "multiple of the time the linear rate needs")
+    flow_time: Positive = key(2.0, "at 2 the budget is once the time that the linear rate of the proof needs (C.17)")
     at_most: Steps = key(1_000_000, "no cell makes more steps than this")
 
 

@@ -32,8 +32,7 @@ def _joint(summary: Record) -> dict[str, Any]:
         "title": "",
         "group": "Exponents of n and λ together",
         "note": "Least squares of log m* − log log(n/δ) on log n and log 1/λ over all groups that differ in their data"
-        " only, with bootstrap intervals. The width of the theorem has exponent 2 in both, and more at finite sizes"
-        " (C.15).",
+        " only, with bootstrap intervals. The width of the theorem has exponent 2 in both, more at finite n (C.15).",
         "columns": ["criterion", "data", "n", "1/λ", "bound's own, 1/λ", "thresholds", "usable"],
         "prose": ["usable"],
         "rows": [

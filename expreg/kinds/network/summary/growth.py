@@ -42,15 +42,14 @@ def judge(
     plain = exponent[kind]
     scaled = {name: plain[name] + 2.0 * slope for name in ("value", "low", "high", "largest")}
     needed = detectable(plain, claimed, confidence)
-    facts = {"lambda_exponent": slope, "scaled": scaled, "largest": scaled["largest"], "detectable": needed}
-    used = exponent["used"]
-    where = f"over n = {used[0]}..{used[-1]} {WORDS[kind]}"
-    if abs(slope) < CONSTANT:
-        return outcome(plain, claimed, needed, where), facts
     # where lambda falls, m lambda^2 grows more slowly than m: what is shown for m holds for both
-    alone = slope < 0 and plain["high"] <= claimed
-    words, reason = outcome(plain if alone else scaled, claimed, needed, f"{where} of {'m' if alone else 'm lambda^2'}")
-    other = scaled if alone else plain
+    alone = abs(slope) < CONSTANT or (slope < 0 and plain["high"] <= claimed)
+    chosen, other = (plain, scaled) if alone else (scaled, plain)
+    facts = {"lambda_exponent": slope, "scaled": scaled, "largest": chosen["largest"], "detectable": needed}
+    where = f"over n = {exponent['used'][0]}..{exponent['used'][-1]} {WORDS[kind]}"
+    if abs(slope) < CONSTANT:
+        return outcome(chosen, claimed, needed, where), facts
+    words, reason = outcome(chosen, claimed, needed, f"{where} of {'m' if alone else 'm lambda^2'}")
     beside = f"lambda {'falls' if slope < 0 else 'grows'} like n^{slope:.2f}, and {'m lambda^2' if alone else 'm'} has"
     return (words, f"{reason} Here {beside} [{other['low']:.2f}, {other['high']:.2f}]."), facts
 

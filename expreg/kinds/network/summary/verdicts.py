@@ -1,9 +1,10 @@
 """Verdicts: what the measured numbers say about each claim, with the numbers that decide it.
 
 A verdict is about one claim, one group and one criterion. The criteria have different thresholds, and none
-of them is "the" threshold, so nothing here combines criteria. The theorem speaks of widths that are out of
-reach (10^19 and more, (C.14)): below them a miss contradicts nothing, and the verdict is then "cannot decide". On runs
-outside the assumptions of the theorem it says nothing at all: the verdict is "does not apply".
+of them is "the" threshold, so nothing here combines criteria. Every claim is about what was measured, so that it can
+fail: exponents over the n of the run, shares and rates at its widest m. The theorem itself speaks of widths out
+of reach (10^19 and more, (C.14)); a reason that contradicts says what it says there. On runs outside the assumptions of
+the theorem the verdict is "does not apply".
 """
 
 import math
@@ -136,11 +137,11 @@ def within(judged: Record, assumptions: Sequence[str]) -> Record:
 
 
 def share(claim: str, criterion: str, widest: Sequence[Record], level: float, bounds: Sequence[Record]) -> Record:
-    """Judge "succeeds with probability at least `level`" at the widest m of every n, by exact intervals.
+    """Judge "networks of the widest m succeed with probability at least `level`" at every n, by exact intervals.
 
-    `widest`: one record of a success curve per n. `consistent` if every interval begins at or above the
-    level. `contradicts` if one ends below it at a width that the theorem calls sufficient (C.14). The numbers
-    are those of the n whose interval begins lowest.
+    `widest`: one record of a success curve per n. `consistent` if every interval begins at or above the level,
+    `contradicts` if one ends below it. That is about the measured widths: the reason of a contradiction says whether
+    the theorem calls such a width sufficient (C.14). The numbers are those of the n whose interval begins lowest.
     """
     known = [record for record in widest if record["trials"]]
     worst = min(known, key=lambda record: float(record["low"]), default=None)
@@ -156,15 +157,23 @@ def share(claim: str, criterion: str, widest: Sequence[Record], level: float, bo
 
 
 def _share_verdict(known: Sequence[Record], worst: Record, level: float, bounds: Sequence[Record]) -> tuple[str, str]:
-    refuted = [record for record in known if record["high"] < level and _sufficient(record, bounds)]
-    if refuted:
-        return CONTRADICTS, f"{_where(refuted[0])} is below {level:g}, and the theorem calls that m sufficient."
+    below = [record for record in known if record["high"] < level]
+    if below:
+        first = next((record for record in below if _sufficient(record, bounds)), below[0])
+        return CONTRADICTS, f"{_where(first)} is below {level:g}, and {_theorem(first, bounds)}."
     found = f"{_where(worst)}, interval [{worst['low']:.3f}, {worst['high']:.3f}],"
     if worst["low"] >= level:
         return CONSISTENT, f"{found} is at or above {level:g}, and no n is lower."
-    if worst["high"] < level:
-        return UNRESOLVED, f"{found} is below {level:g}, but the theorem asks for wider networks than these."
     return UNRESOLVED, f"{found} does not separate the share from {level:g}."
+
+
+def _theorem(record: Record, bounds: Sequence[Record]) -> str:
+    """Return what the theorem says of the width of a record (C.14)."""
+    if _sufficient(record, bounds):
+        return "the theorem calls that m sufficient"
+    needed = next((bound["width"] for bound in bounds if bound["n"] == record["n"]), None)
+    least = f"only of m from 10^{math.log10(needed):.0f} on" if needed else "of no width without a lambda"
+    return f"the theorem speaks {least}"
 
 
 def _where(record: Record) -> str:
@@ -175,7 +184,7 @@ def rate(rates: Sequence[Record], bounds: Sequence[Record]) -> Record | None:
     """Judge "||r_t|| falls at least as fast as (1 - m eta kappa^2 lambda/2)^(1/2) per step" at the widest m.
 
     Measured is the median of log(fitted rate)/log(theory rate) over replicates, at the n where it is least;
-    None if no curve could be fitted. `contradicts` only at a width that the theorem calls sufficient.
+    None if no curve could be fitted. Like that of `share`, the verdict is about the measured widths.
     """
     known = [record for record in rates if record["speed"]["value"] is not None]
     if not known:
@@ -184,14 +193,16 @@ def rate(rates: Sequence[Record], bounds: Sequence[Record]) -> Record | None:
     speed = worst["speed"]
     where = f"at n = {worst['n']}, m = {worst['m']}"
     found = f"{where} the residual falls {speed['value']:.3g} times as fast as asked"
-    if any(_limits(record["speed"])[1] < 1.0 and _sufficient(record, bounds) for record in known):
-        outcome = CONTRADICTS, f"{found}, and the theorem calls some such m sufficient."
+    slow = [record for record in known if _limits(record["speed"])[1] < 1.0]
+    if slow:
+        first = next((record for record in slow if _sufficient(record, bounds)), worst)
+        outcome = CONTRADICTS, f"{found}, and {_theorem(first, bounds)}."
     elif all(_limits(record["speed"])[0] >= 1.0 for record in known):
         outcome = CONSISTENT, f"{found}, the least of all n (median of {speed['cells']} replicates)."
     elif speed["low"] is None:
         outcome = UNRESOLVED, f"{found}, but {speed['cells']} replicates give no interval."
     else:
-        outcome = UNRESOLVED, f"{found}: not shown to be 1 or more, at widths below the theorem's."
+        outcome = UNRESOLVED, f"{found}: not separated from 1."
     return verdict("rate of convergence", "rate", 1.0, speed, outcome, replicates=speed["cells"])
 
 

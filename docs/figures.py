@@ -1,0 +1,276 @@
+"""Numbers of README and docs, made from runs of the shipped configs so that they cannot drift; `make figures`.
+
+    python docs/figures.py [CONFIG ...]
+
+runs (or resumes) the named configs below runs/, all of `RUNS` if none is named, keeps their numbers in docs/results/,
+copies their pictures to docs/images/, and rewrites what stands between `<!-- figures: ... -->` and `<!-- end -->`. The
+words after `figures:` are a function of `SHOWN` and its arguments, mostly the name of a config. The suite compares
+texts and results.
+"""
+
+import hashlib
+import json
+import math
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, IMAGES = ROOT / "docs" / "results", ROOT / "docs" / "images"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUNS: dict[str, tuple[str, ...]] = {
+    "threshold": ("thresholds",),
+    "lazy": (),
+    "budget": ("budget",),
+    "lambda": (),
+    "iid": (),
+    "initial": ("thresholds",),
+    "concentration": (),
+    "certificate": (),
+    "certified_training": (),
+    "threshold_delta": (),
+}
+"""Configs, and the figures of each that pages show."""
+BLOCK = re.compile(r"(<!-- figures: ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
+Record = dict[str, Any]
+
+
+# --- results
+
+
+def content(name: str) -> str:
+    """Return a digest of what a config says, comments left out: results of another config are stale."""
+    text = json.dumps(yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def results(name: str) -> Record:
+    """Return the stored numbers of a config."""
+    return dict(json.loads((RESULTS / f"{name}.json").read_text()))
+
+
+def store(name: str) -> None:
+    """Run a config, keep its numbers and copy its pictures."""
+    import expreg
+
+    run = expreg.run(ROOT / "configs" / f"{name}.yaml", out=ROOT / "runs" / name, progress=True)
+    summary = run.summary
+    kept: Record = {"config": content(name), "delta": summary["settings"]["delta"], "cells": len(run.cells)}
+    kept["groups"] = [_kept(group) for group in summary["groups"]]
+    kept["joint"] = summary["joint"]
+    names = ("claim", "group", "criterion", "measured", "low", "high", "verdict", "reason", "replicates")
+    kept["verdicts"] = [{key: verdict[key] for key in names} for verdict in summary["verdicts"]]
+    if name == "threshold_delta":
+        kept["coefficients"] = _coefficients(run.cells)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(_rounded(kept), indent=1, ensure_ascii=False) + "\n")
+    for figure in RUNS[name]:
+        shutil.copy(run.directory / "figures" / f"{figure}.png", IMAGES / f"{name}-{figure}.png")
+
+
+def _kept(group: Record) -> Record:
+    widths = ("n", "interpolated", "interpolated_low", "interpolated_high", "beyond", "narrowest", "widest")
+    kinds = ("value", "low", "high")
+
+    def threshold(found: Record) -> Record:
+        fit = found["exponent"]
+        return {
+            "criterion": found["criterion"],
+            "title": found.get("title"),
+            "flow_time": found.get("flow_time"),
+            "thresholds": [{key: at[key] for key in widths} for at in found["thresholds"]],
+            **{kind: {key: fit[kind][key] for key in kinds} for kind in ("raw", "corrected")},
+            "usable": fit["usable"],
+        }
+
+    return {
+        "label": group["label"],
+        "lambda_exponent": group["lambda_exponent"],
+        "criteria": [threshold(found) for found in group["criteria"]],
+        "budgets": [threshold(found) for found in group["budgets"]],
+    }
+
+
+def _coefficients(cells: Any) -> Record:
+    """Return a and b of m* = c + a log n + b log(1/delta) with intervals over replicates, by the script's quantiles."""
+    sys.path.insert(0, str(ROOT / "experiments"))
+    import threshold_delta
+
+    return {event: threshold_delta.coefficients(cells, event) for event in ("E5", "E3")}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+# --- what pages show
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return a number with so many decimals, and a real minus sign."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def interval(found: Mapping[str, Any]) -> str:
+    """Return `value [low, high]`, a dash where there is none."""
+    if found["value"] is None:
+        return "–"
+    return f"{number(found['value'])} [{number(found['low'])}, {number(found['high'])}]"
+
+
+def width(at: Mapping[str, Any], *, limits: bool = False) -> str:
+    """Return a threshold in whole neurons, with its interval if `limits`; beyond the grid as such."""
+    if at["interpolated"] is None:
+        ends = {"below": f"≤ {at['narrowest']:,}", "above": f"> {at['widest']:,}"}
+        return ends.get(at["beyond"], "–")
+    values = [at[f"interpolated{end}"] for end in ("", "_low", "_high")]
+    shown = [f"{value:,.0f}" if value >= 10 else f"{value:.1f}" for value in values if value]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if limits and len(shown) == 3 else shown[0]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def exponents(name: str, *criteria: str) -> str:
+    """Return thresholds and exponents of the named criteria of a config, a row for each group."""
+    found = results(name)
+    rows, ns = [], sorted({at["n"] for g in found["groups"] for c in g["criteria"] for at in c["thresholds"]})
+    for criterion in criteria:
+        for group in found["groups"]:
+            for one in (c for c in group["criteria"] if c["criterion"] == criterion):
+                widths = {at["n"]: width(at) for at in one["thresholds"]}
+                fits = [interval(one[kind]) if one["usable"] else "–" for kind in ("raw", "corrected")]
+                words = f"`{criterion}`: {_plain(one['title'])}" if group is found["groups"][0] else ""
+                rows.append([words, points(group["label"]), *(widths.get(n, "–") for n in ns), *fits])
+    return table(["criterion", "points", *(f"n = {n}" for n in ns), "exponent of n", "after log(n/δ)"], rows)
+
+
+def _plain(title: str) -> str:
+    return title.replace("lambda/(2 e^2 n)", "λ/(2e²n)").replace("lambda", "λ")
+
+
+def points(label: str) -> str:
+    """Return the label of a group as pages write it."""
+    return label.replace("equiangular, coherence = ", "equiangular, ").replace("data.", "")
+
+
+def budget(name: str) -> str:
+    """Return the width for convergence within each flow time."""
+    found = results(name)
+    rows, ns = [], sorted({at["n"] for g in found["groups"] for b in g["budgets"] for at in b["thresholds"]})
+    for group in found["groups"]:
+        for one in group["budgets"]:
+            widths = {at["n"]: width(at) for at in one["thresholds"]}
+            fit = interval(one["raw"]) if one["usable"] else "–"
+            rows.append([points(group["label"]), f"{one['flow_time']:g}", *(widths.get(n, "–") for n in ns), fit])
+    return table(["points", "flow time", *(f"n = {n}" for n in ns), "exponent of n"], rows)
+
+
+def joint(name: str) -> str:
+    """Return the exponents of 1/lambda of every criterion."""
+    rows = [
+        [f"`{found['criterion']}`", interval(found["1/lambda"]), f"{found['points']}", number(found["bound"])]
+        for found in results(name)["joint"]
+        if found["usable"]
+    ]
+    return table(["criterion", "exponent of 1/λ", "thresholds", "the bound's own"], rows)
+
+
+def _criterion(name: str, group: str, criterion: str) -> Record:
+    """Return a criterion of the one group whose label contains `group`, blanks left out."""
+    [found] = [one for one in results(name)["groups"] if group in one["label"].replace(" ", "")]
+    [one] = [one for one in found["criteria"] if one["criterion"] == criterion]
+    return dict(one)
+
+
+def exponent(name: str, group: str, criterion: str, kind: str = "raw") -> str:
+    """Return one exponent with its interval."""
+    return interval(_criterion(name, group, criterion)[kind])
+
+
+def threshold(name: str, group: str, criterion: str, n: str) -> str:
+    """Return one threshold with its interval."""
+    [at] = [at for at in _criterion(name, group, criterion)["thresholds"] if at["n"] == int(n)]
+    return width(at, limits=True)
+
+
+def times(name: str, group: str, n: str, *flow_times: str) -> str:
+    """Return the widths for convergence at one n within the flow times, in one line."""
+    [found] = [one for one in results(name)["groups"] if group in one["label"]]
+    widths = {b["flow_time"]: at for b in found["budgets"] for at in b["thresholds"] if at["n"] == int(n)}
+    shown = [width(widths[float(time)]) for time in flow_times]
+    return ", ".join(shown)
+
+
+def reason(name: str, claim: str) -> str:
+    """Return the reason of the verdict on a claim."""
+    [found] = [verdict for verdict in results(name)["verdicts"] if verdict["claim"] == claim]
+    return str(found["reason"])
+
+
+def coefficients(name: str) -> str:
+    """Return the coefficients of log n and log(1/delta) of both events."""
+    found = results(name)["coefficients"]
+    rows = [
+        [f"`{event}`", *(interval(one[key]) for key in ("n", "delta")), number(one["r2"])]
+        for event, one in found.items()
+    ]
+    return table(["criterion", "a, of log n", "b, of log(1/δ)", "R²"], rows)
+
+
+def slopes(*coherences: str) -> str:
+    """Return local exponents of n in sum V / lambda^2 (C.2) on equiangular points, from its closed form."""
+    ns = [4 * 2**k for k in range(9)]
+    rows = []
+    for coherence in map(float, coherences):
+        logs = np.log2([expected_width(n, coherence) for n in ns])
+        rows.append([f"{coherence:g}", *(number(float(slope)) for slope in np.diff(logs))])
+    return table(["coherence", *(f"{n} → {2 * n}" for n in ns[:-1])], rows)
+
+
+def expected_width(n: int, coherence: float) -> float:
+    """Return sum V / lambda^2 for exp (C.2): on equal entries every formula is a number (B.3), (B.7)."""
+    off = coherence**2 * (math.exp(4 * (1 + coherence)) - math.exp(2 * (1 + coherence)))
+    lam = math.e**2 - coherence * math.exp(1 + coherence)
+    return (n * (math.exp(8) - math.exp(4)) + n * (n - 1) * off) / lam**2
+
+
+SHOWN: dict[str, Callable[..., str]] = {
+    found.__name__: found
+    for found in (exponents, budget, times, joint, exponent, threshold, reason, coefficients, slopes)
+}
+
+
+def rewritten(text: str) -> str:
+    """Return a page with every block made from the stored results."""
+
+    def block(match: re.Match[str]) -> str:
+        function, *arguments = match[2].split()
+        return match[1] + SHOWN[function](*arguments) + match[4]
+
+    return BLOCK.sub(block, text)
+
+
+def main(names: Sequence[str]) -> None:
+    """Run the configs, keep their numbers, rewrite the pages."""
+    for name in names or RUNS:
+        store(name)
+    for page in PAGES:
+        page.write_text(rewritten(page.read_text()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
