@@ -35,6 +35,10 @@ RUNS: dict[str, tuple[str, ...]] = {
     "certificate": (),
     "certified_training": (),
     "threshold_delta": (),
+    "capacity": ("capacity",),
+    "search": ("thresholds",),
+    "newton": ("iterations",),
+    "good_start": (),
 }
 """Configs, and the figures of each that pages show."""
 BLOCK = re.compile(r"(<!-- figures: ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
@@ -59,11 +63,13 @@ def store(name: str) -> None:
     """Run a config, keep its numbers and copy its pictures."""
     import expreg
 
-    run = expreg.run(ROOT / "configs" / f"{name}.yaml", out=ROOT / "runs" / name, progress=True)
+    options = {"progress": True, "draw": bool(RUNS[name])}  # statistics alone need no page
+    run = expreg.run(ROOT / "configs" / f"{name}.yaml", out=ROOT / "runs" / name, **options)
     summary = run.summary
-    kept: Record = {"config": content(name), "delta": summary["settings"]["delta"], "cells": len(run.cells)}
-    kept["groups"] = [_kept(group) for group in summary["groups"]]
-    kept["joint"] = summary["joint"]
+    planned = json.loads((run.directory / "plan.json").read_text())["cells"]
+    kept: Record = {"config": content(name), "planned": planned, "cells": len(run.cells)}
+    kept["groups"] = [(_kept if "criteria" in group else _basin)(group) for group in summary["groups"]]
+    kept["joint"] = summary.get("joint", [])
     names = ("claim", "group", "criterion", "measured", "low", "high", "verdict", "reason", "replicates")
     kept["verdicts"] = [{key: verdict[key] for key in names} for verdict in summary["verdicts"]]
     if name == "threshold_delta":
@@ -87,6 +93,7 @@ def _kept(group: Record) -> Record:
             "thresholds": [{key: at[key] for key in widths} for at in found["thresholds"]],
             **{kind: {key: fit[kind][key] for key in kinds} for kind in ("raw", "corrected")},
             "usable": fit["usable"],
+            "looser": _looser(found),
         }
 
     return {
@@ -95,6 +102,19 @@ def _kept(group: Record) -> Record:
         "criteria": [threshold(found) for found in group["criteria"]],
         "budgets": [threshold(found) for found in group["budgets"]],
     }
+
+
+def _basin(group: Record) -> Record:
+    numbers = ("label", "shrinkage", "start_radius", "start_radius_norms", "reached", "worst", "fit", "points")
+    looser = group["hessian_lipschitz"] and group["hessian_lipschitz"] / group["hessian_change"]
+    return {key: group[key] for key in numbers} | {"hessian_looser": looser}
+
+
+def _looser(found: Record) -> list[float]:
+    """Return log10 of the bound's width (C.14) over the measured one at every n with a threshold."""
+    asked = {at["n"]: at["width"] for at in found.get("bound_exponent", ())}
+    known = [(asked.get(at["n"]), at["interpolated"]) for at in found["thresholds"]]
+    return [math.log10(bound / measured) for bound, measured in known if bound and measured]
 
 
 def _coefficients(cells: Any) -> Record:
@@ -215,10 +235,54 @@ def times(name: str, group: str, n: str, *flow_times: str) -> str:
     return ", ".join(shown)
 
 
-def reason(name: str, claim: str) -> str:
+def looser(name: str, criterion: str) -> str:
+    """Return how many times the bound's width exceeds the measured one, over all n and groups of a config."""
+    found = [one for group in results(name)["groups"] for one in group["criteria"] if one["criterion"] == criterion]
+    every = [factor for one in found for factor in one["looser"]]
+    return f"10^{min(every):.1f} to 10^{max(every):.1f}"
+
+
+def _verdict(name: str, claim: str, group: str) -> Record:
+    """Return the one verdict on a claim about the group whose label, blanks left out, is or else contains `group`."""
+    found = [one for one in results(name)["verdicts"] if one["claim"] == claim]
+    labels = [str(one["group"]).replace(" ", "") for one in found]
+    same = [one for one, label in zip(found, labels, strict=True) if label == group]
+    [one] = same or [one for one, label in zip(found, labels, strict=True) if group in label]
+    return dict(one)
+
+
+def reason(name: str, claim: str, group: str = "") -> str:
     """Return the reason of the verdict on a claim."""
-    [found] = [verdict for verdict in results(name)["verdicts"] if verdict["claim"] == claim]
-    return str(found["reason"])
+    return str(_verdict(name, claim, group)["reason"])
+
+
+def share(name: str, claim: str, group: str) -> str:
+    """Return the share that a verdict is about, with its interval."""
+    found = _verdict(name, claim, group)
+    return interval({"value": found["measured"], "low": found["low"], "high": found["high"]})
+
+
+def basin(name: str, field: str, *groups: str) -> str:
+    """Return a number of the regression groups whose labels, blanks left out, are these; powers of ten where small."""
+    found = {str(one["label"]).replace(" ", ""): one for one in results(name)["groups"]}
+    return ", ".join(_scientific(found[group][field]) for group in groups)
+
+
+def _scientific(value: float) -> str:
+    if 0.01 <= abs(value) < 1e4:
+        return f"{value:.3g}"
+    digits, power = f"{value:.1e}".split("e")
+    return f"{digits}·10{int(power)}".replace(f"10{int(power)}", "10" + str(int(power)).translate(_RAISED))
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def steps_to(name: str, accuracy: str, group: str) -> str:
+    """Return the median steps to an accuracy from every distance, the shortest first."""
+    [found] = [one for one in results(name)["groups"] if str(one["label"]).replace(" ", "") == group]
+    known = [point for point in found["points"] if math.isclose(point["accuracy"], float(accuracy))]
+    return ", ".join(f"{point['median']:g}" for point in sorted(known, key=lambda point: float(point["distance"])))
 
 
 def coefficients(name: str) -> str:
@@ -250,7 +314,21 @@ def expected_width(n: int, coherence: float) -> float:
 
 SHOWN: dict[str, Callable[..., str]] = {
     found.__name__: found
-    for found in (exponents, budget, times, joint, exponent, threshold, reason, coefficients, slopes)
+    for found in (
+        exponents,
+        budget,
+        times,
+        joint,
+        exponent,
+        threshold,
+        looser,
+        reason,
+        share,
+        basin,
+        steps_to,
+        coefficients,
+        slopes,
+    )
 }
 
 

@@ -22,6 +22,8 @@ from expreg.types import FAILED, Experiment, Settings, cores
 if TYPE_CHECKING:
     import pandas as pd
 
+    from expreg.core.engine.search import Source
+
 Overrides = Sequence[str] | Mapping[str, Any]
 
 
@@ -50,6 +52,7 @@ class Run:
         config = self._config
         asked = {name: getattr(config.analysis, name) for name in ("delta", "confidence", "resamples")}
         asked["axes"] = list(grid.names(config.source.grid)) if config.source.grid else []
+        asked["search"] = (table.plan_of(self.directory) or {}).get("search")
         return summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
 
     @property
@@ -121,7 +124,7 @@ def run(
         for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
             say(f"warning: {line}")
     with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
-        execute(store, sweep.experiment, sweep.cells, checked.execution, progress=progress)
+        execute(store, sweep.experiment, sweep.cells, _source(sweep), checked.execution, progress=progress)
         if not draw:
             return Run(directory)
         if progress:
@@ -136,7 +139,9 @@ def plan(
 
     Also the outlook of the experiment, with its text as `lines`; for networks `theory`, what the theorem asks for at
     each n, and `power`, what the replicates can resolve. The expected time comes from the speed of one small program
-    on this machine. `cells` adds the list of cells. Raises InputError as `run` does.
+    on this machine. `cells` adds the list of cells. Of a search `cells` is the most that it can run; programs, flops
+    and time are those of `search.expected` cells, which it runs if success begins anywhere on the grid with equal
+    probability. Raises InputError as `run` does.
     """
     checked = load_config(config, overrides)
     sweep = _asked(checked)
@@ -144,13 +149,16 @@ def plan(
 
     settings = [settings for settings, _ in sweep.cells.values()]
     rows = [axes for _, axes in sweep.cells.values()]
+    searched = _search_plan(sweep)
+    likely = [sweep.cells[cell][0] for cell in searched["expected"]] if searched else settings
     found = {
         "name": checked.name,
         "experiment": checked.experiment,
         "hash": sweep.plan["hash"],
         "cells": sweep.plan["cells"],
         "axes": {axis: list(dict.fromkeys(row[axis] for row in rows if axis in row)) for axis in sweep.plan["axes"]},
-        **estimate(sweep.experiment, settings, _devices(checked)),
+        **({"search": searched | {"expected": len(likely)}} if searched else {}),
+        **estimate(sweep.experiment, likely, _devices(checked)),
         **sweep.experiment.outlook(settings, checked.analysis.model_dump()),
     }
     if cells:
@@ -281,8 +289,33 @@ def _sweep(config: Any) -> _Sweep:
     from expreg.core.engine.estimate import too_large
 
     _refuse(too_large(experiment, settings, _devices(config)))
-    modules = registry.needed()
-    return _Sweep({**plan, "ids": list(cells)} | ({"modules": modules} if modules else {}), cells, experiment)
+    modules, searched = registry.needed(), config.source.search
+    plan |= {"ids": list(cells)} | ({"modules": modules} if modules else {})
+    if searched is not None:
+        plan["search"] = {name: getattr(searched, name) for name in ("axis", "criterion", "verify")}
+    return _Sweep(plan, cells, experiment)
+
+
+def _source(sweep: _Sweep) -> "Source":
+    """Return where the cells of a run come from: the whole grid, or a search on it."""
+    from expreg.core.engine.search import grid, lines, search
+
+    asked = sweep.plan.get("search")
+    if asked is None:
+        return grid(sweep.cells)
+    axes = {cell: axes for cell, (_, axes) in sweep.cells.items()}
+    return search(lines(axes, asked["axis"]), asked["criterion"], asked["verify"], sweep.experiment.success)
+
+
+def _search_plan(sweep: _Sweep) -> dict[str, Any] | None:
+    """Return the search of a plan, its lines, and the cells that are expected; None without a search."""
+    from expreg.core.engine.search import expected, lines
+
+    asked = sweep.plan.get("search")
+    if asked is None:
+        return None
+    along = lines({cell: axes for cell, (_, axes) in sweep.cells.items()}, asked["axis"])
+    return asked | {"lines": len(along), "expected": expected(along, len(asked["criterion"]), asked["verify"])}
 
 
 def _asked(config: Any) -> _Sweep:

@@ -87,6 +87,13 @@ def _plan_text(found: Mapping[str, Any], more: list[str]) -> str:
     from expreg.core.page import terminal
 
     lines = [f"{found['name']}: {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}"]
+    if search := found.get("search"):
+        lines = [
+            f"{found['name']}: at most {counted(found['cells'], 'cell')}, about {search['expected']} of them expected,"
+            f" in {counted(found['programs'], 'program')}",
+            f"  search: where {', '.join(search['criterion'])} begin to hold along {search['axis']};"
+            f" {search['verify']:.3g} of the replicates run all of it",
+        ]
     for axis, values in found["axes"].items():
         shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
         shown = shown if len(shown) <= 12 else [*shown[:8], "...", shown[-1]]
@@ -157,7 +164,8 @@ def _status_text(run: Path, facts: Mapping[str, Any]) -> str:
 
     planned = "?" if facts["planned"] is None else facts["planned"]
     state = "running now" if facts["running"] else "not running"
-    lines = [f"{run}: {facts['done']} of {planned} cells done, {state}"]
+    most = "at most " if facts["search"] else ""
+    lines = [f"{run}: {facts['done']} of {most}{planned} cells done, {state}"]
     lines += terminal.pairs(facts["by_status"], indent=2)
     if last := facts["last_event"]:
         lines.append(f"  last event: {last['kind']} at {last['time']}")
@@ -261,7 +269,9 @@ def solve(
 
 @app.command(short_help="Time expreg side by side with its peers.")
 def bench(
-    suite: Annotated[str, typer.Argument(metavar="[SUITE]", help="regression, scaling or sweep.")] = "regression",
+    suite: Annotated[
+        str, typer.Argument(metavar="[SUITE]", help="regression, scaling, columns or sweep.")
+    ] = "regression",
     quick: Annotated[bool, typer.Option("--quick", help="Small problems of the same kinds: a minute.")] = False,
     limit: Annotated[float | None, typer.Option(help="Seconds per solver and problem.  [default: 60]")] = None,
     only: Annotated[str | None, typer.Option(help="Problems with this in their name.")] = None,
@@ -270,8 +280,9 @@ def bench(
     """Time expreg side by side with what people use today, to the same answers, in one run.
 
     regression: expreg.solve, SciPy and optimistix on twelve problems, verified by a judge that belongs to no solver.
-    scaling: seconds per step of expreg.solve against the number of non-zeros. sweep: expreg run, NumPy, PyTorch and
-    a vmapped JAX loop on gradient descent at eight sizes. Progress goes to standard error.
+    scaling: seconds per step of expreg.solve against the number of non-zeros. columns: of a sampled Newton step
+    against the number of columns. sweep: expreg run, NumPy, PyTorch and a vmapped JAX loop on gradient descent at
+    eight sizes. Progress goes to standard error.
     """
     from expreg import benchmark, commands
 

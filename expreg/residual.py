@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from expreg import bounds
 from expreg.activation import ACTIVATIONS, Activation
 from expreg.types import Array
 
@@ -68,6 +69,9 @@ class Loss(NamedTuple):
     - `bounded`: whether its z-curvature is bounded, so that it never overflows.
     - `floor(b, activation, rho)`: what -lambda_min of its z-Hessian is at most, (n,), None where nothing is known;
       `boxed`: whether that holds on a box max |z| <= rho only.
+    - `lipschitz(b, activation, rho)`: L_z with ||B(z) - B(z')|| <= L_z max |z - z'| for its z-Hessian B on the box
+      max |z| <= rho, None where nothing is known (E.25)-(E.28).
+    - `by_norms(b, radius)`: bounds of ||B|| and of the Lipschitz constant in x by ||A||, ||x|| <= radius alone.
     """
 
     name: str
@@ -80,6 +84,8 @@ class Loss(NamedTuple):
     bounded: bool = False
     floor: Callable[[Array, Activation, Any], Array | None] = lambda *_: None
     boxed: bool = False
+    lipschitz: Callable[[Array, Activation, float], Array | None] = lambda *_: None
+    by_norms: Callable[[Array, float], tuple[float, float]] | None = None
 
 
 def activations() -> list[str]:
@@ -205,35 +211,6 @@ def _projective_jacobian(at: Terms) -> Jacobian:
     return Jacobian(at.v, _columns(at.b, at.u), M)
 
 
-def _exponential_floor(b: Array, activation: Activation, rho: Any) -> Array | None:
-    """Return the bound of (E.20), (E.21)."""
-    del rho
-    xp = b.__array_namespace__()
-    if activation.multiplicative:
-        return xp.maximum(b, xp.zeros_like(b)) ** 2 / 8
-    known = {"even": xp.where(b <= 4, b - 1, 1 + b * b / 8), "odd": b * b / 8 - 1}
-    return known.get(activation.parity or "")
-
-
-def _softmax_floor(b: Array, activation: Activation, rho: Any) -> Array | None:
-    """Return the bound of (E.23), (E.24)."""
-    del rho
-    xp = b.__array_namespace__()
-    whole = xp.zeros_like(b) + (1 + xp.max(b) - xp.min(b))
-    return whole / 2 if activation.multiplicative else whole if activation.parity == "even" else None
-
-
-def _rescaled_floor(b: Array, activation: Activation, rho: Any) -> Array | None:
-    """Return the bound of (E.22)."""
-    xp, n = b.__array_namespace__(), b.shape[0]
-    odd, U = activation.parity == "odd", float(activation.value(np.float64(rho)))
-    if not (activation.parity or activation.multiplicative):
-        return None
-    size = xp.abs(b) if odd else xp.maximum(b, xp.zeros_like(b))
-    K = U * (n * (size + b @ b if odd else size) + xp.sum(size))
-    return xp.where(K <= 2 * U, K * K / 4, U * (K - U))
-
-
 EXPONENTIAL = Loss(
     "exponential",
     _exponential,
@@ -241,7 +218,8 @@ EXPONENTIAL = Loss(
     lambda at: Jacobian(at.v, *_no_columns(at)),
     relative=False,
     rows_power=1,
-    floor=_exponential_floor,
+    floor=bounds.exponential_floor,
+    lipschitz=bounds.exponential_lipschitz,
 )
 SOFTMAX = Loss(
     "softmax",
@@ -250,7 +228,8 @@ SOFTMAX = Loss(
     lambda at: _rank_one(at, at.u),
     rows_power=-1,
     bounded=True,
-    floor=_softmax_floor,
+    floor=bounds.softmax_floor,
+    lipschitz=bounds.softmax_lipschitz,
 )
 RESCALED = Loss(
     "rescaled",
@@ -259,7 +238,9 @@ RESCALED = Loss(
     lambda at: _rank_one(at, at.b),
     rows_power=1,
     stand_in="projective",
-    floor=_rescaled_floor,
+    floor=bounds.rescaled_floor,
+    lipschitz=bounds.rescaled_lipschitz,
+    by_norms=bounds.rescaled_norms,
     boxed=True,
 )
 PROJECTIVE = Loss("projective", _projective, _projective_curvature, _projective_jacobian)

@@ -18,6 +18,7 @@ import numpy as np
 
 from expreg import residual
 from expreg.activation import ACTIVATIONS
+from expreg.bounds import projection_norm
 from expreg.errors import InputError, Problem
 from expreg.types import Array
 
@@ -91,14 +92,6 @@ def equivalent_data_move(x: Array, dz: Array) -> Array:
     With dz = A dx the shifts of x + dx and of A + dA are equal; ||dA||_F = ||dz|| / ||x||.
     """
     return dz[:, None] * (x / (x @ x))[None, :]
-
-
-def projection_norm(b: Array) -> Array:
-    """Return the spectral norm of P = I - b 1^T, a scalar; sqrt(n) ||b|| where b sums to one (E.42)."""
-    xp = b.__array_namespace__()
-    rest = 1 - xp.sum(b)
-    t = 2 * rest + b.shape[0] * (b @ b)
-    return xp.sqrt((t + xp.sqrt(xp.maximum(t * t - 4 * rest * rest, 0 * t))) / 2)
 
 
 def alpha_share(z: Array, activation: str = "exp") -> Array:

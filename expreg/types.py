@@ -162,6 +162,8 @@ class Experiment:
     - `size(settings)`: the size of a cell in words, for messages.
     - `check(cells)`: the problems of the user's own files, before anything is written.
     - `too_few(cells, analysis)`: why they are too few for what `analysis` asks, None if they are not.
+    - `searches(config)`: the axes along which a search may bracket success, each with the criteria that it may name.
+    - `success(cells, criterion)`: 1, 0 or nan (no answer) by the id of the cell, for rows as the store gives them.
     - `warnings(cells, analysis)`: what a run of them cannot decide, said before it starts.
     - `certify(settings, arrays, refined)`: the certificate of a cell's `inputs`; None where there is none.
     - `probe`: a small cell of a known number of steps, by which the speed of a machine is measured.
@@ -191,6 +193,8 @@ class Experiment:
     size: Callable[[Settings], str] = lambda _: "cell"
     check: Callable[[Sequence[Settings]], list[Any]] = lambda _: []
     too_few: Callable[[Sequence[Settings], Mapping[str, Any]], str | None] = lambda *_: None
+    searches: Callable[[Any], Mapping[str, Sequence[str]]] = lambda _: {}
+    success: Callable[[Any, str], Mapping[str, float]] = lambda *_: {}
     warnings: Callable[[Sequence[Settings], Mapping[str, Any]], list[str]] = lambda *_: []
     certify: Callable[[Settings, Mapping[str, Array], bool], Any] | None = None
     probe: Settings | None = None

@@ -8,8 +8,16 @@ from expreg import api
 def shrunk(path):
     """Return overrides for the config at `path`: two n, few widths or steps, few replicates, small statistics."""
     experiment = api.load_config(path).experiment
-    product = yaml.safe_load(path.read_text())["sweep"]["product"]
-    return ["analysis.resamples=50", *KINDS[experiment](product, path)]
+    sweep = yaml.safe_load(path.read_text())["sweep"]
+    small = _searched() if "search" in sweep else KINDS[experiment](sweep["product"], path)
+    return ["analysis.resamples=50", *small]
+
+
+def _searched():
+    """Two regimes, as the search has them, with n of their own."""
+    blocks = "{data.kind: [orthonormal], n: [4, 8]}, {data.kind: [equiangular], data.coherence: [0.5], n: [4]}"
+    ends = ["sweep.search.from=8", "sweep.search.to=256", "sweep.search.points=6"]
+    return [f"sweep.concat=[{blocks}]", *ends, "sweep.product.replicate.count=3", "analysis.confidence=0.8"]
 
 
 def _network(product, path):
@@ -44,6 +52,8 @@ def _solved(product, path):
         "regression": "{problem.loss: [softmax, rescaled]}",
         "sketch": f"{{solver.sketch: [none]}}, {sketched}",
     }
+    if path.stem in KNOWN_STARTS:
+        return ["problem.n=96", "problem.d=3", *KNOWN_STARTS[path.stem]]
     small = [] if path.stem == "attention" else ["problem.n=96", "problem.d=4", "sweep.product.replicate.count=5"]
     tokens = ["sweep.product.problem.token.range=[1, 275, 34]"] if path.stem == "attention" else []
     return [f"sweep.concat=[{parts[path.stem]}]", "problem.start=near", *small, *tokens]
@@ -56,6 +66,18 @@ def _fitted(*_):
     return [f"sweep.concat=[{few}]", *counts, "analysis.confidence=0.8"]
 
 
+KNOWN_STARTS = {
+    "newton": [
+        "sweep.product.problem.radius=1",
+        "sweep.product.problem.draw.range=[0, 0, 1]",
+        "sweep.product.problem.accuracy=1e-5,1e-9",
+        "sweep.product.replicate.count=6",
+    ],
+    "good_start": [
+        "sweep.concat=[{problem.loss: [rescaled], problem.weight: [0.1, closeness], problem.distance: [0.001, 100]}]",
+        "sweep.product.replicate.count=3",
+    ],
+}
 KINDS = {
     "regression": _solved,
     "threshold": _network,

@@ -6,12 +6,13 @@ import time
 from functools import partial
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from scipy import sparse
 
 from expreg import commands
-from expreg.benchmark import bench, peers, scaling, suite, sweep
+from expreg.benchmark import bench, columns, peers, scaling, suite, sweep
 from expreg.benchmark.judge import REQUIRED, Judge
 from expreg.benchmark.problems import CASES
 from expreg.errors import InputError
@@ -138,6 +139,27 @@ def test_the_slope_is_that_of_the_steps_without_the_start():
         assert row["seconds_per_step"] == pytest.approx(row["nnz"] * 1e-7 / 4)
         assert row["seconds_per_pass"] == pytest.approx(row["nnz"] * 1e-8)
     assert "1.000 per step, 1.000 per pass" in scaling.text(found)
+
+
+def test_the_slopes_of_columns_are_those_of_the_step_and_of_its_dense_part(monkeypatch):
+    """The step that is timed is one of the solver: a step of it lowers the gradient, dense algebra solves a system."""
+    seen = []
+
+    def timed(function, *arguments):
+        seen.append((function, arguments))
+        d = arguments[1].shape[0] if len(arguments) == 2 else arguments[0].problem.A.shape[1]
+        return [1e-9 * d**3 + 1e-3 * (len(arguments) == 1)] * columns.REPEATS
+
+    monkeypatch.setattr(columns, "_times", timed)
+    monkeypatch.setattr(columns, "NONZEROS", 2_000)
+    found = columns.run(sizes=(4, 8, 16))
+    assert found["slopes"]["dense"] == pytest.approx(dict.fromkeys(("median", "low", "high"), 3))
+    assert found["slopes"]["step"]["median"] < 0.1
+    assert "dense 3.00 [3.00, 3.00]" in columns.text(found)
+    with jax.enable_x64(True):
+        (step, (state,)), (solved, (B, g)) = seen[:2]
+        assert step(state).relative < state.relative
+        np.testing.assert_allclose(solved(B, g), np.linalg.solve(B.T @ B, g), rtol=1e-9)
 
 
 def test_a_jacobian_that_does_not_fit_and_a_package_that_is_not_there_are_said():

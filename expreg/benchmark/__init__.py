@@ -5,14 +5,14 @@ from typing import Any
 
 from expreg.errors import InputError, Problem
 
-SUITES = ("regression", "scaling", "sweep")
+SUITES = ("regression", "scaling", "columns", "sweep")
 
 
 def bench(
     suite: str, *, quick: bool, limit: float | None, only: str | None, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], str]:
     """Run a suite of the benchmark; return its document and its table. Progress goes to `say`. Raises InputError."""
-    from expreg.benchmark import scaling, sweep
+    from expreg.benchmark import columns, scaling, sweep
     from expreg.benchmark import suite as regression
     from expreg.benchmark.problems import CASES
     from expreg.solver import solve
@@ -22,6 +22,9 @@ def bench(
     if suite == "sweep":
         found = sweep.run(quick=quick, only=only, say=say)
         return found, sweep.text(found)
+    if suite == "columns":
+        found = columns.run(quick=quick, say=say)
+        return found, columns.text(found)
     if suite == "scaling":
         found = scaling.run(solve, quick=quick, say=say)
         return found, scaling.text(found)

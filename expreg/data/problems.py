@@ -18,27 +18,32 @@ STREAM = 0x5EED
 
 
 class Problem(NamedTuple):
-    """A regression problem, float64: A (n, d), b (n,), the start (d,), and the planted x (d,) if it is a minimiser."""
+    """A regression problem, float64: A (n, d), b (n,), the start (d,), and the planted x (d,) if it is a minimiser.
+
+    `weights` (n,) are those of the regulariser where they are not one number of the config.
+    """
 
     A: np.ndarray
     b: np.ndarray
     x0: np.ndarray
     planted: np.ndarray | None
+    weights: np.ndarray | None = None
 
 
 def key(seed: int, replicate: int) -> np.ndarray:
     """Return the data of the key that sketches draw from, (2,) uint32."""
-    return _stream(seed, replicate, 4).integers(0, 2**32, 2, dtype=np.uint32)
+    return stream(seed, replicate, 4).integers(0, 2**32, 2, dtype=np.uint32)
 
 
-def _stream(*parts: int) -> np.random.Generator:
+def stream(*parts: int) -> np.random.Generator:
+    """Return the generator of one part of a problem: a seed, a replicate, the number of the part, sizes."""
     return np.random.default_rng([STREAM, *parts])
 
 
 def _drawn(options: Options, seed: int, replicate: int) -> Problem:
     """Return a problem with a drawn matrix; matrix, planted x, noise and start have random numbers of their own."""
     n, d = options["n"], options["d"]
-    shape, planting, noising, starting = (_stream(seed, replicate, part, n, d) for part in range(4))
+    shape, planting, noising, starting = (stream(seed, replicate, part, n, d) for part in range(4))
     A, scales = matrix(shape, n, d, **{name: options[name] for name in ("density", "condition", "coherence")})
     x = direction(planting, A, scales, options["scale"])
     b = target(noising, A @ x, **{name: options[name] for name in ("loss", "activation", "noise")})
@@ -46,11 +51,21 @@ def _drawn(options: Options, seed: int, replicate: int) -> Problem:
     return Problem(A, b, _start(options, starting, A, scales, x), x if exact else None)
 
 
+def _bounded(options: Options, seed: int, replicate: int) -> Problem:
+    """Return a problem with ||A|| = ||x|| = radius that starts at its planted x."""
+    n, d, radius = options["n"], options["d"], options["radius"]
+    shape, planting, noising = (stream(seed, replicate, part, n, d) for part in range(3))
+    A, x = shape.standard_normal((n, d)), planting.standard_normal(d)
+    A, x = (radius * array / np.linalg.norm(array, 2) for array in (A, x))
+    b = target(noising, A @ x, **{name: options[name] for name in ("loss", "activation", "noise")})
+    return Problem(A, b, x, x)
+
+
 def _attention(options: Options, seed: int, replicate: int) -> Problem:
     """Return the problem of one attention row: the keys of a head, and the row of one of its queries."""
     head = heads.attention(options["layer"], options["head"])
     A, x = head.keys, head.queries[options["token"]]
-    rng = _stream(seed, replicate, 3)
+    rng = stream(seed, replicate, 3)
     b = target(rng, A @ x, loss=options["loss"], activation=options["activation"])
     scales = np.linalg.norm(A, axis=0) / np.sqrt(len(A))
     return Problem(A, b, _start(options, rng, A, scales, x), x if options["weight"] == 0.0 else None)
@@ -64,12 +79,12 @@ def _given(options: Options, seed: int, replicate: int) -> Problem:
     A, b = read_problem(*paths)
     A = A.toarray() if hasattr(A, "toarray") else A
     scales = np.linalg.norm(A, axis=0) / np.sqrt(len(A))
-    return Problem(A, b, _start(options, _stream(seed, replicate, 3), A, scales, np.zeros(A.shape[1])), None)
+    return Problem(A, b, _start(options, stream(seed, replicate, 3), A, scales, np.zeros(A.shape[1])), None)
 
 
 def make(options: Options, seed: int, replicate: int) -> Problem:
     """Return the problem that the block `problem` of a config describes, a function of it and of the two numbers."""
-    kinds = {"gaussian": _drawn, "attention": _attention, "file": _given}
+    kinds = {"gaussian": _drawn, "bounded": _bounded, "attention": _attention, "file": _given}
     return kinds[options["kind"]](options, seed, replicate)
 
 

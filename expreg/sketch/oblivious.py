@@ -30,8 +30,10 @@ Sketch = Callable[[Array, int, int], Apply]
 def gaussian(key: Array, rows: int, size: int) -> Apply:
     """Make a Gaussian sketch, entries N(0, 1/size) (F.4); nnz(A) size flops and n size random numbers.
 
-    Distortion of a d-dimensional column space: e = (sqrt(d) + sqrt(2 log(2/delta))) / sqrt(size) with probability
-    1 - delta. Random numbers cost more than the product: the reference for the others.
+    On d columns the singular values are within 1 +- e, e = (sqrt(d) + sqrt(2 log(2/delta))) / sqrt(size), with
+    probability 1 - delta, so the `distortion` of the Gram matrix is at most 2 e + e^2. For a distortion eps,
+    size >= (sqrt(d) + sqrt(2 log(2/delta)))^2 / (sqrt(1 + eps) - 1)^2. Random numbers cost more than the product: the
+    reference for the others.
     """
 
     def apply(A: Matrix, weights: Array | None = None) -> Array:
@@ -71,7 +73,8 @@ def osnap(key: Array, rows: int, size: int, *, nonzeros: int = 4) -> Apply:
 def countsketch(key: Array, rows: int, size: int) -> Apply:
     """Make a CountSketch: one +-1 in each column of S (F.4); nnz(A) flops, the cheapest of all.
 
-    Distortion e holds with probability 1 - delta for size >= (d^2 + d) / (delta e^2); 8 d to 40 d do in practice.
+    The Gram matrix has a `distortion` of at most eps with probability 1 - delta for size >= (d^2 + d) / (delta eps^2);
+    8 d to 40 d do in practice.
     """
     return osnap(key, rows, size, nonzeros=1)
 

@@ -14,7 +14,7 @@ from expreg.sparse import Matrix, Sparse, fold_blocks, matvec
 from expreg.types import Array
 
 _BLOCK = 2**18  # numbers in a block of rows
-SIZE = 8  # rows of the sketch behind `sketched_leverage`, in units of d: scores tolerate a distortion of 1/2
+SIZE = 8  # rows of the sketch behind `sketched_leverage`, in units of d: singular values within 1 +- 1/2 are enough
 
 
 def leverage(A: Matrix, weights: Array) -> Array:

@@ -46,8 +46,9 @@ class Sketch(NamedTuple):
     """One sketch of n rows.
 
     - `make(key, n, size)`: its `sketch.oblivious.Apply`; None: rows sampled by their sketched leverage scores.
-    - `per_column`: its rows in units of d where no size is given, a distortion of about 1/3 (F.4), (F.6).
-    - `distortion(size, d, delta)`: what it keeps with probability 1 - delta, None where no useful bound is known.
+    - `per_column`: its rows in units of d where no size is given: a distortion of 1/4 to 1/3, gaussian 1/2 (measured).
+    - `distortion(size, d, delta)`: that of the Gram matrix, as `sketch.distortion` measures it, is at most this with
+      probability 1 - delta (F.4), (F.6); None where no useful bound is known.
     """
 
     name: str

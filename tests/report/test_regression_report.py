@@ -37,7 +37,7 @@ def drawn(found):
 
 def test_both_figures_have_a_line_per_method_at_its_values():
     found = drawn(summary([group("softmax", method("newton", 1e-3), method("gd", 0.5))]))
-    assert set(found) == set(REGRESSION.figures)
+    assert {*found, "iterations"} == set(REGRESSION.figures)
     for name, key in (("suboptimality", "step"), ("passes", "passes"), ("seconds", "seconds")):
         [axes] = found[name].figure.axes
         fast, slow = axes.get_lines()
@@ -79,3 +79,14 @@ def test_verdicts_have_words():
     text = verdict_text(REGRESSION, summary([], (), [{**verdict, **limits}]))
     assert "with probability at least 0.9" in text
     assert "consistent" in text
+
+
+def test_steps_to_an_accuracy_are_drawn_with_their_line_and_the_theorem():
+    points = [{"distance": 1.0, "log": log, "low": log - 1, "median": log, "high": log + 2} for log in (5.0, 10.0)]
+    fitted = {"fit": {"intercept": [1.0, 0, 2], "slope": [0.5, 0.4, 0.6]}, "points": points}
+    found = drawn(summary([{"label": "swept"} | fitted, {"label": "not swept", "fit": None, "points": points}]))
+    [axes] = found["iterations"].figure.axes
+    lines = [line.get_ydata() for line in axes.get_lines()]
+    for expected in ([5, 10], [3.5, 6], [5, 10]):  # medians, the fitted line, that of the theorem
+        assert any(np.allclose(line, expected) for line in lines)
+    assert found["iterations"].figure.legends[0].get_texts()[0].get_text() == "from 1"

@@ -19,7 +19,7 @@ class Script:
     def __init__(self, slices: int, k: int, failure: BaseException | None = None) -> None:
         self.slices, self.k, self.failure = slices, k, failure
         self.now = 50.0
-        self.compilations = [("program", 2, 1.5)]
+        self.compilations = [("program of an earlier round", 2, 3.0)]
         self.commits: list[tuple[float, list[float]]] = []
         self.shown: list[Any] = []
 
@@ -27,6 +27,7 @@ class Script:
         return self.now
 
     def run(self, cells: Any) -> Any:
+        self.compilations.append(("program", 2, 1.5))
         for index in range(self.slices):
             self.now += 0.25
             yield [{"cell": str(index), "at": self.now}] if index % self.k == 0 else []

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from expreg.core.config.expression import ExpressionError, parse
@@ -21,7 +21,8 @@ Scalar = None | bool | int | float | str
 Row = dict[str, Scalar]
 
 COMBINATIONS = ("product", "zip", "concat")
-KEYWORDS = (*COMBINATIONS, "when")
+SEARCH = "search"
+KEYWORDS = (*COMBINATIONS, "when", SEARCH)
 GENERATORS = {"geometric": "[a, b, k]", "linear": "[a, b, k]", "range": "[a, b, step]", "count": "k"}
 EVEN_AXES = ("m", "network.m")  # coupled initialisation needs an even width
 
@@ -30,7 +31,7 @@ EVEN_AXES = ("m", "network.m")  # coupled initialisation needs an even width
 class Axis:
     """One swept name; `size` is its declared length, an upper bound where rounding makes values equal.
 
-    `form` is how it was given: list, scalar, generator, or broken where a problem was reported.
+    `form` is how it was given: list, scalar, generator, search, or broken where a problem was reported.
     """
 
     name: str
@@ -133,16 +134,26 @@ def uneven_zips(node: Node) -> Iterator[Fault]:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read(sweep: Any, integer: Callable[[str], bool | None], constants: Mapping[str, Any]) -> tuple[Block, list[Fault]]:
+def read(
+    sweep: Any,
+    integer: Callable[[str], bool | None],
+    constants: Mapping[str, Any],
+    searched: tuple[str, tuple[float, float, int]] | None = None,
+) -> tuple[Block, list[Fault]]:
     """Return the tree that the value of `sweep` describes, without what is wrong, and what is wrong.
 
     `integer(name)` says whether an axis takes whole numbers (True), real ones (False) or both (None); the `constants`
-    may stand in conditions beside the axes. Codes: E-TYPE, E-EMPTY, E-DUP, E-UNKNOWN, E-RANGE, E-EXPR.
+    may stand in conditions beside the axes; `searched` is the axis of the search: name and (a, b, k) of its candidates.
+    Codes: E-TYPE, E-EMPTY, E-DUP, E-UNKNOWN, E-RANGE, E-EXPR, E-GRID.
     """
-    reader = _Reader(integer, constants)
+    reader = _Reader(integer, constants, searched)
     if isinstance(sweep, dict):
         for key in [key for key in sweep if key not in KEYWORDS]:
-            reader.fault(("sweep", key), "E-UNKNOWN", "unknown key; expected product, zip, concat or when")
+            reader.fault(
+                ("sweep", key),
+                "E-UNKNOWN",
+                f"unknown key{did_you_mean(key, KEYWORDS)}; expected product, zip, concat, search or when",
+            )
         sweep = {key: value for key, value in sweep.items() if key in KEYWORDS}
     return reader.block("product", sweep, ("sweep",)), reader.faults
 
@@ -151,6 +162,7 @@ def read(sweep: Any, integer: Callable[[str], bool | None], constants: Mapping[s
 class _Reader:
     integer: Callable[[str], bool | None]
     constants: Mapping[str, Any]
+    searched: tuple[str, tuple[float, float, int]] | None = None
     faults: list[Fault] = field(default_factory=list)
 
     def fault(self, path: Path, code: str, message: str) -> None:
@@ -191,6 +203,8 @@ class _Reader:
         return (lambda row: condition({**constants, **row})) if constants else condition
 
     def member(self, key: str, value: Any, path: Path) -> Node | None:
+        if key == SEARCH:
+            return self.candidates(path)
         if key not in COMBINATIONS:
             broken = Axis(key, path, 1, lambda: (1,), "broken")  # so that its name is known to other checks
             return (self.generated if isinstance(value, dict) else self.listed)(key, value, path) or broken
@@ -215,6 +229,16 @@ class _Reader:
                 self.fault((*path, index), "E-DUP", f"{show(item)} already at index {earlier}")
         form = "list" if isinstance(value, list) else "scalar"
         return Axis(name, path, len(values), lambda: values, form) if len(self.faults) == before else None
+
+    def candidates(self, path: Path) -> Axis | None:
+        if path != ("sweep", SEARCH):
+            self.fault(path, "E-GRID", "a search stands at the top of sweep, beside product")
+            return None
+        if self.searched is None:
+            return None
+        name, numbers = self.searched
+        make = partial(_values, "geometric", list(numbers), name, self.integer(name))
+        return Axis(name, (*path, "axis"), numbers[-1], make, SEARCH)
 
     def generated(self, name: str, value: dict[str, Any], path: Path) -> Axis | None:
         kind = next(iter(value), "")

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic_core import PydanticCustomError
 
-from expreg.core.config import expression, grid
+from expreg.core.config import expression, grid, search
 from expreg.core.config.cells import Resolver
 from expreg.core.config.fields import Choice, Fault, FilePath, Rule, carried, did_you_mean, is_number
 from expreg.core.config.model import Config, Execution, check, leaves, target
@@ -39,15 +39,22 @@ def load(
     given = {key: value for key, value in given.items() if key not in foreign}
 
     tree: grid.Block | None = None
+    searched = None
     second: list[Fault] = []
     if given.get("sweep") is not None:
         constants = {name: value for name, path in model.sizes.items() if is_number(value := at(given, path))}
-        tree, second = grid.read(given["sweep"], lambda axis: target(model, known, axis).whole, constants)
+        searched, wrong = search.read(given["sweep"])
+        first += wrong
+        candidates = None if searched is None else (searched.axis, search.numbers(searched))
+        whole = lambda axis: target(model, known, axis).whole  # noqa: E731
+        tree, second = grid.read(given["sweep"], whole, constants, candidates)
     targets = {name: target(model, known, name) for name in grid.names(tree)}
-    made, used = Source(document.value, document.marks, tree, targets), set[str]()
+    made, used = Source(document.value, document.marks, tree, targets, searched), set[str]()
     config, wrong = check(model, given, {"known": {*targets, *model.sizes, "replicate"}, "used": used})
     first += wrong
     first += [Fault((key,), "E-UNKNOWN", f"{experiment.name} has no {key}; remove this key") for key in strange]
+    if searched is not None and config is not None:
+        first += search.faults(searched, experiment, config)
     if tree is not None:
         second += _grid(made, experiment, config, {found.path for found in first})
     faults = _independent(first, document.faulty)
@@ -132,12 +139,13 @@ def _name(name: str, path: Path | None, experiment: Experiment) -> str | None:
 
 def _values(axis: grid.Axis, rules: tuple[Rule, ...]) -> Iterator[Fault]:
     """Yield the values that no rule takes, in the words of the first rule."""
-    # The values of a generator lie between its ends, and the rules are intervals.
+    # The values of a generator or a search lie between its ends, and the rules are intervals.
     listed = axis.form == "list"
     for index, value in enumerate(axis.values if listed else dict.fromkeys((axis.values[0], axis.values[-1]))):
         refusals = [found for rule in rules if (found := rule.axis(value))]
         if len(refusals) == len(rules):
-            yield refusals[0]._replace(path=(*axis.path, index) if listed else axis.path)
+            end = (*axis.path[:-1], ("from", "to")[index]) if axis.form == grid.SEARCH else axis.path
+            yield refusals[0]._replace(path=(*axis.path, index) if listed else end)
 
 
 def _idle(source: Source, used: set[str]) -> Iterator[Fault]:

@@ -24,12 +24,16 @@ Overrides = Sequence[str] | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """What a config was made from: the merged mapping, the marks of its entries, the grid, and what its axes set."""
+    """What a config was made from: the merged mapping, the marks of its entries, the grid, and what its axes set.
+
+    `search`: the search of the sweep, a `search.Search`, None without one.
+    """
 
     given: Mapping[str, Any]
     marks: Mapping[KeyPath, Marks]
     grid: Block | None
     targets: Mapping[str, Target]
+    search: Any = None
 
 
 def problem(source: Source, found: Fault) -> Problem:

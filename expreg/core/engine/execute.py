@@ -1,9 +1,10 @@
 """Run the open cells of a plan: programs into lanes, rows into the store, progress to the person."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -12,10 +13,15 @@ from expreg.core.engine import devices, manifest
 from expreg.core.engine.interrupt import graceful
 from expreg.core.engine.lanes import Engine, error_row
 from expreg.core.engine.progress import Reporter, counted, say
+from expreg.core.engine.search import Source
+from expreg.core.store import table
 from expreg.core.store.columns import check_row, types_of
 from expreg.core.store.store import Store
 from expreg.errors import Interrupted
-from expreg.types import Experiment, Row, Settings
+from expreg.types import FAILED, Experiment, Row, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Cells = Mapping[str, tuple[Settings, Mapping[str, Any]]]
 """Settings and axis values of each cell, by id."""
@@ -25,32 +31,67 @@ COMMIT_SHARE = 0.01
 """Share of the time so far between two commits: what a kill can cost, and a run of hours leaves few files."""
 
 
-def execute(store: Store, experiment: Experiment, cells: Cells, execution: Any, *, progress: bool) -> None:
-    """Run the cells that are not finished yet and commit their rows as they come.
+def execute(
+    store: Store, experiment: Experiment, cells: Cells, source: Source, execution: Any, *, progress: bool
+) -> None:
+    """Run the cells that the source wants and that are not finished yet; commit their rows as they come.
 
-    `execution` is that of the config. Raises Interrupted when a signal asked to stop, StorageError when the
-    disk fails; what was finished by then is stored.
+    The source is asked again after each round, until it wants no cell that this execution has not tried. `execution`
+    is that of the config. Raises Interrupted when a signal asked to stop, StorageError when the disk fails; what was
+    finished by then is stored.
     """
-    waiting = {cell: settings for cell, (settings, _) in cells.items() if cell not in store.finished}
+    tried: set[str] = set()
+
+    def rows() -> "pd.DataFrame":
+        found = table.read(store.directory, curves=False)[0]
+        return found[~found["status"].isin(FAILED) | found["cell"].isin(tried)]  # old failures are tried again
+
+    def wanted() -> dict[str, Settings]:
+        asked = (cell for cell in source(rows) if cell not in store.finished and cell not in tried)
+        return {cell: cells[cell][0] for cell in asked}
+
+    waiting = wanted()
+    done = sum(cell in store.finished for cell in cells)
     if not waiting:
         if progress:
-            say(f"{counted(len(cells), 'cell')}, all finished before")
+            say(f"{counted(done, 'cell')}, all finished before")
         return
+    whole = len(waiting) + done == len(cells)  # a grid, which one round runs
     record = manifest.begun(store.directory, len(waiting))
     store.write(manifest.NAME, manifest.text(record))
     store.event("start", cells=len(cells), open=len(waiting))
-    began = time.monotonic()
+    began, rounds = time.monotonic(), 0
     with graceful() as stop:
         engine = _engine(experiment, execution, stop)
-        with _reporter(experiment, waiting, len(cells) - len(waiting), execution, silent=not progress) as reporter:
-            _collect(engine, waiting, store, _completed(experiment, cells), reporter)
+        if not whole:
+            engine.expected = _expected(experiment, cells)
+        while waiting and not stop():
+            rounds += 1
+            tried.update(waiting)
+            with _reporter(
+                engine, waiting, done if whole else 0, "" if whole else f"round {rounds}: ", progress
+            ) as reporter:
+                _collect(engine, waiting, store, _completed(experiment, cells), reporter)
+            waiting = {} if stop() else wanted()
         ending = "interrupted" if stop() else "finished"
     facts = {"seconds": round(time.monotonic() - began, 3), "compilations": _compilations(engine)}
-    store.write(manifest.NAME, manifest.text(manifest.ended(record, ending, **facts)))
-    store.event(ending, cells=len(waiting), seconds=facts["seconds"])
+    store.write(manifest.NAME, manifest.text(manifest.ended(record, ending, cells=len(tried), **facts)))
+    store.event(ending, cells=len(tried), seconds=facts["seconds"])
+    done = sum(cell in store.finished for cell in cells)
+    of = f"{len(cells)} cells" if whole else f"at most {len(cells)} cells"
     if ending == "interrupted":
-        done = sum(cell in store.finished for cell in cells)
-        raise Interrupted(f"interrupted, {done} of {len(cells)} cells done; resume with the same command")
+        raise Interrupted(f"interrupted, {done} of {of} done; resume with the same command")
+    if progress and not whole:
+        say(f"search finished after {counted(rounds, 'round')}: {done} of {of} were needed")
+
+
+def _expected(experiment: Experiment, cells: Cells) -> Counter[Any]:
+    """Return how many cells of each program there are, so that its lanes are as many in every round."""
+    found: Counter[Any] = Counter()
+    for settings, _ in cells.values():
+        with suppress(Exception):  # its row will tell
+            found[experiment.signature(settings)] += 1
+    return found
 
 
 def _engine(experiment: Experiment, execution: Any, stop: Callable[[], bool]) -> Engine:
@@ -68,22 +109,16 @@ def _engine(experiment: Experiment, execution: Any, stop: Callable[[], bool]) ->
     )
 
 
-def _reporter(
-    experiment: Experiment, waiting: Mapping[str, Settings], done: int, execution: Any, *, silent: bool
-) -> Reporter:
+def _reporter(engine: Engine, waiting: Mapping[str, Settings], done: int, label: str, progress: bool) -> Reporter:
     costs = dict.fromkeys(waiting, 0.0)
     programs = set()
-    for cell, settings in waiting.items() if not silent else ():
+    for cell, settings in waiting.items() if progress else ():
         with suppress(Exception):  # its row will tell
-            costs[cell] = experiment.cost(settings).flops
-            programs.add(experiment.signature(settings))
-    return Reporter(
-        costs,
-        done,
-        programs=len(programs),
-        devices=devices.mesh(None if execution.devices == "auto" else execution.devices).size,
-        silent=silent,
-    )
+            costs[cell] = engine.experiment.cost(settings).flops
+            programs.add(engine.experiment.signature(settings))
+    programs -= {signature for signature, *_ in engine.compilations}
+    size = devices.mesh(engine.devices).size
+    return Reporter(costs, done, programs=len(programs), devices=size, label=label, silent=not progress)
 
 
 def _collect(
@@ -95,13 +130,14 @@ def _collect(
 ) -> None:
     """Commit rows in time; what is finished is stored however the engine ends, and shown once it is stored."""
     pending: list[Row] = []
+    before = len(engine.compilations)
     began = last = time.monotonic()
 
     def commit() -> None:
         rows = pending.copy()
         pending.clear()  # first: what cannot be stored is not tried again
         store.commit(rows)
-        reporter.add(rows, [seconds for _, _, seconds in engine.compilations])
+        reporter.add(rows, [seconds for _, _, seconds in engine.compilations[before:]])
 
     try:
         for rows in engine.run(waiting.items()):

@@ -7,7 +7,7 @@ leaving its loop when it is done; on accelerators they are vmapped. Cells are sp
 
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -86,7 +86,11 @@ class _Queue:
 
 @dataclass
 class Engine:
-    """Run cells of one experiment on the local devices. `compilations` lists (signature, lanes, seconds; 0 if kept)."""
+    """Run cells of one experiment on the local devices. `compilations` lists (signature, lanes, seconds; 0 if kept).
+
+    `expected`: cells of each program in all calls of `run` together, where these are more than one; its lanes are
+    chosen for that many.
+    """
 
     experiment: Experiment
     lanes: int | None = None
@@ -95,6 +99,7 @@ class Engine:
     cell_timeout: float | None = None
     stop: Callable[[], bool] = lambda: False
     compilations: list[tuple[Hashable, int, float]] = field(default_factory=list)
+    expected: Mapping[Hashable, int] = field(default_factory=dict)
 
     def run(self, cells: Iterable[Cell]) -> Iterator[list[Row]]:
         """Yield the rows of newly finished cells after every slice, until all are finished or `stop()` is true.
@@ -127,7 +132,8 @@ class Engine:
         return 0.0
 
     def _compile(self, signature: Hashable, members: list[Cell], lanes: int | None = None) -> Compiled:
-        given, devices, count = lanes or self.lanes, mesh(self.devices), len(members)
+        given, devices = lanes or self.lanes, mesh(self.devices)
+        count = max(len(members), self.expected.get(signature, 0))
         with numerics():
             inputs, size = example = self._example(members)
             leaves, structure = jax.tree.flatten(inputs)

@@ -22,7 +22,7 @@ class Reporter:
 
     Args:
         costs: expected cost of each open cell.
-        done: cells finished by earlier runs.
+        done: cells finished by earlier runs. label: what these cells are, in front of every line.
         programs: how many have to be compiled. devices: how many run cells at the same time.
         silent: write nothing. stream: where to write, standard error by default, as long as somebody reads it.
 
@@ -35,6 +35,7 @@ class Reporter:
         *,
         programs: int = 0,
         devices: int = 1,
+        label: str = "",
         silent: bool = False,
         stream: TextIO | None = None,
     ) -> None:
@@ -47,6 +48,7 @@ class Reporter:
         self._statuses: Counter[str] = Counter()
         self._began = self._last_line = time.monotonic()
         self._said = ""
+        self._label = label
         target = stream or sys.stderr
         self._console = _Console(file=target, quiet=silent or target is None)
         self._plain = silent or not self._console.is_terminal or self._console.is_dumb_terminal
@@ -59,11 +61,13 @@ class Reporter:
             transient=True,
             disable=self._plain,
         )
-        self._task = self._bar.add_task("cells", total=self._of, completed=done, rest=self._rest())
+        self._task = self._bar.add_task(
+            label.rstrip(": ") or "cells", total=self._of, completed=done, rest=self._rest()
+        )
 
     def __enter__(self) -> Self:
         self._bar.start()
-        if self._plain:
+        if self._plain and (self._programs or not self._label):
             self._say(self._line())
         return self
 
@@ -121,7 +125,7 @@ class Reporter:
         cells, done = self._statuses.total(), self._before + self._statuses.total()
         statuses = ", ".join(f"{count} {status}" for status, count in self._statuses.most_common())
         elapsed = duration(time.monotonic() - self._began)
-        head = f"{done}/{self._of} cells done" + (f" ({statuses})" if statuses else "")
+        head = f"{self._label}{done}/{self._of} cells done" + (f" ({statuses})" if statuses else "")
         if done == self._of:
             return f"{head}; in {elapsed}"
         if over:

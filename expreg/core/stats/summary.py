@@ -15,9 +15,10 @@ Record = dict[str, Any]
 
 
 class Asked(NamedTuple):
-    """What a summary is asked for: the names of the swept columns and the settings of the analysis.
+    """What a summary is asked for: the names of the swept columns, the settings of the analysis, and the search.
 
-    `delta`: allowed failure probability; `confidence`: level of all intervals; `resamples`, `seed`: bootstrap samples.
+    `delta`: allowed failure probability; `confidence`: level of all intervals; `resamples`, `seed`: bootstrap samples;
+    `search`: `axis`, `criterion` and `verify` where a search chose the cells, None where all of the grid was run.
     """
 
     axes: Sequence[str] = ()
@@ -25,6 +26,7 @@ class Asked(NamedTuple):
     confidence: float = 0.95
     resamples: int = 1000
     seed: int = 0
+    search: Mapping[str, Any] | None = None
 
 
 def summarise(experiment: Experiment, cells: pd.DataFrame, curves: pd.DataFrame, *, name: str, **asked: Any) -> Record:

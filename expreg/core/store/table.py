@@ -126,8 +126,9 @@ def compare(directories: Sequence[Path | str]) -> tuple["pd.DataFrame", "pd.Data
 def status(directory: Path | str) -> dict[str, Any]:
     """Return how far a run is, as JSON-able numbers and lines, without reading the numbers of any row.
 
-    Keys: planned (None if plan.json is damaged), done (need no further execution), failed, by_status,
-    damaged, last_event, running (a process owns the directory).
+    Keys: planned (None if plan.json is damaged; of a search the most that it may run), search (its axis and criteria,
+    None without one), done (need no further execution), failed, by_status, damaged, last_event, running (a process
+    owns the directory).
     """
     directory = Path(directory)
     plan = plan_of(directory)
@@ -137,6 +138,7 @@ def status(directory: Path | str) -> dict[str, Any]:
     events = read_events(directory)
     return {
         "planned": plan.get("cells") if plan else None,
+        "search": plan.get("search") if plan else None,
         "done": counts.total() - failed,
         "failed": failed,
         "by_status": dict(sorted(counts.items())),

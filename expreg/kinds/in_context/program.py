@@ -13,6 +13,7 @@ import numpy as np
 
 from expreg import data, ntk, residual, shift
 from expreg.activation import ACTIVATIONS
+from expreg.bounds import projection_norm
 from expreg.kinds.in_context.growth import compare
 from expreg.types import PRECISIONS, Array, Cost, Program, Row, Settings, Status, at_once
 
@@ -169,7 +170,7 @@ def _curvature(static: Signature, task: Task, z: Array) -> Array:
         return jnp.asarray(ACTIVATIONS[static.activation].softmax_curvature, z.dtype)
     b = task.b
     _, _, s = residual.stable(z, static.activation)
-    square = shift.projection_norm(b) ** 2
+    square = projection_norm(b) ** 2
     rows = 1 + static.n * jnp.abs(b).max() + jnp.abs(b).sum() + static.n * (b @ b)  # at least ||Gam||_inf
     return jnp.exp(2 * (jnp.abs(z).max() - s)) * (square + rows)
 

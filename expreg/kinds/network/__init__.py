@@ -79,6 +79,8 @@ THRESHOLD = Experiment(
     warnings=later("expreg.kinds.network.outlook:warnings"),
     outlook=later("expreg.kinds.network.outlook:outlook"),
     certify=later("expreg.kinds.network.start:certify"),
+    searches=later("expreg.kinds.network.search:searches"),
+    success=later("expreg.kinds.network.search:success"),
     probe=PROBE,
     summarise=later("expreg.kinds.network.summary.summary:summarise"),
     figures={
@@ -120,6 +122,8 @@ CAPACITY = replace(
     cost=later("expreg.kinds.network.capacity:cost"),
     check=later("expreg.kinds.network.capacity:problems"),
     outlook=later("expreg.kinds.network.summary.capacity:outlook"),
+    warnings=lambda *_: [],  # those are about the exponent that the theorem claims
+    searches=lambda _: {},
     probe={
         **{name: PROBE[name] for name in ("seed", "replicate", "precision", "data")},
         "experiment": "capacity",

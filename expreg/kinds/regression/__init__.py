@@ -36,10 +36,32 @@ REGRESSION = Experiment(
     probe=PROBE,
     summarise=later("expreg.kinds.regression.summary:summarise"),
     figures={
-        name: partial(later("expreg.kinds.regression.figures:draw"), name)
-        for name in ("suboptimality", "passes", "seconds")
+        "iterations": later("expreg.kinds.regression.figures:iterations"),
+        **{
+            name: partial(later("expreg.kinds.regression.figures:draw"), name)
+            for name in ("suboptimality", "passes", "seconds")
+        },
     },
     claims={
+        "growth": (
+            "The number of steps grows at most linearly in log(||x0 - x*|| / eps)",
+            "steps by which a curve rises from the line",
+        ),
+        "steps": (
+            "From M ||x0 - x*|| <= 0.1 l, log(||x0 - x*|| / eps) steps reach ||x - x*|| <= eps, with probability at "
+            "least {}",
+            "share of runs",
+        ),
+        "start": (
+            "From M ||x0 - x*|| <= 0.1 l, each step multiplies ||x - x*|| by 0.4 or less, with probability at least {}",
+            "share of runs",
+        ),
+        "lipschitz": ("The Hessian is M-Lipschitz where ||x|| <= R (E.25)-(E.29)", "share of problems"),
+        "convex": ("The weights make the Hessian at least I where ||x|| <= R", "share of problems"),
+        "trivial": (
+            "Closeness weights make the solution trivial: ||x*|| <= 0.01 ||x planted||, for a share of at least {}",
+            "share of problems",
+        ),
         "quadratic": ("Exact Newton steps converge quadratically near the optimum", "order of convergence"),
         "contraction": (
             "A step with a sketched Hessian shrinks the distance by eps/(1-eps), with probability at least {}",

@@ -1,4 +1,4 @@
-"""Figures of `regression`: how far the loss is above its least, by step, passes over the matrix, and seconds."""
+"""Figures of `regression`: how far the loss is above its least, by step, passes and seconds; steps to an accuracy."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -22,6 +22,7 @@ _CAPTION = (
 )
 
 
+THEOREM: dict[str, Any] = {"color": plot.GREY, "linestyle": (0, (1, 1.5))}
 DRAWN = {
     "suboptimality": ("Suboptimality by step", "step", "step"),
     "passes": ("Suboptimality by passes over the matrix", "passes", "passes over A"),
@@ -72,3 +73,37 @@ def _panel(axes: Axes, group: Mapping[str, Any], key: str, labels: list[str]) ->
             axes.plot(at, curve["median"], **style, markevery=max(1, len(at) // 12))
             low, high = (curve[name].clip(LOWEST, 1e12) for name in ("low", "high"))
             axes.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+# --- steps to an accuracy ---------------------------------------------------------------------------
+
+_STEPS = (
+    "Steps until ||x - x*|| <= eps from a start at a known distance: medians and quartiles over problems and draws, by "
+    "distance, with the fitted line, and the log(||x0 - x*|| / eps) steps of the theorem."
+)
+
+
+def iterations(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
+    """Draw the steps against log(||x0 - x*|| / eps) for each problem whose distance and eps were swept."""
+    panels = [group for group in plot.records(summary, "groups") if group.get("fit")]
+    return plot.paged("iterations", "Steps to an accuracy", _STEPS, panels, _iterations)
+
+
+def _iterations(panels: list[Mapping[str, Any]]) -> Canvas:
+    figure, axes = plot.canvas(len(panels), 2.3, 0.4)
+    distances = sorted({point["distance"] for group in panels for point in group["points"]})
+    for axis, group in zip(axes, panels, strict=True):
+        points = pd.DataFrame(group["points"])
+        for i, at in enumerate(distances):
+            part = points[points["distance"] == at]
+            spread = [part["median"] - part["low"], part["high"] - part["median"]]
+            axis.errorbar(part["log"], part["median"], spread, **_look(i) | {"linestyle": "none"})
+        ends = np.array([points["log"].min(), points["log"].max()])
+        axis.plot(ends, group["fit"]["intercept"][0] + group["fit"]["slope"][0] * ends, color="black", linewidth=0.8)
+        axis.plot(ends, ends, **THEOREM)
+        plot.entitle(axis, len(panels), str(group["label"]))
+    plot.outer_labels(axes, "log(||x0 - x*|| / eps)", "steps")
+    shown = [Line2D([], [], label=f"from {at:g}", **_look(i) | {"linestyle": "none"}) for i, at in enumerate(distances)]
+    shown += [Line2D([], [], label="log(||x0 - x*|| / eps)", **THEOREM)]
+    figure.legend(handles=shown, loc="outside lower center", ncols=min(5, len(shown)))
+    return figure

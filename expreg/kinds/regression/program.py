@@ -14,7 +14,8 @@ from expreg import residual, solver
 from expreg.activation import ACTIVATIONS
 from expreg.data import problems, read_problem
 from expreg.errors import InputError, Problem
-from expreg.kinds.regression.columns import CURVES, MEASURED, PROBLEM
+from expreg.kinds.regression import bounded
+from expreg.kinds.regression.columns import BASIN, CURVES, MEASURED, PROBLEM
 from expreg.solver.state import IN_A_CONFIG, sentence
 from expreg.solver.validate import check as check_arrays
 from expreg.types import PRECISIONS, Array, Cost, Program, Row, Settings, Status
@@ -50,6 +51,7 @@ class Inputs(NamedTuple):
     weights: Any  # (n,)
     key: Any  # (2,) uint32, of the sketches
     tolerance: Any
+    accuracy: Any  # the distance to the goal at which the run ends, negative where it does not count
     max_steps: Any
     curve_step: Any  # (points,) int32, the steps that are stored
     goal: Any  # (d,) the planted x, nan where there is none
@@ -68,6 +70,8 @@ class State(NamedTuple):
 
 def problem(settings: Settings) -> problems.Problem:
     """Return the problem of a cell; cells that differ in the solver only share it."""
+    if "accuracy" in settings["problem"]:
+        return bounded.problem(settings)
     return _problem(json.dumps(settings["problem"], sort_keys=True), settings["seed"], settings["replicate"])
 
 
@@ -131,6 +135,9 @@ def _curve_steps(settings: Settings) -> np.ndarray:
 
 
 def _tolerance(settings: Settings) -> float:
+    """Return the bound of the gradient; 0, which nothing reaches, where the distance to the minimiser counts."""
+    if "accuracy" in settings["problem"]:
+        return 0.0
     wanted = settings["solver"]["tolerance"]
     return TOLERANCE[settings["precision"]] if wanted == "auto" else wanted
 
@@ -138,13 +145,15 @@ def _tolerance(settings: Settings) -> float:
 def prepare(settings: Settings) -> Inputs:
     """Return the inputs of one cell's lane, NumPy arrays in the cell's precision."""
     found, static, real = problem(settings), signature(settings), PRECISIONS[settings["precision"]]
+    given, accuracy = settings["problem"], settings["problem"].get("accuracy", -1.0)
     planted = np.zeros(static.d) if found.planted is None else found.planted
     at = residual.terms(found.A @ planted, found.b, static.loss, static.activation)
     return Inputs(
         **inputs(settings),
-        weights=np.full(static.n, settings["problem"]["weight"], real),
-        key=problems.key(settings["seed"], settings["replicate"]),
+        weights=np.full(static.n, given["weight"] if found.weights is None else found.weights, real),
+        key=problems.key(settings["seed"], settings["replicate"]) + np.uint32(given.get("draw", 0)),
         tolerance=real(_tolerance(settings)),
+        accuracy=real(accuracy),
         max_steps=np.int32(settings["solver"]["max_steps"]),
         curve_step=_curve_steps(settings),
         goal=np.full(static.d, np.nan, real) if found.planted is None else found.planted.astype(real),
@@ -159,7 +168,8 @@ def program(static: Signature) -> Program:
     signs = _signs(static.activation)
 
     def running(state: State) -> Array:
-        return state.active & method.running(state.inner) & (state.inner.step < state.inputs.max_steps)
+        going = state.active & method.running(state.inner) & (state.inner.step < state.inputs.max_steps)
+        return going & ~_reached(signs, state)
 
     def init(given: Inputs) -> State:
         key = jax.random.wrap_key_data(given.key)
@@ -172,6 +182,15 @@ def program(static: Signature) -> Program:
         return _noted(signs, state._replace(inner=method.step(state.inner)))
 
     return Program(init, advance, running, partial(_record, static.activation))
+
+
+def _distance(signs: tuple[int, ...], state: State) -> Array:
+    away = jnp.stack([state.inner.x - sign * state.inputs.goal for sign in signs])
+    return jnp.sqrt(jnp.min(jnp.sum(away * away, axis=1)))
+
+
+def _reached(signs: tuple[int, ...], state: State) -> Array:
+    return _distance(signs, state) <= state.inputs.accuracy
 
 
 def _signs(activation: str) -> tuple[int, ...]:
@@ -203,19 +222,21 @@ def _point(signs: tuple[int, ...], state: State) -> dict[str, Array]:
     square = jnp.min(jnp.stack([squared(inner.point.z - sign * goal) for sign in signs]))
     found = {name: getattr(inner, name) for name in ("loss", "passes", "damping")}
     found |= {"residual": inner.relative, "error": jnp.sqrt(jnp.maximum(square, 0))}
+    found |= {"distance": _distance(signs, state)}
     return {name: jnp.asarray(value, inner.x.dtype) for name, value in found.items()}
 
 
 def _record(activation: str, state: State) -> dict[str, Array]:
-    inner = state.inner
+    inner, signs = state.inner, _signs(activation)
     return {
         "steps": inner.step,
-        **{name: getattr(inner, name) for name in ("status", "x", "gradient_norm", "damping", "passes")},
+        "status": jnp.where(_reached(signs, state), int(Status.converged), inner.status),
+        **{name: getattr(inner, name) for name in ("x", "gradient_norm", "damping", "passes")},
         **residual.summary(inner.problem.A @ inner.x, inner.problem.b, activation),
         "curve_length": state.curve_length,
         "curve_step": state.inputs.curve_step,
         **{f"curve_{name}": values for name, values in state.curve.items()},
-        **{f"last_{name}": value for name, value in _point(_signs(activation), state).items()},
+        **{f"last_{name}": value for name, value in _point(signs, state).items()},
     }
 
 
@@ -254,12 +275,20 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         "passes": int(record["passes"]),
         "tolerance": _tolerance(settings),
         **{name: given.get(name) for name in ("loss", "activation", *PROBLEM)},
+        **(bounded.minimum(settings).columns if "accuracy" in given else dict.fromkeys(BASIN)),
         "loss_value": float(record["last_loss"]),
         "residual_final": float(record["last_residual"]),
         **{name: float(record[name]) for name in MEASURED},
         **_errors(found.planted, _signs(given["activation"]), record),
         **_curve(record),
+        **_weight(given["weight"]),
     }
+
+
+def _weight(given: float | str) -> Row:
+    """Return the weight of the config: a number, or the rule that it follows."""
+    ruled = isinstance(given, str)
+    return {"weight": None if ruled else given, "weight_rule": given if ruled else None}
 
 
 def _errors(planted: np.ndarray | None, signs: tuple[int, ...], record: dict[str, Array]) -> Row:

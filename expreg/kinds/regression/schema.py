@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from expreg import residual
+import numpy as np
+
+from expreg import basin, residual
 from expreg.core.config.fields import (
     EPSILON,
+    FLOAT,
     Block,
     Choice,
     Fault,
@@ -24,6 +27,7 @@ from expreg.data.heads import FEATURES, HEADS, TOKENS, Head
 from expreg.solver.records import SKETCHES, names, with_sketch
 
 MAX_ROWS = 2**30
+LARGEST_RADIUS = {"f32": 6.5, "f64": 18.0}
 
 
 def regression() -> type[Config]:
@@ -38,7 +42,7 @@ class _Problem(Block):
         "projective: 1/2||u-<u,1>b||^2/||u||^2",
     )
     activation: Annotated[str, Choice(options=residual.activations)] = key("exp", "u = phi(A x), entrywise")
-    weight: NotNegative = key(0.0, "w of the regulariser 1/2||w A x||^2")
+    weight: Annotated[float | str, Number(least=0)] = key(0.0, "w of the regulariser 1/2||w A x||^2")
     start: Annotated[str, Choice(options=("random", "near", "zero"))] = key(
         "random", "x0: normal, beside the planted x, or 0"
     )
@@ -51,17 +55,50 @@ class _Problem(Block):
             yield Fault(("start",), "E-RANGE", f"got 'zero', but {why[self.activation]}; use random")
 
 
-class Gaussian(_Problem):
+class _Drawn(_Problem):
+    n: Annotated[int, Number(integer=True, least=1, most=MAX_ROWS)] = key("n", "number of rows of A")
+    d: Natural = key("d", "number of columns of A")
+    noise: NotNegative = key(0.0, "relative noise of b; b still sums to 1 where u/<u,1> does")
+
+
+class Gaussian(_Drawn):
     """Normal A, and b = u(A x)/<u(A x),1> of a planted x (exponential: b = u(A x)), with noise."""
 
     kind: Literal["gaussian"] = "gaussian"
-    n: Annotated[int, Number(integer=True, least=1, most=MAX_ROWS)] = key("n", "number of rows of A")
-    d: Natural = key("d", "number of columns of A")
     density: Annotated[float, Number(above=0, most=1)] = key(1.0, "share of entries of each row of A that are not 0")
     condition: Annotated[float, Number(least=1)] = key(1.0, "largest over smallest scale of the columns, geometric")
     coherence: Annotated[float, Number(least=0, most=1)] = key(0.0, "share of columns that one row of leverage 1 fixes")
     scale: Positive = key(1.0, "standard deviation of A x at the planted x")
-    noise: NotNegative = key(0.0, "relative noise of b; b still sums to 1 where u/<u,1> does")
+
+
+class Bounded(_Drawn):
+    """The setting of the theorem: normal A, ||A|| = R, b of an x with ||x|| = R, a start beside the minimiser x*."""
+
+    kind: Literal["bounded"] = "bounded"
+    radius: Positive = key(1.0, "R = ||A|| = ||x||, x planted")
+    weight: Annotated[float | str, Number(least=0, words=tuple(basin.RULES))] = key(
+        0.1, "w of the regulariser 1/2||w A x||^2; convex: the Hessian is at least I; closeness: 0.9 (B+W^2) <= W^2"
+    )
+    start: Annotated[str, Choice(options=("near",))] = key("near", "x0: beside the minimiser")
+    distance: Positive = key(0.1, "||x0 - x*||")
+    accuracy: Positive = key(1e-9, "eps: the run ends where ||x - x*|| <= eps, whatever the gradient")
+    draw: Annotated[int, Number(integer=True, least=0, most=2**31 - 1)] = key(0, "number of the draw of the sketches")
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """Ask for an accuracy within reach, logits whose squares are finite, and weights that exist."""
+        yield from super().rules(precision)
+        least, largest = 32 * EPSILON[precision] * self.radius, LARGEST_RADIUS[precision]
+        if not least <= self.accuracy < self.distance:
+            message = f"got {self.accuracy:g}, expected at least {least:.1e} in {precision} and less than the distance"
+            yield Fault(("accuracy",), "E-RANGE", message)
+        if self.radius > largest:
+            message = f"got R = {self.radius:g}: e^(2 R^2) overflows {FLOAT[precision]}, expected at most {largest:g}"
+            yield Fault(("radius",), "E-RANGE", message)
+        elif self.weight in basin.RULES:
+            try:
+                basin.RULES[str(self.weight)](np.eye(2), np.full(2, 0.5), 1.0, self.loss, self.activation)
+            except ValueError as error:
+                yield Fault(("weight",), "E-RANGE", f"got '{self.weight}', but {error}; use a number")
 
 
 class Attention(Head, _Problem):
@@ -140,5 +177,5 @@ class RegressionConfig(Config):
     blocks: ClassVar[tuple[str, ...]] = ("problem", "solver")
     sizes: ClassVar[Mapping[str, tuple[str, str]]] = {"n": ("problem", "n"), "d": ("problem", "d")}
 
-    problem: Annotated[Any, OneOf(models=(Gaussian, Attention, MatrixFile))] = key({}, "A, b and the loss")
+    problem: Annotated[Any, OneOf(models=(Gaussian, Attention, MatrixFile, Bounded))] = key({}, "A, b and the loss")
     solver: Solver = key({}, "how it is solved, and when the solver stops")

@@ -2,6 +2,7 @@
 
 A *problem* is a matrix with its target, loss and start; cells that differ in the solver only solve the same one.
 A *group* collects the problems that differ in the replicate only, a *method* the cells with one solver setting.
+Runs from a known distance to the minimiser are grouped by `theorem`.
 """
 
 import math
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from expreg.core.stats.describe import Floats, Record, above, quartiles, shown, split, varying, verdict
 from expreg.core.stats.success import clopper_pearson
 from expreg.core.stats.summary import Asked
+from expreg.kinds.regression import theorem
 from expreg.kinds.regression.columns import PROBLEM as KEYS
 from expreg.solver.records import SKETCHES, chosen, names
 from expreg.types import FAILED
@@ -22,9 +24,9 @@ from expreg.types import FAILED
 SHAPE = ("loss", "activation", "rows", "columns")
 METHOD = ("solver", "sketch", "sketch_size")
 # Named in a group or a method where the run has several.
-PROBLEM = ("data", *(name for name in KEYS if name != "token"), "precision")
+REPEATS = ("token", "draw", "seed", "replicate")
+PROBLEM = ("data", *(name for name in KEYS if name not in REPEATS), "precision")
 LIMITS = ("tolerance", "max_steps")
-REPEATS = ("token", "seed", "replicate")
 ORDER = 1.8
 """The least order of convergence that counts as quadratic: an estimate from three steps is a little below 2."""
 LATE = 0.1
@@ -45,6 +47,8 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     their distortion.
     """
     kept = cells[~cells["status"].isin(FAILED)] if "status" in cells else cells
+    known = kept["accuracy"].notna() if "accuracy" in kept else np.zeros(len(kept), bool)
+    starts, kept = theorem.summarise(kept[known], curves, asked), kept[~known]
     outer, settings = varying(kept, PROBLEM), varying(kept, LIMITS)
     traces = _traces(kept, curves, [*SHAPE, *outer])
     groups: list[Record] = []
@@ -54,10 +58,11 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
         methods = [_method(one, part, settings, traces, asked.delta) for one, part in split(rows, [*METHOD, *settings])]
         groups.append({"group": values, "label": label, "methods": methods})
     pairs = [(group["group"], method) for group in groups for method in group["methods"]]
+    own = [_outcomes(pairs, [*SHAPE, *outer]), *_speeds(pairs, [*SHAPE, *outer])] if kept.size else []
     return {
-        "groups": groups,
-        "tables": [_outcomes(pairs, [*SHAPE, *outer]), *_speeds(pairs, [*SHAPE, *outer])],
-        "verdicts": list(_verdicts(pairs, asked.delta, asked.confidence)),
+        "groups": [*starts["groups"], *groups],
+        "tables": [*starts["tables"], *own],
+        "verdicts": [*starts["verdicts"], *_verdicts(pairs, asked.delta, asked.confidence)],
         "note": NOTE,
     }
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from expreg.core.page import terminal
 from expreg.core.page.style import finite, records
 from expreg.core.page.words import Parts, extent, number
+from expreg.kinds.network.figures import searched
 from expreg.kinds.network.figures.look import criteria_of
 from expreg.kinds.network.figures.tables import tables
 from expreg.kinds.network.figures.thresholds import exponent_words, figure_of
@@ -99,7 +100,7 @@ def text(summary: Mapping[str, Any]) -> list[str]:
     found = ["The chain of the proof: which step is loose, and where", heading]
     for _, pairs in groupby(zip(rows, lines, strict=True), lambda pair: pair[0].get("criterion")):
         found += _criterion_lines(list(pairs))
-    ends = [*(summary.get("chain_summary") or []), LEGEND, CAUTION]
+    ends = [*(summary.get("chain_summary") or []), *searched.sentences(summary), LEGEND, CAUTION]
     return [*found, *(line for sentence in ends for line in terminal.wrapped(sentence))]
 
 
@@ -142,7 +143,8 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
         f"{censored} of {len(rows)} thresholds lie beyond the grid of widths or lack replicates.": censored,
         f"The grid of widths does not bracket {loose} of {len(rows)} thresholds.": loose,
     }
-    return [line for line, count in lines.items() if count] + [line for group in groups for line in _spectrum(group)]
+    found = [line for line, count in lines.items() if count] + [line for group in groups for line in _spectrum(group)]
+    return [*found, *searched.sentences(summary)]
 
 
 def _spectrum(group: Mapping[str, Any]) -> Iterator[str]:
@@ -174,4 +176,5 @@ def grid(summary: Mapping[str, Any]) -> str:
         return ""
     trials = {int(row["trials"]) for row in rows if finite(row.get("trials"))}
     n, m = ({row[name] for row in rows} for name in ("n", "m"))
-    return f", for n = {extent(n)} and m = {extent(m)}" + (f", {extent(trials)} replicates each" if trials else "")
+    each = "for each n, their widths chosen by a search" if searched.search_of(summary) else "each"
+    return f", for n = {extent(n)} and m = {extent(m)}" + (f", {extent(trials)} replicates {each}" if trials else "")

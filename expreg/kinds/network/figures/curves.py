@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from expreg.core.page import style as plot
+from expreg.kinds.network.figures import searched
 
 MAX_WIDTHS = 3
 _NEEDED = ["cell", "n", "m", "eta_scaled", "lambda_cts", "tolerance", "residual_initial"]
@@ -34,6 +35,7 @@ def convergence(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str,
     """Draw ||r_t|| / ||r_0|| over the step for each n and a few widths, with (B.21) and (C.26) as lines."""
     if curves.empty or cells.empty or not {"cell", "n", "m"} <= set(cells.columns):
         return []
+    cells = searched.whole(cells, summary)
     known = np.isfinite(curves["residual"].astype(float))
     # A cell has dozens of points: looking up every point takes far longer than looking up every cell.
     seen = cells["cell"].isin(curves.loc[known, "cell"].unique())

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, withStroke
 
 from expreg.core.page import style as plot
+from expreg.kinds.network.figures import searched
 from expreg.kinds.network.figures.look import criteria_of
 from expreg.kinds.network.figures.thresholds import draw_points, level_of, points_of, share_words
 
@@ -34,6 +35,7 @@ def phase(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any
         f" Line: m*(n, δ), the width from which on {share_words(level)} of replicates succeed (an order"
         " statistic, with its distribution-free interval); open markers: the grid does not bracket it;"
         " arrows: it, or its interval, reaches beyond the grid or beyond what this many replicates can tell."
+        + searched.caption(summary)
     )
     draw, hidden = partial(_phase_figure, level=level), sum(map(len, groups)) - len(panels)
     options: dict[str, Any] = {"owner": lambda panel: panel[0], "beside": _titles, "hidden": hidden}
@@ -108,7 +110,7 @@ def success(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, A
     caption = (
         f"Markers: share of replicates that succeed, with exact binomial intervals{with_confidence}; markers"
         " of different n are set slightly apart. Lines: the same made monotone in m. Horizontal line: the"
-        f" required share, {share_words(level)}."
+        f" required share, {share_words(level)}.{searched.caption(summary)}"
     )
     draw = partial(_success_figure, level=level)
     return plot.paged("success", "Success over width", caption, panels, draw, beside=_titles)

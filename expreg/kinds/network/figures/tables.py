@@ -5,6 +5,7 @@ from typing import Any
 
 from expreg.core.page.style import finite, records
 from expreg.core.page.words import interval, number, share
+from expreg.kinds.network.figures import searched
 from expreg.kinds.network.figures.look import criteria_of
 
 Record = Mapping[str, Any]
@@ -16,12 +17,8 @@ def tables(summary: Record) -> list[dict[str, Any]]:
         table | {"group": group.get("label") or "group"}
         for group in records(summary, "groups")
         for table in (
-            exponents(group),
-            _budgets(group),
-            thresholds(group),
-            _models(group),
-            _margins(group),
-            *_numbers(group),
+            *(exponents(group), _budgets(group), thresholds(group), searched.table(group)),
+            *(_models(group), _margins(group), *_numbers(group)),
         )
         if table["rows"]
     ]

@@ -118,7 +118,7 @@ class Group(NamedTuple):
 class Outcomes(NamedTuple):
     """Outcomes of one criterion at one n.
 
-    `widths` (G,) ascending; `success` (S, G) with 1 success, 0 none, nan missing (failed or not run yet).
+    `widths` (G,) ascending; `success` (S, G) with 1 success, 0 none, nan missing (failed or not run).
     """
 
     widths: Floats

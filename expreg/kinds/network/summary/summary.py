@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from expreg import theory
-from expreg.core.stats import censored, exponents, laws, success, thresholds
+from expreg.core.bisection import verified
+from expreg.core.stats import censored, exponents, laws, searched, success, thresholds
 from expreg.core.stats.describe import Record, median, quantiles, split
 from expreg.core.stats.summary import Asked
 from expreg.kinds.network.summary import budgets, capacity, chain, groups, joint, rates, spreads, verdicts
@@ -28,6 +29,11 @@ ESTIMATORS = {
     "thresholds, not of their 1 - delta quantile",
 }
 NOTE = "Each criterion has a threshold of its own; none of them is the threshold of the network."
+SEARCHED = (
+    "A search chose the widths of each replicate. At widths that it did not run, thresholds and success curves take a"
+    " replicate for no success below its bracket and for success above; rates, margins and shares at the widest m are"
+    " those of the replicates that ran every width."
+)
 
 
 def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record:
@@ -48,9 +54,10 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     judged += joint.verdicts(together, claims, asked.confidence)
     links = chain.table(found, judged)
     settings = {name: getattr(asked, name) for name in ("delta", "confidence", "resamples", "seed")}
+    settings |= {} if asked.search is None else {"search": dict(asked.search)}
     return {
         "settings": settings | {"estimators": ESTIMATORS},
-        "note": NOTE,
+        "note": NOTE if asked.search is None else f"{NOTE} {SEARCHED}",
         "chain": links,
         "chain_summary": chain.sentences(links, found),
         "groups": found,
@@ -62,7 +69,7 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
 def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Record, list[Record], joint.Thresholds]:
     """Return the record of one group, its verdicts, and its thresholds by criterion."""
     rows = group.rows
-    points = [(int(at["n"]), part) for at, part in split(rows, ["n"])]
+    points = _by_n(rows)
     spectrum = [_spectrum(n, part) for n, part in points]
     bounds = [_bound(record["n"], record["lambda_cts"], asked.delta) for record in spectrum]
     # One stream per n: different n are independent, and adding an n leaves the others as they were.
@@ -70,11 +77,14 @@ def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Rec
         n: exponents.resample(part["_replicate"].nunique(), asked.resamples, np.random.default_rng([asked.seed, n]))
         for n, part in points
     }
-    judged = {_with_budget(criterion, rows): groups.judge(rows, criterion) for criterion in groups.criteria()}
-    more = [(criterion, groups.judge(rows, criterion)) for criterion in (groups.MOVEMENT_FIXED, groups.FIT)]
+    wanted = [c for c in groups.criteria() if asked.search is None or c.name in asked.search["criterion"]]
+    judged = {_with_budget(criterion, rows): groups.judge(rows, criterion) for criterion in wanted}
+    more = (groups.MOVEMENT_FIXED, groups.FIT) if asked.search is None else ()
+    fixed = [(criterion, groups.judge(rows, criterion)) for criterion in more]
+    whole = rows if asked.search is None else rows[verified(rows["replicate"], asked.search["verify"])]
     described = {
-        criterion: _criterion(criterion, points, outcome, samples, asked)
-        for criterion, outcome in [*judged.items(), *more]
+        criterion: _criterion(criterion, points, _by_n(whole), outcome, samples, asked)
+        for criterion, outcome in [*judged.items(), *fixed]
         if outcome is not None
     }
     lambdas = {at["n"]: at["lambda_cts"] for at in spectrum}
@@ -89,13 +99,17 @@ def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Rec
             for criterion, (own, _) in described.items()
             if criterion is not groups.MOVEMENT_FIXED
         ],
-        "budgets": _budgets(rows, points, samples, asked),
-        "rates": rates.describe(rows, fitted, interval),
+        "budgets": _budgets(rows, points, samples, asked) if asked.search is None else [],
+        "rates": rates.describe(whole, fitted, interval),
         "lambda_exponent": _lambda_exponent(spectrum),
-        "concentration": {"ratios": spreads.ratios(rows), "expected_exponent": spreads.expected_exponent(rows)},
+        "concentration": {"ratios": spreads.ratios(whole), "expected_exponent": spreads.expected_exponent(rows)},
     }
-    record |= capacity.describe(record, points)
-    return record, _verdicts(record, points, judged, bounds, asked), located
+    record |= capacity.describe(record, _by_n(whole))
+    return record, _verdicts(record, rows, _by_n(whole), judged, bounds, asked), located
+
+
+def _by_n(rows: pd.DataFrame) -> Points:
+    return [(int(at["n"]), part) for at, part in split(rows, ["n"])]
 
 
 def _with_budget(criterion: groups.Criterion, rows: pd.DataFrame) -> groups.Criterion:
@@ -131,19 +145,39 @@ def _bound(n: int, smallest: float | None, delta: float) -> Record:
 def _criterion(
     criterion: groups.Criterion,
     points: Points,
+    whole: Points,
     outcome: pd.Series,
     samples: Mapping[int, exponents.Resamples],
     asked: Asked,
 ) -> tuple[Record, list[exponents.Point]]:
-    """Return success curves, thresholds, exponent, margins and likelihoods of one criterion, and its thresholds."""
-    tables = {n: groups.outcomes(rows, outcome) for n, rows in points}
+    """Return success curves, thresholds, exponent, margins and likelihoods of one criterion, and its thresholds.
+
+    `whole`: the rows of replicates that run every width. A record of a success curve has `run`, the replicates that
+    were run there; after a search `trials` counts more.
+    """
+    run = {n: groups.outcomes(rows, outcome) for n, rows in points}
+    tables = run
+    if asked.search is not None:
+        tables = {n: table._replace(success=searched.fill(table.success)) for n, table in run.items()}
     found: Record = {"criterion": criterion.name, "title": criterion.title, "claim_exponent": criterion.claim}
     located, own = _located(tables, samples, asked)
-    found |= own
+    counts = [int(count) for table in run.values() for count in success.tally(table.success)[1]]
+    found |= own | {"success": [at | {"run": count} for at, count in zip(own["success"], counts, strict=True)]}
     if criterion.holds is None:
         at = {table["n"]: table["interpolated"] for table in found["thresholds"]}
-        found["margins"] = [line for n, rows in points for line in spreads.margins(n, rows, criterion.name, at[n])]
+        found["margins"] = [line for n, rows in whole for line in spreads.margins(n, rows, criterion.name, at[n])]
+    if asked.search is not None:
+        found |= _verified(found["thresholds"], {n: groups.outcomes(rows, outcome) for n, rows in whole}, asked)
     return found | {"models": {"censored": likelihoods(tables, samples, asked)}}, located
+
+
+def _verified(located: Sequence[Record], whole: Mapping[int, groups.Outcomes], asked: Asked) -> Record:
+    """Return what replicates that ran every width say about a search, and thresholds with the share at their n."""
+    at = {n: searched.verification([table], asked.confidence)["non_monotone"] for n, table in whole.items()}
+    return {
+        "thresholds": [threshold | {"non_monotone": at.get(threshold["n"])} for threshold in located],
+        "verification": searched.verification(whole.values(), asked.confidence),
+    }
 
 
 def _located(
@@ -204,12 +238,16 @@ def likelihoods(
 
 def _verdicts(
     record: Record,
+    rows: pd.DataFrame,
     points: Points,
     outcomes: Mapping[groups.Criterion, pd.Series | None],
     bounds: list[Record],
     asked: Asked,
 ) -> list[Record]:
-    """Return the verdicts of a group: the width per criterion, then shares at the widest m, rate and steps."""
+    """Return the verdicts of a group: the width per criterion, then shares at the widest m, rate and steps.
+
+    `points`: the rows that shares are judged by.
+    """
     known = any(at["lambda_cts"] is not None for at in record["spectrum"])
     judged: list[Record | None] = [
         verdicts.width(criterion, record["spectrum"], asked.confidence)
@@ -228,9 +266,8 @@ def _verdicts(
     judged += capacity.verdicts(record)
     errors = record["concentration"]["expected_exponent"], record["spectrum"], asked.confidence
     judged += [verdicts.concentration(c, *errors) for c in record["criteria"] if c["criterion"] == "E1"]
-    everything = pd.concat([rows for _, rows in points])
-    assumptions = verdicts.outside(everything)
-    judged.append(verdicts.certificate(everything, asked.confidence))
+    assumptions = verdicts.outside(rows)
+    judged.append(verdicts.certificate(rows, asked.confidence))
     return [verdicts.within(found, assumptions) for found in judged if found is not None]
 
 
