@@ -49,6 +49,7 @@ class Status(IntEnum):
     nonfinite = 4
     collapsed = 5
     trivial = 6
+    stalled = 7
 
 
 FAILED = ("oom", "timeout", "error")

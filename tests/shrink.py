@@ -59,6 +59,13 @@ def _solved(product, path):
     return [f"sweep.concat=[{parts[path.stem]}]", "problem.start=near", *small, *tokens]
 
 
+def _fitted(*_):
+    """Both solvers, fewer n and replicates, few widths."""
+    few = "{product: {solver.name: [gauss_newton, gd], fixed: [4], ratio: [0], n: [8, 12]}}"
+    counts = ["sweep.product.replicate.count=5", "sweep.product.m.range=[2, 6, 2]"]
+    return [f"sweep.concat=[{few}]", *counts, "analysis.confidence=0.8"]
+
+
 KNOWN_STARTS = {
     "newton": [
         "sweep.product.problem.radius=1",
@@ -77,4 +84,5 @@ KINDS = {
     "convergence": _network,
     "in_context": _moved,
     "concentration": _start,
+    "capacity": _fitted,
 }

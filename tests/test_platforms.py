@@ -60,7 +60,9 @@ def test_a_loop_for_accelerators_does_not_ask_whether_to_go_on():
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@pytest.mark.parametrize("config", ["quickstart", "lazy", "concentration", "regression", "in_context", "attention"])
+@pytest.mark.parametrize(
+    "config", ["quickstart", "lazy", "concentration", "capacity", "regression", "in_context", "attention"]
+)
 def test_programs_lower_for_accelerators(config, platform, monkeypatch):
     """Sixteen vmapped lanes of the first cell's program, for a platform that is not here."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)

@@ -8,6 +8,7 @@ EXPERIMENTS = {
         network.THRESHOLD,
         network.CONVERGENCE,
         network.CONCENTRATION,
+        network.CAPACITY,
         regression.REGRESSION,
         in_context.IN_CONTEXT,
     )

@@ -47,6 +47,16 @@ RUNS = {
         "experiment": "concentration",
         "sweep": {"product": {"n": [7], "m": [16, 1024], "network.activation": ["exp", "sinh"]}},
     },
+    "capacity": {
+        "experiment": "capacity",
+        "data": {"kind": "sphere", "d": 3},
+        "sweep": {
+            "concat": [
+                {"product": {"n": [9], "m": [2, 4], "solver.name": ["gauss_newton", "gd"]}},
+                {"product": {"n": [9], "m": [5], "network.init": ["iid"], "network.activation": ["cosh", "sinh"]}},
+            ]
+        },
+    },
     "regression": {
         "experiment": "regression",
         "problem": {"kind": "gaussian", "noise": 0.1, "condition": 3.0},

@@ -20,6 +20,7 @@ STATUSES = {
     "nonfinite": "left the range of numbers",
     "collapsed": "collapsed",
     "trivial": "went to the trivial solution",
+    "stalled": "made no more progress",
     "oom": "failed: out of memory",
     "timeout": "failed: out of time",
     "error": "failed",

@@ -85,7 +85,7 @@ def theory_terms(speed: Floats, log_union: Floats, low: Floats, high: Floats) ->
     With u = e^speed the survival is exp(-max(m u - log N, 0)). Concave in `speed`, with kinks where a width
     enters the support.
     """
-    u = np.exp(speed)
+    u = np.exp(np.minimum(speed, 600.0))  # where all thresholds lie below the grid it grows without end
     closed = np.isfinite(high)
     reach = low * u
     inside = reach > log_union

@@ -1,4 +1,4 @@
-"""Train exponential networks, or look at them at their start: `threshold`, `convergence`, `concentration`."""
+"""Exponential networks: trained, looked at at their start, or fitted however long it takes."""
 
 from dataclasses import replace
 
@@ -108,4 +108,50 @@ CONCENTRATION = replace(
         **FIGURES,
     },
     statuses={"converged": "measured; nothing is trained"},
+)
+CAPACITY = replace(
+    THRESHOLD,
+    name="capacity",
+    schema=later("expreg.kinds.network.schema:capacity"),
+    columns=columns.capacity,
+    curves=tuple,
+    signature=later("expreg.kinds.network.capacity:signature"),
+    build=later("expreg.kinds.network.capacity:program"),
+    prepare=later("expreg.kinds.network.capacity:prepare"),
+    row=later("expreg.kinds.network.capacity:row"),
+    cost=later("expreg.kinds.network.capacity:cost"),
+    check=later("expreg.kinds.network.capacity:problems"),
+    outlook=later("expreg.kinds.network.summary.capacity:outlook"),
+    warnings=lambda *_: [],  # those are about the exponent that the theorem claims
+    searches=lambda _: {},
+    probe={
+        **{name: PROBE[name] for name in ("seed", "replicate", "precision", "data")},
+        "experiment": "capacity",
+        "network": {"m": 8, "activation": "exp", "init": "coupled", "scale": 1.0},
+        "solver": {
+            "name": "gauss_newton",
+            "tolerance": 1e-12,
+            "relative": False,
+            "patience": 10**6,
+            "progress": 0.01,
+            "max_steps": 2000,
+        },
+        "measure": [],
+    },
+    figures={
+        "capacity": later("expreg.kinds.network.figures.capacity:widths"),
+        "success": FIGURES["success"],
+    },
+    page=later("expreg.kinds.network.figures.capacity:page"),
+    claims={
+        "parameters needed": (
+            "No network with fewer than n parameters fits the data: m (d + 2) >= n",
+            "m* (d + 2) / n, the least of all n",
+        ),
+        "parameters enough": (
+            "With {} n trained weights a fit exists, and is found: m* d <= {} n",
+            "m* d / n, the largest of all n",
+        ),
+        "growth": ("The width of a fit grows with n like n / d does", "exponent of n, no log factor taken out"),
+    },
 )

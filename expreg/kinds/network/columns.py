@@ -15,6 +15,11 @@ def concentration() -> list[Column]:
     return [*_NETWORK, *_events(at_start())]
 
 
+def capacity() -> list[Column]:
+    """Return the columns of `capacity`."""
+    return [*_NETWORK, *_CAPACITY]
+
+
 def curves() -> list[Column]:
     """Return the columns of a curve; empty where nothing is trained."""
     return list(_CURVES)
@@ -70,6 +75,13 @@ _TRAINING = (
     Column("residual_initial", "float64", "||r_0||"),
     Column("residual_final", "float64", "||r|| at the last step"),
     Column("max_movement", "float64", "largest ||w_r(t) - w_r(0)|| over neurons and measured steps"),
+)
+_CAPACITY = (
+    Column("solver", "string", "gauss_newton or gd"),
+    Column("tolerance", "float64", "||r|| at which a fit succeeds"),
+    Column("residual_initial", "float64", "||r_0||"),
+    Column("residual_final", "float64", "||r|| at the last step"),
+    Column("fit", "bool", "whether ||r|| fell to the tolerance"),
 )
 _CURVES = (
     Column("step", "int64", "step"),

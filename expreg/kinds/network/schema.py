@@ -43,6 +43,11 @@ def concentration() -> type[Config]:
     return ConcentrationConfig
 
 
+def capacity() -> type[Config]:
+    """Return the config of the experiment that fits the data with no regard to time."""
+    return CapacityConfig
+
+
 def _in_order(value: list[str]) -> list[str]:
     for index, event in enumerate(value):
         if event in value[:index]:
@@ -233,6 +238,32 @@ class Training(Block):
             yield Fault(("max_steps",), "E-RANGE", message)
 
 
+# --- capacity -------------------------------------------------------------------------------------
+
+
+class GaussNewton(Block):
+    """Damped Gauss-Newton in function space: an n x n system per step."""
+
+    name: Literal["gauss_newton"] = "gauss_newton"
+    tolerance: Positive = key(1e-3, "a fit succeeds when ||F - y|| is at most this")
+    relative: Boolean = key(False, "divide ||F - y|| by ||y||")
+    patience: Steps = key(100, "a run has stalled when ||F - y|| falls by less than `progress` in this many steps")
+    progress: Annotated[float, Number(above=0, below=1)] = key(0.01, "the share by which it has to fall")
+    max_steps: Steps = key(1_000_000, "no cell makes more steps than this")
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """Refuse a tolerance that the precision cannot reach."""
+        if self.tolerance < 32 * EPSILON[precision]:
+            yield Fault(("tolerance",), "E-RANGE", below_precision(self.tolerance, precision))
+
+
+class GradientDescent(GaussNewton):
+    """Gradient descent; the step size grows while ||F - y|| falls and is halved where it does not."""
+
+    name: Literal["gd"] = "gd"  # type: ignore[assignment]
+    patience: Steps = key(10_000, "a run has stalled when ||F - y|| falls by less than `progress` in this many steps")
+
+
 # --- experiments ----------------------------------------------------------------------------------
 
 
@@ -262,4 +293,15 @@ class ConcentrationConfig(NetworkConfig):
 
     measure: Annotated[list[Annotated[str, Choice(options=at_start)]], AfterValidator(_in_order)] = Field(
         default_factory=lambda: [name for name in at_start() if name in BUNDLED], description="events to record (C.27)"
+    )
+
+
+class CapacityConfig(NetworkConfig):
+    """The experiment that asks at which width the data can be fitted at all, however long it takes."""
+
+    blocks: ClassVar[tuple[str, ...]] = ("data", "network", "solver")
+
+    precision: Annotated[str, Choice(options=("f32", "f64"))] = key("f64", "floating point numbers of a cell")
+    solver: Annotated[Any, OneOf(key="name", models=(GaussNewton, GradientDescent))] = key(
+        {}, "how the data are fitted, and when a run ends"
     )

@@ -17,7 +17,7 @@ def tables(summary: Record) -> list[dict[str, Any]]:
         table | {"group": group.get("label") or "group"}
         for group in records(summary, "groups")
         for table in (
-            *(_exponents(group), _budgets(group), _thresholds(group), searched.table(group)),
+            *(exponents(group), _budgets(group), thresholds(group), searched.table(group)),
             *(_models(group), _margins(group), *_numbers(group)),
         )
         if table["rows"]
@@ -43,7 +43,8 @@ def _joint(summary: Record) -> dict[str, Any]:
     }
 
 
-def _exponents(group: Record) -> dict[str, Any]:
+def exponents(group: Record) -> dict[str, Any]:
+    """Return the table of the exponents of every criterion."""
     return {
         "title": "",
         "note": "Exponents of n in the width threshold, as they are and after the factor log(n/δ) is taken out.",
@@ -90,7 +91,8 @@ def _limits(record: Record, value: str, prefix: str = "") -> tuple[Any, Any, Any
     return None if all(finite(one) is None for one in found) else found
 
 
-def _thresholds(group: Record) -> dict[str, Any]:
+def thresholds(group: Record) -> dict[str, Any]:
+    """Return the table of the thresholds of every criterion at every n."""
     return {
         "title": "Thresholds",
         "folded": "open",

@@ -79,6 +79,8 @@ MOVEMENT_FIXED = Criterion(
     holds=lambda rows: _within(rows["max_movement"], 0.1),
 )
 """A radius that depends neither on n nor on lambda; for comparison only, and in no figure."""
+FIT = Criterion("fit", "the data are fitted", None, True, 99, holds=lambda rows: rows["fit"].to_numpy())
+"""Of `capacity`, where it is the only one."""
 LINKS = ("initial concentration", "certificate", "lazy movement", "kernel", "linear rate", "convergence")
 """In the order of the proof; the certificate is the same chain, followed with the numbers of one network."""
 
@@ -92,7 +94,7 @@ def criteria() -> tuple[Criterion, ...]:
 _NUMBERS = (
     *("n", "m", "d", "eta", "scale", "steps", "tolerance", "lambda_cts", "lambda_max_cts", "label_norm", "gram_norm"),
     *("lambda_max_0", "eta_certified", "max_steps", "residual_initial"),
-    *("max_movement", "refined_movement", "movement_linearised", "radius", "radius_frobenius"),
+    *("max_movement", "refined_movement", "movement_linearised", "radius", "radius_frobenius", "fit"),
     *("frobenius_error", "frobenius_expected"),
 )
 _DEFAULTS: dict[str, str | float] = {

@@ -11,7 +11,7 @@ from expreg.core.bisection import verified
 from expreg.core.stats import censored, exponents, laws, searched, success, thresholds
 from expreg.core.stats.describe import Record, median, quantiles, split
 from expreg.core.stats.summary import Asked
-from expreg.kinds.network.summary import budgets, chain, groups, joint, rates, spreads, verdicts
+from expreg.kinds.network.summary import budgets, capacity, chain, groups, joint, rates, spreads, verdicts
 
 Points = Sequence[tuple[int, pd.DataFrame]]  # every n of a group, ascending, with its rows
 
@@ -79,7 +79,8 @@ def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Rec
     }
     wanted = [c for c in groups.criteria() if asked.search is None or c.name in asked.search["criterion"]]
     judged = {_with_budget(criterion, rows): groups.judge(rows, criterion) for criterion in wanted}
-    fixed = [(groups.MOVEMENT_FIXED, groups.judge(rows, groups.MOVEMENT_FIXED))] if asked.search is None else []
+    more = (groups.MOVEMENT_FIXED, groups.FIT) if asked.search is None else ()
+    fixed = [(criterion, groups.judge(rows, criterion)) for criterion in more]
     whole = rows if asked.search is None else rows[verified(rows["replicate"], asked.search["verify"])]
     described = {
         criterion: _criterion(criterion, points, _by_n(whole), outcome, samples, asked)
@@ -103,6 +104,7 @@ def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Rec
         "lambda_exponent": _lambda_exponent(spectrum),
         "concentration": {"ratios": spreads.ratios(whole), "expected_exponent": spreads.expected_exponent(rows)},
     }
+    record |= capacity.describe(record, _by_n(whole))
     return record, _verdicts(record, rows, _by_n(whole), judged, bounds, asked), located
 
 
@@ -261,6 +263,7 @@ def _verdicts(
         speeds = _widest(record["rates"], lambda found: found["speed"]["value"] is not None)
         steps = _widest(record["rates"], lambda found: found["steps"]["value"] is not None)
         judged += [verdicts.rate(speeds, bounds), verdicts.steps(steps)]
+    judged += capacity.verdicts(record)
     errors = record["concentration"]["expected_exponent"], record["spectrum"], asked.confidence
     judged += [verdicts.concentration(c, *errors) for c in record["criteria"] if c["criterion"] == "E1"]
     assumptions = verdicts.outside(rows)
