@@ -94,7 +94,7 @@ def _kept(group: Record) -> Record:
             **{kind: {key: fit[kind][key] for key in kinds} for kind in ("raw", "corrected")},
             "usable": fit["usable"],
             "looser": _looser(found),
-        }
+        } | ({"success": found["success"]} if found["criterion"] == "fit" else {})
 
     return {
         "label": group["label"],
@@ -154,7 +154,7 @@ def width(at: Mapping[str, Any], *, limits: bool = False) -> str:
         ends = {"below": f"≤ {at['narrowest']:,}", "above": f"> {at['widest']:,}"}
         return ends.get(at["beyond"], "–")
     values = [at[f"interpolated{end}"] for end in ("", "_low", "_high")]
-    shown = [f"{value:,.0f}" if value >= 10 else f"{value:.1f}" for value in values if value]
+    shown = [f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in values if value]
     return f"{shown[0]} [{shown[1]}, {shown[2]}]" if limits and len(shown) == 3 else shown[0]
 
 
@@ -185,6 +185,23 @@ def _plain(title: str) -> str:
 def points(label: str) -> str:
     """Return the label of a group as pages write it."""
     return label.replace("equiangular, coherence = ", "equiangular, ").replace("data.", "")
+
+
+def capacity(name: str, group: str, d: str) -> str:
+    """Return the smallest width of a fit at every n, beside that at which there is a weight for each point."""
+    one, rows = _criterion(name, group, "fit"), []
+    for at in one["thresholds"]:
+        n, least = at["n"], at["n"] // int(d)
+        found = {
+            point["m"]: f"{100 * point['successes'] / point['trials']:.0f} %"
+            for point in one["success"]
+            if point["n"] == n
+        }
+        ratio = number(at["interpolated"] and at["interpolated"] * int(d) / n)
+        rows.append([str(n), width(at, limits=True), ratio, found.get(least, "–"), found.get(least + 2, "–")])
+    return table(
+        ["n", "m*: half of the fits succeed", "m* d / n", "fits at m = n / d", "fits with two neurons more"], rows
+    )
 
 
 def budget(name: str) -> str:
@@ -315,19 +332,8 @@ def expected_width(n: int, coherence: float) -> float:
 SHOWN: dict[str, Callable[..., str]] = {
     found.__name__: found
     for found in (
-        exponents,
-        budget,
-        times,
-        joint,
-        exponent,
-        threshold,
-        looser,
-        reason,
-        share,
-        basin,
-        steps_to,
-        coefficients,
-        slopes,
+        *(exponents, capacity, budget, times, joint, exponent, threshold, looser),
+        *(reason, share, basin, steps_to, coefficients, slopes),
     )
 }
 
