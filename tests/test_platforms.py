@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from runs import make
 
 from expreg import api
 from expreg.core.config.cells import cells
@@ -13,7 +14,6 @@ from expreg.core.engine.programs import slice_of_lanes
 from expreg.kinds import EXPERIMENTS
 from expreg.kinds.network import descent, native
 from expreg.types import Status
-from runs import make
 
 RUNS = [
     {"max_steps": 50, "y": np.array([1.0, -1.0, 1.0, 1.0, -1.0])},
