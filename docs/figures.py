@@ -165,17 +165,35 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def exponents(name: str, *criteria: str) -> str:
-    """Return thresholds and exponents of the named criteria of a config, a row for each group."""
-    found = results(name)
-    rows, ns = [], sorted({at["n"] for g in found["groups"] for c in g["criteria"] for at in c["thresholds"]})
-    for criterion in criteria:
-        for group in found["groups"]:
-            for one in (c for c in group["criteria"] if c["criterion"] == criterion):
-                widths = {at["n"]: width(at) for at in one["thresholds"]}
-                fits = [interval(one[kind]) if one["usable"] else "–" for kind in ("raw", "corrected")]
-                words = f"`{criterion}`: {_plain(one['title'])}" if group is found["groups"][0] else ""
-                rows.append([words, points(group["label"]), *(widths.get(n, "–") for n in ns), *fits])
+    """Return thresholds and exponents of the named criteria, a row for each group.
+
+    A criterion is one of the config, or `CONFIG/CRITERION/GROUP` of another, of groups whose label contains GROUP.
+    """
+    chosen = [(one.split("/") if "/" in one else [name, one, ""]) for one in criteria]
+    found = [
+        (_shown(config)[criterion] if place == 0 else "", points(group["label"]), one)
+        for config, criterion, only in chosen
+        for place, (group, one) in enumerate(
+            (group, one)
+            for group in results(config)["groups"]
+            if only in group["label"].replace(" ", "")
+            for one in group["criteria"]
+            if one["criterion"] == criterion
+        )
+    ]
+    ns = sorted({at["n"] for *_, one in found for at in one["thresholds"]})
+    rows = []
+    for words, label, one in found:
+        widths = {at["n"]: width(at) for at in one["thresholds"]}
+        fits = [interval(one[kind]) if one["usable"] else "–" for kind in ("raw", "corrected")]
+        rows.append([words, label, *(widths.get(n, "–") for n in ns), *fits])
     return table(["criterion", "points", *(f"n = {n}" for n in ns), "exponent of n", "after log(n/δ)"], rows)
+
+
+def _shown(name: str) -> Record:
+    """Return by name how pages write each criterion of a config."""
+    found = (one for group in results(name)["groups"] for one in group["criteria"])
+    return {one["criterion"]: f"`{one['criterion']}`: {_plain(one['title'])}" for one in found}
 
 
 def _plain(title: str) -> str:
@@ -184,7 +202,12 @@ def _plain(title: str) -> str:
 
 def points(label: str) -> str:
     """Return the label of a group as pages write it."""
-    return label.replace("equiangular, coherence = ", "equiangular, ").replace("data.", "")
+    for long, short in _WORDS.items():
+        label = label.replace(long, short)
+    return label
+
+
+_WORDS = {"coherence = ": "", "solver = gauss_newton": "Gauss-Newton", "solver = gd": "gradient descent"}
 
 
 def capacity(name: str, group: str, d: str) -> str:
