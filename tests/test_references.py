@@ -1,0 +1,63 @@
+"""Thresholds that were measured independently, with other code, lie within the intervals of small runs of the configs.
+
+The references have errors of their own, as large as those of these runs: the intervals of a difference are wider by the
+root of two.
+"""
+
+from pathlib import Path
+
+import pytest
+
+import expreg
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+ASKED = ("analysis.resamples=1000", "analysis.confidence=0.98")
+ORTHONORMAL, EQUIANGULAR = "{data.kind: [orthonormal]}", "{data.kind: [equiangular], data.coherence: [0.5]}"
+
+
+def run(tmp_path, name, *overrides):
+    """Return the groups of a config whose statistics alone are made."""
+    found = expreg.run(
+        CONFIGS / f"{name}.yaml", ["analysis.resamples=300", *overrides], out=tmp_path / name, draw=False
+    )
+    return found.summary["groups"]
+
+
+def interval(record, n):
+    [at] = [at for at in record["thresholds"] if at["n"] == n]
+    middle, low, high = (at[f"interpolated{end}"] for end in ("", "_low", "_high"))
+    return middle * (low / middle) ** 2**0.5, middle * (high / middle) ** 2**0.5
+
+
+def criterion(group, name):
+    return next(one for one in group["criteria"] if one["criterion"] == name)
+
+
+def test_convergence_within_a_flow_time_is_that_of_an_independent_loop(tmp_path):
+    """Half of the networks on 32 orthonormal points: m = 106, 34, 15, 6, less than 2 at flow time 1, 2, 4, 10, 40."""
+    small = ["sweep.product.n=32", "sweep.product.m.geometric=[2, 256, 15]", "sweep.product.replicate.count=48"]
+    [group] = run(tmp_path, "budget", f"sweep.concat=[{ORTHONORMAL}]", *small)
+    budgets = {record["flow_time"]: record for record in group["budgets"]}
+    for time, reference in ((1.0, 106), (2.0, 34), (4.0, 15), (10.0, 6)):
+        low, high = interval(budgets[time], 32)
+        assert low <= reference <= high, (time, low, high)
+        assert high < 3 * low
+    [last] = budgets[40.0]["thresholds"]
+    assert last["beyond"] == "below"
+
+
+@pytest.mark.parametrize(("regime", "references"), [(EQUIANGULAR, {4: 10.6, 32: 36.8}), (ORTHONORMAL, {4: 10, 32: 22})])
+def test_convergence_of_independent_neurons_is_that_of_an_independent_loop(tmp_path, regime, references):
+    small = ["sweep.product.n=4,32", "sweep.product.m.geometric=[4, 128, 17]", "sweep.product.replicate.count=64"]
+    [group] = run(tmp_path, "iid", f"sweep.concat=[{regime}]", *small)
+    for n, reference in references.items():
+        low, high = interval(criterion(group, "E5"), n)
+        assert low <= reference <= high, (n, low, high)
+
+
+def test_the_frobenius_width_of_equiangular_points_is_that_of_an_independent_draw(tmp_path):
+    """A median of 79,000 neurons for 8 points with inner product 0.7; by its mean (C.2) the error asks for 119,000."""
+    small = ["sweep.product.data.coherence=0.7", "sweep.product.n=8", "sweep.product.replicate.count=32"]
+    [group] = run(tmp_path, "initial", *small)
+    low, high = interval(criterion(group, "E1"), 8)
+    assert low <= 79_000 <= high < 119_000 * 1.2
