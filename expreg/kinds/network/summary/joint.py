@@ -41,18 +41,19 @@ def describe(
     """
     pools: dict[str, list[Thresholds]] = {}
     for key, found in zip(keys, thresholds, strict=True):
-        pools.setdefault(", ".join(_shared(key)), []).append(found)
+        pools.setdefault(pool(key), []).append(found)
     return [
-        {"pool": pool, "groups": len(members), "criterion": name} | _fit([*_usable(members, name)], delta, confidence)
-        for pool, members in pools.items()
+        {"pool": label, "groups": len(members), "criterion": name} | _fit([*_usable(members, name)], delta, confidence)
+        for label, members in pools.items()
         if len(members) > 1
         for name in dict.fromkeys(name for found in members for name in found)
     ]
 
 
-def _shared(key: Mapping[str, Any]) -> Iterator[str]:
-    yield str(key["data"])
-    yield from (f"{name} = {value}" for name, value in key.items() if name.split(".")[0] != "data")
+def pool(key: Mapping[str, Any]) -> str:
+    """Return the pool of a group: what its key says beside the settings of its data."""
+    others = (f"{name} = {value}" for name, value in key.items() if name.split(".")[0] != "data")
+    return ", ".join([str(key["data"]), *others])
 
 
 def _usable(members: Sequence[Thresholds], name: str) -> Iterator[Located]:
