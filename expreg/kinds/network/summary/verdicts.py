@@ -204,7 +204,7 @@ def rate(rates: Sequence[Record], bounds: Sequence[Record]) -> Record | None:
     elif all(_limits(record["speed"])[0] >= 1.0 for record in known):
         outcome = CONSISTENT, f"{found}, the least of all n (median of {speed['cells']} replicates)."
     elif speed["low"] is None:
-        outcome = UNRESOLVED, f"{found}, but {speed['cells']} replicates give no interval."
+        outcome = UNRESOLVED, f"{found}, but there are too few replicates for an interval ({speed['cells']})."
     else:
         outcome = UNRESOLVED, f"{found}: not separated from 1."
     return verdict("rate of convergence", "rate", 1.0, speed, outcome, replicates=speed["cells"])
