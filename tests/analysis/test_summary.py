@@ -127,7 +127,7 @@ def test_other_networks_and_optimizers_get_no_verdict_of_the_theorem(change: dic
 def test_the_exponent_of_lambda_is_that_of_the_theorem_only_within_its_assumptions(
     optimizer: str, expected: str
 ) -> None:
-    table = cells(replicates=12)
+    table = cells(replicates=40)
     parts = [
         table.assign(**{"lambda_cts": lam, "data.coherence": lam, "cell": f"{lam}-" + table["cell"]})
         for lam in (4.0, 1.0)

@@ -13,6 +13,7 @@ import numpy as np
 from expreg import theory
 from expreg.core.stats import exponents
 from expreg.core.stats.describe import UNRESOLVED, Record, verdict
+from expreg.core.stats.thresholds import replicates_needed
 from expreg.kinds.network.summary import growth
 
 CLAIMED = 2.0
@@ -69,6 +70,9 @@ def _fit(used: list[Located], delta: float, confidence: float) -> Record:
         return nothing | {
             "why_not": f"{len(used)} thresholds lie inside the grid; {exponents.LEAST_POINTS} are required"
         }
+    fewest, needed = min(at.point.replicates for at in used), replicates_needed(delta, confidence)
+    if why := exponents.too_few(fewest, needed, confidence, delta):
+        return nothing | {"why_not": why}
     n = np.array([at.point.n for at in used], dtype=np.float64)
     logs = {"n": np.log(n), "1/lambda": -np.log([at.lam for at in used])}  # type: ignore[arg-type]
     columns = {name: values for name, values in logs.items() if np.ptp(values) > math.log(1.01)}
