@@ -71,7 +71,7 @@ def convex_weights(
 
     `residual.safe_weights` for mu = l / sigma_min(A)^2. Raises ValueError where there are none.
     """
-    mu, rho = modulus / float(np.linalg.norm(A, -2)) ** 2, float(np.linalg.norm(A, axis=1).max() * radius)
+    mu, rho = modulus / _smallest(A) ** 2, float(np.linalg.norm(A, axis=1).max() * radius)
     return residual.safe_weights(b, loss, activation, mu=mu, rho=rho)
 
 
@@ -81,11 +81,18 @@ def closeness_weight(
     """Return w with 0.9 (B + W^2) <= W^2 <= 1.1 (B + W^2), so that W^2 alone serves as the middle of the Hessian.
 
     w^2 = 11 p^2 e^{2 R^2} (1 + sqrt(n)) + l / sigma_min(A)^2 for ||A||, ||x|| <= R = radius, b >= 0 with a sum of at
-    most 1. Raises ValueError for a loss without such a bound.
+    most 1. Raises ValueError for a loss without such a bound, or an A with fewer rows than columns.
     """
     if (known := LOSSES[loss].by_norms) is None or not ACTIVATIONS[activation].exponential:
         raise ValueError(f"loss {loss!r} with activation {activation!r} has no closeness weight")
-    return float(np.sqrt(CLOSE * known(b, radius)[0] + modulus / np.linalg.norm(A, -2) ** 2))
+    return float(np.sqrt(CLOSE * known(b, radius)[0] + modulus / _smallest(A) ** 2))
+
+
+def _smallest(A: Array) -> float:
+    """Return sigma_min(A), the least ||A x|| over ||x|| = 1."""
+    if A.shape[0] < A.shape[1]:
+        raise ValueError(f"A has {A.shape[0]} rows and {A.shape[1]} columns: no weights make the Hessian definite")
+    return float(np.linalg.norm(A, -2))
 
 
 RULES = {"convex": convex_weights, "closeness": closeness_weight}

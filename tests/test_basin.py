@@ -60,6 +60,9 @@ def test_the_bound_of_the_curvature_holds_and_closeness_weights_are_close(activa
         assert off.max() <= 1 / 0.9
     with pytest.raises(ValueError, match="has no closeness weight"):
         basin.closeness_weight(A, b, RADIUS, "softmax")
+    for rule in basin.RULES.values():
+        with pytest.raises(ValueError, match="2 rows and 3 columns"):
+            rule(np.ones((2, 3)), np.full(2, 0.5), RADIUS, "rescaled")
 
 
 @pytest.mark.parametrize(("loss", "activation"), PAIRS)

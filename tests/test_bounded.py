@@ -107,6 +107,8 @@ def test_too_few_steps_and_a_weight_by_a_rule_are_said():
         ({"weight": "closeness", "loss": "softmax"}, "problem.weight", "has no closeness weight; use a number"),
         ({"weight": "convex", "loss": "projective"}, "problem.weight", "has no safe weights; use a number"),
         ({"start": "zero"}, "problem.start", "expected near"),
+        ({"weight": "clossness"}, "problem.weight", r"did you mean closeness\?"),
+        ({"n": 2, "d": 3}, "problem.n", "2 rows for d = 3 columns: the minimiser is not unique"),
     ],
 )
 def test_what_is_wrong_is_named(problem, key, message):

@@ -11,7 +11,6 @@ import pytest
 import expreg
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-ASKED = ("analysis.resamples=1000", "analysis.confidence=0.98")
 ORTHONORMAL, EQUIANGULAR = "{data.kind: [orthonormal]}", "{data.kind: [equiangular], data.coherence: [0.5]}"
 
 

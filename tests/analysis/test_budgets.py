@@ -70,3 +70,12 @@ def test_a_budget_in_steps_is_named_in_steps():
     assert budgets.words(rows) == "within 20 steps"
     assert budgets.words(rows.assign(max_steps=np.nan)) == ""
     assert [time for time, _ in budgets.outcomes(rows.assign(E5=np.nan))] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "times"), [({}, [0.5, 1.0, 2.0]), ({"optimizer": "adam"}, []), ({"schedule": "cosine"}, [])]
+)
+def test_only_steps_of_gradient_descent_are_measured_in_flow_time(change, times):
+    rows = pd.DataFrame([ROWS | {"optimizer": "sgd", "schedule": None, "max_steps": 10}] * 2)
+    rows.loc[1, list(change)] = list(change.values())
+    assert [time for time, _ in budgets.outcomes(rows)] == times

@@ -56,8 +56,8 @@ def test_widths_are_given_in_weights_and_parameters_per_point() -> None:
         (1.0, 0.13, 4, "contradicts", "consistent", "consistent"),  # fits with fewer parameters than points
         (1.0, 0.9, 4, "consistent", "contradicts", "consistent"),  # none where m d = 2 n
         (0.5, 0.9, 4, "contradicts", "consistent", "contradicts"),
-        (0.0, 2.6, lambda n: n, "consistent", "contradicts", "consistent"),  # d = n: the exponent of n / d is 0
-        (1.0, 0.25, lambda n: n, "consistent", "contradicts", "contradicts"),
+        (0.0, 2.6, lambda n: n, UNRESOLVED, "contradicts", "consistent"),  # d = n: the exponent of n / d is 0
+        (1.0, 0.25, lambda n: n, UNRESOLVED, "contradicts", "contradicts"),  # one neuron has n parameters already
         (0.0, 0.5, lambda n: n, UNRESOLVED, "consistent", UNRESOLVED),  # below the grid
         (0.0, 99.0, 4, "consistent", "contradicts", UNRESOLVED),  # above the grid
     ],
@@ -65,6 +65,15 @@ def test_widths_are_given_in_weights_and_parameters_per_point() -> None:
 def test_every_verdict_can_go_either_way(power, factor, d, needed, enough, growth) -> None:
     found = judged(cells(power, factor, d))
     assert found == {"parameters needed": needed, "parameters enough": enough, "growth": growth}
+
+
+@pytest.mark.parametrize(
+    ("tried", "fits", "expected"), [(60, 0, "consistent"), (60, 1, UNRESOLVED), (0, 0, UNRESOLVED)]
+)
+def test_that_no_smaller_network_fits_takes_smaller_networks_that_do_not(tried, fits, expected) -> None:
+    row = {"n": 8, "d": 4, "beyond": None, "below_trials": tried, "below_fits": fits}
+    row |= {"parameters": 1.5, "parameters_low": 1.3, "parameters_high": 1.7}
+    assert capacity.needed([row])[3][0] == expected
 
 
 def test_an_interval_on_both_sides_of_a_count_decides_nothing() -> None:

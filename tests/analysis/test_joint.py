@@ -74,6 +74,14 @@ def test_what_the_data_do_not_separate_has_no_exponent(pairs, words):
     assert verdict["verdict"] == "cannot decide"
 
 
+def test_too_few_replicates_for_an_interval_give_no_exponent():
+    keys, found = groups(GRID, 1.0, 1.0)
+    found[0]["E3"][0] = found[0]["E3"][0]._replace(point=found[0]["E3"][0].point._replace(replicates=35))
+    [record] = joint.describe(keys, found, DELTA, 0.95)
+    assert (record["usable"], record["1/lambda"]) == (False, None)
+    assert record["why_not"] == "35 replicates at the least; a 95% interval of the 0.9 quantile needs 36 (D.4)"
+
+
 def test_groups_of_other_data_or_networks_are_not_pooled():
     keys, found = groups(GRID, 1.0, 1.0)
     assert joint.describe([{**key, "data": f"kind {k}"} for k, key in enumerate(keys)], found, DELTA, 0.95) == []

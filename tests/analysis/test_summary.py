@@ -123,6 +123,21 @@ def test_other_networks_and_optimizers_get_no_verdict_of_the_theorem(change: dic
         assert words in verdict["reason"] or verdict["claim"] == "steps to tolerance"
 
 
+@pytest.mark.parametrize(("optimizer", "expected"), [("sgd", "consistent"), ("adam", "does not apply")])
+def test_the_exponent_of_lambda_is_that_of_the_theorem_only_within_its_assumptions(
+    optimizer: str, expected: str
+) -> None:
+    table = cells(replicates=40)
+    parts = [
+        table.assign(**{"lambda_cts": lam, "data.coherence": lam, "cell": f"{lam}-" + table["cell"]})
+        for lam in (4.0, 1.0)
+    ]
+    found = summary(pd.concat(parts).assign(optimizer=optimizer), axes=[*AXES, "data.coherence"])
+    judged = [verdict["verdict"] for verdict in found["verdicts"] if verdict["claim"] == "lambda"]
+    assert len(judged) == 4
+    assert set(judged) == {expected}
+
+
 @pytest.mark.parametrize("without", [[], ["replicate"]])
 def test_the_summary_does_not_depend_on_the_order_of_rows(without: list[str]) -> None:
     table = cells(replicates=8).drop(columns=without)

@@ -79,7 +79,7 @@ def test_few_failures_are_allowed_and_many_are_not():
         return lambda replicate, _: lambda _: 0.95 if replicate < share * 100 else 0.2
 
     assert outcomes(runs(some(0.01), count=100))["steps"] == "consistent"
-    assert outcomes(runs(some(0.1), count=100))["steps"] == "not resolvable at these n"
+    assert outcomes(runs(some(0.1), count=100))["steps"] == "cannot decide"
     assert outcomes(runs(some(0.3), count=100))["steps"] == "contradicts"
 
 

@@ -144,6 +144,8 @@ def test_an_unusable_exponent_and_missing_cells_are_named() -> None:
 
 
 COVERED = {
+    "optimizer": "sgd",
+    "schedule": None,
     "Ecert": 1.0,
     "eta": 0.5,
     "eta_certified": 0.5,
@@ -164,16 +166,25 @@ COVERED = {
         ({"E4cert": 0.0}, 2, "contradicts", "rate 1"),
         ({"E4cert": 0.0, "eta": 0.6}, 1, "consistent", "rate 0"),  # a larger step than the certified one
         ({"E4cert": 0.0, "Ecert": 0.0}, 1, "consistent", "rate 0"),
+        ({"refined_movement": 1.1, "optimizer": "adam"}, 1, "consistent", "movement 0"),  # another algorithm
+        ({"E3cert": 0.0, "schedule": "cosine"}, 1, "consistent", "eigenvalue 0"),
     ],
 )
 def test_one_broken_promise_contradicts_a_certificate(
-    change: dict[str, float], runs: int, expected: str, words: str
+    change: dict[str, Any], runs: int, expected: str, words: str
 ) -> None:
     found = verdicts.certificate(pd.DataFrame([COVERED, COVERED | change]), 0.95)
     assert found is not None
     assert (found["verdict"], found["replicates"]) == (expected, runs)
     assert words in found["reason"]
     assert verdicts.certificate(pd.DataFrame([COVERED | {"eta": 1.0}]), 0.95) is None
+
+
+def test_runs_that_break_different_promises_all_count() -> None:
+    rows = pd.DataFrame([COVERED, COVERED | {"E3cert": 0.0}, COVERED | {"E4cert": 0.0}])
+    found = verdicts.certificate(rows, 0.95)
+    assert found is not None
+    assert found["measured"] == pytest.approx(1 / 3)
 
 
 def widest(n: int, successes: int, low: float, high: float, m: int = 512) -> dict[str, Any]:

@@ -189,6 +189,8 @@ def test_verification_finds_nothing_where_success_is_monotone_and_leaves_lines_w
     assert (found["curve"], found["last"], found["low"]) == (1.0, 1.0, 0.0)
     truth[3, 4] = np.nan
     assert verification([(widths, truth)], 0.95)["replicates"] == 29
+    alone = verification([(widths[:1], truth[:3, :1]), (widths, truth)], 0.95)  # a grid of one width at one n
+    assert (alone["replicates"], alone["curve"], alone["last"]) == (32, 1.0, 1.0)
     nothing = verification([], 0.95)
     assert nothing["replicates"] == 0
     assert nothing["non_monotone"] is None

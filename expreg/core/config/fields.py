@@ -193,7 +193,7 @@ class Number(Rule):
                 return value
             found = self._expression(value)
             if "known" in context:
-                _note(found, **context)
+                _note(found, self.words, **context)
             if "names" not in context:
                 return found.text
             try:
@@ -264,10 +264,10 @@ class Number(Rule):
             raise fault("E-EXPR", f"{got(text)}, expected {self.expected()} or an expression: {error}") from None
 
 
-def _note(found: Expression, known: set[str], used: set[str]) -> None:
-    """Note the names that an expression uses, and refuse those that nothing sets."""
+def _note(found: Expression, words: tuple[str, ...], known: set[str], used: set[str]) -> None:
+    """Note the names that an expression uses, and refuse those that nothing sets; it may be a misspelt word."""
     for name in sorted(found.names - known):
-        hint = did_you_mean(name, known) or f"; known here: {', '.join(sorted(known))}"
+        hint = did_you_mean(name, {*known, *words}) or f"; known here: {', '.join(sorted(known))}"
         raise fault("E-EXPR", f"'{name}' is not a swept name{hint}")
     used.update(found.names)
 

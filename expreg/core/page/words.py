@@ -126,7 +126,7 @@ def _claim_lines(claim: str, measured: str, verdicts: Sequence[Mapping[str, Any]
 def replicates_words(verdict: Mapping[str, Any]) -> str:
     """Return how many replicates a verdict rests on and how many of them are censored."""
     count, censored = finite(verdict.get("replicates")), finite(verdict.get("censored_share"))
-    found = [] if count is None else [f"{count:.0f} replicates"]
+    found = [] if count is None else [f"{count:.0f} replicate{'s' if count != 1 else ''}"]
     found += [] if censored is None else [f"{share(censored)} censored"]
     return f"({', '.join(found)})" if found else ""
 

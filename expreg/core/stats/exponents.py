@@ -169,5 +169,10 @@ def obstacle(ns: Sequence[int], replicates: int, needed: int, confidence: float,
     span = max(ns) / min(ns)
     if span < LEAST_SPAN:
         return f"n spans a factor {span:.3g}; {LEAST_SPAN:g} is required"
+    return too_few(replicates, needed, confidence, delta)
+
+
+def too_few(replicates: int, needed: int, confidence: float, delta: float) -> str | None:
+    """Return that so many replicates give the quantile no interval (D.4), None if they are enough."""
     wanted = f"a {confidence:.0%} interval of the {1 - delta:.4g} quantile needs {needed} (D.4)"
     return f"{replicates} replicates at the least; {wanted}" if replicates < needed else None

@@ -54,7 +54,8 @@ def verification(tables: Iterable[tuple[Floats, Floats]], confidence: float) -> 
     for widths, table in tables:
         whole = table[~np.isnan(table).any(axis=1)]
         first, last = first_and_last(whole)
-        steps = np.append(np.log(widths), np.log(widths[-1:]) + np.diff(np.log(widths[-2:])))
+        steps = np.log(widths)
+        steps = np.append(steps, 2 * steps[-1] - steps[-2:][0])  # beyond the grid: one more step of it, if it has any
         high = np.array([bisect(line).high for line in whole.tolist()], dtype=int)
         failures = np.sum(whole < 0.5, axis=1)
         broken, outcomes = broken + int(np.sum(first < last)), outcomes + whole.size

@@ -87,6 +87,8 @@ class Bounded(_Drawn):
     def rules(self, precision: str) -> Iterator[Fault]:
         """Ask for an accuracy within reach, logits whose squares are finite, and weights that exist."""
         yield from super().rules(precision)
+        if self.n < self.d:
+            yield Fault(("n",), "E-RANGE", f"got {self.n} rows for d = {self.d} columns: the minimiser is not unique")
         least, largest = 32 * EPSILON[precision] * self.radius, LARGEST_RADIUS[precision]
         if not least <= self.accuracy < self.distance:
             message = f"got {self.accuracy:g}, expected at least {least:.1e} in {precision} and less than the distance"

@@ -139,7 +139,9 @@ def _verdicts(group: Record, rows: pd.DataFrame, asked: Asked) -> Iterator[Recor
         if parts := [part.drop_duplicates(REPEATS)[column] for _, part in split(good, by)]:
             # the worst of several cases: each interval at a level at which all of them hold together (Bonferroni)
             worst = min(parts, key=lambda part: (part.mean(), -len(part)))
-            words = f"runs do, in the worst of {len(parts)} cases of {' and '.join(by)}"
+            words = (
+                f"runs do, in the worst of {len(parts)} cases of {' and '.join(by)}" if len(parts) > 1 else "runs do"
+            )
             yield _share(claim, worst, level, 1 - (1 - asked.confidence) / len(parts), words) | facts
     each = rows.drop_duplicates(["seed", "replicate"])
     facts = facts | {"criterion": "the problem"}

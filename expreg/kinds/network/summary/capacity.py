@@ -79,7 +79,7 @@ Judged = tuple[str, float, Record, tuple[str, str]]
 def needed(rows: Sequence[Record]) -> Judged:
     """Judge "no network with m (d + 2) < n fits" by the thresholds and by the fits among such networks.
 
-    `consistent` if such networks were tried and none fits, or the interval of every m* lies at or above n / (d + 2);
+    `consistent` if such networks were tried, none fits, and the interval of every m* lies at or above n / (d + 2);
     `contradicts` if the interval of some m* ends below it: half of such fits succeed, at delta = 0.5.
     """
     worst = min(rows, key=lambda row: _or(row["parameters"], _or(row["parameters_low"], 0.0)))
@@ -88,7 +88,7 @@ def needed(rows: Sequence[Record]) -> Judged:
     seen = f"{fits} of {tried} networks with fewer than n parameters fit" if tried else "no smaller network was tried"
     if any(_or(row["parameters_high"], math.inf) < 1 for row in rows):
         words = CONTRADICTS
-    elif all(_or(row["parameters_low"], -math.inf) >= 1 for row in rows):
+    elif tried and not fits and all(_or(row["parameters_low"], -math.inf) >= 1 for row in rows):
         words = CONSISTENT
     else:
         words = UNRESOLVED

@@ -203,6 +203,12 @@ def _label(key: dict[str, Any], instead: dict[str, str]) -> str:
     return ", ".join([str(key["data"]), *dict.fromkeys(parts)])
 
 
+def plain(rows: pd.DataFrame) -> pd.Series:
+    """Return per row whether training is gradient descent with one step size, of which the theory speaks."""
+    constant = rows["schedule"].isna() if "schedule" in rows else True
+    return (rows["optimizer"] == "sgd") & constant
+
+
 def judge(rows: pd.DataFrame, criterion: Criterion) -> pd.Series | None:
     """Return per row 1 (success), 0 (none) or nan (missing); None if the criterion was measured nowhere.
 

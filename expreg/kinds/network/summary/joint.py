@@ -13,6 +13,7 @@ import numpy as np
 from expreg import theory
 from expreg.core.stats import exponents
 from expreg.core.stats.describe import UNRESOLVED, Record, verdict
+from expreg.core.stats.thresholds import replicates_needed
 from expreg.kinds.network.summary import growth
 
 CLAIMED = 2.0
@@ -41,18 +42,19 @@ def describe(
     """
     pools: dict[str, list[Thresholds]] = {}
     for key, found in zip(keys, thresholds, strict=True):
-        pools.setdefault(", ".join(_shared(key)), []).append(found)
+        pools.setdefault(pool(key), []).append(found)
     return [
-        {"pool": pool, "groups": len(members), "criterion": name} | _fit([*_usable(members, name)], delta, confidence)
-        for pool, members in pools.items()
+        {"pool": label, "groups": len(members), "criterion": name} | _fit([*_usable(members, name)], delta, confidence)
+        for label, members in pools.items()
         if len(members) > 1
         for name in dict.fromkeys(name for found in members for name in found)
     ]
 
 
-def _shared(key: Mapping[str, Any]) -> Iterator[str]:
-    yield str(key["data"])
-    yield from (f"{name} = {value}" for name, value in key.items() if name.split(".")[0] != "data")
+def pool(key: Mapping[str, Any]) -> str:
+    """Return the pool of a group: what its key says beside the settings of its data."""
+    others = (f"{name} = {value}" for name, value in key.items() if name.split(".")[0] != "data")
+    return ", ".join([str(key["data"]), *others])
 
 
 def _usable(members: Sequence[Thresholds], name: str) -> Iterator[Located]:
@@ -68,6 +70,9 @@ def _fit(used: list[Located], delta: float, confidence: float) -> Record:
         return nothing | {
             "why_not": f"{len(used)} thresholds lie inside the grid; {exponents.LEAST_POINTS} are required"
         }
+    fewest, needed = min(at.point.replicates for at in used), replicates_needed(delta, confidence)
+    if why := exponents.too_few(fewest, needed, confidence, delta):
+        return nothing | {"why_not": why}
     n = np.array([at.point.n for at in used], dtype=np.float64)
     logs = {"n": np.log(n), "1/lambda": -np.log([at.lam for at in used])}  # type: ignore[arg-type]
     columns = {name: values for name, values in logs.items() if np.ptp(values) > math.log(1.01)}

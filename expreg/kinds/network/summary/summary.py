@@ -45,13 +45,16 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     """
     prepared = groups.prepare(cells)
     fitted = rates.per_cell(prepared, curves)
-    described = [_group(group, fitted, asked) for group in groups.split(prepared, asked.axes)]
+    parts = groups.split(prepared, asked.axes)
+    described = [_group(part, fitted, asked) for part in parts]
     found = [group for group, *_ in described]
     judged = [verdict | {"group": group["label"]} for group, own, _ in described for verdict in own]
     keys, thresholds = [group["group"] for group in found], [located for *_, located in described]
     together = joint.describe(keys, thresholds, asked.delta, asked.confidence)
     claims = {criterion.name: criterion.claim for criterion in groups.criteria()}
-    judged += joint.verdicts(together, claims, asked.confidence)
+    for found_together in joint.verdicts(together, claims, asked.confidence):
+        pooled = pd.concat([part.rows for part in parts if joint.pool(part.key) == found_together["group"]])
+        judged.append(verdicts.within(found_together, verdicts.outside(pooled)))
     links = chain.table(found, judged)
     settings = {name: getattr(asked, name) for name in ("delta", "confidence", "resamples", "seed")}
     settings |= {} if asked.search is None else {"search": dict(asked.search)}

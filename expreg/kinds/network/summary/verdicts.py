@@ -15,7 +15,7 @@ import pandas as pd
 
 from expreg.core.stats import success
 from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, OUTSIDE, UNRESOLVED, Record, verdict
-from expreg.kinds.network.summary import growth
+from expreg.kinds.network.summary import groups, growth
 
 # Measured and predicted steps to tolerance agree if their ratio lies within this factor.
 STEPS_FACTOR = 1.1
@@ -81,23 +81,27 @@ def certificate(rows: pd.DataFrame, confidence: float) -> Record | None:
     """Judge "a certified run that takes certified steps keeps every promise of its certificate" (C.26).
 
     The promises: no neuron leaves its radius (`refined_movement`), E3cert and E4cert, as far as they were measured; one
-    broken promise contradicts. None where no certified run was trained with steps of at most `eta_certified`.
+    broken promise contradicts. None where no certified run was trained by gradient descent with steps of at most
+    `eta_certified`.
     """
-    covered = rows[(rows["Ecert"] == 1.0) & (rows["eta"] <= rows["eta_certified"] * (1.0 + ROUNDING))]
+    small = rows["eta"] <= rows["eta_certified"] * (1.0 + ROUNDING)
+    covered = rows[(rows["Ecert"] == 1.0) & small & groups.plain(rows)]
     names = [name for name in PROMISES if covered[name].notna().any()]
     if not names:
         return None
-    broken = {
-        name: int(((covered[name] > 1.0 + ROUNDING) if name == "refined_movement" else covered[name] == 0.0).sum())
-        for name in names
-    }
-    runs, most = len(covered), max(broken.values())
-    low, high = (float(end) for end in success.clopper_pearson(np.array(runs - most), np.array(runs), confidence))
-    found = ", ".join(f"{PROMISES[name]} {count}" for name, count in broken.items())
+    broken = pd.DataFrame(
+        {name: covered[name] > 1.0 + ROUNDING if name == "refined_movement" else covered[name] == 0.0 for name in names}
+    )
+    runs, kept = len(covered), int((~broken.any(axis=1)).sum())
+    low, high = (float(end) for end in success.clopper_pearson(np.array(kept), np.array(runs), confidence))
+    found = ", ".join(f"{PROMISES[name]} {broken[name].sum()}" for name in names)
     lost = int((covered["E3"] == 0.0).sum())
     beside = f" {lost} break E3, about whose lambda a certificate says nothing." if lost else ""
-    outcome = CONTRADICTS if most else CONSISTENT, f"of {runs} certified runs these break a promise: {found}.{beside}"
-    numbers = {"value": 1.0 - most / runs, "low": low, "high": high}
+    outcome = (
+        CONTRADICTS if kept < runs else CONSISTENT,
+        f"of {runs} certified runs these break a promise: {found}.{beside}",
+    )
+    numbers = {"value": kept / runs, "low": low, "high": high}
     return verdict("certificate", "Ecert", 1.0, numbers, outcome, replicates=runs)
 
 
@@ -200,7 +204,7 @@ def rate(rates: Sequence[Record], bounds: Sequence[Record]) -> Record | None:
     elif all(_limits(record["speed"])[0] >= 1.0 for record in known):
         outcome = CONSISTENT, f"{found}, the least of all n (median of {speed['cells']} replicates)."
     elif speed["low"] is None:
-        outcome = UNRESOLVED, f"{found}, but {speed['cells']} replicates give no interval."
+        outcome = UNRESOLVED, f"{found}, but there are too few replicates for an interval ({speed['cells']})."
     else:
         outcome = UNRESOLVED, f"{found}: not separated from 1."
     return verdict("rate of convergence", "rate", 1.0, speed, outcome, replicates=speed["cells"])
