@@ -12,6 +12,7 @@ from expreg import api, ntk, theory
 from expreg.core import config as plan
 from expreg.kinds import EXPERIMENTS
 from expreg.kinds.network import native, start, training
+from expreg.kinds.network.events import EVENTS, at_start
 from expreg.types import Status
 
 THRESHOLD = EXPERIMENTS["threshold"]
@@ -214,6 +215,7 @@ def test_the_budget_in_flow_time_is_that_of_the_linear_rate(flow_time):
 def test_a_row_has_exactly_the_declared_columns_of_the_declared_types(name, precision):
     experiment = EXPERIMENTS[name]
     settings = resolved(experiment=name, precision=precision, data__labels__kind="sign")
+    settings |= {"measure": [event for event in EVENTS if name == "threshold" or event in at_start()]}
     program = experiment.build(experiment.signature(settings))
     record = jax.device_get(jax.jit(lambda given: program.record(program.init(given)))(experiment.prepare(settings)))
     record |= {"status": np.int32(Status.max_steps)} if "status" in record else {}
