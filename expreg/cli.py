@@ -163,11 +163,13 @@ def _status_text(run: Path, facts: Mapping[str, Any]) -> str:
     from expreg.core.page import terminal
 
     planned = "?" if facts["planned"] is None else facts["planned"]
-    state = "running now" if facts["running"] else "not running"
+    last = facts["last_event"]
+    over = facts["search"] and last and last["kind"] == "finished"
+    state = "running now" if facts["running"] else "search finished" if over else "not running"
     most = "at most " if facts["search"] else ""
     lines = [f"{run}: {facts['done']} of {most}{planned} cells done, {state}"]
     lines += terminal.pairs(facts["by_status"], indent=2)
-    if last := facts["last_event"]:
+    if last:
         lines.append(f"  last event: {last['kind']} at {last['time']}")
     return "\n".join([*lines, *(f"  damaged: {line}" for line in facts["damaged"])])
 

@@ -209,7 +209,7 @@ def test_a_probability_is_judged_by_the_lowest_interval(low: float, high: float,
     assert (found["low"], found["high"], found["claim"]) == (low, high, "probability")
     assert "60 of 64 at n = 8" in found["reason"]
     if expected == "contradicts":
-        theorem = "calls that m sufficient" if m >= 1e6 else "speaks only of m from 10^6 on"
+        theorem = "calls that m sufficient" if m >= 1e6 else "applies from m = 10^6 on"
         assert theorem in found["reason"]
 
 

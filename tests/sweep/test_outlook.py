@@ -128,7 +128,7 @@ def test_an_absolute_tolerance_that_the_theorem_does_not_speak_of_is_refused(tol
     if fine:
         assert settings(**asked)
         return
-    with pytest.raises(InputError, match="<= 0.1: the theorem speaks of no larger eps"):
+    with pytest.raises(InputError, match="<= 0.1: the theorem covers no larger eps"):
         settings(**asked)
 
 

@@ -50,7 +50,7 @@ def too_large(experiment: Experiment, cells: Iterable[Settings], devices: int | 
     ]
     if all(needed <= have for _, needed, have, _ in needs):
         for one in examples:
-            with suppress(Exception):  # its row will tell
+            with suppress(Exception):  # reported in its row
                 needs.append((experiment.size(one), experiment.cost(one).bytes, room, " per device"))
     lines = [
         f"{cell}: needs {_gib(needed)}, have {_gib(have)}{unit}" for cell, needed, have, unit in needs if needed > have
@@ -66,7 +66,7 @@ def _examples(experiment: Experiment, cells: Iterable[Settings]) -> Mapping[Hash
     """Return one cell of each program."""
     examples: dict[Hashable, Settings] = {}
     for settings in cells:
-        with suppress(Exception):  # its row will tell
+        with suppress(Exception):  # reported in its row
             examples.setdefault(experiment.signature(settings), settings)
     return examples
 

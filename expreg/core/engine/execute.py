@@ -53,6 +53,7 @@ def execute(
     waiting = wanted()
     done = sum(cell in store.finished for cell in cells)
     if not waiting:
+        store.event("finished", cells=0)
         if progress:
             say(f"{counted(done, 'cell')}, all finished before")
         return
@@ -89,7 +90,7 @@ def _expected(experiment: Experiment, cells: Cells) -> Counter[Any]:
     """Return how many cells of each program there are, so that its lanes are as many in every round."""
     found: Counter[Any] = Counter()
     for settings, _ in cells.values():
-        with suppress(Exception):  # its row will tell
+        with suppress(Exception):  # reported in its row
             found[experiment.signature(settings)] += 1
     return found
 
@@ -113,7 +114,7 @@ def _reporter(engine: Engine, waiting: Mapping[str, Settings], done: int, label:
     costs = dict.fromkeys(waiting, 0.0)
     programs = set()
     for cell, settings in waiting.items() if progress else ():
-        with suppress(Exception):  # its row will tell
+        with suppress(Exception):  # reported in its row
             costs[cell] = engine.experiment.cost(settings).flops
             programs.add(engine.experiment.signature(settings))
     programs -= {signature for signature, *_ in engine.compilations}

@@ -87,7 +87,7 @@ def by_claim(
 ) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
     """Return (claim, meaning of the measured number, verdicts), claims in their first order.
 
-    `claims`: those of the experiment; a claim that it has no words for speaks for itself.
+    `claims`: those of the experiment; a claim that it has no words for is shown as it is.
     """
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for verdict in verdicts:
@@ -103,7 +103,7 @@ def verdict_text(experiment: Experiment, summary: Mapping[str, Any]) -> str:
     own = parts(experiment, summary)
     found = [own.text(), *(list(_claim_lines(*claim)) for claim in by_claim(own.verdicts, experiment.claims))]
     text = "\n\n".join("\n".join(lines) for lines in found if lines)
-    return text or "No verdicts: nothing was measured that a claim speaks of."
+    return text or "No verdicts: no claim applies to what was measured."
 
 
 def _claim_lines(claim: str, measured: str, verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:

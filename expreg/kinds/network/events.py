@@ -145,7 +145,7 @@ def _kernel_lost(look: Look) -> tuple[Array, Array]:
 
 
 def _start_lost(look: Look) -> tuple[Array, Array]:
-    """Follow lambda_min(H(t)); below lambda/2 = 2/3 lambda_min(H(0)) the certificate is wrong."""
+    """Follow lambda_min(H(t)); below lambda/2 = 2/3 lambda_min(H(0)) E3cert is violated."""
     lambda_min: Any = look.lambda_min
     return lambda_min, ~(lambda_min >= CERTIFIED / 2 * look.initial["lambda_0"] * (1 - look.slack))
 
@@ -309,7 +309,7 @@ def at_start() -> list[str]:
 
 
 def is_plain(settings: Settings) -> bool:
-    """Return whether training is gradient descent with one step size, of which the theory speaks."""
+    """Return whether training is gradient descent with one step size, to which the theory applies."""
     training = settings["training"]
     return bool(training["optimizer"]["name"] == "sgd" and training["step_size"]["schedule"] is None)
 
@@ -332,7 +332,7 @@ def judged(settings: Settings) -> list[str]:
 def row(facts: Facts) -> Row:
     """Return of every measured event whether it holds, first violation step and margin; None if meaningless.
 
-    Null is what speaks of another algorithm, what theory does not know or prove, and what rounding decides.
+    Null is what is about another algorithm, what theory does not know or prove, and what rounding decides.
     """
     settings, eigenvalues = facts.settings, facts.problem.eigenvalues
     hidden = eigenvalues is not None and not eigenvalues[0] > RESOLUTION[settings["precision"]] * eigenvalues[-1]

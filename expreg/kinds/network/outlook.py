@@ -189,12 +189,8 @@ def resolution(cells: Sequence[Settings], analysis: Mapping[str, Any]) -> dict[s
     found = power.needed(sorted(grids), *asked, grids, replicates=replicates(cells))
     largest = power.largest_exponent(analysis["delta"], grids)
     expected = {"value": 0.0, "low": -found["expected"]}
-    needed = growth.detectable(expected, CLAIMED, analysis["confidence"])
+    needed = growth.detectable(expected, growth.CLAIMED, analysis["confidence"])
     return found | {"largest": largest, "detectable": needed, "decides": largest >= needed}
-
-
-CLAIMED = 2.0
-"""The exponent of n in the width of the theorem."""
 
 
 def warnings(cells: Sequence[Settings], analysis: Mapping[str, Any]) -> list[str]:
@@ -225,10 +221,11 @@ def lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def _decision(found: Mapping[str, Any]) -> str:
-    shown = f"These widths show exponents of at most {found['largest']:.2f} after the log factor"
+    shown = f"This grid resolves exponents of at most {found['largest']:.2f} after the log factor"
     if found["decides"]:
-        return f"{shown}; from {found['detectable']:.2f} on one would contradict {CLAIMED:g}."
-    return f"{shown}, and {found['detectable']:.2f} is needed to contradict {CLAIMED:g}: no verdict on it is possible."
+        return f"{shown}; from {found['detectable']:.2f} on one would contradict {growth.CLAIMED:g}."
+    needed = f"{found['detectable']:.2f} is needed to contradict {growth.CLAIMED:g}"
+    return f"{shown}, and {needed}: no verdict on it is possible."
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -229,9 +229,7 @@ class Training(Block):
         if 0 < tolerance < bound:
             yield Fault(("tolerance",), "E-RANGE", below_precision(tolerance, precision))
         if tolerance > LARGEST_TOLERANCE and not self.relative:
-            message = (
-                f"got {tolerance:g}, expected a number >= 0 and <= {LARGEST_TOLERANCE:g}: the theorem speaks of no"
-            )
+            message = f"got {tolerance:g}, expected a number >= 0 and <= {LARGEST_TOLERANCE:g}: the theorem covers no"
             yield Fault(("tolerance",), "E-RANGE", f"{message} larger eps; or set relative: true")
         if tolerance == 0 and isinstance(self.max_steps, Block):
             message = "a budget in flow time is infinite with tolerance 0; expected a number of steps"

@@ -147,11 +147,11 @@ def _verdicts(group: Record, rows: pd.DataFrame, asked: Asked) -> Iterator[Recor
     facts = facts | {"criterion": "the problem"}
     if each["hessian_lipschitz"].notna().all():
         kept = each["hessian_change"] <= each["hessian_lipschitz"]
-        yield _share("lipschitz", kept, 1.0, asked.confidence, "problems keep it") | facts
+        yield _share("lipschitz", kept, 1.0, asked.confidence, "problems satisfy the bound") | facts
     rule = first.get("weight_rule")
     if isinstance(rule, str):
         kept = each["hessian_least"] >= 1
-        yield _share("convex", kept, 1.0, asked.confidence, "problems have it") | facts
+        yield _share("convex", kept, 1.0, asked.confidence, "problems have such a Hessian") | facts
     if rule == "closeness":
         small = each["shrinkage"] <= TRIVIAL
         words = f"problems have one, the median |x*| is {median(each['shrinkage']):.2g} |x planted|"
@@ -170,7 +170,11 @@ def _growth(line: Record) -> Record:
 
 
 def _share(claim: str, kept: "pd.Series[bool]", level: float, confidence: float, words: str) -> Record:
-    """Return the verdict on a share of at least `level`, exact interval; of 1: on whether there is any exception."""
+    """Return the verdict on a share of at least `level`, exact interval; of 1: on whether there is any exception.
+
+    Runs on one problem share its chance of success. For the mean chance over these very problems the interval is then
+    too wide rather than too narrow (Hoeffding 1956); it says nothing about other problems.
+    """
     good, count = int(kept.sum()), len(kept)
     low, high = (float(limit) for limit in clopper_pearson(np.array(good), np.array(count), confidence))
     outcome = above(low, high, level) if level < 1 else CONSISTENT if good == count else CONTRADICTS

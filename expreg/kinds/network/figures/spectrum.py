@@ -28,7 +28,7 @@ def spectrum(cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, A
         return []
     caption = (
         "Smallest (filled) and largest (open) eigenvalue of the infinite-width kernel over the number of"
-        " data: medians over replicates, band: quartiles. A fitted exponent speaks of the width alone only"
+        " data: medians over replicates, band: quartiles. A fitted exponent is that of the width alone only"
         " where the smallest eigenvalue hardly changes with n."
     )
     limits = _limits_apply(cells)

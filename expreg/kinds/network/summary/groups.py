@@ -204,7 +204,7 @@ def _label(key: dict[str, Any], instead: dict[str, str]) -> str:
 
 
 def plain(rows: pd.DataFrame) -> pd.Series:
-    """Return per row whether training is gradient descent with one step size, of which the theory speaks."""
+    """Return per row whether training is gradient descent with one step size, to which the theory applies."""
     constant = rows["schedule"].isna() if "schedule" in rows else True
     return (rows["optimizer"] == "sgd") & constant
 

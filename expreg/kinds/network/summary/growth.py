@@ -13,6 +13,8 @@ from scipy import special
 from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, UNRESOLVED, Record
 from expreg.kinds.network.summary import spreads
 
+CLAIMED = 2.0
+"""The exponent of n, and of 1/lambda, in the width of the theorem (C.14)."""
 CONSTANT = 0.02
 """lambda counts as constant where it grows or falls with a smaller power of n."""
 MARGIN = 2.0

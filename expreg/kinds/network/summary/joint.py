@@ -16,8 +16,6 @@ from expreg.core.stats.describe import UNRESOLVED, Record, verdict
 from expreg.core.stats.thresholds import replicates_needed
 from expreg.kinds.network.summary import growth
 
-CLAIMED = 2.0
-"""The exponent of 1/lambda in the width of the theorem (C.14)."""
 LEAST_FACTOR = {"n": exponents.LEAST_SPAN, "1/lambda": 3.0}
 """Over a smaller factor, that the other column does not explain, no exponent is read."""
 
@@ -91,7 +89,7 @@ def _fit(used: list[Located], delta: float, confidence: float) -> Record:
 
 
 def verdicts(joint: Sequence[Record], claims: Mapping[str, float | None], confidence: float) -> Iterator[Record]:
-    """Yield the verdict on "the width grows at most like lambda^-2" of every criterion that the theorem speaks of."""
+    """Yield the verdict on "the width grows at most like lambda^-2" of every criterion to which the theorem applies."""
     for record in joint:
         if claims.get(record["criterion"]) is None:
             continue
@@ -100,6 +98,6 @@ def verdicts(joint: Sequence[Record], claims: Mapping[str, float | None], confid
             outcome = UNRESOLVED, f"no exponent of lambda: {record['why_not'] or 'lambda does not vary'}."
         else:
             where = f"over {record['points']} thresholds the exponent of 1/lambda"
-            outcome = growth.outcome(found, CLAIMED, growth.detectable(found, CLAIMED, confidence), where)
+            outcome = growth.outcome(found, growth.CLAIMED, growth.detectable(found, growth.CLAIMED, confidence), where)
             outcome = growth.beside_bound(outcome, found, record["bound"])
-        yield verdict("lambda", record["criterion"], CLAIMED, found, outcome, group=record["pool"])
+        yield verdict("lambda", record["criterion"], growth.CLAIMED, found, outcome, group=record["pool"])

@@ -2,7 +2,7 @@
 
 A verdict is about one claim, one group and one criterion. The criteria have different thresholds, and none
 of them is "the" threshold, so nothing here combines criteria. Every claim is about what was measured, so that it can
-fail: exponents over the n of the run, shares and rates at its widest m. The theorem itself speaks of widths out
+fail: exponents over the n of the run, shares and rates at its widest m. The theorem itself is about widths out
 of reach (10^19 and more, (C.14)); a reason that contradicts says what it says there. On runs outside the assumptions of
 the theorem the verdict is "does not apply".
 """
@@ -176,8 +176,8 @@ def _theorem(record: Record, bounds: Sequence[Record]) -> str:
     if _sufficient(record, bounds):
         return "the theorem calls that m sufficient"
     needed = next((bound["width"] for bound in bounds if bound["n"] == record["n"]), None)
-    least = f"only of m from 10^{math.log10(needed):.0f} on" if needed else "of no width without a lambda"
-    return f"the theorem speaks {least}"
+    least = f"from m = 10^{math.log10(needed):.0f} on" if needed else "to no width without a lambda"
+    return f"the theorem applies {least}"
 
 
 def _where(record: Record) -> str:
