@@ -181,7 +181,7 @@ def test_what_is_finished_is_not_searched_again(small, place, monkeypatch):
     events = read_events("run")
     monkeypatch.setattr("expreg.core.engine.lanes.compile_program", None)  # nothing may run
     expreg.run(BASE | SMALL, out="run")
-    assert [e["kind"] for e in read_events("run")[len(events) :]] == ["opened"]
+    assert [e["kind"] for e in read_events("run")[len(events) :]] == ["opened", "finished"]
     manifest = json.loads((place / "run" / "manifest.json").read_text())
     assert (manifest["cells"], manifest["ending"]) == (len(small.cells), "finished")
     assert len(events) > 3
@@ -240,5 +240,7 @@ def test_progress_speaks_of_rounds_and_of_at_most(place, command):
     assert f"search finished after {rounds} rounds: {ran} of at most 192 cells were needed" in lines
     broken = [c["verification"]["non_monotone"] for c in criteria(expreg.load("run")).values()]
     assert ("are not monotone" in out) == any(broken)
-    assert command("status", "run")[1].startswith(f"run: {ran} of at most 192 cells done, not running")
+    over = f"run: {ran} of at most 192 cells done, search finished"
+    assert command("status", "run")[1].startswith(over)
     assert f"{ran} cells, all finished before" in command("run", "x.json", "--out", "run")[2]
+    assert command("status", "run")[1].startswith(over)  # also after a run that had nothing to do
