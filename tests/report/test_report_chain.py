@@ -17,7 +17,8 @@ def summary():
 
 def test_every_row_is_told_with_its_numbers(summary):
     lines = chain.text(summary)
-    assert lines[1].split("  ")[-1] == "verdict"
+    heading = lines.index("The chain of the proof: which step is loose, and where") + 1
+    assert lines[heading].split("  ")[-1] == "verdict"
     for row in summary["chain"]:
         [line] = [
             line
@@ -32,6 +33,24 @@ def test_every_row_is_told_with_its_numbers(summary):
     text = " ".join(" ".join(lines).split())
     assert chain.CAUTION in text
     assert all(sentence in text for sentence in summary["chain_summary"])
+
+
+def test_the_first_lines_say_from_which_width_on_networks_converge(summary):
+    answers = chain.answers(summary)
+    assert len(answers) == len(summary["groups"]) == 2
+    for answer, group in zip(answers, summary["groups"], strict=True):
+        [converges] = [c for c in group["criteria"] if c["criterion"] == "E5"]
+        widths = ", ".join(f"{at['interpolated']:.0f}" for at in converges["thresholds"])
+        assert f"{group['label']}: 90 % of the networks converge" in answer
+        assert f"from m = {widths} at n = 8, 16, 32; the theorem allows n^2." in answer
+    assert " ".join(chain.text(summary)).startswith(answers[0][:60])
+    changed = copy.deepcopy(summary)
+    for row in changed["chain"]:
+        row["verdict"] = "does not apply"
+    assert not any("the theorem allows" in answer for answer in chain.answers(changed))
+    for criterion in changed["groups"][0]["criteria"]:
+        criterion["thresholds"][0] |= {"interpolated": None, "beyond": "above", "widest": 4096}
+    assert "from m = more than 4096, " in chain.answers(changed)[0]
 
 
 def test_an_exponent_that_is_not_usable_is_a_dash_with_its_reason(summary):

@@ -11,10 +11,11 @@ from markupsafe import Markup
 from expreg.core.page import terminal
 from expreg.core.page.style import finite, records
 from expreg.core.page.words import Parts, extent, number
+from expreg.core.stats.describe import OUTSIDE
 from expreg.kinds.network.figures import searched
 from expreg.kinds.network.figures.look import criteria_of
 from expreg.kinds.network.figures.tables import tables
-from expreg.kinds.network.figures.thresholds import exponent_words, figure_of
+from expreg.kinds.network.figures.thresholds import exponent_words, figure_of, level_of, share_words
 
 CAUTION = (
     'No single cell of this table is "the" threshold: every criterion has one of its own, and each belongs to its data,'
@@ -91,13 +92,46 @@ def bound(row: Mapping[str, Any]) -> str:
     return f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
 
 
+def answers(summary: Mapping[str, Any]) -> list[str]:
+    """Return for each of the first groups from which width on networks converge, in one sentence."""
+    level = level_of(summary)
+    applies = {
+        row.get("group"): row.get("verdict") != OUTSIDE
+        for row in records(summary, "chain")
+        if row.get("criterion") == "E5"
+    }
+    found = []
+    for group in records(summary, "groups")[:MOST_ANSWERS]:
+        for criterion in (c for c in criteria_of(group) if c.get("criterion") == "E5"):
+            rows = records(criterion, "thresholds")
+            n, m = ", ".join(number(row["n"]) for row in rows), ", ".join(map(_width, rows))
+            within = str(criterion.get("title", "")).partition(" converges")[2]
+            claim = "; the theorem allows n^2" if applies.get(group.get("label")) else ""
+            share = f"{share_words(level)} of the networks converge{within}"
+            found.append(f"{group.get('label')}: {share} from m = {m} at n = {n}{claim}.")
+    return found
+
+
+MOST_ANSWERS = 4
+
+
+def _width(row: Mapping[str, Any]) -> str:
+    """Return a threshold in whole neurons, or that it lies beyond the grid."""
+    value = finite(row.get("interpolated"))
+    if value is not None:
+        return f"{value:.0f}"
+    ends = {"below": f"{number(row.get('narrowest'))} or less", "above": f"more than {number(row.get('widest'))}"}
+    return ends.get(str(row.get("beyond")), "–")
+
+
 def text(summary: Mapping[str, Any]) -> list[str]:
-    """Return the chain as lines for a terminal; none where no link was measured."""
+    """Return the answers and the chain as lines for a terminal; none where no link was measured."""
     rows = records(summary, "chain")
     if not rows:
         return []
     heading, *lines = terminal.lines(_COLUMNS, [_cells(row) for row in rows])
-    found = ["The chain of the proof: which step is loose, and where", heading]
+    found = [line for answer in answers(summary) for line in terminal.wrapped(answer)]
+    found += [""] * bool(found) + ["The chain of the proof: which step is loose, and where", heading]
     for _, pairs in groupby(zip(rows, lines, strict=True), lambda pair: pair[0].get("criterion")):
         found += _criterion_lines(list(pairs))
     ends = [*(summary.get("chain_summary") or []), *searched.sentences(summary), LEGEND, CAUTION]
