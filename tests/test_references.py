@@ -6,6 +6,7 @@ root of two.
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import expreg
@@ -16,10 +17,14 @@ ORTHONORMAL, EQUIANGULAR = "{data.kind: [orthonormal]}", "{data.kind: [equiangul
 
 def run(tmp_path, name, *overrides):
     """Return the groups of a config whose statistics alone are made."""
+    return summary(tmp_path, name, *overrides)["groups"]
+
+
+def summary(tmp_path, name, *overrides):
     found = expreg.run(
         CONFIGS / f"{name}.yaml", ["analysis.resamples=300", *overrides], out=tmp_path / name, draw=False
     )
-    return found.summary["groups"]
+    return found.summary
 
 
 def interval(record, n):
@@ -60,3 +65,43 @@ def test_the_frobenius_width_of_equiangular_points_is_that_of_an_independent_dra
     [group] = run(tmp_path, "initial", *small)
     low, high = interval(criterion(group, "E1"), 8)
     assert low <= 79_000 <= high < 119_000 * 1.2
+
+
+ANGLES = {6.0: 1.2053, 2.5: 0.6359, 1.5: 0.4738}
+"""Angles of 8 pairs of near duplicates by lambda, the smallest eigenvalue of <x_i, x_j> exp(1 + <x_i, x_j>)."""
+
+
+def linearised(angle, draws, widest, rng):
+    """Return lambda and the median width at which no neuron of the linearised network leaves lambda/(2 e^2 n).
+
+    Under the kernel of the start, residuals integrate to c = H^-1 (1 - exp(-Ht)) y, so neuron r moves
+    by sum_i c_i exp(<w_r, x_i>) x_i / m. No training, and no program of the package.
+    """
+    n = 16
+    gram = np.eye(n)
+    gram[np.arange(0, n, 2), np.arange(1, n, 2)] = gram[np.arange(1, n, 2), np.arange(0, n, 2)] = np.cos(angle)
+    values, vectors = np.linalg.eigh(gram * np.exp(1 + gram))
+    lam = values[0]
+    time = 2.0 * 2 / lam * np.log(np.sqrt(n) / 0.05)
+    widths = []
+    for _ in range(draws):
+        neurons = np.exp(rng.standard_normal((widest // 2, n)) @ np.linalg.cholesky(gram).T)
+        c = vectors @ ((1 - np.exp(-values * time)) / values * (vectors.T @ rng.choice([-1.0, 1.0], n)))
+        moved = np.sqrt(np.einsum("ri,ij,rj->r", neurons * c, gram, neurons * c, optimize=True))
+        m = 2 * np.arange(1, widest // 2 + 1)
+        inside = np.maximum.accumulate(moved) / m <= lam / (2 * np.e**2 * n)
+        widths.append(m[inside.argmax()] if inside.any() else np.inf)
+    return lam, float(np.median(widths))
+
+
+def test_movement_at_small_lambda_is_that_of_the_linearised_network(tmp_path):
+    rng = np.random.default_rng(11)
+    lam, reference = np.transpose([linearised(angle, 100, 8192, rng) for angle in ANGLES.values()])
+    assert lam == pytest.approx(list(ANGLES), rel=2e-3)
+    expected = -np.polyfit(np.log(lam), np.log(reference), 1)[0]
+    small = [f"sweep.product.data.angle={list(ANGLES.values())}", "data.d=16", "measure=[E5]"]
+    small += ["sweep.product.m.geometric=[64, 8192, 21]", "sweep.product.replicate.count=36"]
+    [found] = [one for one in summary(tmp_path, "lambda", *small)["joint"] if one["criterion"] == "movement"]
+    middle, low, high = (found["1/lambda"][end] for end in ("value", "low", "high"))
+    assert 2**0.5 * (low - middle) <= expected - middle <= 2**0.5 * (high - middle), (expected, low, high)
+    assert high - low < 0.4

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from expreg.kinds.network.summary import growth, verdicts
+from expreg.kinds.network.summary import growth, summary, verdicts
 
 NS = [4, 8, 16]
 BOUND = [{"n": n, "alpha_eff": alpha, "width": 1e6} for n, alpha in zip(NS, (4.8, 4.6, 4.4), strict=True)]
@@ -67,7 +68,7 @@ def test_a_grid_that_can_show_no_larger_exponent_decides_nothing() -> None:
 @pytest.mark.parametrize("power", [-1.2, -0.1, 0.1])
 def test_where_lambda_moves_the_exponent_of_m_lambda_squared_is_judged(power: float) -> None:
     spectrum = [{"n": n, "lambda_cts": 4.0 * n**power} for n in NS]
-    assert growth.lambda_slope(spectrum, NS) == pytest.approx(power)
+    assert growth.lambda_slope(spectrum, NS) == pytest.approx((power, 0.0))
     # the width of the theorem itself: m = n^2 / lambda^2, measured with a half-width of 0.05, is never above the claim
     at = 2.0 - 2.0 * power
     found = width(criterion(at - 0.05, at + 0.05), spectrum)
@@ -103,7 +104,38 @@ def test_an_unknown_lambda_decides_nothing(last: float | None) -> None:
 
 
 def test_only_the_n_of_the_fit_count_for_lambda() -> None:
-    assert growth.lambda_slope([*FLAT, {"n": 32, "lambda_cts": 1e-9}], NS) == pytest.approx(0.0)
+    assert growth.lambda_slope([*FLAT, {"n": 32, "lambda_cts": 1e-9}], NS) == pytest.approx((0.0, 0.0))
+
+
+def test_the_error_of_a_random_lambda_is_that_of_repeated_draws() -> None:
+    rng = np.random.default_rng(5)
+    draws = np.exp(rng.normal(-0.3 * np.log(NS), 0.4, size=(600, 40, len(NS))))
+    low, middle, high = np.quantile(draws, [0.25, 0.5, 0.75], axis=1)
+    found = []
+    for values, errors in zip(middle, summary.MEDIAN_ERROR * np.log(high / low) / 40**0.5, strict=True):
+        spectrum = [
+            {"n": n, "lambda_cts": value, "lambda_error": error}
+            for n, value, error in zip(NS, values, errors, strict=True)
+        ]
+        found.append(growth.lambda_slope(spectrum, NS))
+    slopes, errors = np.transpose(found)
+    assert slopes.mean() == pytest.approx(-0.3, abs=4 * slopes.std() / 600**0.5)
+    # the error of a standard deviation from 600 draws is 3 %; quartiles of 40 draws and discreteness add some
+    assert errors.mean() == pytest.approx(slopes.std(), rel=0.1)
+
+
+def test_the_error_of_lambda_widens_the_interval_of_m_lambda_squared() -> None:
+    random = [{"n": n, "lambda_cts": 4.0 * n**-1.0, "lambda_error": 0.1} for n in NS]
+    known = [record | {"lambda_error": 0.0} for record in random]
+    sure, unsure = (width(criterion(3.7, 3.9), spectrum)["scaled"] for spectrum in (known, random))
+    half = growth.quantile(0.95) * growth.lambda_slope(random, NS)[1]
+    assert (sure["low"], sure["high"]) == pytest.approx((1.7, 1.9))
+    assert (unsure["low"], unsure["high"]) == pytest.approx(
+        (1.8 - np.hypot(0.1, 2 * half), 1.8 + np.hypot(0.1, 2 * half))
+    )
+    # a slope of lambda that may be 0 is no constant
+    nearly = [record | {"lambda_cts": 4.0} for record in random]
+    assert "m lambda^2" in width(criterion(1.0, 1.2), nearly)["reason"]
 
 
 INSIDE = {"eta": 1 / 64, "m": 8, "scale": 1.0, "lambda_max_0": 8.0, "optimizer": "sgd", "label_norm": 2.0, "n": 4}

@@ -5,13 +5,13 @@ n is judged by the growth of m lambda^2, which is that of m where lambda does no
 where another one was possible: the grid of widths limits the exponents that it can show.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
 
 from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, UNRESOLVED, Record
-from expreg.kinds.network.summary import spreads
 
 CLAIMED = 2.0
 """The exponent of n, and of 1/lambda, in the width of the theorem (C.14)."""
@@ -38,22 +38,35 @@ def judge(
     facts: Record = dict.fromkeys(("lambda_exponent", "scaled", "largest", "detectable"))
     if not exponent["usable"]:
         return (UNRESOLVED, f"no usable exponent: {exponent['why_not']}."), facts
-    slope = lambda_slope(spectrum, exponent["used"])
-    if slope is None:
+    found = lambda_slope(spectrum, exponent["used"])
+    if found is None:
         return (UNRESOLVED, "lambda is not known or not positive, so the exponent may be that of lambda(n)."), facts
+    slope, half = found[0], quantile(confidence) * found[1]
     plain = exponent[kind]
-    scaled = {name: plain[name] + 2.0 * slope for name in ("value", "low", "high", "largest")}
-    needed = detectable(plain, claimed, confidence)
+    scaled = _scaled(plain, slope, half)
+    constant = abs(slope) + half < CONSTANT
     # where lambda falls, m lambda^2 grows more slowly than m: what is shown for m holds for both
-    alone = abs(slope) < CONSTANT or (slope < 0 and plain["high"] <= claimed)
+    alone = constant or (slope + half < 0 and plain["high"] <= claimed)
     chosen, other = (plain, scaled) if alone else (scaled, plain)
+    needed = detectable(chosen, claimed, confidence)
     facts = {"lambda_exponent": slope, "scaled": scaled, "largest": chosen["largest"], "detectable": needed}
     where = f"over n = {exponent['used'][0]}..{exponent['used'][-1]} {WORDS[kind]}"
-    if abs(slope) < CONSTANT:
+    if constant:
         return outcome(chosen, claimed, needed, where), facts
     words, reason = outcome(chosen, claimed, needed, f"{where} of {'m' if alone else 'm lambda^2'}")
     beside = f"lambda {'falls' if slope < 0 else 'grows'} like n^{slope:.2f}, and {'m lambda^2' if alone else 'm'} has"
     return (words, f"{reason} Here {beside} [{other['low']:.2f}, {other['high']:.2f}]."), facts
+
+
+def _scaled(plain: Record, slope: float, half: float) -> Record:
+    """Return the exponent of m lambda^2 from that of m and lambda's `slope`, known to within `half`.
+
+    Errors add in squares, as if they were independent. Those of one replicate are not: where its lambda is small it
+    needs more neurons, and the two errors partly cancel, so the interval is at least as wide as it should be.
+    """
+    value = plain["value"] + 2.0 * slope
+    low, high = (math.hypot(plain[end] - plain["value"], 2.0 * half) for end in ("low", "high"))
+    return {"value": value, "low": value - low, "high": value + high, "largest": plain["largest"] + 2.0 * slope}
 
 
 def outcome(found: Record, claimed: float, needed: float, where: str) -> tuple[str, str]:
@@ -82,13 +95,25 @@ def beside_bound(outcome: tuple[str, str], found: Record, bound: float) -> tuple
 def detectable(found: Record, claimed: float, confidence: float) -> float:
     """Return the exponent that would be seen to contradict the claim with probability POWER."""
     half = found["value"] - found["low"]
-    error = half / float(special.ndtri((1.0 + confidence) / 2.0))
+    error = half / quantile(confidence)
     return claimed + MARGIN * half + float(special.ndtri(POWER)) * error
 
 
-def lambda_slope(spectrum: Sequence[Record], used: Sequence[int]) -> float | None:
-    """Return the exponent of n in the median lambda over the n `used`; None where one is unknown or not positive."""
-    values = [record["lambda_cts"] for record in spectrum if record["n"] in used]
+def quantile(confidence: float) -> float:
+    """Return how many standard errors a two-sided interval of the normal law reaches."""
+    return float(special.ndtri((1.0 + confidence) / 2.0))
+
+
+def lambda_slope(spectrum: Sequence[Record], used: Sequence[int]) -> tuple[float, float] | None:
+    """Return the exponent of n in the median lambda over the n `used`, and its standard error.
+
+    None where a lambda is unknown or not positive. The error is that of medians over replicates (`lambda_error`).
+    """
+    records = [record for record in spectrum if record["n"] in used]
+    values = [record["lambda_cts"] for record in records]
     if len(values) < 2 or any(value is None or not value > 0 for value in values):
         return None
-    return spreads.slope(used, np.log(values))
+    log_n = np.log([record["n"] for record in records])
+    errors = [record.get("lambda_error", 0.0) for record in records]
+    weights = (log_n - log_n.mean()) / np.sum((log_n - log_n.mean()) ** 2)
+    return float(weights @ np.log(values)), float(np.linalg.norm(weights * errors))

@@ -1,5 +1,6 @@
 """What a reader sees, from the rows alone: success curves, thresholds, exponents, rates, verdicts."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -15,6 +16,8 @@ from expreg.kinds.network.summary import budgets, capacity, chain, groups, joint
 
 Points = Sequence[tuple[int, pd.DataFrame]]  # every n of a group, ascending, with its rows
 
+MEDIAN_ERROR = math.sqrt(math.pi / 2) / 1.349
+"""Standard error of the median of R normal numbers, over their interquartile range and the root of R."""
 RESAMPLES = 200
 """Two maximisations per law and sample: fewer bootstrap samples than for the order statistics."""
 ESTIMATORS = {
@@ -122,10 +125,15 @@ def _with_budget(criterion: groups.Criterion, rows: pd.DataFrame) -> groups.Crit
 
 
 def _spectrum(n: int, rows: pd.DataFrame) -> Record:
-    """Return median and quartiles of lambda over replicates, whose data is the same at every width."""
+    """Return median and quartiles of lambda over replicates, whose data is the same at every width.
+
+    `lambda_error` is the standard error of the logarithm of the median.
+    """
     first = rows.dropna(subset="lambda_cts").drop_duplicates("_replicate")
     low, middle, high = quantiles(first["lambda_cts"], [0.25, 0.5, 0.75])
     record = {"n": n, "lambda_cts": middle, "lambda_low": low, "lambda_high": high}
+    known = low is not None and high is not None and low > 0
+    record["lambda_error"] = MEDIAN_ERROR * math.log(high / low) / math.sqrt(len(first)) if known else 0.0
     return record | {"lambda_max_cts": median(first["lambda_max_cts"])}
 
 
