@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready$(if $(EXTRAS),-$(EXTRAS))
 UV := $(BIN)/uv pip
 
-.PHONY: setup run test check golden figures bench docs clean requirements
+.PHONY: setup run test check golden figures soak bench docs clean requirements
 
 setup: $(STAMP)
 
@@ -39,6 +39,11 @@ golden: $(STAMP)
 # runs the configs whose numbers README and docs quote, half an hour on 2 cores, and writes the numbers there
 figures: $(STAMP)
 	$(BIN)/python docs/figures.py
+
+# the fault tests at length, under 25 minutes on 2 cores, and their figures in docs/reliability.md
+soak: $(STAMP)
+	EXPREG_SOAK=docs/results/reliability $(BIN)/python -m pytest -m soak
+	$(BIN)/python docs/figures.py --texts
 
 bench: $(STAMP)
 	$(BIN)/expreg bench sweep

@@ -1,6 +1,6 @@
 """Numbers of README and docs, made from runs of the shipped configs so that they cannot drift; `make figures`.
 
-    python docs/figures.py [CONFIG ...]
+    python docs/figures.py [--texts | CONFIG ...]
 
 runs (or resumes) the named configs below runs/, all of `RUNS` if none is named, keeps their numbers in docs/results/,
 copies their pictures to docs/images/, and rewrites what stands between `<!-- figures: ... -->` and `<!-- end -->`. The
@@ -335,6 +335,16 @@ def coefficients(name: str) -> str:
     return table(["criterion", "a, of log n", "b, of log(1/δ)", "R²"], rows)
 
 
+def reliability() -> str:
+    """Return what `make soak` found, a row for each kind of fault."""
+    rows = []
+    for path in sorted((RESULTS / "reliability").glob("*.json")):
+        found = json.loads(path.read_text())
+        numbers = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in found["numbers"].items())
+        rows.append([path.stem, found["title"], numbers, found["date"]])
+    return table(["", "what was done", "found", "date"], rows)
+
+
 def slopes(*coherences: str) -> str:
     """Return local exponents of n in sum V / lambda^2 (C.2) on equiangular points, from its closed form."""
     ns = [4 * 2**k for k in range(9)]
@@ -356,7 +366,7 @@ SHOWN: dict[str, Callable[..., str]] = {
     found.__name__: found
     for found in (
         *(exponents, capacity, budget, times, joint, exponent, threshold, looser),
-        *(reason, share, basin, steps_to, coefficients, slopes),
+        *(reason, share, basin, steps_to, coefficients, slopes, reliability),
     )
 }
 
@@ -373,7 +383,7 @@ def rewritten(text: str) -> str:
 
 def main(names: Sequence[str]) -> None:
     """Run the configs, keep their numbers, rewrite the pages."""
-    for name in names or RUNS:
+    for name in [] if names == ["--texts"] else names or RUNS:
         store(name)
     for page in PAGES:
         page.write_text(rewritten(page.read_text()))

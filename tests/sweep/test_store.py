@@ -153,8 +153,12 @@ def check_after_death(place: Path) -> None:
     assert list(table["residual_final"]) == [0, 1 / 7]
 
 
-def test_death_at_every_call_loses_no_acknowledged_cell(tmp_path: Path) -> None:
-    assert int(run_child("die_everywhere", tmp_path)) > 60  # the calls were indeed seen
+def test_death_at_every_call_loses_no_acknowledged_cell(tmp_path: Path, soak: Any) -> None:
+    points = int(run_child("die_everywhere", tmp_path))
+    assert points > 60  # the calls were indeed seen
+    soak.figure(
+        "R1", "A process that is killed at each call by which it reaches the disk", points=points - 1, violating=0
+    )
 
 
 def commit_for_ever(directory: str) -> None:
@@ -166,6 +170,7 @@ def commit_for_ever(directory: str) -> None:
 
 def kill_at_random(directory: str, times: str) -> None:
     encode([], "")
+    total = 0
     for seed in range(int(times)):
         receive, send = os.pipe()
         process = os.fork()
@@ -183,10 +188,21 @@ def kill_at_random(directory: str, times: str) -> None:
             assert acknowledged <= store.finished.keys()
             assert not store.damaged
             assert set(store.attempts.values()) <= {1}, "a finished cell was run again"
+        total += len(acknowledged)
+    sys.stdout.write(str(total))
 
 
-def test_random_kills_lose_nothing_and_repeat_nothing_finished(tmp_path: Path) -> None:
-    run_child("kill_at_random", tmp_path / "run", 8)
+def test_random_kills_lose_nothing_and_repeat_nothing_finished(tmp_path: Path, soak: Any) -> None:
+    kills = soak.times(8, 300)
+    acknowledged = int(run_child("kill_at_random", tmp_path / "run", kills))
+    soak.figure(
+        "R2",
+        "A process that commits, killed at random moments",
+        kills=kills,
+        acknowledged=acknowledged,
+        lost=0,
+        unreadable=0,
+    )
     table, _, _ = read(tmp_path / "run")
     assert list(table["cell"]) == cells(*range(len(table)))
     assert len(table) >= 8
@@ -212,8 +228,10 @@ def test_fault_hook_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook
 # --- failing disks --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, None])
-def test_error_at_every_call_of_a_commit(tmp_path: Path, code: int | None) -> None:
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EROFS, None])
+def test_error_at_every_call_of_a_commit(tmp_path: Path, soak: Any, code: int | None) -> None:
+    injected: list[str] = []
+
     def failing_at(point: int) -> Callable[[str, int, tuple[Any, ...]], None]:
         failed_fsync: list[Any] = []
 
@@ -222,6 +240,7 @@ def test_error_at_every_call_of_a_commit(tmp_path: Path, code: int | None) -> No
                 failed_fsync.clear()
             assert not (name == "fsync" and arguments[0] in failed_fsync), "fsync was retried"
             if count == point and name != "close":
+                injected.append(name)
                 if name == "fsync":
                     failed_fsync.append(arguments[0])
                 raise OSError(code, os.strerror(code)) if code else OSError("short write")
@@ -237,6 +256,9 @@ def test_error_at_every_call_of_a_commit(tmp_path: Path, code: int | None) -> No
     table, _, damaged = read(tmp_path)
     assert list(table["cell"]) == cells(*range(1, 25))
     assert not damaged
+    assert set(injected) == {"open", "write", "fsync", "link", "unlink"}
+    name = errno.errorcode[code] if code else "short write"
+    soak.figure(f"R15-{name[:5]}", f"{name} at each call of a commit", injected=len(injected), intact=len(injected))
 
 
 def test_what_is_published_was_synced_before_and_its_name_after(tmp_path: Path) -> None:
@@ -289,16 +311,23 @@ def flipped(data: bytes, byte: int, bit: int) -> bytes:
     return data[:byte] + bytes([data[byte] ^ 1 << bit]) + data[byte + 1 :]
 
 
-def test_every_truncation_and_bit_flip_of_a_part_is_detected(tmp_path: Path) -> None:
+def test_every_truncation_and_bit_flip_of_a_part_is_detected(tmp_path: Path, soak: Any) -> None:
     data = encode([{"cell": "00", "status": "converged", "attempt": 1}], "identity")
     path = tmp_path / "parts" / part_name(data)
     path.parent.mkdir()
-    flips = random.Random(0).sample(range(8 * len(data)), 400)
+    flips = random.Random(0).sample(range(8 * len(data)), soak.times(400, 8 * len(data)))
     damaged = [data[:length] for length in range(len(data))] + [flipped(data, *divmod(flip, 8)) for flip in flips]
     for content in (data, *damaged):
         path.write_bytes(content)
         (found,) = scan(tmp_path, None)
         assert bool(found.reason) == (content != data)
+    soak.figure(
+        "R14",
+        "A part cut at every length and with every bit changed",
+        truncations=len(data),
+        flips=len(flips),
+        undetected=0,
+    )
 
 
 def test_damaged_part_goes_to_quarantine_and_only_its_cells_run_again(tmp_path: Path) -> None:
