@@ -518,10 +518,14 @@ def speed(name: str, *peers: str) -> str:
     rows = []
     for line in results(name)["lines"]:
         others = [(line["microseconds"].get(peer), line["ratios"].get(peer)) for peer in peers]
-        shown = ["–" if value is None else f"{value:,.3g} ({ratio:.2g}x)" for value, ratio in others]
-        own = f"{line['microseconds']['expreg']:,.3g}"
+        shown = ["–" if value is None else f"{_digits(value, 3)} ({_digits(ratio, 2)}x)" for value, ratio in others]
+        own = _digits(line["microseconds"]["expreg"], 3)
         rows.append([line["size"], f"{line['cells']:,}", f"{line['steps']:,}", own, *shown])
     return table(["n x m", "cells", "steps", "expreg", *peers], rows)
+
+
+def _digits(value: float, digits: int) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.{digits}g}"
 
 
 def faster(name: str, peer: str) -> str:
