@@ -139,9 +139,10 @@ def plan(
 
     Also the outlook of the experiment, with its text as `lines`; for networks `theory`, what the theorem asks for at
     each n, and `power`, what the replicates can resolve. The expected time comes from the speed of one small program
-    on this machine. `cells` adds the list of cells. Of a search `cells` is the most that it can run; programs, flops
-    and time are those of `search.expected` cells, which it runs if success begins anywhere on the grid with equal
-    probability. Raises InputError as `run` does.
+    on this machine. `cells` adds the list of cells. Of a search `cells` is the most that it can run, and it runs
+    `search.expected` of them, from the first number, if on each line of cells all criteria begin to hold at one place,
+    to the second, if each does at a place of its own; programs, flops and time are those of the second. Raises
+    InputError as `run` does.
     """
     checked = load_config(config, overrides)
     sweep = _asked(checked)
@@ -150,15 +151,15 @@ def plan(
     settings = [settings for settings, _ in sweep.cells.values()]
     rows = [axes for _, axes in sweep.cells.values()]
     searched = _search_plan(sweep)
-    likely = [sweep.cells[cell][0] for cell in searched["expected"]] if searched else settings
+    fewest, most = searched.pop("expected") if searched else ([], sweep.cells)
     found = {
         "name": checked.name,
         "experiment": checked.experiment,
         "hash": sweep.plan["hash"],
         "cells": sweep.plan["cells"],
         "axes": {axis: list(dict.fromkeys(row[axis] for row in rows if axis in row)) for axis in sweep.plan["axes"]},
-        **({"search": searched | {"expected": len(likely)}} if searched else {}),
-        **estimate(sweep.experiment, likely, _devices(checked)),
+        **({"search": searched | {"expected": [len(fewest), len(most)]}} if searched else {}),
+        **estimate(sweep.experiment, [sweep.cells[cell][0] for cell in most], _devices(checked)),
         **sweep.experiment.outlook(settings, checked.analysis.model_dump()),
     }
     if cells:
@@ -308,14 +309,15 @@ def _source(sweep: _Sweep) -> "Source":
 
 
 def _search_plan(sweep: _Sweep) -> dict[str, Any] | None:
-    """Return the search of a plan, its lines, and the cells that are expected; None without a search."""
+    """Return the search of a plan, its lines, and the cells that are expected, few and many; None without a search."""
     from expreg.core.engine.search import expected, lines
 
     asked = sweep.plan.get("search")
     if asked is None:
         return None
     along = lines({cell: axes for cell, (_, axes) in sweep.cells.items()}, asked["axis"])
-    return asked | {"lines": len(along), "expected": expected(along, len(asked["criterion"]), asked["verify"])}
+    few_and_many = [expected(along, criteria, asked["verify"]) for criteria in (1, len(asked["criterion"]))]
+    return asked | {"lines": len(along), "expected": few_and_many}
 
 
 def _asked(config: Any) -> _Sweep:

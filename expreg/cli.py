@@ -88,8 +88,10 @@ def _plan_text(found: Mapping[str, Any], more: list[str]) -> str:
 
     lines = [f"{found['name']}: {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}"]
     if search := found.get("search"):
+        few, many = search["expected"]
+        many = f"{few} to {many}" if few < many else f"about {many}"
         lines = [
-            f"{found['name']}: at most {counted(found['cells'], 'cell')}, about {search['expected']} of them expected,"
+            f"{found['name']}: at most {counted(found['cells'], 'cell')}, {many} of them expected,"
             f" in {counted(found['programs'], 'program')}",
             f"  search: where {', '.join(search['criterion'])} begin to hold along {search['axis']};"
             f" {search['verify']:.3g} of the replicates run all of it",
