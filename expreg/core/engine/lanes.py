@@ -183,11 +183,11 @@ class Engine:
             state = program.start()
             inputs: Tree = None
             buffers, views = program.buffers(program.example)
-        seconds = np.zeros(program.lanes)
+        seconds = np.zeros(program.width)
         blocks = 1
         while not self.stop():
             with numerics():
-                fresh = self._refill(views, queue, program.lanes)
+                fresh = self._refill(views, queue, program)
                 seconds[fresh] = 0
                 if queue.occupied:
                     began = time.monotonic()
@@ -198,7 +198,7 @@ class Engine:
                         self._prepare(queue)
                     done = ~np.asarray(running)
                     elapsed = time.monotonic() - began
-                    seconds[list(queue.occupied)] += elapsed * program.sharding.mesh.size / len(queue.occupied)
+                    seconds[list(queue.occupied)] += elapsed * mesh(self.devices).size / len(queue.occupied)
                     self._harvest(program, queue, done, record, seconds)
                     state = self._stop_late(program, queue, state, seconds)
             yield queue.take_rows()
@@ -214,10 +214,10 @@ class Engine:
             queue.prepared.append(((name, settings), self.experiment.prepare(settings)))
         queue.waiting.popleft()
 
-    def _refill(self, views: Tree, queue: _Queue, lanes: int) -> np.ndarray:
+    def _refill(self, views: Tree, queue: _Queue, program: Compiled) -> np.ndarray:
         """Put cells into the idle lanes; return which lanes are fresh."""
-        fresh = np.zeros(lanes, bool)
-        for lane in (lane for lane in range(lanes) if lane not in queue.occupied):
+        fresh = np.zeros(program.width, bool)
+        for lane in (lane for lane in range(program.lanes) if lane not in queue.occupied):
             while (queue.prepared or queue.waiting) and not fresh[lane]:
                 if not queue.prepared:
                     self._prepare(queue)
@@ -251,7 +251,7 @@ class Engine:
             spent, name = float(seconds[lane]), queue.occupied.pop(lane)[0]
             reason = f"ran for {spent:.3g} s; execution.cell_timeout is {limit:g} s"
             queue.rows.append({"cell": name, "status": "timeout", "status_detail": reason, "seconds": spent})
-        return program.clear(state, np.isin(np.arange(program.lanes), late)) if late else state
+        return program.clear(state, np.isin(np.arange(program.width), late)) if late else state
 
 
 def _put(lane: int, buffer: np.ndarray, value: Any) -> None:
