@@ -116,6 +116,7 @@ def describe() -> dict[str, Any]:
         "jax": jax.__version__,
         "jaxlib": jaxlib.version.__version__,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "compiled_steps": os.environ.get("EXPREG_NATIVE", "auto"),
         "matmul_precision": "highest",
         "prng": f"{jax.config.values['jax_default_prng_impl']}, partitionable",
         "compile_cache": jax.config.values["jax_compilation_cache_dir"],
