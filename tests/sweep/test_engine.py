@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from expreg import api
 from expreg.core.engine import failures, programs
 from expreg.core.engine import lanes as engine_module
 from expreg.core.engine.lanes import Engine
@@ -388,6 +389,16 @@ def test_rows_do_not_depend_on_lanes_neighbours_or_slices_in_any_bit(precision):
     for name, row in reference.items():
         assert same(row, few[name]) == []
         assert name not in alone or same(row, alone[name]) == []
+
+
+def test_one_device_gives_the_rows_of_several_in_every_bit():
+    """XLA would compile for one device along another path: rows of one and of two devices once differed."""
+    product = {"n": [64], "d": [4], "problem.move": ["gd", "newton"], "replicate": {"count": 6}}
+    sweep = api._sweep(api.load_config({"experiment": "in_context", "name": "bits", "sweep": {"product": product}}))
+    cells = [(cell, settings) for cell, (settings, _) in sweep.cells.items()]
+    one, two = (collect(Engine(sweep.experiment, devices=count), cells) for count in (1, 2))
+    assert len(one) == len(two) == 12
+    assert {name: same(row, two[name]) for name, row in one.items()} == {name: [] for name in one}
 
 
 @pytest.mark.parametrize("factor", [50.0, float("nan"), float("inf")])
