@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from expreg.core.engine.search import Source
 
+    _Rows = tuple[pd.DataFrame, pd.DataFrame, list[str]]
+
 Overrides = Sequence[str] | Mapping[str, Any]
 
 
@@ -36,7 +39,16 @@ class Run:
     @cached_property
     def cells(self) -> "pd.DataFrame":
         """One row per finished cell of the plan (contract 2.4)."""
-        return table.read(self.directory, curves=False)[0]
+        return self._read[0]
+
+    @cached_property
+    def _read(self) -> "_Rows":
+        return self._warned(table.read(self.directory, curves=False))
+
+    def _warned(self, rows: "_Rows") -> "_Rows":
+        for line in rows[2]:
+            warnings.warn(table.left_out(self.directory, line), stacklevel=2)
+        return rows
 
     @cached_property
     def curves(self) -> "pd.DataFrame":
@@ -53,7 +65,9 @@ class Run:
         asked = {name: getattr(config.analysis, name) for name in ("delta", "confidence", "resamples")}
         asked["axes"] = list(grid.names(config.source.grid)) if config.source.grid else []
         asked["search"] = (table.plan_of(self.directory) or {}).get("search")
-        return summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
+        found = summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
+        found["counts"] |= table.coverage(self.directory, self.cells["status"], self._read[2])
+        return found
 
     @property
     def experiment(self) -> Experiment:
@@ -117,13 +131,15 @@ def run(
     directory = Path(out) if out is not None else Path("runs") / checked.name
     from expreg.core.engine.execute import execute
     from expreg.core.engine.progress import say
-    from expreg.core.store.store import Store
+    from expreg.core.store.store import QUARANTINE, Store
 
     if progress:
         settings = [settings for settings, _ in sweep.cells.values()]
         for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
             say(f"warning: {line}")
     with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
+        for line in store.damaged:
+            warnings.warn(f"{directory}: {line}; moved to {QUARANTINE}/, its cells run again", stacklevel=2)
         execute(store, sweep.experiment, sweep.cells, _source(sweep), checked.execution, progress=progress)
         if not draw:
             return Run(directory)
@@ -237,8 +253,8 @@ def report(directory: str | os.PathLike[str]) -> Run:
 
     found = load(directory)
     path = found.directory
-    cells, curves, _ = table.read(path)
-    vars(found).update(cells=cells, curves=curves)  # both in one pass over the parts
+    rows = found._warned(table.read(path))
+    vars(found).update(_read=rows, curves=rows[1])  # both in one pass over the parts
     replace(path / "summary.json", json.dumps(found.summary, indent=1, allow_nan=False).encode())
     config_text = (path / "config.yaml").read_text()
     write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)

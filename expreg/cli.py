@@ -198,7 +198,7 @@ def query(
     """
     from expreg.core.store import table
 
-    frame = table.query(run, sql)
+    frame = table.query(run, sql, _complain)
     if as_json:
         _say(frame.to_json(orient="records"))
         return
@@ -217,7 +217,7 @@ def export(
     """Write the rows of a run to one file: cells as .csv, cells and curves as .parquet or .npz."""
     from expreg.core.store import table
 
-    _say(str(table.export(run, file)))
+    _say(str(table.export(run, file, _complain)))
 
 
 @app.command(short_help="Show how runs differ.")
@@ -434,7 +434,10 @@ def _complain(*lines: str) -> None:
 
 
 def _say_verdicts(found: Any) -> None:
-    _say(f"{found.verdicts}\n\nreport: {found.directory / 'report.html'}")
+    from expreg.core.store.table import coverage_text
+
+    counted = coverage_text(found.summary["counts"])
+    _say(f"{found.verdicts}\n\n{counted}\nreport: {found.directory / 'report.html'}")
 
 
 def _json(value: Any) -> str:

@@ -237,7 +237,7 @@ def test_a_run_from_plan_to_export(call: Call, place: Path) -> None:
 
     code, out, err = call("run", "tiny.yaml", "--out", "run")
     assert code == 0
-    assert out.endswith("\nreport: run/report.html\n")
+    assert out.endswith("\n4 of 4 planned cells, 0 damaged parts\nreport: run/report.html\n")
     assert err.startswith("0/4 cells done; compiling 1 program\n")
     assert re.search(r"\n4/4 cells done \(.*\); in .* s\ndrawing the report\n$", err)
     assert call("run", "tiny.yaml", "--out", "run")[2] == "4 cells, all finished before\ndrawing the report\n"
@@ -258,7 +258,11 @@ def test_a_run_from_plan_to_export(call: Call, place: Path) -> None:
     assert call("query", "run", "selec")[0] == 2
 
     for suffix in ("csv", "parquet", "npz"):
-        assert call("export", "run", f"rows.{suffix}") == (0, f"rows.{suffix}\n", "")
+        assert call("export", "run", f"rows.{suffix}") == (
+            0,
+            f"rows.{suffix}\n",
+            "4 of 4 planned cells, 0 damaged parts\n",
+        )
     cells = expreg.load("run").cells
     assert pd.read_csv("rows.csv")["cell"].tolist() == cells["cell"].tolist()
     assert pq.read_table("rows.parquet")["residual_final"].to_pylist() == cells["residual_final"].tolist()
@@ -267,6 +271,33 @@ def test_a_run_from_plan_to_export(call: Call, place: Path) -> None:
     compared = call("compare", "run", "other")[1]
     assert re.search(r"^training\.tolerance +0\.05 +0\.1$", compared, re.MULTILINE)
     assert re.search(r"^cells +4 +2$", compared, re.MULTILINE)
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_damaged_part_is_named_wherever_there_are_numbers(call: Call, place: Path) -> None:
+    call("run", "tiny.yaml", "--out", "run", "sweep.product.m=8")
+    [part] = (place / "run/parts").iterdir()
+    call("run", "tiny.yaml", "--out", "run")
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    line = f"run/parts: {part.name}: its content does not match its name; its cells are left out"
+    counted = "2 of 4 planned cells, 1 damaged part"
+    _, out, err = call("query", "run", "select count(*) as k from cells", "--json")
+    assert json.loads(out) == [{"k": 2}]
+    assert err.startswith(line)
+    assert err.endswith(f"\n{counted}\n")
+    assert call("export", "run", "rows.csv")[2].endswith(f"\n{counted}\n")
+    _, out, err = call("report", "run")
+    assert err.startswith(f"warning: {line}")
+    assert out.endswith(f"\n{counted}\nreport: run/report.html\n")
+    assert (
+        json.loads((place / "run/summary.json").read_text())["counts"].items() >= {"planned": 4, "damaged": 1}.items()
+    )
+    assert re.search(r"^damaged parts +1 +1$", call("compare", "run", "run")[1], re.MULTILINE)
+    code, out, err = call("run", "tiny.yaml", "--out", "run")
+    assert re.match(f"warning: run: {part.name}: .*; moved to quarantine/, its cells run again\n", err)
+    assert (code, out.splitlines()[-2]) == (0, "4 of 4 planned cells, 0 damaged parts")
 
 
 def test_doctor_and_schema_print_one_json_document(call: Call) -> None:

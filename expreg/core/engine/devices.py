@@ -82,6 +82,15 @@ def mesh(count: int | None = None) -> Mesh:
     return Mesh(np.array(workers()[:count]), (AXIS,))
 
 
+def compiled_for(used: Mesh) -> Mesh:
+    """Return the mesh that programs are compiled for: on CPUs at least two devices, of which one may have no work.
+
+    XLA optimises a program for one device differently, which would change the last bits of its numbers.
+    """
+    first, local = used.devices.flat[0], jax.local_devices()
+    return Mesh(np.array(local[:2]), (AXIS,)) if first.platform == "cpu" and used.size == 1 < len(local) else used
+
+
 def memory(device: jax.Device) -> int:
     """Return the bytes of memory of a device; for a CPU, what this machine or container has."""
     stats = device.memory_stats() or {}
@@ -107,6 +116,7 @@ def describe() -> dict[str, Any]:
         "jax": jax.__version__,
         "jaxlib": jaxlib.version.__version__,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "compiled_steps": os.environ.get("EXPREG_NATIVE", "auto"),
         "matmul_precision": "highest",
         "prng": f"{jax.config.values['jax_default_prng_impl']}, partitionable",
         "compile_cache": jax.config.values["jax_compilation_cache_dir"],

@@ -117,7 +117,7 @@ def html(
         summary=summary,
         asked=words.asked(summary, own.grid),
         tally=words.tally(summary),
-        warnings=words.warnings(cells, summary, own.warnings),
+        warnings=words.warnings(cells, summary, own.warnings, manifest),
         block=own.block(known, {figure.name for figure in shown if not figure.problem}),
         claims=words.by_claim(own.verdicts, experiment.claims),
         tables=own.tables,

@@ -9,7 +9,7 @@ import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,14 +60,35 @@ def read(
     return *frames, damaged
 
 
-def query(directory: Path | str, sql: str) -> "pd.DataFrame":
-    """Return the answer of DuckDB to `sql` over exactly two tables, `cells` and `curves`.
+def coverage(directory: Path | str, statuses: Iterable[str], damaged: Collection[str]) -> dict[str, Any]:
+    """Return of how many planned cells there are rows, with these statuses, and how many parts are damaged."""
+    plan, counts = plan_of(directory) or {}, Counter(statuses)
+    known = {"cells": counts.total(), "by_status": dict(sorted(counts.items())), "planned": plan.get("cells")}
+    return {**known, "search": "search" in plan, "damaged": len(damaged)}
+
+
+def coverage_text(counts: Mapping[str, Any], more: str = ",") -> str:
+    """Return `177 of 320 planned cells, 2 failed, 1 damaged part` from a `coverage`, with `more` behind the cells."""
+    failed = sum(counts["by_status"].get(status, 0) for status in FAILED)
+    most, planned = "at most " if counts["search"] else "", counts["planned"]
+    of = f"{counts['cells']} of {most}{'?' if planned is None else planned} planned cells"
+    parts = f"{counts['damaged']} damaged part{'' if counts['damaged'] == 1 else 's'}"
+    return f"{of}{more} {f'{failed} failed, ' if failed else ''}{parts}"
+
+
+def left_out(directory: Path, line: str) -> str:
+    """Return what a reader is warned of, given one of the lines on damaged files."""
+    return f"{directory / PARTS}: {line}; its cells are left out, and the same command runs them again"
+
+
+def query(directory: Path | str, sql: str, say: Callable[[str], None] = lambda _: None) -> "pd.DataFrame":
+    """Return the answer of DuckDB to `sql` over exactly two tables, `cells` and `curves`; `say` of how many cells.
 
     The SQL reaches no file and no network. Raises InputError with DuckDB's first line if it fails.
     """
     import duckdb
 
-    table, _ = _gather(Path(directory))
+    table = _gathered(Path(directory), say)
     with duckdb.connect(":memory:") as connection:
         for name, content in (("cells", _cells(table)), ("curves", _curves(table))):
             connection.register("given", content)
@@ -84,8 +105,8 @@ def query(directory: Path | str, sql: str) -> "pd.DataFrame":
             raise InputError(Problem("E-SQL", str(error).split("\n", 1)[0])) from error
 
 
-def export(directory: Path | str, file: Path | str) -> Path:
-    """Write the rows of a run to `file`, by its suffix, whole or not at all.
+def export(directory: Path | str, file: Path | str, say: Callable[[str], None] = lambda _: None) -> Path:
+    """Write the rows of a run to `file`, by its suffix, whole or not at all; `say` of how many cells.
 
     .csv      the cells; text that a spreadsheet would take for a formula gets a leading '
     .parquet  the cells, with the curves as list columns
@@ -103,7 +124,7 @@ def export(directory: Path | str, file: Path | str) -> Path:
     for kept in (PARTS, QUARANTINE):
         if parent.is_relative_to((directory / kept).resolve()):
             raise InputError(Problem("E-PATH", f"{kept}/ belongs to the run; write elsewhere", file=str(file)))
-    table, _ = _gather(directory)
+    table = _gathered(directory, say)
     replace(file, writers[file.suffix.lower()](table))
     return file
 
@@ -235,6 +256,14 @@ def _gather(
     return _join(tables).select(merged(layouts, axes)).take(order).combine_chunks(), damaged
 
 
+def _gathered(directory: Path, say: Callable[[str], None]) -> "pa.Table":
+    table, damaged = _gather(directory)
+    for line in damaged:
+        say(left_out(directory, line))
+    say(coverage_text(coverage(directory, table["status"].to_pylist(), damaged)))
+    return table
+
+
 def _join(tables: list["pa.Table"]) -> "pa.Table":
     """Concatenate parts; a swept axis that was a number in one and text in another becomes text."""
     import pyarrow as pa
@@ -342,9 +371,11 @@ def _array(column: "pa.ChunkedArray") -> np.ndarray:
 
 def _statistics(folder: Path) -> dict[str, Any]:
     """Return counts of the rows, and of summary.json, where there is one, medians of thresholds and raw exponents."""
-    best, damaged = _survey(folder, plan_of(folder))
+    plan = plan_of(folder)
+    best, damaged = _survey(folder, plan)
     counts = Counter(row.status for row in best.values())
-    found: dict[str, Any] = {"cells": counts.total(), "damaged parts": len(damaged)}
+    found: dict[str, Any] = {"planned cells": (plan or {}).get("cells"), "cells": counts.total()}
+    found["damaged parts"] = len(damaged)
     found |= {f"status {name}": count for name, count in sorted(counts.items())}
     with storage(folder):
         try:
