@@ -601,9 +601,9 @@ def rewritten(text: str) -> str:
 
 def main(names: Sequence[str]) -> None:
     """Run the configs, or suites of the benchmark, keep their numbers, rewrite the pages; `texts` does only that."""
-    keep = {"bench": bench, "texts": store}.get(names[0] if names else "", store)
-    for name in names[1:] if names[:1] in (["bench"], ["texts"]) else names or RUNS:
-        keep(name)
+    kind, *rest = names or [""]
+    for name in rest if kind in ("bench", "texts") else names or RUNS:
+        (bench if kind == "bench" else store)(name)
     for page in PAGES:
         page.write_text(rewritten(page.read_text()))
 
