@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from expreg import output
+from expreg.core.engine import progress
 from expreg.core.engine.progress import Reporter, duration
 
 

@@ -244,7 +244,7 @@ def test_what_is_published_was_synced_before_and_its_name_after(tmp_path: Path) 
     with Store.open(tmp_path, PLAN, CONFIG) as store, every_call(lambda name, *_: calls.append(name)):
         store.commit([row(0)])
     until_event = calls[: calls.index("unlink") + 4]
-    assert until_event == ["open", "write", "fsync", "close", "link", "unlink", "open", "fsync", "close"]
+    assert until_event == ["open", "write", "fsync", "link", "unlink", "close", "open", "fsync", "close"]
 
 
 def fill_the_disk(directory: str) -> None:
