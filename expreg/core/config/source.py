@@ -61,7 +61,9 @@ def gather(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Overri
         return merged
     for text in overrides:
         key, _, value = (part.strip() for part in text.partition("="))
-        if key and value:
+        if not key.isprintable():
+            merged.problems.append(Problem("E-UNKNOWN", "no key has such characters", COMMAND_LINE, key=key))
+        elif key and value:
             _override(merged, key, _read_value(value))
         else:
             merged.problems.append(Problem("E-OVERRIDE", "expected key=value", COMMAND_LINE, key=text))
