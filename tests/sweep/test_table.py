@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from expreg.core.store.part import encode, part_name
-from expreg.core.store.store import Store, identity_hash
+from expreg.core.engine import manifest
+from expreg.core.store.part import digest, encode, part_name
+from expreg.core.store.store import Store, canonical, identity_hash
 from expreg.core.store.table import compare, export, query, read, read_events, status
 from expreg.errors import InputError
 
@@ -325,3 +327,26 @@ def test_compare_shows_what_differs_side_by_side(tmp_path: Path) -> None:
     assert statistics.loc["sphere: E5: exponent", "b"] == 2.0
     same, _ = compare([a, a])
     assert same.empty
+
+
+@pytest.mark.parametrize("content", ["7", "[7]", '{"groups": 7}', '{"groups": [7]}', "[" * 200_000, "{", '{"groups": [{}]}',
+                                     '{"groups": [{"label": "x", "criteria": [{"criterion": "E5", "thresholds": 7}]}]}'])  # fmt: skip
+def test_a_summary_of_another_form_is_bad_input(run: Path, content: str) -> None:
+    (run / "summary.json").write_text(content)
+    if content == '{"groups": [{}]}':
+        assert compare([run, run])[1].loc["cells"].tolist() == [3, 3]
+        return
+    with pytest.raises(InputError, match=r"E-JSON.*summary\.json"):
+        compare([run, run])
+
+
+def test_side_files_of_another_form_cost_nothing(run: Path) -> None:
+    for content in ("7", '{"earlier": 7}', "[" * 200_000, '"earlier"', ""):
+        (run / "manifest.json").write_text(content)
+        assert manifest.read(run) == {}
+    body = b'{"kind":7' + b"[" * 9
+    (run / "events.jsonl").write_bytes(b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body)))
+    assert status(run)["last_event"] is None
+    for plan in ({"identity": 7}, {"identity": {}, "ids": 7}, {}):
+        (run / "plan.json").write_text(json.dumps({**plan, "checksum": digest(canonical(plan))}))
+        assert status(run).items() >= {"planned": None, "done": 3}.items()

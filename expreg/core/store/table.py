@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -196,7 +197,8 @@ def read_events(directory: Path | str) -> list[dict[str, Any]]:
     for line in lines:
         body, mark, check = line.rpartition(b',"crc":"')
         if mark and check == b'%08x"}' % zlib.crc32(body):
-            found.append(json.loads(body + b"}"))
+            with suppress(ValueError, RecursionError):
+                found.append({"kind": "?", "time": "?", **json.loads(body + b"}")})
     return found
 
 
