@@ -309,7 +309,6 @@ def schema(
 ) -> None:
     """Print the JSON Schema of a config, for editors that complete and check YAML, or write it to a file."""
     from expreg import api
-
     from expreg.core.store.disk import check_output, replace
 
     if out is None:
@@ -364,10 +363,7 @@ def main() -> None:
 
 def _exit_code() -> int:
     try:
-        code = app(_imports_first(sys.argv[1:]), standalone_mode=False) or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()  # of what others have printed: a full disk is not found out later
-        return code
+        return _called()
     except Interrupted as stop:
         complain(f"{stop}:", f"  {_same_command()}")
         return stop.exit_code
@@ -382,6 +378,13 @@ def _exit_code() -> int:
             return _bug(bug)
         complain(f"error[E-USAGE] command line: {usage()}")
         return 2
+
+
+def _called() -> int:
+    code = app(_imports_first(sys.argv[1:]), standalone_mode=False) or 0
+    if sys.stdout is not None:
+        sys.stdout.flush()  # what others have printed: later nobody could say that the disk is full
+    return code
 
 
 def _imports_first(words: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from expreg.core.store import disk
 from expreg.data import read_problem, read_vector
+from expreg.data.files import by_suffix
 from expreg.errors import InputError, Problem, printable
 from expreg.output import document
 
@@ -39,9 +40,7 @@ def solve_files(
     from expreg.solver import solve
 
     if out is not None:
-        if out.suffix.lower() not in OUTPUTS:
-            message = f"got a {out.suffix or 'nameless'} file, expected one of {' '.join(OUTPUTS)}"
-            raise InputError(Problem("E-ENUM", message, file=str(out), key="--out"))
+        by_suffix(out, dict.fromkeys(OUTPUTS), key="--out")
         disk.check_output(out, "--out", filter(None, (matrix, target, weights, start)))
     with _named(None):
         A, b = read_problem(matrix, target)

@@ -75,10 +75,11 @@ def guard() -> None:
             os.fstat(descriptor)
         except OSError:  # closed by the caller: the next file to be opened must not get its number
             os.open(os.devnull, os.O_RDWR)
-    if sys.stdout is not None and sys.stdout is sys.__stdout__:
+    given = sys.__stdout__
+    if given is not None and sys.stdout is given:
         codecs.register_error("expreg", _in_ascii)
-        raw = _Stream(sys.stdout.fileno(), "wb", closefd=False)
-        sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), sys.stdout.encoding, errors="expreg")
+        raw = _Stream(given.fileno(), "wb", closefd=False)
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), given.encoding, errors="expreg")
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:

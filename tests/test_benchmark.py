@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from expreg import commands
+from expreg import output
 from expreg.benchmark import bench, columns, peers, scaling, suite, sweep
 from expreg.benchmark.judge import REQUIRED, Judge
 from expreg.benchmark.problems import CASES

@@ -90,7 +90,7 @@ VALUES: dict[str, Any] = {
     "INTERVAL 90 MINUTE": "01:30:00",
     "'101'::BIT": "101",
     "'b'::ENUM('a', 'b')": "b",
-    '\'{"a": 1}\'::JSON': '{"a": 1}',
+    "'{\"a\": 1}'::JSON": '{"a": 1}',
     "[1.5, NULL, 'nan'::DOUBLE]": [1.5, None, None],
     "[[DATE '2020-01-02'], []]": [["2020-01-02"], []],
     "{'a b': 1, 'when': [{'d': DATE '2020-01-02', 'x': 8.03e-13}]}": {
@@ -191,7 +191,7 @@ def test_no_name_reaches_the_terminal_as_it_is(
     named = tmp_path / evil
     for words in (
         ("status", str(named)),
-        ("query", str(named), f'SELECT 1 AS "{evil}", \'{evil}\' AS b'),
+        ("query", str(named), f"SELECT 1 AS \"{evil}\", '{evil}' AS b"),
         ("query", f"{named}x", "SELECT 1"),
         ("export", str(named), str(tmp_path / f"{evil}.csv")),
         ("plan", str(tmp_path / "config.yaml"), "--cells"),

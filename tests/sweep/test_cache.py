@@ -4,7 +4,6 @@ import os
 import pwd
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -90,7 +89,9 @@ print(jax.jit(lambda x: x * 3 + 1)(2.0))
 def test_jax_replaces_a_damaged_entry_without_a_word(tmp_path):
     def compute():
         environment = os.environ | {"EXPREG_CACHE": str(tmp_path)}
-        done = subprocess.run([sys.executable, "-c", TWICE], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", TWICE], env=environment, capture_output=True, text=True, check=True
+        )
         assert (done.stdout, done.stderr) == ("7.0\n", "")
         return {path: path.read_bytes() for path in tmp_path.rglob("*-cache")}
 

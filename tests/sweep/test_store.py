@@ -629,7 +629,10 @@ def test_forged_parts_are_set_aside_by_name_or_named(tmp_path: Path) -> None:
     label = {"format": 1, "identity": identity_hash(PLAN), "axes": [], "rows": [[row(1)["cell"], "converged", 1]]}
     wrong = [
         *({**label, "format": value} for value in ({"a": 1}, "x", [[1, 2]], None)),
-        *({**label, "rows": value} for value in (7, {"a": 1}, "x", [[1, 2]], [[row(1)["cell"], "converged", 1.5]], None)),
+        *(
+            {**label, "rows": value}
+            for value in (7, {"a": 1}, "x", [[1, 2]], [[row(1)["cell"], "converged", 1.5]], None)
+        ),
         *({**label, "axes": value} for value in (7, [[1, 2]], None)),
         *({name: value for name, value in label.items() if name != key} for key in ("format", "identity", "rows")),
         {**label, "rows": label["rows"] * 2},

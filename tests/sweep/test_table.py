@@ -329,13 +329,14 @@ def test_compare_shows_what_differs_side_by_side(tmp_path: Path) -> None:
     assert same.empty
 
 
-@pytest.mark.parametrize("content", ["7", "[7]", '{"groups": 7}', '{"groups": [7]}', "[" * 200_000, "{", '{"groups": [{}]}',
-                                     '{"groups": [{"label": "x", "criteria": [{"criterion": "E5", "thresholds": 7}]}]}'])  # fmt: skip
+THRESHOLDS = {"groups": [{"label": "x", "criteria": [{"criterion": "E5", "thresholds": 7}]}]}
+
+
+@pytest.mark.parametrize(
+    "content", ["7", "[7]", '{"groups": 7}', '{"groups": [7]}', "[" * 200_000, "{", json.dumps(THRESHOLDS)]
+)
 def test_a_summary_of_another_form_is_bad_input(run: Path, content: str) -> None:
     (run / "summary.json").write_text(content)
-    if content == '{"groups": [{}]}':
-        assert compare([run, run])[1].loc["cells"].tolist() == [3, 3]
-        return
     with pytest.raises(InputError, match=r"E-JSON.*summary\.json"):
         compare([run, run])
 

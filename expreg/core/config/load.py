@@ -16,7 +16,6 @@ from expreg.core.config.source import Overrides, Source, at, gather, make_absolu
 from expreg.errors import InputError, Problem
 from expreg.types import BASE, Experiment
 
-
 MAX_HINTS = 200
 """Axes of a grid that are compared with all names of the config; more are not listed."""
 

@@ -254,7 +254,8 @@ def read_plan(directory: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(plan, dict) or plan.pop("checksum", None) != digest(canonical(plan)):
         raise ValueError("its content does not match its checksum")
-    if not (isinstance(plan.get("identity"), dict) and isinstance(plan.get("ids", []), list)):
+    ours = isinstance(plan.get("identity"), dict) and isinstance(plan.get("ids", []), list)
+    if not ours:
         raise ValueError("it is not a plan that expreg wrote")
     return plan
 
