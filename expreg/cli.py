@@ -129,7 +129,7 @@ def certify(
     For every cell of a config, or for your own arrays: X (n, d), y (n,), W (d, m) and the signs a (m,). Prints the
     step size that is certified, the rate, the radius, the steps to eps, or which condition fails by what factor.
     """
-    from expreg import api
+    from expreg import api, commands
     from expreg.errors import Problem
 
     if not eps > 0:
@@ -138,7 +138,8 @@ def certify(
         raise InputError(Problem("E-USAGE", "expected either a config or --arrays FILE.npz", key="CONFIG"))
     wanted: dict[str, Any] = {"eps": eps, "refined": not basic}
     if arrays:
-        found = [api.certificate_of_file(arrays, activation=activation, scale=scale, **wanted)]
+        with commands.named("--arrays"):
+            found = [api.certificate_of_file(arrays, activation=activation, scale=scale, **wanted)]
     else:
         found = api.certificates(config or "", overrides or (), **wanted)
     if as_json:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from expreg.output import document
 SHOWN = 12
 """Entries of x that a terminal shows; --out and --json have all of them."""
 OUTPUTS = (".npy", ".npz", ".csv")
+_OF_VECTOR = r"data\.\w+|X|y"
 
 
 def solve_files(
@@ -42,10 +44,10 @@ def solve_files(
     if out is not None:
         by_suffix(out, dict.fromkeys(OUTPUTS), key="--out")
         disk.check_output(out, "--out", filter(None, (matrix, target, weights, start)))
-    with _named(None):
+    with named(""):
         A, b = read_problem(matrix, target)
     w = None if weights is None else _weights(weights)
-    with _named("--start"):
+    with named("--start", _OF_VECTOR):
         x0 = None if start is None else read_vector(start)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -61,7 +63,7 @@ def _weights(text: str) -> float | np.ndarray:
     try:
         value = float(text)
     except ValueError:
-        with _named("--weights"):
+        with named("--weights", _OF_VECTOR):
             return read_vector(text)
     if not 0 <= value < math.inf:
         raise InputError(Problem("E-RANGE", f"got {text}, expected a finite number >= 0, or a file", key="--weights"))
@@ -69,12 +71,12 @@ def _weights(text: str) -> float | np.ndarray:
 
 
 @contextmanager
-def _named(option: str | None) -> Iterator[None]:
-    """Name the option that was given where a reader would name the key of a config."""
+def named(option: str, keys: str = r"data\.\w+") -> Iterator[None]:
+    """Name the option that was given where a reader would name these keys, of a config or of an array."""
     try:
         yield
     except InputError as error:
-        found = [replace(p, key=option) if option or (p.key or "").startswith("data.") else p for p in error.problems]
+        found = [replace(p, key=re.sub(f"^({keys})", option, p.key or option) or None) for p in error.problems]
         raise InputError(found) from error
 
 

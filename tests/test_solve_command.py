@@ -132,3 +132,12 @@ def test_errors_name_the_option_that_was_given(solve, words, key):
     code, _, err = solve("A.npy", "b.npy", *words, "no.npy") if words else solve("A.npy", "no.npy")
     assert code == 2
     assert err == f"error[E-PATH] {key}'no.npy' cannot be opened: No such file or directory\n"
+
+
+def test_an_entry_of_an_option_is_named_by_it(solve, command):
+    np.save("w.npy", np.full(60, 2**64 - 1, np.uint64))
+    for option in ("--weights", "--start"):
+        code, _, err = solve("A.npy", "b.npy", option, "w.npy")
+        assert code == 2
+        assert err.startswith(f"error[E-DTYPE] w.npy: {option}[0]: got 18446744073709551615 of uint64, ")
+    assert command("certify", "--arrays", "no.npz")[2].startswith("error[E-PATH] --arrays: 'no.npz' cannot be opened: ")

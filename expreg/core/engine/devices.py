@@ -78,6 +78,10 @@ class Cache(CacheInterface):
         return self._path / f"{key}-cache"
 
 
+kept_in = cache(Cache)
+"""The one cache of a directory, which says only once that it cannot be used."""
+
+
 def configure() -> None:
     """Give every CPU core a device of its own and switch the compile cache on, if JAX has not started yet.
 
@@ -92,7 +96,7 @@ def configure() -> None:
     jax.config.update("jax_num_cpu_devices", cores() + 1)  # the last draws data: see `host`
     if directory := cache_directory():
         # that of JAX keeps a damaged entry for ever, and warns of every one that it cannot read or write
-        jax._src.compilation_cache.get_file_cache = lambda path: (Cache(Path(path)), path)
+        jax._src.compilation_cache.get_file_cache = lambda path: (kept_in(Path(path)), path)
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

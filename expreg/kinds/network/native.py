@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from expreg.activation import ACTIVATIONS
-from expreg.core.engine.devices import Cache, cache_directory
+from expreg.core.engine.devices import cache_directory, kept_in
 
 SOURCE = Path(__file__).with_name("steps.cc")
 TARGETS = ("expreg_steps", "expreg_extremes")
@@ -101,14 +101,14 @@ def _built(compiler: str, scratch: Path) -> Path:
     facts = (SOURCE.read_text(), str(command), _processor(), jax.__version__)
     key = f"steps-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
     directory = cache_directory()
-    cache = Cache(directory) if directory else None
-    if cache and cache.get(key):
-        return cache.place(key)  # what follows a library, its checksum, the loader ignores
+    kept = kept_in(directory) if directory else None
+    if kept and kept.get(key):
+        return kept.place(key)  # what follows a library, its checksum, the loader ignores
     made = scratch / key
     subprocess.run([*command, "-o", str(made)], check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)
-    if cache:
-        cache.put(key, made.read_bytes())
-    return cache.place(key) if cache and cache.get(key) else made
+    if kept:
+        kept.put(key, made.read_bytes())
+    return kept.place(key) if kept and kept.get(key) else made
 
 
 def _processor() -> str:
