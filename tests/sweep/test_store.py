@@ -243,7 +243,7 @@ def test_what_is_published_was_synced_before_and_its_name_after(tmp_path: Path) 
     calls: list[str] = []
     with Store.open(tmp_path, PLAN, CONFIG) as store, every_call(lambda name, *_: calls.append(name)):
         store.commit([row(0)])
-    until_event = calls[: calls.index("unlink") + 4]
+    until_event = calls[: calls.index("unlink") + 5]
     assert until_event == ["open", "write", "fsync", "link", "unlink", "close", "open", "fsync", "close"]
 
 
