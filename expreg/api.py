@@ -18,6 +18,7 @@ from expreg.core.store import table
 from expreg.core.store.disk import replace
 from expreg.errors import InputError, Problem
 from expreg.kinds import EXPERIMENTS
+from expreg.output import complain
 from expreg.types import FAILED, Experiment, Settings, cores
 
 if TYPE_CHECKING:
@@ -130,13 +131,12 @@ def run(
     sweep = _asked(checked)
     directory = Path(out) if out is not None else Path("runs") / checked.name
     from expreg.core.engine.execute import execute
-    from expreg.core.engine.progress import say
     from expreg.core.store.store import QUARANTINE, Store
 
     if progress:
         settings = [settings for settings, _ in sweep.cells.values()]
         for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
-            say(f"warning: {line}")
+            complain(f"warning: {line}")
     with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
         for line in store.damaged:
             warnings.warn(f"{directory}: {line}; moved to {QUARANTINE}/, its cells run again", stacklevel=2)
@@ -144,7 +144,7 @@ def run(
         if not draw:
             return Run(directory)
         if progress:
-            say("drawing the report")
+            complain("drawing the report")
         return report(directory)
 
 
@@ -256,7 +256,7 @@ def report(directory: str | os.PathLike[str]) -> Run:
     rows = found._warned(table.read(path))
     vars(found).update(_read=rows, curves=rows[1])  # both in one pass over the parts
     replace(path / "summary.json", json.dumps(found.summary, indent=1, allow_nan=False).encode())
-    config_text = (path / "config.yaml").read_text()
+    config_text = (path / "config.yaml").read_text("utf-8")
     write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)
     return found
 

@@ -8,6 +8,8 @@ MAX_WIDTH = 400
 
 def printable(text: str) -> str:
     """Return `text` with control, bidirectional and other non-printable characters shown as escapes."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -13,12 +13,13 @@ from expreg.core.engine import devices, manifest
 from expreg.core.engine.failures import error_row
 from expreg.core.engine.interrupt import graceful
 from expreg.core.engine.lanes import Engine
-from expreg.core.engine.progress import Reporter, counted, say
+from expreg.core.engine.progress import Reporter, counted
 from expreg.core.engine.search import Source
 from expreg.core.store import table
 from expreg.core.store.columns import check_row, types_of
 from expreg.core.store.store import Store
 from expreg.errors import Interrupted, StorageError
+from expreg.output import complain
 from expreg.types import FAILED, Experiment, Row, Settings
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def execute(
     if not waiting:
         store.event("finished", cells=0)
         if progress:
-            say(f"{counted(done, 'cell')}, all finished before")
+            complain(f"{counted(done, 'cell')}, all finished before")
         return
     whole = len(waiting) + done == len(cells)  # a grid, which one round runs
     record = manifest.begun(store.directory, len(waiting))
@@ -83,7 +84,7 @@ def execute(
     if ending == "interrupted":
         raise Interrupted(f"interrupted, {done} of {of} done; resume with the same command")
     if progress and not whole:
-        say(f"search finished after {counted(rounds, 'round')}: {done} of {of} were needed")
+        complain(f"search finished after {counted(rounds, 'round')}: {done} of {of} were needed")
 
 
 def _expected(experiment: Experiment, cells: Cells) -> Counter[Any]:

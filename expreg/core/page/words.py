@@ -8,6 +8,7 @@ import pandas as pd
 from expreg.core.page import terminal
 from expreg.core.page.style import finite, records
 from expreg.core.store.table import coverage_text
+from expreg.errors import printable
 from expreg.types import FAILED, Experiment
 
 _MOST_GROUPS = 4
@@ -104,7 +105,7 @@ def verdict_text(experiment: Experiment, summary: Mapping[str, Any]) -> str:
     """Return what a run says of its claims as plain text of at most 100 columns."""
     own = parts(experiment, summary)
     found = [own.text(), *(list(_claim_lines(*claim)) for claim in by_claim(own.verdicts, experiment.claims))]
-    text = "\n\n".join("\n".join(lines) for lines in found if lines)
+    text = "\n\n".join("\n".join(map(printable, lines)) for lines in found if lines)
     return text or "No verdicts: no claim applies to what was measured."
 
 
