@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from expreg.core.store import disk
-from expreg.data import read_problem, read_vector
+from expreg.data import read_problem, read_vector, without_empty
 from expreg.errors import InputError, Problem
 
 SHOWN = 12
@@ -39,14 +39,21 @@ def solve_files(
     if out is not None and out.suffix.lower() not in OUTPUTS:
         message = f"got a {out.suffix or 'nameless'} file, expected one of {' '.join(OUTPUTS)}"
         raise InputError(Problem("E-ENUM", message, file=str(out), key="--out"))
-    A, b = read_problem(matrix, target)
-    w = None if weights is None else _weights(weights)
-    x0 = None if start is None else read_vector(start)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        found = solve(A, b, weights=w, x0=x0, **options)
+        A, b = read_problem(matrix, target)
+        w = None if weights is None else _weights(weights)
+        x0 = None if start is None else read_vector(start)
+        if x0 is not None and x0.shape != A.shape[1:]:
+            message = f"got {len(x0)} values for an A of {A.shape[1]} columns, expected {A.shape[1]}"
+            raise InputError(Problem("E-SHAPE", message, file=str(start), key="--start"))
+        x = np.zeros(A.shape[1])
+        A, kept = without_empty(A)
+        found = solve(A, b, weights=w, x0=None if x0 is None else x0[kept], **options)
     for warning in caught:
         complain(f"warning: {warning.message}")
+    x[kept] = found.x
+    found = found._replace(x=x)
     if out is not None:
         disk.replace(out, vector_bytes(out, np.asarray(found.x)))
     return found

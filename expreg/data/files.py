@@ -121,7 +121,14 @@ def open_local(file: str) -> Iterator[BufferedReader]:
         if status.st_size > MAX_FILE_BYTES:
             rule = f"expected at most {MAX_FILE_BYTES >> 20} MiB"
             raise refusal("E-SIZE", f"{status.st_size >> 20} MiB, {rule}", file=file, key="data.path")
-        try:
+        with naming(file):
             yield source
-        except InputError as error:
-            raise InputError([replace(problem, file=problem.file or file) for problem in error.problems]) from error
+
+
+@contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Add the name of a file to the problems that are raised inside."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError([replace(problem, file=problem.file or file) for problem in error.problems]) from error
