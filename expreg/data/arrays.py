@@ -27,7 +27,7 @@ _MOST_DIMENSIONS = 32
 # RuntimeError stands for encrypted members and for unknown compressions
 _ZIP_ERRORS = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, LZMAError, RuntimeError, EOFError, OSError)
 # what numpy's parser of headers lets through
-_HEADER_ERRORS = (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError)
+_HEADER_ERRORS = (ValueError, KeyError, TypeError, OverflowError, SyntaxError, TokenError, RecursionError, MemoryError)
 
 Options = Mapping[str, Any]
 Arrays = tuple[Any, np.ndarray | None]
@@ -76,7 +76,7 @@ def names_npz(source: IO[bytes]) -> list[str]:
 
 def read_text(source: IO[bytes], name: str) -> str:
     """Return the one short text that an .npz file has under this name."""
-    with _archive(source) as archive, _member(archive, name) as (stream, size), suppress(ValueError):
+    with _archive(source) as archive, _member(archive, name) as (stream, size), suppress(*_HEADER_ERRORS):
         if size < _TEXT:
             value = npy.read_array(io.BytesIO(stream.read()), allow_pickle=False)
             if value.dtype.kind in "SU" and value.ndim == 0:

@@ -77,8 +77,10 @@ def _read_file(
             message = f"got shape {X.shape}, expected (points, dimensions), both at least 1"
             raise refusal("E-SHAPE", message, key="X")
     if normalise:
-        norms = np.linalg.norm(X, axis=1, keepdims=True)
-        X = X / np.where(norms > 0, norms, 1)  # a zero row is left for `validate` to name
+        with np.errstate(invalid="ignore"):  # what is not finite `validate` names, and zero rows
+            X = np.ldexp(X, -np.frexp(np.abs(X).max(axis=1, keepdims=True))[1])  # so that no square overflows
+            norms = np.linalg.norm(X, axis=1, keepdims=True)
+            X = X / np.where(norms > 0, norms, 1)
     for array in (X, y):
         if array is not None:
             array.setflags(write=False)
