@@ -122,22 +122,14 @@ def _whole(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _canonical(A: Any) -> Any:
-    """Return a matrix of any sparse format as a csr array with each position once; raise InputError."""
-    try:
-        if A.format in ("csr", "csc", "bsr"):
-            A.check_format(full_check=True)
-        found = A.tocsr()
-        stored = found.nnz
-        found.sort_indices()
-        found.eliminate_zeros()
-        # the sum of a position that stands there twice is nobody's number
-        if found.has_canonical_format and (A.format != "coo" or stored == A.nnz):
-            return found
-    except ValueError:
-        pass
-    from expreg.sparse import from_scipy, to_scipy  # slow to import: only to name what is wrong
+    """Return a sparse matrix of any format as a csr array with each position once; raise InputError."""
+    from expreg.sparse import to_csr  # slow to import: only when a sparse matrix is read
 
-    return to_scipy(from_scipy(A))
+    found = to_csr(A)
+    if not found.data.all():
+        found = found.copy()
+        found.eliminate_zeros()
+    return found
 
 
 READERS: dict[str, Callable[[IO[bytes], Options], Arrays]] = {
