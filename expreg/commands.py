@@ -48,7 +48,7 @@ def solve_files(
             message = f"got {len(x0)} values for an A of {A.shape[1]} columns, expected {A.shape[1]}"
             raise InputError(Problem("E-SHAPE", message, file=str(start), key="--start"))
         x = np.zeros(A.shape[1])
-        A, kept = without_empty(A)
+        A, kept = without_empty(A, matrix)
         found = solve(A, b, weights=w, x0=None if x0 is None else x0[kept], **options)
     for warning in caught:
         complain(f"warning: {warning.message}")

@@ -5,6 +5,7 @@ Readers name no file in their problems: `files.open_local` adds it.
 
 import io
 import math
+import struct
 import warnings
 import zipfile
 import zlib
@@ -24,8 +25,11 @@ EXACT = 2**53  # up to here float64 holds every integer
 INEXACT = "expected a value that float64 holds exactly: integers up to 2^53"
 _TEXT = 1000  # bytes of an .npy that holds one word
 _MOST_DIMENSIONS = 32
-# RuntimeError stands for encrypted members and for unknown compressions
-_ZIP_ERRORS = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, LZMAError, RuntimeError, EOFError, OSError)
+# RuntimeError stands for encrypted members and for unknown compressions, ValueError for names that are no text
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, LZMAError, struct.error),
+    *(RuntimeError, ValueError, OverflowError, EOFError, OSError),
+)
 # what numpy's parser of headers lets through
 _HEADER_ERRORS = (ValueError, KeyError, TypeError, OverflowError, SyntaxError, TokenError, RecursionError, MemoryError)
 

@@ -41,8 +41,8 @@ def read_market(source: IO[bytes], _: Options) -> Arrays:
         return _dense(rest, n, d, sign), None
     table, places = _table(rest, 2 + _VALUES[field], stored[0])
     values = table[:, 2] if _VALUES[field] else np.ones(len(table))
-    index = _indices(table[:, :2], (n, d), places)
-    return _sparse(values, *index, (n, d), sign, places), None
+    rows, columns = _indices(table[:, :2], (n, d), places)
+    return _sparse(values, rows, columns, (n, d), sign, places), None
 
 
 def bounded(shape: tuple[int, ...], *, dense: bool = False) -> None:
@@ -113,7 +113,7 @@ def _dense(rest: Numbered, n: int, d: int, sign: int) -> np.ndarray:
 
 def _indices(indices: np.ndarray, shape: tuple[int, int], places: array) -> Any:
     """Return the rows and columns of the entries, counted from 0."""
-    bad = np.flatnonzero(((indices < 1) | (indices > shape) | (indices % 1 != 0)).any(axis=1))
+    bad = np.flatnonzero(((indices < 1) | (indices > shape) | (np.floor(indices) != indices)).any(axis=1))
 
     def refuse(_: int, entry: int) -> None:
         got = f"({indices[entry, 0]:g}, {indices[entry, 1]:g})"

@@ -46,15 +46,15 @@ def read_problem(matrix: str | Path, vector: str | Path | None = None) -> tuple[
         return (A if isinstance(A, np.ndarray) else _canonical(A)), b
 
 
-def without_empty(A: Any) -> tuple[Any, np.ndarray]:
+def without_empty(A: Any, file: str | Path) -> tuple[Any, np.ndarray]:
     """Return a sparse matrix without its columns of zeros, and the columns that are left; warn of the others.
 
-    A dense matrix keeps all of its columns.
+    `file` is where it was read. A dense matrix keeps all of its columns.
     """
     every = np.arange(A.shape[1])
     kept = every if isinstance(A, np.ndarray) else np.unique(A.indices)
     if not len(kept):
-        raise refusal("E-DATA", "all entries are 0", key="A")
+        raise refusal("E-DATA", "all entries are 0", file=str(file), key="A")
     if len(kept) == len(every):
         return A, kept
     first = int(np.flatnonzero(np.append(kept, -1)[: len(every)] != every[: len(kept) + 1])[0])
@@ -114,7 +114,7 @@ def _scipy_npz(source: IO[bytes]) -> Any:
 
 
 def _whole(array: np.ndarray, name: str) -> np.ndarray:
-    wrong = np.flatnonzero(~(np.abs(array) < 2**31) | (array % 1 != 0))
+    wrong = np.flatnonzero(~(np.abs(array) < 2**31) | (np.floor(array) != array))
     if len(wrong):
         message = f"got {array.flat[wrong[0]]:g}, expected a whole number below 2^31"
         raise refusal("E-SPARSE", message, key=f"{name}[{wrong[0]}]")

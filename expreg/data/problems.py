@@ -12,7 +12,7 @@ import numpy as np
 from expreg import residual
 from expreg.data import heads
 from expreg.data.arrays import Options
-from expreg.data.files import check_unchanged, naming, sha256
+from expreg.data.files import check_unchanged, sha256
 from expreg.data.matrices import read_problem, without_empty
 
 STREAM = 0x5EED
@@ -102,8 +102,7 @@ def _given(paths: tuple[str, ...], digests: str) -> tuple[Any, np.ndarray]:
     for path, planned in zip(paths, digests.split("+"), strict=True):
         check_unchanged(sha256(path), planned, file=path)
     A, b = read_problem(*paths)
-    with naming(paths[0]):
-        A, _ = without_empty(A)
+    A, _ = without_empty(A, paths[0])
     for array in (A if isinstance(A, np.ndarray) else A.data, b):
         array.setflags(write=False)
     return A, b

@@ -185,8 +185,8 @@ def _refusal(read) -> str:
 def _read(path: Path, target: Path) -> str:
     """Return how reading a file as a matrix, with and without labels of its own, and as points ends."""
     lines = [
-        _refusal(lambda: without_empty(read_problem(path)[0])),
-        _refusal(lambda: without_empty(read_problem(path, target)[0])),
+        _refusal(lambda: without_empty(read_problem(path)[0], path)),
+        _refusal(lambda: without_empty(read_problem(path, target)[0], path)),
         _refusal(lambda: read_file({"path": path, "normalise": True})),
     ]
     for line in filter(None, lines):

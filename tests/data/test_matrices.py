@@ -216,10 +216,10 @@ def test_svmlight_in_any_order_from_0_or_from_1_with_empty_columns(tmp_path):
     np.testing.assert_array_equal(matrix.toarray(), [[0.5, 0, 0, 0, 3], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]])
     np.testing.assert_array_equal(b, [1, 2, -1])
     with pytest.warns(UserWarning, match=r"2 of 5 columns are empty and left out: x\[1\] is 0"):
-        filled, kept = without_empty(matrix)
+        filled, kept = without_empty(matrix, "A.svm")
     np.testing.assert_array_equal(kept, [0, 2, 4])
     np.testing.assert_array_equal(filled.toarray(), matrix.toarray()[:, kept])
-    assert without_empty(filled)[0] is filled
+    assert without_empty(filled, "A.svm")[0] is filled
 
 
 def test_numbers_of_a_text_are_those_that_python_reads(tmp_path):
