@@ -84,16 +84,16 @@ def read_parquet(source: IO[bytes], options: Options) -> Arrays:
         _check_types(schema, names)
         if not 0 <= rows * len(names) * 8 <= MAX_BYTES:
             raise refusal("E-SIZE", f"{rows} rows of {len(names)} columns, expected at most {MAX_BYTES >> 20} MiB")
-        values, filled = np.empty((rows, len(names))), 0
+        X, y, filled = np.empty((rows, len(features))), np.empty(rows), 0
         for batch in file.iter_batches(columns=names):
-            for column, name in enumerate(names):
-                values[filled : filled + len(batch), column] = _real(batch.column(name), name, filled)
+            for place, name in zip([*X.T, y], names, strict=False):
+                place[filled : filled + len(batch)] = _real(batch.column(name), name, filled)
             filled += len(batch)
     except (ArrowException, OSError, ValueError) as error:
         raise refusal("E-DATA", f"not a readable Parquet file: {error}") from error
     if filled != rows:
         raise refusal("E-DATA", f"got {filled} rows, the file declares {rows}")
-    return _split(values, len(features))
+    return X, y if target else None
 
 
 def _csv_rows(source: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
