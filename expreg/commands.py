@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from expreg.core.store import disk
-from expreg.data import read_problem, read_vector
+from expreg.data import read_problem, read_vector, without_empty
 from expreg.data.files import by_suffix
 from expreg.errors import InputError, Problem, printable
 from expreg.output import document
@@ -44,16 +44,23 @@ def solve_files(
     if out is not None:
         by_suffix(out, dict.fromkeys(OUTPUTS), key="--out")
         disk.check_output(out, "--out", filter(None, (matrix, target, weights, start)))
-    with named(""):
-        A, b = read_problem(matrix, target)
-    w = None if weights is None else _weights(weights)
-    with named("--start", _OF_VECTOR):
-        x0 = None if start is None else read_vector(start)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        found = solve(A, b, weights=w, x0=x0, **options)
+        with named(""):
+            A, b = read_problem(matrix, target)
+        w = None if weights is None else _weights(weights)
+        with named("--start", _OF_VECTOR):
+            x0 = None if start is None else read_vector(start)
+        if x0 is not None and x0.shape != A.shape[1:]:
+            message = f"got {len(x0)} values for an A of {A.shape[1]} columns, expected {A.shape[1]}"
+            raise InputError(Problem("E-SHAPE", message, file=str(start), key="--start"))
+        x = np.zeros(A.shape[1])
+        A, kept = without_empty(A, matrix)
+        found = solve(A, b, weights=w, x0=None if x0 is None else x0[kept], **options)
     for warning in caught:
         complain(f"warning: {warning.message}")
+    x[kept] = found.x
+    found = found._replace(x=x)
     if out is not None:
         disk.replace(out, vector_bytes(out, np.asarray(found.x)))
     return found

@@ -47,7 +47,10 @@ class InputError(ExpregError):
 
     def __init__(self, problems: list[Problem] | Problem) -> None:
         self.problems = tuple(problems) if isinstance(problems, list) else (problems,)
-        super().__init__("\n".join(self.lines()))
+        super().__init__()
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
         """Return one line per problem, at most twenty, then how many more there are."""

@@ -141,3 +141,34 @@ def test_an_entry_of_an_option_is_named_by_it(solve, command):
         assert code == 2
         assert err.startswith(f"error[E-DTYPE] w.npy: {option}[0]: got 18446744073709551615 of uint64, ")
     assert command("certify", "--arrays", "no.npz")[2].startswith("error[E-PATH] --arrays: 'no.npz' cannot be opened: ")
+
+
+def test_empty_columns_of_a_sparse_file_stay_at_0(solve):
+    wide = np.insert(A, [0, 2], 0, axis=1)
+    io.mmwrite("wide.mtx", sparse.coo_array(wide))
+    np.save("x0.npy", np.ones(5))
+    for more in ([], ["--start", "x0.npy"]):
+        code, out, err = solve("wide.mtx", "b.npy", "--loss=softmax", "--json", "--out=x.npy", *more)
+        assert code == 0
+        assert err == "warning: A: 2 of 5 columns are empty and left out: x[0] is 0\n"
+        x = np.array(json.loads(out)["x"])
+        assert not x[[0, 3]].any()
+        np.testing.assert_array_equal(np.load("x.npy"), x)
+        np.testing.assert_allclose(x[[1, 2, 4]], expreg.solve(A, B, loss="softmax").x, rtol=1e-7)
+    np.save("x0.npy", np.ones(3))
+    code, _, err = solve("wide.mtx", "b.npy", "--start=x0.npy")
+    assert code == 2
+    assert "x0.npy: --start: got 3 values for an A of 5 columns, expected 5" in err
+
+
+def test_a_file_that_would_be_misread_is_refused_and_another_says_how_it_was_read(solve):
+    with open("index.csv", "w") as file:
+        file.write(",a,c,y\n2,3.0,0.7,3.0\n1,2.0,0.1,2.0\n4,5.0,0.2,4.0\n")
+    with open("one.svm", "w") as file:
+        file.write("1 1:0.5 2:1\n2 2:2\n3 1:1 2:1\n")
+    code, out, err = solve("index.csv", "--loss=exponential")
+    assert (code, out) == (2, "")
+    assert err.startswith("error[E-DATA] index.csv: column 1 has no name, as numbers of rows have none; leave it out")
+    code, _, err = solve("one.svm", "--loss=exponential")
+    assert code == 0
+    assert err == "warning: svmlight: none of the indices is 0, so they count from 1: x[0] is feature 1\n"

@@ -11,7 +11,7 @@ from expreg.activation import ACTIVATIONS
 from expreg.errors import InputError, Problem
 from expreg.residual import LOSSES, activations
 from expreg.solver.records import SKETCHES, names, with_sketch
-from expreg.sparse import Sparse, from_any, to_scipy
+from expreg.sparse import Sparse, from_any, to_csr, to_scipy
 from expreg.sparse.convert import finite, real
 from expreg.sparse.passes import column_norms
 from expreg.types import Array
@@ -81,11 +81,7 @@ def _matrix(A: Any) -> Any:
 
 
 def _sound_csr(A: Any) -> Any:
-    try:
-        found = sparse.csr_array(A)
-        found.check_format(full_check=True)
-    except ValueError:
-        return None
+    found = to_csr(A)
     if found.data.dtype.kind not in "biuf" or not np.isfinite(found.data).all():
         return None
     return found if found.dtype in (np.float32, np.float64) else found.astype(np.float64)
