@@ -250,8 +250,8 @@ def test_a_run_from_plan_to_export(call: Call, place: Path) -> None:
     sql = "select m, count(*) as k, sum(E0::int) as e from cells group by all order by all"
     assert [line.split() for line in call("query", "run", sql)[1].splitlines()] == [
         ["m", "k", "e"],
-        ["8", "2", "2.0"],
-        ["32", "2", "2.0"],
+        ["8", "2", "2"],
+        ["32", "2", "2"],
     ]
     assert json.loads(call("query", "run", sql, "--json")[1])[0] == {"m": 8, "k": 2, "e": 2.0}
     assert len(call("query", "run", "select range from range(500)")[1].splitlines()) == 501
