@@ -205,7 +205,7 @@ def test_a_cell_that_the_engine_loses_is_a_row_and_the_run_does_not_say_that_it_
 
 
 def test_cells_that_are_left_make_a_run_interrupted(monkeypatch, tmp_path):
-    """Planned = finished + failed + left: `finished` is said only where none is left."""
+    """Planned = finished + failed + left; a run with cells left is not `finished`."""
     monkeypatch.setattr(Engine, "run", lambda self, cells: stopped(self, list(cells)))
     with pytest.raises(Interrupted, match="1 of 29 cells done"):
         run(tmp_path / "run", countdown())
