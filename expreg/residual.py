@@ -22,7 +22,6 @@ from expreg import bounds
 from expreg.activation import ACTIVATIONS, Activation, lookup
 from expreg.types import Array
 
-
 ORDINARY = 11.0  # numbers within e^-11 and e^11 are not rescaled: their squares are far from the ends of any range
 
 

@@ -107,7 +107,14 @@ def judge(case, x):
     g = vectors.T @ gradient.astype(float)
     newton = -vectors @ (g / np.maximum(np.abs(values), 1e-12))
     rng = np.random.default_rng(0)
-    tried = [newton, -gradient.astype(float), *vectors.T[:5], *-vectors.T[:5], *rng.normal(size=(10, d)), -y.astype(float)]
+    tried = [
+        newton,
+        -gradient.astype(float),
+        *vectors.T[:5],
+        *-vectors.T[:5],
+        *rng.normal(size=(10, d)),
+        -y.astype(float),
+    ]
     for direction in tried:
         reach = np.abs(A @ direction).max()
         if not np.isfinite(reach) or reach == 0:
@@ -118,9 +125,13 @@ def judge(case, x):
             if not there <= highest * (1 + LONG(1e-9)) + small**2 * size:
                 break  # over a barrier there may be another minimum
             if there < (1 - LOWER) * value - small**2 * size:
-                return f"a move of {t:g} lowers the loss from {float(value):.3g} by {float((value - there) / value):.2g}"
+                return (
+                    f"a move of {t:g} lowers the loss from {float(value):.3g} by {float((value - there) / value):.2g}"
+                )
     total = (np.maximum(v, np.abs(u)) * (np.abs(u) + np.abs(target)) + w2 * np.abs(A @ y)).sum() / np.sqrt(LONG(n))
+    phi = PHI[case.activation][0](A @ y)
     rounded = np.finfo(case.A.dtype).eps * (np.abs(A) @ np.abs(y))  # of A x, by the rounding of x alone
+    rounded *= np.abs(phi).sum() / np.abs(phi.sum())
     rounding = (np.abs(A).T @ ((v**2 + w2) * rounded)).max()
     worst = float((np.abs(A.T @ slope).max() - rounding) / total)
     if worst > small:
@@ -159,4 +170,7 @@ def survey(count, seed=0, say=print):
 if __name__ == "__main__":
     start = time.process_time()
     ends, wrong, lost = survey(*(int(text) for text in sys.argv[1:] or ["2000"]))
-    print(dict(ends), f"no minima: {len(wrong)}, not finite: {lost}, {time.process_time() - start:.0f} s of processor time")
+    print(
+        dict(ends),
+        f"no minima: {len(wrong)}, not finite: {lost}, {time.process_time() - start:.0f} s of processor time",
+    )

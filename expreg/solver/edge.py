@@ -18,8 +18,7 @@ from expreg.solver.verdict import IN_A_CALL, Verdict, doubtful, ends, examined, 
 from expreg.sparse import passes
 from expreg.types import Array, Status
 
-
-RUNS = 8  # how often a run may go on from a point that turned out to be no minimum
+RUNS = 16  # how often a run may go on from a point that turned out to be no minimum
 
 
 class Solution(NamedTuple):
@@ -118,7 +117,9 @@ def solve(
             with host.calm():
                 directions = (record if before is None or checked.A.shape[1] > MANY_COLUMNS else NEWTON).host
                 first = first_state(kind, problem._replace(tol=np.asarray(tol, x.dtype)), x, np.zeros_like(x[0]))
-                step = partial(newton.step, kind._replace(exact=True) if before else kind, directions(checked.A, rng), budget)
+                step = partial(
+                    newton.step, kind._replace(exact=True) if before else kind, directions(checked.A, rng), budget
+                )
                 return run(step, _after(before, first), seen)
         options = {"loss": loss, "activation": checked.activation, "solver": record.name, "sketch": sketch}
         options |= {"sketch_size": sketch_size, "max_steps": budget}
@@ -134,7 +135,9 @@ def solve(
 
 def _after(before: State | None, first: State) -> State:
     """Return a first state that counts on from an earlier run."""
-    return first if before is None else first._replace(step=first.step + before.step, passes=first.passes + before.passes)
+    return (
+        first if before is None else first._replace(step=first.step + before.step, passes=first.passes + before.passes)
+    )
 
 
 def _settled(
@@ -148,21 +151,24 @@ def _settled(
 ) -> tuple[State, Verdict]:
     """Return where a run ends and what is there.
 
-    It goes on from a lower point where there is one, with a smaller tolerance, and once more where logits that came
-    down from a far start carry its rounding.
+    It goes on from a lower point where there is one, with a smaller tolerance, and from the same point where logits
+    that came down from a far start, or to 0, may carry its rounding: they are A x anew.
     """
     least, tol, end, highest = REACHABLE * float(np.finfo(x.dtype).eps), float(problem.tol), None, np.inf
     with host.calm():
         far = given and float(np.abs(passes.matvec(problem.A, x)).max()) * least > tol
-    for _ in range(RUNS):
+        far = far or problem.weights is not None
+    before = -1
+    for turn in range(RUNS):
         del history[len(history) - (end is not None) :]  # the last point of a run is the first of the next
         end = onward(x, tol, end)
         found = Status.converged if end.relative <= problem.tol and end.status == Status.max_steps else end.status
         verdict = Verdict(Status(int(found)))
         if verdict.status not in (Status.converged, Status.max_steps):
             break
-        if verdict.status == Status.converged and far:
-            x, far = np.asarray(end.x), False
+        if verdict.status == Status.converged and far and turn + 1 < RUNS:
+            x, far = np.asarray(end.x), int(end.step) > before
+            before = int(end.step)
             continue
         if not doubtful(end.x, **ends(end)):
             break
@@ -170,7 +176,7 @@ def _settled(
             verdict = examined(kind, problem, np.asarray(end.x), verdict.status)
         if verdict.status != Status.flat or verdict.lower is None or end.status == Status.max_steps:
             break
-        x, tol = verdict.lower, max(tol / 1000, least)
+        x, tol, far = verdict.lower, max(tol / 1000, least), True
         highest = min(highest, float(np.abs(end.point.z).max()))
     assert end is not None
     if verdict.lower is not None and highest < float(np.abs(end.point.z).max()) - 1:
@@ -180,10 +186,12 @@ def _settled(
 
 def _sizes(checked: Checked, state: State) -> dict[str, float]:
     """Return loss and norm of the gradient in the units of what was given."""
-    if checked.units.plain:
+    if checked.units.plain and 0 < state.loss < np.inf:
         return {"loss": float(state.loss), "gradient_norm": float(state.gradient_norm)}
     norm = checked.units.gradient_norm(np.asarray(state.point.gradient), float(state.point.at.log_scale))
-    return {"loss": checked.units.loss(state.loss), "gradient_norm": norm}
+    log_scale, objective = float(state.point.at.log_scale), float(state.point.objective)
+    with np.errstate(over="ignore", under="ignore"):
+        return {"loss": checked.units.loss(np.exp(log_scale) * objective), "gradient_norm": norm}
 
 
 def _seed(key: Any) -> int:
@@ -222,10 +230,12 @@ def _solution(
     z, b = shifted(z, units.logits), shifted(b, units.value // 2)
     reported = residual.summary(z, b, given["activation"])
     lost = np.abs(units.inner(x) - state.x) * checked.norms  # of an x beyond the range of its type
-    kept = lost.max() <= 1e-3 * (np.abs(state.x) * checked.norms).max()
+    kept = units.heavy or lost.max() <= 1e-3 * (np.abs(state.x) * checked.norms).max()
     status = verdict.status.name if kept or not np.isfinite(state.x).all() else "nonfinite"
     words = {name: given[name] for name in ("solver", "loss")}
-    told = sentence(status, float(state.damping), IN_A_CALL, dtype=x.dtype, weighted=checked.weights is not None, **words)
+    told = sentence(
+        status, float(state.damping), IN_A_CALL, dtype=x.dtype, weighted=checked.weights is not None, **words
+    )
     reached = f"the gradient is {float(state.relative):.1e} of the terms that cancel in it after {steps} steps"
     reached = f"{told} ({reached}, tol {checked.tol:.1e})" if told else f"{reached}, within tol {checked.tol:.1e}"
     free = max(verdict.free, checked.A.shape[1] - checked.A.shape[0])

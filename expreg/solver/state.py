@@ -80,8 +80,8 @@ class State(NamedTuple):
 
     `decrement` is 1/2 g^T H^{-1} g, how much the quadratic model expected to gain at the last step (F.14),
     `damping` the multiple of the identity added to a scaled H (F.13), `pivot` the smallest pivot of that matrix
-    relative to its diagonal, `moved` how far the last step moved logits, as a share of them if they are small, `passes` how often A was read, `memory`
-    whatever else the method carries.
+    relative to its diagonal, `moved` how far the last step moved logits, as a share of them if they are small,
+    `passes` how often A was read, `memory` whatever else the method carries.
     """
 
     problem: Problem
@@ -225,7 +225,10 @@ def _status(kind: Objective, state: State, max_steps: int) -> Array:
         (point.relative <= state.problem.tol, Status.converged),
         (_collapsed(kind, at), Status.collapsed),
         (~finite, Status.nonfinite),
-        (xp.max(xp.abs(point.z)) < xp.finfo(point.z.dtype).eps ** 0.5 if trivial else xp.asarray(False), Status.trivial),
+        (
+            xp.max(xp.abs(point.z)) < xp.finfo(point.z.dtype).eps ** 0.5 if trivial else xp.asarray(False),
+            Status.trivial,
+        ),
     ):
         found = xp.where(holds, int(status), found)
     return found

@@ -31,6 +31,11 @@ class Units(NamedTuple):
         """Return whether the solved problem is the given one."""
         return not np.any(self.columns) and not any(self[1:])
 
+    @property
+    def heavy(self) -> bool:
+        """Return whether weights leave nothing but 0 of x."""
+        return self.logits < 0 and not self.value
+
     def inner(self, x: Array) -> Array:
         """Return x of the solved problem for an x of the given one."""
         return shifted(x, self.columns - self.logits)
@@ -96,6 +101,8 @@ def of_targets(
     exponent = int(np.frexp(np.abs(weights).max())[1]) - most
     lighter = shifted(weights, -exponent)
     if np.abs(lighter).min() < 2.0 ** (info.nmant / 2 + 2):
-        message = f"got {np.abs(weights).max():g} beside {np.abs(weights).min():g}: such a ratio leaves no digit; expected"
+        message = (
+            f"got {np.abs(weights).max():g} beside {np.abs(weights).min():g}: such a ratio leaves no digit; expected"
+        )
         raise InputError(Problem("E-RANGE", f"{message} weights of one size, or at most 2^{most}", key="weights"))
     return b, lighter, activation, Units(logits=-2 * exponent)

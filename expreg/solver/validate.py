@@ -159,7 +159,9 @@ def _vector(array: Any, key: str, length: int, dtype: Any) -> Array:
     with np.errstate(over="ignore", under="ignore"):
         cast = found.astype(dtype)
     if not np.isfinite(cast).all() or (key == "b" and found.any() and not cast.any()):
-        message = f"got {np.abs(found).max():g}, out of the range of {np.dtype(dtype)}, the type of A; give A in float64"
+        message = (
+            f"got {np.abs(found).max():g}, out of the range of {np.dtype(dtype)}, the type of A; give A in float64"
+        )
         raise InputError(Problem("E-RANGE", message, key=key))
     return cast
 

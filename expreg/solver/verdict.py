@@ -10,11 +10,13 @@ from expreg.residual import LOSSES
 from expreg.solver.newton import hessian
 from expreg.solver.records import MANY_COLUMNS
 from expreg.solver.state import Objective, Problem, State, first_state, scaled_value
+from expreg.sparse.passes import rows
 from expreg.types import Array, Status
 
 FAR = 0.05  # a last step that moves a logit further is not one of a converging sequence
 FLAT = 1e-8  # curvature below this share of the terms it is made of, or below 100 tol
 LOWER = 1e-3  # by which share the loss must fall for a point to be no minimum
+NEAR = 8  # points of a ray that move logits by 2 at most
 MOST = 8  # flat directions that are looked along one by one
 STALLED = 1.0  # a run that stops with more damping than this found no step that lowers the loss
 
@@ -29,7 +31,8 @@ class Verdict(NamedTuple):
 
 def ends(state: State) -> dict[str, Array]:
     """Return what `doubtful` asks of the last state; `misfit` is the loss as a share of the terms that cancel in it."""
-    misfit = state.point.objective / state.point.size
+    size = state.point.size
+    misfit = state.point.objective / (size + (size == 0))
     return {name: getattr(state, name) for name in ("damping", "pivot", "moved")} | {"misfit": misfit}
 
 
@@ -40,15 +43,18 @@ def doubtful(x: Array, *, damping: Array, pivot: Array, moved: Array, misfit: Ar
     """
     eps = float(np.finfo(x.dtype).eps)
     small = (100 * eps) ** 2 < misfit < np.sqrt(eps)
-    return bool(moved > FAR or damping > 0 or small or pivot < 4 * eps * len(x))
+    return bool(moved > FAR or damping > 0 or small or pivot < max(300, 4 * len(x)) * eps)
 
 
-def examined(kind: Objective, problem: Problem, x: Array, ended: Status) -> Verdict:
+def examined(kind: Objective, problem: Problem, x: Array, ended: Status, eps: float = 2.0**-52) -> Verdict:
     """Return whether a point with a small gradient is a minimum, by looking along all directions without curvature.
 
     `flat` if the loss is smaller elsewhere along one of them, `unbounded` if it stays so however far one goes. Else
-    `ended`. Needs a Hessian and its eigenvectors, so only what is `doubtful` comes here.
+    `ended`. Needs a Hessian and its eigenvectors, in float64, so only what is `doubtful` comes here.
     """
+    if x.dtype != np.float64:
+        found = examined(kind, _in_double(problem), x.astype(np.float64), ended, float(np.finfo(x.dtype).eps))
+        return found if found.lower is None else found._replace(lower=found.lower.astype(x.dtype))
     (n, d), state = problem.A.shape, first_state(kind, problem, x, np.zeros_like(x[0]))
     point, scale = state.point, 1 / problem.norms
     curvature = scale[:, None] * hessian(kind, state) * scale if d <= MANY_COLUMNS else np.full((1, 1), np.nan)
@@ -58,25 +64,32 @@ def examined(kind: Objective, problem: Problem, x: Array, ended: Status) -> Verd
     unit = 2 * point.size / n
     least = max(100 * float(problem.tol), FLAT) * unit
     flat = values <= least
-    if not flat.any() and LOSSES[kind.loss].relative and lookup(kind.activation).parity == "odd":
-        best, status = _lowest(kind, problem, state, _nearer(x, True))
-        return Verdict(ended if best is None else status, 0, best)
+    scaleless = LOSSES[kind.loss].relative and lookup(kind.activation).parity == "odd"  # flat towards 0 (E.38)
+    nearer = _lowest(kind, problem, state, _nearer(x))[0] if flat.any() or scaleless else None
+    if nearer is not None:
+        return Verdict(Status.flat, 0, nearer)
     if not flat.any():
         return Verdict(ended)
     P = scale[:, None] * vectors[:, flat]
-    U, s, Wt = np.linalg.svd(problem.A.whole @ P, full_matrices=False)
-    seen = s > 10 * np.sqrt(np.finfo(x.dtype).eps)
-    free = int(flat.sum() - seen.sum())
+    logits, unseen = problem.A.whole @ P, 10 * np.sqrt(np.finfo(x.dtype).eps)
+    free = int(flat.sum() - (np.linalg.svd(logits, compute_uv=False) > unseen).sum())
+    seen = np.linalg.norm(logits, axis=0) > unseen
+    if point.objective <= (100 * eps) ** 2 * point.size:  # rounding
+        return Verdict(ended, free)
     slopes = vectors[:, flat].T @ (scale * point.gradient)
     sloping = [-(P @ (slopes / np.maximum(np.abs(values[flat]), np.finfo(x.dtype).tiny))), -(P @ slopes)]
-    along = [*sloping, *_down(problem), *(P @ Wt[seen].T / np.where(seen, s, 1)[seen]).T[-MOST:]]
-    free_scale = LOSSES[kind.loss].relative and lookup(kind.activation).parity == "odd"
-    shrinking = free_scale or (x / scale) @ curvature @ (x / scale) <= least * ((x / scale) @ (x / scale))
-    best, status = _lowest(kind, problem, state, [*_further(problem, state, along), *_nearer(x, shrinking)])
+    along = [*sloping, *_down(problem), *P.T[seen][:MOST]]
+    best, status = _lowest(kind, problem, state, list(_further(problem, state, along)))
     if best is not None:
         return Verdict(ended if ended == Status.max_steps and status == Status.flat else status, free, best)
     saturated = flat.all() and point.objective > FLAT * point.size and seen.any()
     return Verdict(Status.flat if saturated and ended == Status.converged else ended, free)
+
+
+def _in_double(problem: Problem) -> Problem:
+    A, others = rows(problem.A.whole.astype(np.float64)), ("b", "weights", "tol", "norms")
+    double = {name: None if (a := getattr(problem, name)) is None else a.astype(np.float64) for name in others}
+    return problem._replace(A=A, least=None, **double)
 
 
 def _down(problem: Problem) -> Iterator[Array]:
@@ -95,16 +108,15 @@ def _further(problem: Problem, state: State, along: list[Array]) -> Iterator[lis
                 yield [(state.x + sign * t / size * p).astype(p.dtype) for t in 2.0 ** np.arange(-6, 13)]
 
 
-def _nearer(x: Array, wanted: bool) -> list[list[Array]]:
+def _nearer(x: Array) -> list[list[Array]]:
     """Return points between x and 0, near 0 last, out of which no saturation reaches."""
-    return [[(x * 2.0**-j).astype(x.dtype) for j in range(1, 16)] + [0 * x]] if wanted else []
+    factors = [*(1 - 2.0 ** -np.arange(8, 1, -1)), *(2.0 ** -np.arange(1, 16)), 0.0]
+    return [[(x * factor).astype(x.dtype) for factor in factors]]
 
 
-def _lowest(
-    kind: Objective, problem: Problem, state: State, rays: list[list[Array]]
-) -> tuple[Array | None, Status]:
+def _lowest(kind: Objective, problem: Problem, state: State, rays: list[list[Array]]) -> tuple[Array | None, Status]:
     """Return the point on the rays with the smallest loss, None where none is lower, and what that says."""
-    point, eps = state.point, float(np.finfo(state.x.dtype).eps)
+    point, eps = state.point, float(np.finfo(np.float64).eps)
     rounding = 4 * eps * (np.abs(point.at.r) @ (np.abs(point.at.u) + np.abs(point.at.u - point.at.r)))
     bound = (1 - LOWER) * point.objective - rounding - (4 * eps) ** 2 * point.size
     found, least, status = None, bound, Status.converged
@@ -116,6 +128,7 @@ def _lowest(
         if values[i] < least:
             grows = np.abs(logits[-1]).max() > 2 * np.abs(point.z).max() + 1
             ends = values[-1] <= values[i] + LOWER * (point.objective - values[i])
+            ends &= values[:NEAR].min() < (1 - LOWER) * point.objective  # not on a plateau, from where a ray leads on
             found, least, status = ray[i], values[i], Status.unbounded if grows and ends else Status.flat
     return found, status
 
