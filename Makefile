@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready$(if $(EXTRAS),-$(EXTRAS))
 UV := $(BIN)/uv pip
 
-.PHONY: setup run test check golden figures bench docs clean requirements
+.PHONY: setup run test check golden figures minima bench docs clean requirements
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ golden: $(STAMP)
 # runs the configs whose numbers README and docs quote, half an hour on 2 cores, and writes the numbers there
 figures: $(STAMP)
 	$(BIN)/python docs/figures.py
+
+# two thousand random regression problems and an independent judge of their minima, minutes
+minima: $(STAMP)
+	$(BIN)/python tests/minima.py 2000
 
 bench: $(STAMP)
 	$(BIN)/expreg bench sweep

@@ -18,6 +18,7 @@ from expreg.solver.verdict import IN_A_CALL, Verdict, doubtful, ends, examined, 
 from expreg.sparse import passes
 from expreg.types import Array, Status
 
+REREAD = 4  # runs after which logits are taken as they are
 RUNS = 16  # how often a run may go on from a point that turned out to be no minimum
 
 
@@ -115,13 +116,18 @@ def solve(
     def onward(x: Array, tol: float, before: State | None) -> State:
         if sketch is None and record.host is not None:
             with host.calm():
-                directions = (record if before is None or checked.A.shape[1] > MANY_COLUMNS else NEWTON).host
+                directions: Any = (record if before is None or checked.A.shape[1] > MANY_COLUMNS else NEWTON).host
                 first = first_state(kind, problem._replace(tol=np.asarray(tol, x.dtype)), x, np.zeros_like(x[0]))
                 step = partial(
                     newton.step, kind._replace(exact=True) if before else kind, directions(checked.A, rng), budget
                 )
                 return run(step, _after(before, first), seen)
-        options = {"loss": loss, "activation": checked.activation, "solver": record.name, "sketch": sketch}
+        options: dict[str, Any] = {
+            "loss": loss,
+            "activation": checked.activation,
+            "solver": record.name,
+            "sketch": sketch,
+        }
         options |= {"sketch_size": sketch_size, "max_steps": budget}
         return _compiled(options, checked._replace(tol=tol, x0=x), seed, seen, before)
 
@@ -156,8 +162,8 @@ def _settled(
     """
     least, tol, end, highest = REACHABLE * float(np.finfo(x.dtype).eps), float(problem.tol), None, np.inf
     with host.calm():
-        far = given and float(np.abs(passes.matvec(problem.A, x)).max()) * least > tol
-        far = far or problem.weights is not None
+        start_size = float(np.abs(passes.matvec(problem.A, x)).max()) if given else 0.0
+    drifts = problem.weights is not None
     before = -1
     for turn in range(RUNS):
         del history[len(history) - (end is not None) :]  # the last point of a run is the first of the next
@@ -166,8 +172,9 @@ def _settled(
         verdict = Verdict(Status(int(found)))
         if verdict.status not in (Status.converged, Status.max_steps):
             break
-        if verdict.status == Status.converged and far and turn + 1 < RUNS:
-            x, far = np.asarray(end.x), int(end.step) > before
+        drifts |= start_size * least > tol * min(1.0, float(np.abs(end.point.z).max()))
+        if verdict.status == Status.converged and drifts and turn < REREAD:
+            x, drifts, start_size = np.asarray(end.x), int(end.step) > before, 0.0
             before = int(end.step)
             continue
         if not doubtful(end.x, **ends(end)):
@@ -176,7 +183,7 @@ def _settled(
             verdict = examined(kind, problem, np.asarray(end.x), verdict.status)
         if verdict.status != Status.flat or verdict.lower is None or end.status == Status.max_steps:
             break
-        x, tol, far = verdict.lower, max(tol / 1000, least), True
+        x, tol, drifts = verdict.lower, max(tol / 1000, least), True
         highest = min(highest, float(np.abs(end.point.z).max()))
     assert end is not None
     if verdict.lower is not None and highest < float(np.abs(end.point.z).max()) - 1:

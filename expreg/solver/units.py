@@ -70,9 +70,10 @@ def equilibrated(A: Any, norms: Array) -> tuple[Any, Array, Array | int]:
     wide = ordinary(A.dtype)
     if ((norms >= 1 / wide) & (norms <= wide)).all():
         return A, norms, 0
-    top = np.abs(A).max(axis=0)
-    columns = np.frexp(top.toarray() if sparse.issparse(A) else top)[1]
-    if sparse.issparse(A):
+    stored = sparse.issparse(A)
+    top = abs(A).max(axis=0)
+    columns = np.frexp(top.toarray() if stored else top)[1]
+    if stored:
         A = type(A)((shifted(A.data, -columns[A.indices]), A.indices, A.indptr), shape=A.shape)
     else:
         A = shifted(A, -columns)

@@ -170,6 +170,7 @@ def _tolerance(tol: Any, dtype: Any) -> float:
     least = REACHABLE * float(np.finfo(dtype).eps)
     if isinstance(tol, bool) or not isinstance(tol, int | float | np.integer | np.floating):
         raise InputError(Problem("E-TYPE", f"got {tol!r}, expected a positive number", key="tol"))
+    tol = float(tol)
     if tol == DEFAULT_TOL:
         return max(tol, least)
     if not np.isfinite(tol) or tol <= 0:

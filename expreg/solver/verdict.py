@@ -65,7 +65,11 @@ def examined(kind: Objective, problem: Problem, x: Array, ended: Status, eps: fl
     least = max(100 * float(problem.tol), FLAT) * unit
     flat = values <= least
     scaleless = LOSSES[kind.loss].relative and lookup(kind.activation).parity == "odd"  # flat towards 0 (E.38)
-    nearer = _lowest(kind, problem, state, _nearer(x))[0] if flat.any() or scaleless else None
+    nearer = (
+        _lowest(kind, problem, state, _nearer(x))[0]
+        if (flat.any() or scaleless) and not LOSSES[kind.loss].stand_in
+        else None
+    )
     if nearer is not None:
         return Verdict(Status.flat, 0, nearer)
     if not flat.any():
@@ -124,6 +128,9 @@ def _lowest(kind: Objective, problem: Problem, state: State, rays: list[list[Arr
         logits = [problem.A.whole @ x for x in ray]
         values = np.array([scaled_value(kind, problem, z, point.at.log_scale)[1] for z in logits])
         values = np.where(np.isfinite(values), values, np.inf)
+        if LOSSES[kind.loss].stand_in:  # it vanishes far away without a fit: not over a barrier
+            behind = np.maximum.accumulate(values) > point.objective + float(problem.tol) / 100 * point.size
+            values = np.where(behind, np.inf, values)
         i = int(np.argmin(values))
         if values[i] < least:
             grows = np.abs(logits[-1]).max() > 2 * np.abs(point.z).max() + 1
