@@ -18,7 +18,7 @@ from expreg.solver.verdict import IN_A_CALL, Verdict, doubtful, ends, examined, 
 from expreg.sparse import passes
 from expreg.types import Array, Status
 
-REREAD = 4  # runs after which logits are taken as they are
+REREAD = 3  # runs after which logits are taken as they are
 RUNS = 16  # how often a run may go on from a point that turned out to be no minimum
 
 
