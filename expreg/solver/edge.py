@@ -237,7 +237,7 @@ def _solution(
     z, b = shifted(z, units.logits), shifted(b, units.value // 2)
     reported = residual.summary(z, b, given["activation"])
     lost = np.abs(units.inner(x) - state.x) * checked.norms  # of an x beyond the range of its type
-    kept = units.heavy or lost.max() <= 1e-3 * (np.abs(state.x) * checked.norms).max()
+    kept = units.plain or units.heavy or lost.max() <= 1e-3 * (np.abs(state.x) * checked.norms).max()
     status = verdict.status.name if kept or not np.isfinite(state.x).all() else "nonfinite"
     words = {name: given[name] for name in ("solver", "loss")}
     told = sentence(

@@ -29,7 +29,7 @@ class Units(NamedTuple):
     @property
     def plain(self) -> bool:
         """Return whether the solved problem is the given one."""
-        return not np.any(self.columns) and not any(self[1:])
+        return isinstance(self.columns, int) and self == (0, 0, 0, 0)
 
     @property
     def heavy(self) -> bool:
@@ -57,6 +57,8 @@ class Units(NamedTuple):
 
 def shifted(array: Array, exponent: Array | int) -> Array:
     """Return 2^exponent times an array, in its type; exact, but where that leaves its range."""
+    if isinstance(exponent, int) and exponent == 0:
+        return array
     return np.ldexp(array, exponent).astype(array.dtype)
 
 
