@@ -250,7 +250,7 @@ def solve(
     tol: Annotated[float, typer.Option(help="On the gradient, relative to the terms that cancel in it.")] = 1e-10,
     weights: Annotated[str | None, typer.Option(help="Regulariser 1/2 ||diag(w) A x||^2: a number or a file.")] = None,
     start: Annotated[Path | None, typer.Option(help="A file with the x (d,) to start from.")] = None,
-    seed: Annotated[int, typer.Option(help="For everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="For everything random.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write x to this file: .npy, .npz or .csv.")] = None,
     as_json: AsJson = False,
 ) -> None:

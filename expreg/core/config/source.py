@@ -59,6 +59,10 @@ def gather(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Overri
         for key, value in overrides.items():
             _override(merged, str(key), _plain(value, Mark(MAPPING)))
         return merged
+    if isinstance(overrides, str | bytes):
+        message = f"got the text {overrides!r}, expected a list of texts key=value or a mapping"
+        merged.problems.append(Problem("E-OVERRIDE", message, key=MAPPING))
+        return merged
     for text in overrides:
         key, _, value = (part.strip() for part in text.partition("="))
         if not key.isprintable():

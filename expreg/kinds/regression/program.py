@@ -16,8 +16,10 @@ from expreg.data import problems
 from expreg.errors import InputError, Problem
 from expreg.kinds.regression import bounded
 from expreg.kinds.regression.columns import BASIN, CURVES, MEASURED, PROBLEM
-from expreg.solver.state import IN_A_CONFIG, sentence
+from expreg.solver import host, verdict
+from expreg.solver.state import Objective
 from expreg.solver.validate import check as check_arrays
+from expreg.sparse import passes
 from expreg.types import PRECISIONS, Array, Cost, Program, Row, Settings, Status
 
 TOLERANCE = {"f32": 1e-5, "f64": 1e-10}
@@ -234,7 +236,8 @@ def _record(activation: str, state: State) -> dict[str, Array]:
     return {
         "steps": inner.step,
         "status": jnp.where(_reached(signs, state), int(Status.converged), inner.status),
-        **{name: getattr(inner, name) for name in ("x", "gradient_norm", "damping", "passes")},
+        **{name: getattr(inner, name) for name in ("x", "gradient_norm", "passes")},
+        **verdict.ends(inner),
         **residual.summary(sparse.matvec(inner.problem.A, inner.x), inner.problem.b, activation),
         "curve_length": state.curve_length,
         "curve_step": state.inputs.curve_step,
@@ -262,10 +265,19 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
     """Return the columns of a finished cell with its curve as lists."""
     found, chosen, given, static = problem(settings), settings["solver"], settings["problem"], signature(settings)
     sketch = None if static.sketch is None else solver.SKETCHES[static.sketch]
-    status = Status(int(record["status"])) or Status.max_steps  # running: its lane ended at the budget
+    status = _status(settings, record)
+    detail = verdict.sentence(
+        status.name,
+        float(record["damping"]),
+        verdict.IN_A_CONFIG,
+        solver=static.solver,
+        loss=static.loss,
+        dtype=static.dtype,
+        weighted=given["weight"] != 0,
+    )
     return {
         "status": status.name,
-        "status_detail": sentence(status.name, float(record["damping"]), IN_A_CONFIG),
+        "status_detail": detail,
         "solver": chosen["name"],
         "sketch": chosen["sketch"],
         "sketch_size": None if sketch is None else sketch.rows(static.n, static.d, static.sketch_size),
@@ -286,6 +298,20 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         **_curve(record),
         **_weight(given["weight"]),
     }
+
+
+def _status(settings: Settings, record: dict[str, Array]) -> Status:
+    """Return how a cell ended: where its gradient vanished without steps that converge, what that point is."""
+    status = Status(int(record["status"])) or Status.max_steps  # running: its lane ended at the budget
+    x, ends = np.asarray(record["x"]), {name: record[name] for name in ("damping", "pivot", "moved", "misfit")}
+    if status != Status.converged or "accuracy" in settings["problem"] or not verdict.doubtful(x, **ends):
+        return status
+    static, given, A = signature(settings), prepare(settings), inputs(settings)["A"]
+    kind = Objective(static.loss, static.activation, True, host.HOST)
+    weights = given.weights if given.weights.any() else None
+    with host.calm():
+        at = solver.Problem(passes.rows(A), given.b, weights, given.tolerance, passes.column_norms(A), None)
+        return verdict.examined(kind, at, x, status).status
 
 
 def _weight(given: float | str) -> Row:
