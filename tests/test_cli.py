@@ -387,7 +387,7 @@ def test_interrupted_and_killed_runs_end_as_the_uninterrupted_one(place: Path) -
     slowly = ["execution.slice_seconds=1e-6", "execution.lanes=2"]  # a step at a time
     with unread() as stream:  # nobody reads the progress
         code, out, _ = finish(start("run", "long.yaml", "--out", "whole", report=False, stderr=stream))
-    assert (code, out) == (0, "verdicts\n\nreport: whole/report.html\n")
+    assert (code, out) == (0, "verdicts\n\n24 of 24 planned cells, 0 damaged parts\nreport: whole/report.html\n")
 
     process = start(*words, *slowly)
     while not stored_rows(place / "run") and process.poll() is None:

@@ -194,7 +194,7 @@ def test_an_experiment_that_makes_nothing_of_its_rows_has_a_page_of_its_columns(
 
 def test_what_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "figures").write_text("a file in the way")
-    with pytest.raises(StorageError, match="E-DISK.*figures"):
+    with pytest.raises(StorageError, match="E-OUT.*figures: is a file"):
         write(tmp_path, synthetic.EXPERIMENT, NOTHING, NOTHING, {}, {}, "")
     assert [path.name for path in tmp_path.iterdir()] == ["figures"]
 

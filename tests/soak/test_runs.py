@@ -49,7 +49,8 @@ def rows(run):
 def test_a_sweep_ends_as_if_it_had_never_been_killed(tmp_path, soak):
     path = config(tmp_path, soak.times(10, 834))
     kills, random_moment = soak.times(1, 25), random.Random(7)
-    whole = expreg.run(path, out=tmp_path / "whole", draw=False)
+    assert not start("-c", STATISTICS, path, tmp_path / "whole").wait()
+    whole = expreg.load(tmp_path / "whole")
     place, killed, slowly = tmp_path / "killed", 0, "execution.slice_seconds=0.01"
     while killed < kills:
         process = start("-c", STATISTICS, path, place, slowly, "execution.lanes=4")
@@ -62,7 +63,8 @@ def test_a_sweep_ends_as_if_it_had_never_been_killed(tmp_path, soak):
         process.communicate()
         killed += 1
         assert known <= rows(place)
-    rest = expreg.run(path, out=place, draw=False)
+    assert not start("-c", STATISTICS, path, place).wait()
+    rest = expreg.load(place)
     for one, other in ((whole.cells, rest.cells), (whole.curves, rest.curves)):
         one, other = (frame.drop(columns=CIRCUMSTANCES, errors="ignore") for frame in (one, other))
         pd.testing.assert_frame_equal(one, other, check_exact=True)

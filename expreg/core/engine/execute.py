@@ -18,7 +18,7 @@ from expreg.core.engine.search import Source
 from expreg.core.store import table
 from expreg.core.store.columns import check_row, types_of
 from expreg.core.store.store import Store
-from expreg.errors import Interrupted, StorageError
+from expreg.errors import Interrupted
 from expreg.output import complain
 from expreg.types import FAILED, Experiment, Row, Settings
 
@@ -159,9 +159,7 @@ def _stored(store: Store, rows: list[Row], completed: Callable[[Row], Row]) -> l
     """Commit rows and return them; a value that no file can hold, such as 10^30 as an integer, is its cell's error."""
     try:
         store.commit(rows)
-    except (StorageError, OSError):
-        raise
-    except Exception as error:
+    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:  # what Arrow raises of values
         if len(rows) > 1:
             return [row for one in rows for row in _stored(store, [one], completed)]
         rows = [completed(error_row(rows[0]["cell"], error))]

@@ -96,7 +96,8 @@ def query(
     """
     import duckdb
 
-    table = _gathered(Path(directory), say)
+    notes: list[str] = []
+    table = _gathered(Path(directory), notes.append)
     with duckdb.connect(":memory:") as connection:
         for name, content in (("cells", _cells(table)), ("curves", _curves(table))):
             connection.register("given", content)
@@ -111,9 +112,12 @@ def query(
             texts = [_as_text(kind) for kind in answer.types]
             chosen = [f"#{k}::{text}" if text else f"#{k}" for k, text in enumerate(texts, 1)]
             rows = (answer.project(", ".join(chosen)) if any(texts) else answer).fetchall()
-            return _distinct(answer.columns), rows
+            names = _distinct(answer.columns)
         except (duckdb.Error, UnicodeError) as error:
             raise InputError(Problem("E-SQL", str(error).split("\n", 1)[0])) from error
+    for note in notes:
+        say(note)
+    return names, rows
 
 
 def _as_text(kind: Any) -> str:
