@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready$(if $(EXTRAS),-$(EXTRAS))
 UV := $(BIN)/uv pip
 
-.PHONY: setup run test check golden figures bench docs clean requirements
+.PHONY: setup run test check golden figures soak bench docs clean requirements
 
 setup: $(STAMP)
 
@@ -40,9 +40,14 @@ golden: $(STAMP)
 figures: $(STAMP)
 	$(BIN)/python docs/figures.py
 
+# the fault tests at length, under 25 minutes on 2 cores, and their figures in docs/reliability.md
+soak: $(STAMP)
+	EXPREG_SOAK=docs/results/reliability $(BIN)/python -m pytest -m soak
+	$(BIN)/python docs/figures.py texts
+
+# on an idle machine, without an accelerator: keeps what docs/performance.md and docs/regression.md show
 bench: $(STAMP)
-	$(BIN)/expreg bench sweep
-	$(BIN)/expreg bench regression
+	$(BIN)/python docs/figures.py bench sweep regression scaling columns
 
 docs: $(STAMP)
 	$(UV) install --quiet --python $(BIN)/python --require-hashes -r requirements/docs.txt

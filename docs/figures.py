@@ -1,18 +1,26 @@
 """Numbers of README and docs, made from runs of the shipped configs so that they cannot drift; `make figures`.
 
-    python docs/figures.py [CONFIG ...]
+    python docs/figures.py [texts | bench SUITE ... | CONFIG ...]
 
 runs (or resumes) the named configs below runs/, all of `RUNS` if none is named, keeps their numbers in docs/results/,
 copies their pictures to docs/images/, and rewrites what stands between `<!-- figures: ... -->` and `<!-- end -->`. The
 words after `figures:` are a function of `SHOWN` and its arguments, mostly the name of a config. The suite compares
 texts and results.
+
+    python docs/figures.py bench SUITE ...
+
+times suites of `expreg bench` instead, on a machine that should be idle, and keeps what they say with machine and date.
 """
 
+import datetime
 import hashlib
 import json
 import math
+import os
+import platform
 import re
 import shutil
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "docs" / "results", ROOT / "docs" / "images"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUNS: dict[str, tuple[str, ...]] = {
+    "quickstart": (),
     "threshold": ("thresholds",),
     "lazy": (),
     "budget": ("budget",),
@@ -39,8 +48,16 @@ RUNS: dict[str, tuple[str, ...]] = {
     "search": ("thresholds",),
     "newton": ("iterations",),
     "good_start": (),
+    "in_context": (),
+    "in_context_attention": (),
+    "in_context_steps": (),
+    "newton_25": (),
 }
 """Configs, and the figures of each that pages show."""
+CHANGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "newton_25": ("newton", {"solver.sketch_size": 25, "sweep.product.problem.radius": 2}),
+}
+"""Runs of a config with some of its values changed."""
 BLOCK = re.compile(r"(<!-- figures: ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 Record = dict[str, Any]
 
@@ -48,9 +65,17 @@ Record = dict[str, Any]
 # --- results
 
 
+def asked(name: str) -> tuple[Path, dict[str, Any]]:
+    """Return the config of a run and what is changed in it."""
+    config, changes = CHANGED.get(name, (name, {}))
+    return ROOT / "configs" / f"{config}.yaml", changes
+
+
 def content(name: str) -> str:
     """Return a digest of what a config says, comments left out: results of another config are stale."""
-    text = json.dumps(yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()), sort_keys=True)
+    path, changes = asked(name)
+    said = yaml.safe_load(path.read_text())
+    text = json.dumps([said, changes] if changes else said, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -64,11 +89,12 @@ def store(name: str) -> None:
     import expreg
 
     options = {"progress": True, "draw": bool(RUNS[name])}  # statistics alone need no page
-    run = expreg.run(ROOT / "configs" / f"{name}.yaml", out=ROOT / "runs" / name, **options)
+    run = expreg.run(*asked(name), out=ROOT / "runs" / name, **options)
     summary = run.summary
     planned = json.loads((run.directory / "plan.json").read_text())["cells"]
     kept: Record = {"config": content(name), "planned": planned, "cells": len(run.cells)}
-    kept["groups"] = [(_kept if "criteria" in group else _basin)(group) for group in summary["groups"]]
+    kinds = (("criteria", _kept), ("ratios", _shift), ("shrinkage", _basin))
+    kept["groups"] = [next(of for key, of in kinds if key in group)(group) for group in summary["groups"]]
     kept["joint"] = summary.get("joint", [])
     names = ("claim", "group", "criterion", "measured", "low", "high", "verdict", "reason", "replicates")
     kept["verdicts"] = [{key: verdict[key] for key in names} for verdict in summary["verdicts"]]
@@ -78,6 +104,23 @@ def store(name: str) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(_rounded(kept), indent=1, ensure_ascii=False) + "\n")
     for figure in RUNS[name]:
         shutil.copy(run.directory / "figures" / f"{figure}.png", IMAGES / f"{name}-{figure}.png")
+
+
+def bench(suite: str) -> None:
+    """Run a suite of `expreg bench` and keep what it says with the machine, its load and the date."""
+    from expreg import benchmark
+
+    load = os.getloadavg()[0]  # of others; 0 where the machine is idle
+    found, _ = benchmark.bench(suite, quick=False, limit=None, only=None, say=print)
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    circumstances = {"on": f"{_processor()}, {os.cpu_count()} cores", "date": date, "load": load}
+    (RESULTS / f"bench_{suite}.json").write_text(json.dumps(_rounded(circumstances | found), indent=1) + "\n")
+
+
+def _processor() -> str:
+    flags = Path("/proc/cpuinfo")
+    found = re.search("^model name\\s*: (.*)$", flags.read_text() if flags.exists() else "", re.MULTILINE)
+    return found[1] if found else platform.machine()
 
 
 def _kept(group: Record) -> Record:
@@ -108,6 +151,10 @@ def _basin(group: Record) -> Record:
     numbers = ("label", "shrinkage", "start_radius", "start_radius_norms", "reached", "worst", "fit", "points")
     looser = group["hessian_lipschitz"] and group["hessian_lipschitz"] / group["hessian_change"]
     return {key: group[key] for key in numbers} | {"hessian_looser": looser}
+
+
+def _shift(group: Record) -> Record:
+    return {key: group[key] for key in ("label", "cells", "slope", "errors", "ratios", "closeness")}
 
 
 def _looser(found: Record) -> list[float]:
@@ -284,7 +331,7 @@ def looser(name: str, criterion: str) -> str:
 
 def _verdict(name: str, claim: str, group: str) -> Record:
     """Return the one verdict on a claim about the group whose label, blanks left out, is or else contains `group`."""
-    found = [one for one in results(name)["verdicts"] if one["claim"] == claim]
+    found = [one for one in results(name)["verdicts"] if one["claim"] == claim.replace("_", " ")]
     labels = [str(one["group"]).replace(" ", "") for one in found]
     same = [one for one, label in zip(found, labels, strict=True) if label == group]
     [one] = same or [one for one, label in zip(found, labels, strict=True) if group in label]
@@ -309,7 +356,7 @@ def basin(name: str, field: str, *groups: str) -> str:
 
 
 def _scientific(value: float) -> str:
-    if 0.01 <= abs(value) < 1e4:
+    if 0.01 <= abs(value) < 1e4 or not value:
         return f"{value:.3g}"
     digits, power = f"{value:.1e}".split("e")
     return f"{digits}·10{int(power)}".replace(f"10{int(power)}", "10" + str(int(power)).translate(_RAISED))
@@ -325,6 +372,110 @@ def steps_to(name: str, accuracy: str, group: str) -> str:
     return ", ".join(f"{point['median']:g}" for point in sorted(known, key=lambda point: float(point["distance"])))
 
 
+def _group(name: str, group: str) -> Record:
+    """Return the first group of a run whose label contains `group`, blanks left out."""
+    return next(dict(one) for one in results(name)["groups"] if group in one["label"].replace(" ", ""))
+
+
+def ratios(name: str) -> str:
+    """Return how much of each bound is used, over all moves: a row per bound, a column per kind of move."""
+    found = results(name)["groups"]
+    rows = []
+    for bound, words in _BOUNDS.items():
+        at = [one for group in found for one in group["ratios"] if one["over"] == "all" and one["bound"] == bound]
+        spread = ["{} [{}, {}]".format(*(_scientific(one[end]) for end in ("median", "low", "high"))) for one in at]
+        violations = f"{sum(one['violations'] for one in at)} of {sum(one['instances'] for one in at):,}"
+        rows.append([words, *spread, _scientific(max(one["largest"] for one in at)), violations])
+    kinds = [group["label"].partition(",")[0] for group in found]
+    return table(["bound", *kinds, "largest", "violations"], rows)
+
+
+_BOUNDS = {
+    "tight": "tight (G.6)",
+    "rows": "rows (G.7), (G.8)",
+    "softmax": "softmax (G.9)",
+    "radius": "R form (G.10)",
+}
+
+
+def ratio(name: str, group: str, bound: str, over: str, *values: str) -> str:
+    """Return the median share of a bound that is used where one number of a problem has these values."""
+    known = [one for one in _group(name, group)["ratios"] if (one["over"], one["bound"]) == (over, bound)]
+    at = {str(one["value"]): one["median"] for one in known}
+    return ", ".join(_scientific(at[value]) for value in values)
+
+
+def slopes_of_moves(name: str) -> str:
+    """Return the median slope of the shift in small moves for every kind of move."""
+    return ", ".join(f"{group['slope']['value']:.5f}" for group in results(name)["groups"])
+
+
+def error(name: str, label: str) -> str:
+    """Return the largest relative error of an identity, over all groups."""
+    known = [group["errors"][label] for group in results(name)["groups"]]
+    return _scientific(max(value for value in known if value is not None))
+
+
+def closeness(name: str, *over: str) -> str:
+    """Return the cosines between the moves by tokens and by steps, a row per head or per value of what was swept."""
+    rows = []
+    for group in results(name)["groups"]:
+        for one in (one for one in group["closeness"] if one["over"] in over):
+            place = f"{one['layer']}, {one['head']}" if one["over"] == "head" else _swept(one)
+            rows.append([place, *(number(one[column][1]) for column in _COSINES)])
+    first = "layer, head" if over == ("head",) else "of all problems those with"
+    return table([first, *_COSINES.values()], rows)
+
+
+def _swept(one: Record) -> str:
+    name = {"n": "n", "d": "d", "R": "problem.radius", "size": "problem.largest"}[one["over"]]
+    return f"{_SWEPT[one['over']]} {one[name]:g}"
+
+
+_SWEPT = {"n": "n =", "d": "d =", "R": "R =", "size": "steps times"}
+_COSINES = {
+    "cosine_gd": "one step of gd",
+    "cosine_newton": "one step of Newton",
+    "path_cosine_gd": "all steps of gd",
+    "path_cosine_newton": "all steps of Newton",
+}
+
+
+def widths(*runs: str) -> str:
+    """Return the thresholds of `fit` at every n, with intervals: a row for each `CONFIG/GROUP`."""
+    found = [_criterion(*run.split("/"), "fit")["thresholds"] for run in runs]
+    ns = [at["n"] for at in max(found, key=len)]
+    known = [{at["n"]: width(at, limits=True) for at in one} for one in found]
+    rows = [[_RUNS[run], *(at.get(n, "–") for n in ns)] for run, at in zip(runs, known, strict=True)]
+    return table(["m*", *(f"n = {n}" for n in ns)], rows)
+
+
+_RUNS = {
+    "capacity/gauss_newton,d=4": "Gauss-Newton, coupled",
+    "capacity/gd,d=4": "gradient descent, coupled",
+}
+
+
+def fits(name: str, group: str, d: str, side: str, share: str) -> str:
+    """Return how many runs fit of those with at most (`below`) or at least (`above`) that many weights per point."""
+    own, limit = _criterion(name, group, "fit")["success"], float(share) / int(d)
+    chosen = [at for at in own if (at["m"] <= limit * at["n"] if side == "below" else at["m"] >= limit * at["n"])]
+    return f"{sum(at['successes'] for at in chosen)} of {sum(at['trials'] for at in chosen)}"
+
+
+def moves(name: str) -> str:
+    """Return how many moved problems there were, and how many exceeded a bound."""
+    every = [one for group in results(name)["groups"] for one in group["ratios"] if one["over"] == "all"]
+    tight = sum(one["instances"] for one in every if one["bound"] == "tight")
+    above = sum(one["violations"] for one in every)
+    return f"{tight:,} moved problems, {above or 'no'} bound{'s' * (above > 1)} violated"
+
+
+def cells(name: str) -> str:
+    """Return how many cells of a run there were."""
+    return f"{results(name)['cells']:,}"
+
+
 def coefficients(name: str) -> str:
     """Return the coefficients of log n and log(1/delta) of both events."""
     found = results(name)["coefficients"]
@@ -333,6 +484,16 @@ def coefficients(name: str) -> str:
         for event, one in found.items()
     ]
     return table(["criterion", "a, of log n", "b, of log(1/δ)", "R²"], rows)
+
+
+def reliability() -> str:
+    """Return what `make soak` found, a row for each kind of fault."""
+    rows = []
+    for path in sorted((RESULTS / "reliability").glob("*.json")):
+        found = json.loads(path.read_text())
+        numbers = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in found["numbers"].items())
+        rows.append([path.stem, found["title"], numbers, found["date"]])
+    return table(["", "what was done", "found", "date"], rows)
 
 
 def slopes(*coherences: str) -> str:
@@ -352,11 +513,78 @@ def expected_width(n: int, coherence: float) -> float:
     return (n * (math.exp(8) - math.exp(4)) + n * (n - 1) * off) / lam**2
 
 
+# --- what `expreg bench` measured
+
+
+def measured(name: str) -> str:
+    """Return where and when a suite was measured."""
+    found = results(name)
+    busy = f", with a load of {found['load']:.0f} by others" if found["load"] >= 1 else ""
+    return f"{found['on']}, {found['date']}{busy}"
+
+
+def speed(name: str, *peers: str) -> str:
+    """Return microseconds per cell and step of every line, and how many times as long a peer takes."""
+    rows = []
+    for line in results(name)["lines"]:
+        others = [(line["microseconds"].get(peer), line["ratios"].get(peer)) for peer in peers]
+        shown = ["–" if value is None else f"{_digits(value, 3)} ({_digits(ratio, 2)}x)" for value, ratio in others]
+        own = _digits(line["microseconds"]["expreg"], 3)
+        rows.append([line["size"], f"{line['cells']:,}", f"{line['steps']:,}", own, *shown])
+    return table(["n x m", "cells", "steps", "expreg", *peers], rows)
+
+
+def _digits(value: float, digits: int) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.{digits}g}"
+
+
+def faster(name: str, peer: str) -> str:
+    """Return the geometric mean, and the least, of how many times as long a peer takes."""
+    every = [line["ratios"][peer] for line in results(name)["lines"] if peer in line["ratios"]]
+    return f"{statistics.geometric_mean(every):.2g} (at the least {min(every):.2g})"
+
+
+def peers(name: str) -> str:
+    """Return our time, that of the best peer and their ratio on every problem."""
+    found, rows = results(name)["problems"], []
+    for one in found:
+        seconds = {outcome["solver"]: outcome["seconds"] for outcome in one["outcomes"]}
+        best = f"{one['best_peer']}, {_time(seconds[one['best_peer']])}" if one["best_peer"] else "–"
+        ratio = f"{one['times_faster']:.2g}" if one["times_faster"] else "–"
+        rows.append([one["problem"], _time(seconds["expreg"]), best, ratio])
+    return table(["problem", "expreg", "best peer", "ratio"], rows)
+
+
+def first(name: str) -> str:
+    """Return on how many problems we are first, and the geometric mean of the ratios to the best peer of each."""
+    found = results(name)
+    mean = f"{found['geometric_mean']:.2g} times as fast in the geometric mean"
+    return f"first on {found['first_on']} of {found['of']}, {mean}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+
+
+def growth(name: str, *path: str) -> str:
+    """Return a slope that a suite found, with the least and largest of its repeats where there are some."""
+    found: Any = results(name)
+    for key in path:
+        found = found[key]
+    if isinstance(found, float):
+        return number(found)
+    return interval({"value": found["median"], "low": found["low"], "high": found["high"]})
+
+
 SHOWN: dict[str, Callable[..., str]] = {
     found.__name__: found
     for found in (
         *(exponents, capacity, budget, times, joint, exponent, threshold, looser),
-        *(reason, share, basin, steps_to, coefficients, slopes),
+        *(reason, share, basin, steps_to, coefficients, slopes, reliability),
+        *(ratios, ratio, slopes_of_moves, error, closeness, widths, fits, cells, moves),
+        *(measured, speed, faster, peers, first, growth),
     )
 }
 
@@ -372,9 +600,10 @@ def rewritten(text: str) -> str:
 
 
 def main(names: Sequence[str]) -> None:
-    """Run the configs, keep their numbers, rewrite the pages."""
-    for name in names or RUNS:
-        store(name)
+    """Run the configs, or suites of the benchmark, keep their numbers, rewrite the pages; `texts` does only that."""
+    kind, *rest = names or [""]
+    for name in rest if kind in ("bench", "texts") else names or RUNS:
+        (bench if kind == "bench" else store)(name)
     for page in PAGES:
         page.write_text(rewritten(page.read_text()))
 

@@ -1,7 +1,10 @@
 """Measure what a theorem about over-parameterised training says at the sizes you can run."""
 
 from importlib import import_module
-from typing import Any
+
+TYPE_CHECKING = False  # that of `typing` takes as long to import as all that a command needs before it can be stopped
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 
@@ -11,7 +14,7 @@ _MODULES = ("activation", "data", "network", "ntk", "residual", "solver", "theor
 __all__ = [*_FUNCTIONS, *_MODULES, "__version__"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import on first use (PEP 562): `import expreg` stays light, `expreg --help` never starts JAX."""
     if name in _FUNCTIONS:
         return getattr(import_module(f"expreg.{_FUNCTIONS[name]}"), name)

@@ -1,6 +1,28 @@
-"""`python -m expreg` is `expreg`."""
+"""The command `expreg`, also as `python -m expreg`: ready for a signal before anything large is imported."""
 
-from expreg.cli import main
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    """Run the command line; from here on a signal ends it with exit code 75."""
+    if os.name != "posix":
+        sys.exit("expreg needs Linux or macOS: a run rests on flock and hard links; on Windows use WSL")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup
+            signal.signal(number, _end)
+    from expreg import cli
+
+    cli.main()
+
+
+def _end(number: int, _: object) -> None:
+    try:
+        os.write(2, f"{signal.Signals(number).name}: interrupted\n".encode())
+    finally:
+        os._exit(75)
+
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ sections A and B: `z` are pre-activations, `K_ij = <x_i, x_j>`, `q_i = ||x_i||^2
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import pi
 from typing import Any
@@ -266,11 +266,38 @@ ACTIVATIONS: dict[str, Activation] = {activation.name: activation for activation
 """Every activation by name; `expreg.register` adds to it."""
 
 
-def lookup(name: str) -> Activation:
-    """Return the activation called `name`; raises ValueError that lists the names there are."""
+def lookup(name: str | Activation) -> Activation:
+    """Return the activation called `name`, a record itself; raises ValueError that lists the names there are."""
+    if isinstance(name, Activation):
+        return name
     if name not in ACTIVATIONS:
         raise ValueError(f"activation: got {name!r}, expected one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+def in_units(phi: Activation, unit: float) -> Activation:
+    """Return the activation phi(unit z) / unit: that of logits counted in units of `unit`.
+
+    Of an odd phi it is of the size of z, however small the unit.
+    """
+    stable, inverse, second = phi.stable, phi.inverse, phi.second
+    assert stable is not None
+
+    def scaled(z: Array) -> tuple[Array, Array, Array]:
+        xp, (u, v, s) = z.__array_namespace__(), stable(unit * z)
+        u = u / unit
+        top = xp.maximum(xp.max(xp.abs(u)), xp.max(xp.abs(v)))
+        return u / top, v / top, s + xp.log(top)
+
+    def bend(z: Array, s: Array) -> Array:
+        if second is not None:
+            return unit * second(unit * z, s)
+        u, _, own = stable(unit * z)
+        return unit * _exp(own - s) * u
+
+    return replace(
+        phi, stable=scaled, second=bend, inverse=None if inverse is None else lambda y: inverse(unit * y) / unit
+    )
 
 
 # --- what is checked once, when an activation is registered

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +18,15 @@ from expreg.core.store import table
 from expreg.core.store.disk import replace
 from expreg.errors import InputError, Problem
 from expreg.kinds import EXPERIMENTS
+from expreg.output import complain
 from expreg.types import FAILED, Experiment, Settings, cores
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from expreg.core.engine.search import Source
+
+    _Rows = tuple[pd.DataFrame, pd.DataFrame, list[str]]
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -36,7 +40,16 @@ class Run:
     @cached_property
     def cells(self) -> "pd.DataFrame":
         """One row per finished cell of the plan (contract 2.4)."""
-        return table.read(self.directory, curves=False)[0]
+        return self._read[0]
+
+    @cached_property
+    def _read(self) -> "_Rows":
+        return self._warned(table.read(self.directory, curves=False))
+
+    def _warned(self, rows: "_Rows") -> "_Rows":
+        for line in rows[2]:
+            warnings.warn(table.left_out(self.directory, line), stacklevel=2)
+        return rows
 
     @cached_property
     def curves(self) -> "pd.DataFrame":
@@ -53,7 +66,9 @@ class Run:
         asked = {name: getattr(config.analysis, name) for name in ("delta", "confidence", "resamples")}
         asked["axes"] = list(grid.names(config.source.grid)) if config.source.grid else []
         asked["search"] = (table.plan_of(self.directory) or {}).get("search")
-        return summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
+        found = summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
+        found["counts"] |= table.coverage(self.directory, self.cells["status"], self._read[2])
+        return found
 
     @property
     def experiment(self) -> Experiment:
@@ -116,19 +131,20 @@ def run(
     sweep = _asked(checked)
     directory = Path(out) if out is not None else Path("runs") / checked.name
     from expreg.core.engine.execute import execute
-    from expreg.core.engine.progress import say
-    from expreg.core.store.store import Store
+    from expreg.core.store.store import QUARANTINE, Store
 
     if progress:
         settings = [settings for settings, _ in sweep.cells.values()]
         for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
-            say(f"warning: {line}")
+            complain(f"warning: {line}")
     with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
+        for line in store.damaged:
+            warnings.warn(f"{directory}: {line}; moved to {QUARANTINE}/, its cells run again", stacklevel=2)
         execute(store, sweep.experiment, sweep.cells, _source(sweep), checked.execution, progress=progress)
         if not draw:
             return Run(directory)
         if progress:
-            say("drawing the report")
+            complain("drawing the report")
         return report(directory)
 
 
@@ -139,9 +155,10 @@ def plan(
 
     Also the outlook of the experiment, with its text as `lines`; for networks `theory`, what the theorem asks for at
     each n, and `power`, what the replicates can resolve. The expected time comes from the speed of one small program
-    on this machine. `cells` adds the list of cells. Of a search `cells` is the most that it can run; programs, flops
-    and time are those of `search.expected` cells, which it runs if success begins anywhere on the grid with equal
-    probability. Raises InputError as `run` does.
+    on this machine. `cells` adds the list of cells. Of a search `cells` is the most that it can run, and it runs
+    `search.expected` of them, from the first number, if on each line of cells all criteria begin to hold at one place,
+    to the second, if each does at a place of its own; programs, flops and time are those of the second. Raises
+    InputError as `run` does.
     """
     checked = load_config(config, overrides)
     sweep = _asked(checked)
@@ -150,15 +167,15 @@ def plan(
     settings = [settings for settings, _ in sweep.cells.values()]
     rows = [axes for _, axes in sweep.cells.values()]
     searched = _search_plan(sweep)
-    likely = [sweep.cells[cell][0] for cell in searched["expected"]] if searched else settings
+    fewest, most = searched.pop("expected") if searched else ([], sweep.cells)
     found = {
         "name": checked.name,
         "experiment": checked.experiment,
         "hash": sweep.plan["hash"],
         "cells": sweep.plan["cells"],
         "axes": {axis: list(dict.fromkeys(row[axis] for row in rows if axis in row)) for axis in sweep.plan["axes"]},
-        **({"search": searched | {"expected": len(likely)}} if searched else {}),
-        **estimate(sweep.experiment, likely, _devices(checked)),
+        **({"search": searched | {"expected": [len(fewest), len(most)]}} if searched else {}),
+        **estimate(sweep.experiment, [sweep.cells[cell][0] for cell in most], _devices(checked)),
         **sweep.experiment.outlook(settings, checked.analysis.model_dump()),
     }
     if cells:
@@ -236,10 +253,10 @@ def report(directory: str | os.PathLike[str]) -> Run:
 
     found = load(directory)
     path = found.directory
-    cells, curves, _ = table.read(path)
-    vars(found).update(cells=cells, curves=curves)  # both in one pass over the parts
+    rows = found._warned(table.read(path))
+    vars(found).update(_read=rows, curves=rows[1])  # both in one pass over the parts
     replace(path / "summary.json", json.dumps(found.summary, indent=1, allow_nan=False).encode())
-    config_text = (path / "config.yaml").read_text()
+    config_text = (path / "config.yaml").read_text("utf-8")
     write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)
     return found
 
@@ -308,14 +325,15 @@ def _source(sweep: _Sweep) -> "Source":
 
 
 def _search_plan(sweep: _Sweep) -> dict[str, Any] | None:
-    """Return the search of a plan, its lines, and the cells that are expected; None without a search."""
+    """Return the search of a plan, its lines, and the cells that are expected, few and many; None without a search."""
     from expreg.core.engine.search import expected, lines
 
     asked = sweep.plan.get("search")
     if asked is None:
         return None
     along = lines({cell: axes for cell, (_, axes) in sweep.cells.items()}, asked["axis"])
-    return asked | {"lines": len(along), "expected": expected(along, len(asked["criterion"]), asked["verify"])}
+    few_and_many = [expected(along, criteria, asked["verify"]) for criteria in (1, len(asked["criterion"]))]
+    return asked | {"lines": len(along), "expected": few_and_many}
 
 
 def _asked(config: Any) -> _Sweep:

@@ -29,13 +29,6 @@ def hessian(A: Array, b: Array, x: Array, weights: Any, loss: str = "rescaled", 
     return A.T @ ((diagonal + np.square(weights))[:, None] * A) + low @ S @ low.T
 
 
-def strong_convexity(
-    A: Array, b: Array, x: Array, weights: Any, loss: str = "rescaled", activation: str = "exp"
-) -> float:
-    """Return l, the smallest eigenvalue of `hessian` at x; negative where the loss is not convex there."""
-    return float(np.linalg.eigvalsh(hessian(A, b, x, weights, loss, activation))[0])
-
-
 def hessian_lipschitz(
     A: Array, b: Array, radius: float, loss: str = "rescaled", activation: str = "exp"
 ) -> float | None:

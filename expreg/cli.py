@@ -1,9 +1,8 @@
 """The command line: every command is a few lines over the Python interface."""
 
 import gc
-import json
+import logging
 import math
-import os
 import shlex
 import shutil
 import sys
@@ -11,7 +10,6 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +18,8 @@ import typer
 
 from expreg import __version__
 from expreg.core.engine.interrupt import end_at_once, handled
-from expreg.errors import ExpregError, InputError, Interrupted
+from expreg.errors import ExpregError, InputError, Interrupted, printable
+from expreg.output import complain, document, guard, say
 
 MAX_ROWS = 100
 """Rows of a query that a terminal shows; a file or a pipe gets all of them."""
@@ -63,7 +62,7 @@ def run(
     found = api.run(config, overrides or (), out, fresh=fresh, progress=True)
     _say_verdicts(found)
     if found.failed:
-        _complain(f"{found.failed} cells failed; the same command tries them again")
+        complain(f"{found.failed} cells failed; the same command tries them again")
         raise typer.Exit(3)
 
 
@@ -79,17 +78,19 @@ def plan(
 
     found = api.plan(config, overrides or (), cells=cells)
     lines = found.pop("lines", [])
-    _say(_json(found) if as_json else _plan_text(found, lines))
+    say(*(_json(found) if as_json else _plan_lines(found, lines)))
 
 
-def _plan_text(found: Mapping[str, Any], more: list[str]) -> str:
+def _plan_lines(found: Mapping[str, Any], more: list[str]) -> list[str]:
     from expreg.core.engine.progress import counted, duration
     from expreg.core.page import terminal
 
     lines = [f"{found['name']}: {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}"]
     if search := found.get("search"):
+        few, many = search["expected"]
+        many = f"{few} to {many}" if few < many else f"about {many}"
         lines = [
-            f"{found['name']}: at most {counted(found['cells'], 'cell')}, about {search['expected']} of them expected,"
+            f"{found['name']}: at most {counted(found['cells'], 'cell')}, {many} of them expected,"
             f" in {counted(found['programs'], 'program')}",
             f"  search: where {', '.join(search['criterion'])} begin to hold along {search['axis']};"
             f" {search['verify']:.3g} of the replicates run all of it",
@@ -109,7 +110,7 @@ def _plan_text(found: Mapping[str, Any], more: list[str]) -> str:
     for listed in found.get("list", []):
         settings = " ".join(f"{name}={value}" for name, value in listed["axes"].items())
         lines.append(f"{listed['cell']}  {settings}".rstrip())
-    return "\n".join(lines)
+    return lines
 
 
 @app.command(short_help="Certify that gradient descent must converge.")
@@ -130,7 +131,7 @@ def certify(
     For every cell of a config, or for your own arrays: X (n, d), y (n,), W (d, m) and the signs a (m,). Prints the
     step size that is certified, the rate, the radius, the steps to eps, or which condition fails by what factor.
     """
-    from expreg import api
+    from expreg import api, commands
     from expreg.errors import Problem
 
     if not eps > 0:
@@ -139,15 +140,16 @@ def certify(
         raise InputError(Problem("E-USAGE", "expected either a config or --arrays FILE.npz", key="CONFIG"))
     wanted: dict[str, Any] = {"eps": eps, "refined": not basic}
     if arrays:
-        found = [api.certificate_of_file(arrays, activation=activation, scale=scale, **wanted)]
+        with commands.named("--arrays"):
+            found = [api.certificate_of_file(arrays, activation=activation, scale=scale, **wanted)]
     else:
         found = api.certificates(config or "", overrides or (), **wanted)
     if as_json:
-        _say(_json(found[0] if arrays else found))
+        say(*_json(found[0] if arrays else found))
         return
     from expreg.kinds.network.figures.certified import certificates_text
 
-    _say(certificates_text(found))
+    say(*certificates_text(found).split("\n"))
 
 
 @app.command(short_help="Say what is done in a run directory.")
@@ -156,10 +158,10 @@ def status(run: RunDirectory, as_json: AsJson = False) -> None:
     from expreg import api
 
     facts = api.status(run)
-    _say(_json(facts) if as_json else _status_text(run, facts))
+    say(*(_json(facts) if as_json else _status_lines(run, facts)))
 
 
-def _status_text(run: Path, facts: Mapping[str, Any]) -> str:
+def _status_lines(run: Path, facts: Mapping[str, Any]) -> list[str]:
     from expreg.core.page import terminal
 
     planned = "?" if facts["planned"] is None else facts["planned"]
@@ -171,7 +173,7 @@ def _status_text(run: Path, facts: Mapping[str, Any]) -> str:
     lines += terminal.pairs(facts["by_status"], indent=2)
     if last:
         lines.append(f"  last event: {last['kind']} at {last['time']}")
-    return "\n".join([*lines, *(f"  damaged: {line}" for line in facts["damaged"])])
+    return [*lines, *(f"  damaged: {line}" for line in facts["damaged"])]
 
 
 @app.command(short_help="Make report.html and figures/ of a run again.")
@@ -194,17 +196,18 @@ def query(
 
     expreg query runs/quickstart "SELECT n, m, avg(E5::int) FROM cells GROUP BY ALL ORDER BY ALL"
     """
+    from expreg import commands
     from expreg.core.store import table
 
-    frame = table.query(run, sql)
+    names, rows = table.query(run, sql, complain)
     if as_json:
-        _say(frame.to_json(orient="records"))
+        say(document([dict(zip(names, row, strict=True)) for row in rows], None))
         return
     terminal = sys.stdout is not None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else None
-    _say(frame.to_string(index=False, max_rows=MAX_ROWS if terminal else None, line_width=width))
-    if terminal and len(frame) > MAX_ROWS:
-        _complain(f"{len(frame)} rows; redirect the output, or add LIMIT, to see others")
+    say(*commands.answer_lines(names, rows, MAX_ROWS if terminal else None, width))
+    if terminal and len(rows) > MAX_ROWS:
+        complain(f"{len(rows)} rows; redirect the output, or add LIMIT, to see others")
 
 
 @app.command(short_help="Write the rows of a run to one file.")
@@ -215,7 +218,7 @@ def export(
     """Write the rows of a run to one file: cells as .csv, cells and curves as .parquet or .npz."""
     from expreg.core.store import table
 
-    _say(str(table.export(run, file)))
+    say(str(table.export(run, file, complain)))
 
 
 @app.command(short_help="Show how runs differ.")
@@ -228,9 +231,8 @@ def compare(
     if len(runs) < 2:
         raise typer.BadParameter("one run; give two or more")
     differences, statistics = table.compare(runs)
-    _say("settings that differ")
-    _say(differences.to_string(na_rep="-") if len(differences) else "  none")
-    _say(f"\nstatistics\n{statistics.to_string(na_rep='-')}")
+    settings = differences.to_string(na_rep="-").split("\n") if len(differences) else ["  none"]
+    say("settings that differ", *settings, "", "statistics", *statistics.to_string(na_rep="-").split("\n"))
 
 
 @app.command(short_help="Solve a regression problem of your own.")
@@ -248,7 +250,7 @@ def solve(
     tol: Annotated[float, typer.Option(help="On the gradient, relative to the terms that cancel in it.")] = 1e-10,
     weights: Annotated[str | None, typer.Option(help="Regulariser 1/2 ||diag(w) A x||^2: a number or a file.")] = None,
     start: Annotated[Path | None, typer.Option(help="A file with the x (d,) to start from.")] = None,
-    seed: Annotated[int, typer.Option(help="For everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="For everything random.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write x to this file: .npy, .npz or .csv.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -264,9 +266,9 @@ def solve(
     registry.load_plugins()
     options = {"loss": loss, "activation": activation, "solver": solver, "sketch": sketch, "tol": tol, "key": seed}
     found = commands.solve_files(
-        matrix, target, weights=weights, start=start, out=out, complain=_complain, options=options
+        matrix, target, weights=weights, start=start, out=out, complain=complain, options=options
     )
-    _say(commands.solution_json(found) if as_json else commands.solution_text(found))
+    say(*(_json({**found._asdict(), "x": found.x}) if as_json else commands.solution_lines(found)))
 
 
 @app.command(short_help="Time expreg side by side with its peers.")
@@ -286,10 +288,10 @@ def bench(
     against the number of columns. sweep: expreg run, NumPy, PyTorch and a vmapped JAX loop on gradient descent at
     eight sizes. Progress goes to standard error.
     """
-    from expreg import benchmark, commands
+    from expreg import benchmark
 
-    found, text = benchmark.bench(suite, quick=quick, limit=limit, only=only, say=_complain)
-    _say(commands.document(found) if as_json else text)
+    found, text = benchmark.bench(suite, quick=quick, limit=limit, only=only, say=complain)
+    say(*(_json(found) if as_json else text.split("\n")))
 
 
 @app.command(short_help="Show versions, devices and settings; try one program.")
@@ -298,13 +300,10 @@ def doctor(as_json: AsJson = False) -> None:
     from expreg import api
 
     facts = api.doctor()
-    if as_json:
-        _say(_json(facts))
-        return
     from expreg.core.page import terminal
 
     shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in facts.items()}
-    _say("\n".join(terminal.pairs(shown)))
+    say(*(_json(facts) if as_json else terminal.pairs(shown)))
 
 
 @app.command(short_help="Print the JSON Schema of a config.")
@@ -313,19 +312,18 @@ def schema(
 ) -> None:
     """Print the JSON Schema of a config, for editors that complete and check YAML, or write it to a file."""
     from expreg import api
+    from expreg.core.store.disk import check_output, replace
 
-    text = _json(api.json_schema())
     if out is None:
-        _say(text)
+        say(*_json(api.json_schema()))
         return
-    from expreg.core.store.disk import replace
-
-    replace(out, f"{text}\n".encode())
+    check_output(out, "--out")
+    replace(out, f"{document(api.json_schema())}\n".encode())
 
 
 def _version(asked: bool) -> None:
     if asked:
-        _say(f"expreg {__version__}")
+        say(f"expreg {__version__}")
         raise typer.Exit
 
 
@@ -343,7 +341,7 @@ def _options(
     ] = None,
 ) -> None:
     if context.invoked_subcommand is None:
-        _say(context.get_help())
+        say(*context.get_help().split("\n"))
         raise typer.Exit(2)
     del version
     if modules:
@@ -356,7 +354,9 @@ def _options(
 def main() -> None:
     """Run the command line; turn every failure into its exit code and one line each."""
     resume = f"; resume with the same command:\n  {_same_command()}" if "run" in sys.argv[1:] else ""
+    guard()
     warnings.showwarning = _warn
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it has much to say where it cannot keep its cache
     # Imports and figures make a million objects that stay: looking through them every 700 costs a fifth of a report.
     gc.set_threshold(50_000)
     with handled(end_at_once(f"interrupted{resume}")):
@@ -366,12 +366,12 @@ def main() -> None:
 
 def _exit_code() -> int:
     try:
-        return app(_imports_first(sys.argv[1:]), standalone_mode=False) or 0
+        return _called()
     except Interrupted as stop:
-        _complain(f"{stop}:\n  {_same_command()}")
+        complain(f"{stop}:", f"  {_same_command()}")
         return stop.exit_code
     except ExpregError as failure:
-        _complain(*(failure.lines() if isinstance(failure, InputError) else [str(failure)]))
+        complain(*(failure.lines() if isinstance(failure, InputError) else [str(failure)]))
         return failure.exit_code
     except typer.Exit as end:
         return end.exit_code
@@ -379,8 +379,15 @@ def _exit_code() -> int:
         usage = getattr(bug, "format_message", None)  # of typer: unknown option, missing argument
         if usage is None:
             return _bug(bug)
-        _complain(f"error[E-USAGE] command line: {usage()}")
+        complain(f"error[E-USAGE] command line: {usage()}")
         return 2
+
+
+def _called() -> int:
+    code = app(_imports_first(sys.argv[1:]), standalone_mode=False) or 0
+    if sys.stdout is not None:
+        sys.stdout.flush()  # what others have printed: later nobody could say that the disk is full
+    return code
 
 
 def _imports_first(words: list[str]) -> list[str]:
@@ -398,7 +405,7 @@ def _imports_first(words: list[str]) -> list[str]:
 
 def _same_command() -> str:
     """Return the command that resumes: this one, but --fresh would start again."""
-    return shlex.join(["expreg", *(word for word in sys.argv[1:] if word != "--fresh")])
+    return printable(shlex.join(["expreg", *(word for word in sys.argv[1:] if word != "--fresh")]))
 
 
 def _bug(bug: Exception) -> int:
@@ -410,30 +417,22 @@ def _bug(bug: Exception) -> int:
         where = file.name
     except OSError:
         where = trace
-    _complain(f"error[E-BUG] {type(bug).__name__}: {str(bug)[:200]!r}; please report {where}")
+    complain(f"error[E-BUG] {type(bug).__name__}: {str(bug)[:200]!r}; please report {where}")
     return 1
 
 
-def _say(text: str) -> None:
-    """Print to standard output; if its reader has gone (`| head`) the command still does its work."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    _complain(f"warning: {message}")
-
-
-def _complain(*lines: str) -> None:
-    with suppress(OSError):
-        print(*lines, sep="\n", file=sys.stderr, flush=True)
+def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    # that a number overflowed on the way to a status is in the row; the line of our code would say nothing
+    if not issubclass(category, RuntimeWarning):
+        complain(f"warning: {message}")
 
 
 def _say_verdicts(found: Any) -> None:
-    _say(f"{found.verdicts}\n\nreport: {found.directory / 'report.html'}")
+    from expreg.core.store.table import coverage_text
+
+    counted = coverage_text(found.summary["counts"])
+    say(*found.verdicts.split("\n"), "", counted, f"report: {found.directory / 'report.html'}")
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, default=str)
+def _json(value: Any) -> list[str]:
+    return document(value).split("\n")

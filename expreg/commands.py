@@ -1,22 +1,27 @@
-"""What `expreg solve` and `expreg bench` do with files and text; the work itself is `expreg.solve` and the suites."""
+"""What `expreg solve` and `expreg query` do with files and text; the work itself is `expreg.solve` and the store."""
 
 import io
-import json
 import math
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from expreg.core.store import disk
-from expreg.data import read_problem, read_vector
-from expreg.errors import InputError, Problem
+from expreg.data import read_problem, read_vector, without_empty
+from expreg.data.files import by_suffix
+from expreg.errors import InputError, Problem, printable
+from expreg.output import document
 
 SHOWN = 12
 """Entries of x that a terminal shows; --out and --json have all of them."""
 OUTPUTS = (".npy", ".npz", ".csv")
+_OF_VECTOR = r"data\.\w+|X|y"
 
 
 def solve_files(
@@ -36,17 +41,26 @@ def solve_files(
     """
     from expreg.solver import solve
 
-    if out is not None and out.suffix.lower() not in OUTPUTS:
-        message = f"got a {out.suffix or 'nameless'} file, expected one of {' '.join(OUTPUTS)}"
-        raise InputError(Problem("E-ENUM", message, file=str(out), key="--out"))
-    A, b = read_problem(matrix, target)
-    w = None if weights is None else _weights(weights)
-    x0 = None if start is None else read_vector(start)
+    if out is not None:
+        by_suffix(out, dict.fromkeys(OUTPUTS), key="--out")
+        disk.check_output(out, "--out", filter(None, (matrix, target, weights, start)))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        found = solve(A, b, weights=w, x0=x0, **options)
+        with named(""):
+            A, b = read_problem(matrix, target)
+        w = None if weights is None else _weights(weights)
+        with named("--start", _OF_VECTOR):
+            x0 = None if start is None else read_vector(start)
+        if x0 is not None and x0.shape != A.shape[1:]:
+            message = f"got {len(x0)} values for an A of {A.shape[1]} columns, expected {A.shape[1]}"
+            raise InputError(Problem("E-SHAPE", message, file=str(start), key="--start"))
+        x = np.zeros(A.shape[1])
+        A, kept = without_empty(A, matrix)
+        found = solve(A, b, weights=w, x0=None if x0 is None else x0[kept], **options)
     for warning in caught:
         complain(f"warning: {warning.message}")
+    x[kept] = found.x
+    found = found._replace(x=x)
     if out is not None:
         disk.replace(out, vector_bytes(out, np.asarray(found.x)))
     return found
@@ -56,10 +70,21 @@ def _weights(text: str) -> float | np.ndarray:
     try:
         value = float(text)
     except ValueError:
-        return read_vector(text)
+        with named("--weights", _OF_VECTOR):
+            return read_vector(text)
     if not 0 <= value < math.inf:
         raise InputError(Problem("E-RANGE", f"got {text}, expected a finite number >= 0, or a file", key="--weights"))
     return value
+
+
+@contextmanager
+def named(option: str, keys: str = r"data\.\w+") -> Iterator[None]:
+    """Name the option that was given where a reader would name these keys, of a config or of an array."""
+    try:
+        yield
+    except InputError as error:
+        found = [replace(p, key=re.sub(f"^({keys})", option, p.key or option) or None) for p in error.problems]
+        raise InputError(found) from error
 
 
 def vector_bytes(path: Path, x: np.ndarray) -> bytes:
@@ -78,7 +103,7 @@ def vector_bytes(path: Path, x: np.ndarray) -> bytes:
 _LINES = ("loss", "alpha", "softmax_residual", "projective_loss", "max_logit", "gradient_norm", "decrement", "steps")
 
 
-def solution_text(found: Any) -> str:
+def solution_lines(found: Any) -> list[str]:
     """Return the lines that people read: how it ended, what is always reported, and x."""
     lines = [f"{found.status}: {found.message}", ""]
     for name in _LINES:
@@ -87,15 +112,23 @@ def solution_text(found: Any) -> str:
         lines.append(f"{words:18s}{value:.10g}" if math.isfinite(value) else f"{words:18s}-")
     first = " ".join(f"{value:.6g}" for value in found.x[:SHOWN])
     more = f" ... ({len(found.x)} numbers; --out FILE writes them)" if len(found.x) > SHOWN else ""
-    return "\n".join([*lines, f"{'x':18s}{first}{more}"])
+    return [*lines, f"{'x':18s}{first}{more}"]
 
 
-def solution_json(found: Any) -> str:
-    """Return one JSON document with every field; numbers that JSON cannot hold are null."""
-    return document({**found._asdict(), "x": np.asarray(found.x).tolist()})
+def answer_lines(
+    names: Sequence[str], rows: Sequence[Sequence[Any]], most: int | None = None, width: int | None = None
+) -> list[str]:
+    """Return the answer to a query as an aligned table, at most `most` rows and `width` characters of it."""
+    import pandas as pd
+
+    frame = pd.DataFrame([[_shown(value) for value in row] for row in rows], columns=[*map(printable, names)])
+    return frame.to_string(index=False, max_rows=most, line_width=width).split("\n")
 
 
-def document(value: Any) -> str:
-    """Return a JSON document; numbers that JSON cannot hold are null."""
-    known = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
-    return json.dumps(known, indent=1, allow_nan=False)
+def _shown(value: Any) -> str:
+    """Return a value with six significant digits at least, and all of a whole number."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+    if value is None or isinstance(value, list | tuple | dict):
+        return "NULL" if value is None else document(value, None)
+    return printable(str(value))

@@ -8,6 +8,8 @@ MAX_WIDTH = 400
 
 def printable(text: str) -> str:
     """Return `text` with control, bidirectional and other non-printable characters shown as escapes."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -45,7 +47,10 @@ class InputError(ExpregError):
 
     def __init__(self, problems: list[Problem] | Problem) -> None:
         self.problems = tuple(problems) if isinstance(problems, list) else (problems,)
-        super().__init__("\n".join(self.lines()))
+        super().__init__()
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
         """Return one line per problem, at most twenty, then how many more there are."""

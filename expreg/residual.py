@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from expreg import bounds
-from expreg.activation import ACTIVATIONS, Activation
+from expreg.activation import ACTIVATIONS, Activation, lookup
 from expreg.types import Array
+
+ORDINARY = 11.0  # numbers within e^-11 and e^11 are not rescaled: their squares are far from the ends of any range
 
 
 class Terms(NamedTuple):
@@ -66,6 +68,8 @@ class Loss(NamedTuple):
     - `relative`: whether b is compared with multiples of u, so that the scale of u is free and <b, 1> should be 1.
     - `rows_power`: the power of n by which the loss grows when the rows are repeated.
     - `stand_in`: for a loss that vanishes without a fit, the name of the one by which starts are compared.
+    - `grows`: whether it grows like e^{2z}; then `log_scale` is 2 s, and the s that `terms` gets may be larger than
+      that of `stable`.
     - `bounded`: whether its z-curvature is bounded, so that it never overflows.
     - `floor(b, activation, rho)`: what -lambda_min of its z-Hessian is at most, (n,), None where nothing is known;
       `boxed`: whether that holds on a box max |z| <= rho only.
@@ -81,6 +85,7 @@ class Loss(NamedTuple):
     relative: bool = True
     rows_power: int = 0
     stand_in: str | None = None
+    grows: bool = False
     bounded: bool = False
     floor: Callable[[Array, Activation, Any], Array | None] = lambda *_: None
     boxed: bool = False
@@ -93,12 +98,12 @@ def activations() -> list[str]:
     return [name for name, activation in ACTIVATIONS.items() if activation.stable is not None]
 
 
-def stable(z: Array, activation: str) -> tuple[Array, Array, Array]:
+def stable(z: Array, activation: str | Activation) -> tuple[Array, Array, Array]:
     """Return (u, v, s): phi(z) = e^s u and phi'(z) = e^s v with |u|, |v| <= 1 (E.30)-(E.32).
 
     z has shape (n,); s is max z for exp, max |z| for cosh and sinh. Raises ValueError for one without such a form.
     """
-    form = ACTIVATIONS[activation].stable
+    form = lookup(activation).stable
     if form is None:
         raise ValueError(f"activation: got {activation!r}, expected one of {', '.join(activations())}")
     return form(z)
@@ -110,12 +115,42 @@ def softmax(z: Array, activation: str = "exp") -> Array:
     return u / z.__array_namespace__().sum(u)
 
 
-def terms(z: Array, b: Array, loss: str, activation: str) -> Terms:
-    """Return what value, gradient and curvature at z share (E.5)-(E.13), (E.44); z and b have shape (n,)."""
+def terms(z: Array, b: Array, loss: str, activation: str | Activation, least: Array | None = None) -> Terms:
+    """Return what value, gradient and curvature at z share (E.5)-(E.13), (E.44); z and b have shape (n,).
+
+    `least` is that of `least_scale`, if it is known already.
+    """
     u, v, s = stable(z, activation)
+    least = least_scale(b, None, loss) if least is None else least
+    if least is not None and LOSSES[loss].grows:
+        xp = z.__array_namespace__()
+        top = xp.maximum(s, least)
+        shrink = xp.exp(s - top)
+        scaled = shrink * u
+        u, v, s = scaled, scaled if v is u else shrink * v, top
     at = LOSSES[loss].terms(z, b, u, v, s)
-    second = ACTIVATIONS[activation].second
-    return at if second is None else at._replace(w=second(z, s) * ((at.u @ u) / (u @ u)))
+    second = lookup(activation).second
+    return at if second is None else at._replace(w=second(z, s) * ((at.u @ u + at.v @ v) / (u @ u + v @ v)))
+
+
+def least_scale(b: Array, weights: Array | None, loss: str) -> Array | None:
+    """Return the least s by which phi is divided, so that neither b^2 nor the regulariser leaves the range of numbers.
+
+    It is the logarithm of the largest |b|, for the exponential loss, or of the largest weight less a margin. For
+    targets of ordinary size it is 0; None for a loss that needs no such thing.
+    """
+    record = LOSSES[loss]
+    if not record.grows or (record.relative and weights is None):
+        return None
+    xp, info = b.__array_namespace__(), np.finfo(b.dtype)
+    bound = float(np.log(info.max)) - 4
+    with np.errstate(divide="ignore"):
+        heavy = None if weights is None else xp.log(xp.max(xp.abs(weights))) - ORDINARY
+        if record.relative:
+            return heavy
+        size = xp.clip(xp.log(xp.max(xp.abs(b))), -bound, bound)
+    least = xp.where(xp.abs(size) > ORDINARY, size, 0 * size)
+    return least if heavy is None else xp.maximum(least, heavy)
 
 
 def scaled_curvature(at: Terms, loss: str, *, exact: bool = True) -> Curvature:
@@ -135,13 +170,8 @@ def jacobian(at: Terms, loss: str) -> Jacobian:
 
 
 def _exponential(z: Array, b: Array, u: Array, v: Array, s: Array) -> Terms:
-    xp = z.__array_namespace__()
-    top = xp.maximum(s, xp.zeros_like(s))  # e^{-s} b may overflow where s < 0
-    shrink = xp.exp(s - top)
-    scaled = shrink * u
-    u, v = scaled, scaled if v is u else shrink * v
-    r = u - xp.exp(-top) * b
-    return Terms(2 * top, u, v, r, r, b)
+    r = u - z.__array_namespace__().exp(-s) * b
+    return Terms(2 * s, u, v, r, r, b)
 
 
 def _rescaled(z: Array, b: Array, u: Array, v: Array, s: Array) -> Terms:
@@ -218,6 +248,7 @@ EXPONENTIAL = Loss(
     lambda at: Jacobian(at.v, *_no_columns(at)),
     relative=False,
     rows_power=1,
+    grows=True,
     floor=bounds.exponential_floor,
     lipschitz=bounds.exponential_lipschitz,
 )
@@ -238,6 +269,7 @@ RESCALED = Loss(
     lambda at: _rank_one(at, at.b),
     rows_power=1,
     stand_in="projective",
+    grows=True,
     floor=bounds.rescaled_floor,
     lipschitz=bounds.rescaled_lipschitz,
     by_norms=bounds.rescaled_norms,

@@ -50,6 +50,8 @@ class Status(IntEnum):
     collapsed = 5
     trivial = 6
     stalled = 7
+    flat = 8
+    unbounded = 9
 
 
 FAILED = ("oom", "timeout", "error")

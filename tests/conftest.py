@@ -1,8 +1,12 @@
 """One strict set-up for the whole suite: two CPU devices, 64-bit types, no silent promotion of rank."""
 
+import datetime
+import json
 import os
+import platform
 import sys
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("EXPREG_CACHE", os.path.join(tempfile.gettempdir(), "expreg-test-cache"))
 
@@ -44,3 +48,32 @@ def quickly_compiled():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+class Soak:
+    """How often a fault test tries: a few times in the suite, as often as docs/reliability.md says in `make soak`."""
+
+    folder = os.environ.get("EXPREG_SOAK")
+
+    def times(self, quick, full):
+        return full if self.folder else quick
+
+    def figure(self, name, title, **numbers):
+        """Keep what `make soak` found, a row of the table in docs/reliability.md."""
+        if self.folder:
+            machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, jax {jax.__version__}"
+            kept = {"title": title, "numbers": numbers, "date": str(datetime.date.today()), "machine": machine}
+            Path(self.folder).mkdir(parents=True, exist_ok=True)
+            (Path(self.folder) / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
+@pytest.fixture
+def soak():
+    return Soak()
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that `make soak` runs at length: those that ask for the fixture."""
+    for item in items:
+        if "soak" in getattr(item, "fixturenames", ()):
+            item.add_marker("soak")

@@ -353,7 +353,7 @@ def test_memory_is_asked_for_what_a_lane_of_each_device_holds(monkeypatch: pytes
     sweep = api._sweep(config)
     settings = [settings for settings, _ in sweep.cells.values()]
     largest = max(sweep.experiment.cost(one).bytes for one in settings)
-    for devices, room, fits in ((2, 2.01, True), (2, 1.99, False), (1, 1.01, True), (1, 0.99, False)):
+    for devices, room, fits in ((2, 2.01, True), (2, 1.99, False), (1, 2.01, True), (1, 1.99, False)):
         monkeypatch.setattr(estimate, "memory", lambda device, room=room: room * largest)
         assert (not estimate.too_large(sweep.experiment, settings, devices)) == fits
 

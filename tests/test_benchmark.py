@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from expreg import commands
+from expreg import output
 from expreg.benchmark import bench, columns, peers, scaling, suite, sweep
 from expreg.benchmark.judge import REQUIRED, Judge
 from expreg.benchmark.problems import CASES
@@ -113,7 +113,7 @@ def test_the_judges_time_and_the_limit_are_kept_apart():
 def test_the_command_prints_a_table_and_a_document(monkeypatch):
     monkeypatch.setattr(suite, "run", partial(suite.run, peers=()))
     found, text = bench("regression", quick=True, limit=0.2, only=FIRST, say=lambda line: None)
-    assert json.loads(commands.document(found))["of"] == 1
+    assert json.loads(output.document(found))["of"] == 1
     assert text.splitlines()[1].startswith(FIRST)
     own = found["problems"][0]["outcomes"][0]
     assert own["solver"] == "expreg"

@@ -237,7 +237,7 @@ def test_a_run_from_plan_to_export(call: Call, place: Path) -> None:
 
     code, out, err = call("run", "tiny.yaml", "--out", "run")
     assert code == 0
-    assert out.endswith("\nreport: run/report.html\n")
+    assert out.endswith("\n4 of 4 planned cells, 0 damaged parts\nreport: run/report.html\n")
     assert err.startswith("0/4 cells done; compiling 1 program\n")
     assert re.search(r"\n4/4 cells done \(.*\); in .* s\ndrawing the report\n$", err)
     assert call("run", "tiny.yaml", "--out", "run")[2] == "4 cells, all finished before\ndrawing the report\n"
@@ -250,15 +250,19 @@ def test_a_run_from_plan_to_export(call: Call, place: Path) -> None:
     sql = "select m, count(*) as k, sum(E0::int) as e from cells group by all order by all"
     assert [line.split() for line in call("query", "run", sql)[1].splitlines()] == [
         ["m", "k", "e"],
-        ["8", "2", "2.0"],
-        ["32", "2", "2.0"],
+        ["8", "2", "2"],
+        ["32", "2", "2"],
     ]
     assert json.loads(call("query", "run", sql, "--json")[1])[0] == {"m": 8, "k": 2, "e": 2.0}
     assert len(call("query", "run", "select range from range(500)")[1].splitlines()) == 501
     assert call("query", "run", "selec")[0] == 2
 
     for suffix in ("csv", "parquet", "npz"):
-        assert call("export", "run", f"rows.{suffix}") == (0, f"rows.{suffix}\n", "")
+        assert call("export", "run", f"rows.{suffix}") == (
+            0,
+            f"rows.{suffix}\n",
+            "4 of 4 planned cells, 0 damaged parts\n",
+        )
     cells = expreg.load("run").cells
     assert pd.read_csv("rows.csv")["cell"].tolist() == cells["cell"].tolist()
     assert pq.read_table("rows.parquet")["residual_final"].to_pylist() == cells["residual_final"].tolist()
@@ -267,6 +271,33 @@ def test_a_run_from_plan_to_export(call: Call, place: Path) -> None:
     compared = call("compare", "run", "other")[1]
     assert re.search(r"^training\.tolerance +0\.05 +0\.1$", compared, re.MULTILINE)
     assert re.search(r"^cells +4 +2$", compared, re.MULTILINE)
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_damaged_part_is_named_wherever_there_are_numbers(call: Call, place: Path) -> None:
+    call("run", "tiny.yaml", "--out", "run", "sweep.product.m=8")
+    [part] = (place / "run/parts").iterdir()
+    call("run", "tiny.yaml", "--out", "run")
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    line = f"run/parts: {part.name}: its content does not match its name; its cells are left out"
+    counted = "2 of 4 planned cells, 1 damaged part"
+    _, out, err = call("query", "run", "select count(*) as k from cells", "--json")
+    assert json.loads(out) == [{"k": 2}]
+    assert err.startswith(line)
+    assert err.endswith(f"\n{counted}\n")
+    assert call("export", "run", "rows.csv")[2].endswith(f"\n{counted}\n")
+    _, out, err = call("report", "run")
+    assert err.startswith(f"warning: {line}")
+    assert out.endswith(f"\n{counted}\nreport: run/report.html\n")
+    assert (
+        json.loads((place / "run/summary.json").read_text())["counts"].items() >= {"planned": 4, "damaged": 1}.items()
+    )
+    assert re.search(r"^damaged parts +1 +1$", call("compare", "run", "run")[1], re.MULTILINE)
+    code, out, err = call("run", "tiny.yaml", "--out", "run")
+    assert re.match(f"warning: run: {part.name}: .*; moved to quarantine/, its cells run again\n", err)
+    assert (code, out.splitlines()[-2]) == (0, "4 of 4 planned cells, 0 damaged parts")
 
 
 def test_doctor_and_schema_print_one_json_document(call: Call) -> None:
@@ -356,7 +387,7 @@ def test_interrupted_and_killed_runs_end_as_the_uninterrupted_one(place: Path) -
     slowly = ["execution.slice_seconds=1e-6", "execution.lanes=2"]  # a step at a time
     with unread() as stream:  # nobody reads the progress
         code, out, _ = finish(start("run", "long.yaml", "--out", "whole", report=False, stderr=stream))
-    assert (code, out) == (0, "verdicts\n\nreport: whole/report.html\n")
+    assert (code, out) == (0, "verdicts\n\n24 of 24 planned cells, 0 damaged parts\nreport: whole/report.html\n")
 
     process = start(*words, *slowly)
     while not stored_rows(place / "run") and process.poll() is None:

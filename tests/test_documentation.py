@@ -282,8 +282,36 @@ def test_the_numbers_of_a_page_are_those_of_the_stored_results(page: Path) -> No
 @pytest.mark.parametrize("config", figures.RUNS)
 def test_stored_results_are_those_of_the_config_as_it_is(config: str) -> None:
     stored = figures.results(config)
-    assert stored["config"] == figures.content(config), f"make figures: configs/{config}.yaml has changed"
-    assert stored["planned"] == plan(load(ROOT / "configs" / f"{config}.yaml"))["cells"] >= stored["cells"]
+    assert stored["config"] == figures.content(config), f"make figures: the config of {config} has changed"
+    assert stored["planned"] == plan(load(*figures.asked(config)))["cells"] >= stored["cells"]
+
+
+def test_every_verdict_of_the_quickstart_is_an_answer() -> None:
+    verdicts = figures.results("quickstart")["verdicts"]
+    assert {found["criterion"] for found in verdicts} == {"E3", "E4", "E5", "movement", "rate", "steps"}
+    assert {found["verdict"] for found in verdicts} == {"consistent"}
+
+
+def test_every_stored_result_is_shown_or_checked_and_says_where_it_was_timed() -> None:
+    stored = {path.stem for path in figures.RESULTS.glob("*.json")}
+    timed = {name for name in stored if name.startswith("bench_")}
+    assert stored - timed == set(figures.RUNS)
+    text = "".join(page.read_text() for page in figures.PAGES)
+    for name in timed:
+        assert f"<!-- figures: measured {name} -->" in text
+        assert re.search(r", \d{4}-\d\d-\d\d", figures.measured(name))
+
+
+def test_slopes_and_means_of_the_benchmark_are_those_of_its_lines() -> None:
+    lines = figures.results("bench_sweep")["lines"]
+    ratios = [line["microseconds"]["vmap"] / line["microseconds"]["expreg"] for line in lines]
+    mean, least = re.fullmatch(r"(\S+) \(at the least (\S+)\)", figures.faster("bench_sweep", "vmap")).groups()  # type: ignore[union-attr]
+    assert float(mean) == pytest.approx(np.exp(np.mean(np.log(ratios))), rel=0.03)
+    assert float(least) == pytest.approx(min(ratios), rel=0.05)
+    solved = figures.results("bench_regression")
+    found = [one["outcomes"][1]["seconds"] / one["outcomes"][0]["seconds"] for one in solved["problems"]]
+    assert solved["first_on"] == sum(ratio > 1 for ratio in found)
+    assert solved["geometric_mean"] == pytest.approx(np.exp(np.mean(np.log(found))), rel=0.03)
 
 
 def test_the_closed_form_of_equiangular_points_is_that_of_any_points() -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import logarithmic, softplus
+from scipy import io, sparse
 
 import expreg
 from expreg import api, residual
@@ -49,9 +50,9 @@ def test_the_planted_x_has_no_residual(loss, activation):
 
 
 def test_density_condition_and_coherence_are_what_they_say():
-    sparse = drawn(d=20, density=0.3).A
-    assert ((sparse != 0).sum(axis=1) == 6).all()
-    assert 0.1 < (sparse != 0).mean(axis=0).min() <= (sparse != 0).mean(axis=0).max() < 0.55
+    thin = drawn(d=20, density=0.3).A
+    assert ((thin != 0).sum(axis=1) == 6).all()
+    assert 0.1 < (thin != 0).mean(axis=0).min() <= (thin != 0).mean(axis=0).max() < 0.55
     steep = drawn(n=4000, condition=100.0).A
     assert np.linalg.cond(steep) == pytest.approx(100, rel=0.1)
     Q, _ = np.linalg.qr(drawn(coherence=0.4).A)
@@ -184,6 +185,55 @@ def test_files_are_solved_and_refused_when_they_change(tmp_path, monkeypatch):
     np.savez("mine.npz", A=found.A, b=found.b)
     with pytest.raises(InputError, match=r"A\[3,1\]: got nan"):
         api.plan(config)
+
+
+@pytest.mark.usefixtures("quickly_compiled")
+def test_a_sparse_file_gives_the_rows_of_a_dense_one(tmp_path, monkeypatch):
+    """Empty columns are left out; nothing else depends on the format. Two files of one shape are two programs."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(3)
+    A = sparse.random_array((90, 7), density=0.4, rng=rng, data_sampler=rng.normal).toarray()
+    found = problems.target(rng, A @ rng.normal(size=7), loss="softmax", activation="exp", noise=0.3)
+    np.save("b.npy", found)
+    wide = np.insert(A, 2, 0, axis=1)
+    sparse.save_npz("wide.npz", sparse.coo_array(wide))
+    io.mmwrite("half.mtx", sparse.coo_array(np.where(rng.random(A.shape) < 0.5, A, 0)))
+    np.save("A.npy", A)
+    given = {"kind": "file", "target_path": "b.npy", "start": "zero"}
+    with pytest.warns(UserWarning, match=r"1 of 8 columns are empty and left out: x\[2\] is 0"):
+        cells = settings_of(
+            problem={**given, "path": "A.npy"}, sweep={"product": {"problem.path": ["A.npy", "wide.npz", "half.mtx"]}}
+        )
+    assert len({regression.signature(settings) for settings in cells.values()}) == 3
+    dense, sparse_ = run_alone(dict(list(cells.items())[:2])).values()
+    assert (sparse_["rows"], sparse_["columns"], sparse_["nnz"]) == (90, 7, np.count_nonzero(A))
+    best = expreg.solve(A, found, loss="softmax")
+    for row in (dense, sparse_):
+        assert row["status"] == "converged"
+        assert row["loss_value"] == pytest.approx(best.loss, rel=1e-9)
+        assert row["softmax_residual"] == pytest.approx(best.softmax_residual, rel=1e-9)
+    np.testing.assert_allclose(sparse_["curve_loss"], dense["curve_loss"], rtol=1e-9)
+    check_columns(sparse_)
+
+
+@pytest.mark.parametrize("d", [700, 4500])
+@pytest.mark.usefixtures("quickly_compiled")
+def test_a_sparse_file_takes_memory_by_its_entries(d, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    n = 30_000
+    ones = (np.ones(n), (np.arange(n), np.arange(n) % d))
+    sparse.save_npz("A.npz", sparse.csr_array(ones, shape=(n, d)))
+    np.save("b.npy", np.full(n, 1 / n))
+    files = {"kind": "file", "path": "A.npz", "target_path": "b.npy"}
+    [settings] = settings_of(problem=files, solver={}).values()
+    inputs = regression.prepare(settings)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(inputs.A)) < 100 * n
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(inputs)) < regression.cost(settings).bytes < 8 * n * d / 5
+    program = regression.program(regression.signature(settings))
+    state = jax.eval_shape(program.init, inputs)
+    for function, argument in ((program.init, inputs), (program.advance, state)):
+        memory = jax.jit(function).lower(argument).compile().memory_analysis()
+        assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 8 * n * d / 5
 
 
 def test_a_run_is_resumed_and_reported(tmp_path):

@@ -1,7 +1,9 @@
 """`expreg solve` on files: what it prints is what `expreg.solve` found; bad input is one line each and exit code 2."""
 
 import json
+import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,7 +100,75 @@ def test_bad_entries_are_named(solve):
     assert "A[4,1]: got nan, expected finite" in err
 
 
-def test_a_place_that_cannot_be_written_is_a_storage_problem(solve):
-    code, _, err = solve("A.npy", "b.npy", "--out", "nowhere/x.npy")
-    assert code == 4
-    assert "nowhere" in err
+def test_the_place_of_x_is_looked_at_before_the_work_and_is_no_input(solve, monkeypatch):
+    monkeypatch.setattr("expreg.solver.solve", lambda *_, **__: pytest.fail("the work was begun"))
+    Path("x.npy").symlink_to("A.npy")
+    Path("folder.npy").mkdir()
+    shutil.copy("A.npy", "w.npy")
+    before = {path: path.read_bytes() for path in map(Path, ("A.npy", "b.npy", "w.npy"))}
+    for out, said in {
+        "nowhere/x.npy": "there is no directory nowhere",
+        "A.npy": "is an input of this command; give another file",
+        "./b.npy": "is an input of this command; give another file",
+        "x.npy": "is an input of this command; give another file",
+        "w.npy": "is an input of this command; give another file",
+        "folder.npy": "is a directory or a device, expected a file",
+        "a" * 300 + ".npy": "File name too long",
+    }.items():
+        code, printed, err = solve("A.npy", "b.npy", "--weights", "w.npy", "--out", out)
+        assert (code, printed, err) == (2, "", f"error[E-PATH] {Path(out)}: --out: {said}\n")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_names_as_long_as_a_file_system_takes_are_written(solve):
+    for name in ("a" * 251, "é" * 125):
+        assert solve("A.npy", "b.npy", "--loss", "softmax", "--out", f"{name}.npy")[0] == 0
+        assert len(np.load(f"{name}.npy")) == 3
+    assert not [*Path().glob(".*")]
+
+
+@pytest.mark.parametrize(("words", "key"), [(["--weights"], "--weights: "), (["--start"], "--start: "), ([], "")])
+def test_errors_name_the_option_that_was_given(solve, words, key):
+    code, _, err = solve("A.npy", "b.npy", *words, "no.npy") if words else solve("A.npy", "no.npy")
+    assert code == 2
+    assert err == f"error[E-PATH] {key}'no.npy' cannot be opened: No such file or directory\n"
+
+
+def test_an_entry_of_an_option_is_named_by_it(solve, command):
+    np.save("w.npy", np.full(60, 2**64 - 1, np.uint64))
+    for option in ("--weights", "--start"):
+        code, _, err = solve("A.npy", "b.npy", option, "w.npy")
+        assert code == 2
+        assert err.startswith(f"error[E-DTYPE] w.npy: {option}[0]: got 18446744073709551615 of uint64, ")
+    assert command("certify", "--arrays", "no.npz")[2].startswith("error[E-PATH] --arrays: 'no.npz' cannot be opened: ")
+
+
+def test_empty_columns_of_a_sparse_file_stay_at_0(solve):
+    wide = np.insert(A, [0, 2], 0, axis=1)
+    io.mmwrite("wide.mtx", sparse.coo_array(wide))
+    np.save("x0.npy", np.ones(5))
+    for more in ([], ["--start", "x0.npy"]):
+        code, out, err = solve("wide.mtx", "b.npy", "--loss=softmax", "--json", "--out=x.npy", *more)
+        assert code == 0
+        assert err == "warning: A: 2 of 5 columns are empty and left out: x[0] is 0\n"
+        x = np.array(json.loads(out)["x"])
+        assert not x[[0, 3]].any()
+        np.testing.assert_array_equal(np.load("x.npy"), x)
+        np.testing.assert_allclose(x[[1, 2, 4]], expreg.solve(A, B, loss="softmax").x, rtol=1e-7)
+    np.save("x0.npy", np.ones(3))
+    code, _, err = solve("wide.mtx", "b.npy", "--start=x0.npy")
+    assert code == 2
+    assert "x0.npy: --start: got 3 values for an A of 5 columns, expected 5" in err
+
+
+def test_a_file_that_would_be_misread_is_refused_and_another_says_how_it_was_read(solve):
+    with open("index.csv", "w") as file:
+        file.write(",a,c,y\n2,3.0,0.7,3.0\n1,2.0,0.1,2.0\n4,5.0,0.2,4.0\n")
+    with open("one.svm", "w") as file:
+        file.write("1 1:0.5 2:1\n2 2:2\n3 1:1 2:1\n")
+    code, out, err = solve("index.csv", "--loss=exponential")
+    assert (code, out) == (2, "")
+    assert err.startswith("error[E-DATA] index.csv: column 1 has no name, as numbers of rows have none; leave it out")
+    code, _, err = solve("one.svm", "--loss=exponential")
+    assert code == 0
+    assert err == "warning: svmlight: none of the indices is 0, so they count from 1: x[0] is feature 1\n"

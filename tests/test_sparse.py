@@ -7,6 +7,7 @@ import pytest
 from jax.experimental.sparse import BCOO
 from scipy import sparse as scipy_sparse
 
+import expreg
 from expreg import sparse
 from expreg.errors import InputError
 from expreg.sparse import matrix, passes
@@ -170,3 +171,36 @@ def test_bad_matrices_are_named(named):
     with pytest.raises(InputError) as refusal:
         read(*parts)
     assert named in str(refusal.value)
+
+
+COO = scipy_sparse.coo_array(([1.0, 2, 3], ([0, 1, 1], [0, 2, 2])), shape=(3, 3))
+FAR = scipy_sparse.coo_array(np.eye(3))
+FAR.coords = (np.array([0, 1, 10**9]), np.array([0, 1, 2]))
+CSC, BSR = scipy_sparse.csc_array(np.eye(3)), scipy_sparse.bsr_array(np.eye(4), blocksize=(2, 2))
+CSC.indices = np.array([0, 10**9, 2])
+BSR.indices = np.array([0, 10**9])
+UNSOUND = {
+    "entry 2 at (1, 2) repeats the one before": COO,
+    "row index 1000000000 at entry 2, expected 0..2": FAR,
+    "row index 1000000000 at entry 1, expected 0..2": CSC,
+    "blocks are not sound": BSR,
+    "repeats the one": broken([1.0, 1, 1], [0, 1, 1], [0, 1, 3, 3]),
+    "got shape (3,), expected (n, d)": scipy_sparse.coo_array(np.ones(3)),
+}
+
+
+@pytest.mark.parametrize("named", UNSOUND)
+def test_unsound_matrices_are_named_before_scipy_converts_them(named):
+    for call in (sparse.to_csr, lambda A: expreg.solve(A, np.ones(A.shape[0]))):
+        with pytest.raises(InputError) as refusal:
+            call(UNSOUND[named])
+        assert named in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "bsr", "coo", "dia", "lil", "dok"])
+def test_matrices_of_every_format_become_the_same_csr(kind):
+    A = scipy_sparse.csr_array(dense())
+    unsorted = scipy_sparse.csr_array(([1.0, 2.0, 3.0], [2, 0, 1], [0, 2, 3]), shape=(2, 3))
+    np.testing.assert_array_equal(sparse.to_csr(A.asformat(kind)).toarray(), dense())
+    assert sparse.to_csr(unsorted).indices.tolist() == [0, 2, 1]
+    assert unsorted.indices.tolist() == [2, 0, 1]  # what was given is left as it is

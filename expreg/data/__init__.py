@@ -11,7 +11,7 @@ import numpy as np
 from expreg.data.files import data_shape, read_arrays, read_file, sha256
 from expreg.data.heads import HEADS, Attention, attention, attention_row
 from expreg.data.kinds import DATA, LABELS, DataKind, LabelKind, draw, make, together
-from expreg.data.matrices import read_problem, read_vector
+from expreg.data.matrices import read_problem, read_vector, without_empty
 from expreg.data.validate import validate
 from expreg.errors import InputError, Problem
 
@@ -34,6 +34,7 @@ __all__ = [
     "sha256",
     "together",
     "validate",
+    "without_empty",
 ]
 
 

@@ -77,8 +77,10 @@ def _read_file(
             message = f"got shape {X.shape}, expected (points, dimensions), both at least 1"
             raise refusal("E-SHAPE", message, key="X")
     if normalise:
-        norms = np.linalg.norm(X, axis=1, keepdims=True)
-        X = X / np.where(norms > 0, norms, 1)  # a zero row is left for `validate` to name
+        with np.errstate(invalid="ignore"):  # what is not finite `validate` names, and zero rows
+            X = np.ldexp(X, -np.frexp(np.abs(X).max(axis=1, keepdims=True))[1])  # so that no square overflows
+            norms = np.linalg.norm(X, axis=1, keepdims=True)
+            X = X / np.where(norms > 0, norms, 1)
     for array in (X, y):
         if array is not None:
             array.setflags(write=False)
@@ -121,7 +123,14 @@ def open_local(file: str) -> Iterator[BufferedReader]:
         if status.st_size > MAX_FILE_BYTES:
             rule = f"expected at most {MAX_FILE_BYTES >> 20} MiB"
             raise refusal("E-SIZE", f"{status.st_size >> 20} MiB, {rule}", file=file, key="data.path")
-        try:
+        with naming(file):
             yield source
-        except InputError as error:
-            raise InputError([replace(problem, file=problem.file or file) for problem in error.problems]) from error
+
+
+@contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Add the name of a file to the problems that are raised inside."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError([replace(problem, file=problem.file or file) for problem in error.problems]) from error

@@ -1,9 +1,11 @@
 """Regression problems drawn on the host: a matrix A, a target b = u(A x) of a planted x, and a start.
 
-Everything is NumPy in float64 and a function of the generator alone; A is dense, zeros included. Imports no JAX.
+Everything is NumPy in float64 and a function of the generator alone; A is dense, zeros included, but for a sparse
+file, where it is a scipy.sparse.csr_array. Imports no JAX.
 """
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from expreg import residual
 from expreg.data import heads
 from expreg.data.arrays import Options
 from expreg.data.files import check_unchanged, sha256
-from expreg.data.matrices import read_problem
+from expreg.data.matrices import read_problem, without_empty
 
 STREAM = 0x5EED
 """Keeps the random numbers of these problems apart from others of the same seed."""
@@ -23,7 +25,7 @@ class Problem(NamedTuple):
     `weights` (n,) are those of the regulariser where they are not one number of the config.
     """
 
-    A: np.ndarray
+    A: Any
     b: np.ndarray
     x0: np.ndarray
     planted: np.ndarray | None
@@ -71,20 +73,52 @@ def _attention(options: Options, seed: int, replicate: int) -> Problem:
     return Problem(A, b, _start(options, rng, A, scales, x), x if options["weight"] == 0.0 else None)
 
 
-def _given(options: Options, seed: int, replicate: int) -> Problem:
-    """Return the problem of the user's own files; raise InputError if they have changed since they were planned."""
-    paths = [options[key] for key in ("path", "target_path") if options[key] is not None]
-    for path, planned in zip(paths, options["sha256"].split("+"), strict=True):
+def given(options: Options) -> tuple[Any, np.ndarray]:
+    """Return A, dense or a scipy.sparse.csr_array without empty columns, and b of the user's own files; read-only.
+
+    Raises InputError, also if the files have changed since they were planned. The last few problems stay in memory.
+    """
+    return _given(*_content(options))
+
+
+def entries(options: Options) -> int | None:
+    """Return how many entries of A a sparse file stores; None for every other problem."""
+    return _entries(*_content(options)) if options["kind"] == "file" else None
+
+
+def _content(options: Options) -> tuple[tuple[str, ...], str]:
+    paths = tuple(options[key] for key in ("path", "target_path") if options.get(key) is not None)
+    return paths, options.get("sha256") or "+".join(map(sha256, paths))
+
+
+@lru_cache(maxsize=1024)  # asked of every cell, also where the files do not all stay in memory
+def _entries(paths: tuple[str, ...], digests: str) -> int | None:
+    A, _ = _given(paths, digests)
+    return None if isinstance(A, np.ndarray) else A.nnz
+
+
+@lru_cache(maxsize=4)
+def _given(paths: tuple[str, ...], digests: str) -> tuple[Any, np.ndarray]:
+    for path, planned in zip(paths, digests.split("+"), strict=True):
         check_unchanged(sha256(path), planned, file=path)
     A, b = read_problem(*paths)
-    A = A.toarray() if hasattr(A, "toarray") else A
-    scales = np.linalg.norm(A, axis=0) / np.sqrt(len(A))
+    A, _ = without_empty(A, paths[0])
+    for array in (A if isinstance(A, np.ndarray) else A.data, b):
+        array.setflags(write=False)
+    return A, b
+
+
+def _own(options: Options, seed: int, replicate: int) -> Problem:
+    """Return the problem of the user's own files; raise InputError if they have changed since they were planned."""
+    A, b = given(options)
+    norms = np.linalg.norm(A, axis=0) if isinstance(A, np.ndarray) else np.sqrt(A.multiply(A).sum(axis=0))
+    scales = norms / np.sqrt(len(b))
     return Problem(A, b, _start(options, stream(seed, replicate, 3), A, scales, np.zeros(A.shape[1])), None)
 
 
 def make(options: Options, seed: int, replicate: int) -> Problem:
     """Return the problem that the block `problem` of a config describes, a function of it and of the two numbers."""
-    kinds = {"gaussian": _drawn, "bounded": _bounded, "attention": _attention, "file": _given}
+    kinds = {"gaussian": _drawn, "bounded": _bounded, "attention": _attention, "file": _own}
     return kinds[options["kind"]](options, seed, replicate)
 
 

@@ -55,7 +55,8 @@ def _finite_problems(name: str, array: np.ndarray) -> Iterator[Problem]:
 
 
 def _norm_problems(X: np.ndarray) -> Iterator[Problem]:
-    norms = np.linalg.norm(X, axis=1)
+    with np.errstate(over="ignore"):  # an infinite norm is not 1 either
+        norms = np.linalg.norm(X, axis=1)
     for i in np.flatnonzero(norms == 0):
         yield Problem("E-DATA", "zero row: lambda_min(H) is 0; remove it", key=f"X[{i}]")
     wrong = np.flatnonzero((np.abs(norms - 1) > NORM_TOLERANCE) & (norms > 0))

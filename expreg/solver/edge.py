@@ -10,17 +10,23 @@ from scipy import sparse
 
 from expreg import residual
 from expreg.solver import host, newton, start, validate
-from expreg.solver.records import AUTO, chosen
-from expreg.solver.state import IN_A_CALL, Objective, State, first_state, run, sentence
-from expreg.solver.validate import DEFAULT_TOL, Checked
+from expreg.solver.records import AUTO, MANY_COLUMNS, NEWTON, chosen
+from expreg.solver.state import Objective, Problem, State, first_state, run
+from expreg.solver.units import shifted
+from expreg.solver.validate import DEFAULT_TOL, REACHABLE, Checked
+from expreg.solver.verdict import IN_A_CALL, Verdict, doubtful, ends, examined, sentence
+from expreg.sparse import passes
 from expreg.types import Array, Status
+
+REREAD = 3  # runs after which logits are taken as they are
+RUNS = 16  # how often a run may go on from a point that turned out to be no minimum
 
 
 class Solution(NamedTuple):
     """What `solve` found, whatever it minimised.
 
-    - `x` (d,): the last point. `status`: converged, max_steps, diverged, nonfinite, collapsed or trivial;
-      `message`: what that means here and what to try.
+    - `x` (d,): the last point. `status`: converged (at a minimum), max_steps, diverged, nonfinite, collapsed,
+      trivial, flat or unbounded; `message`: what that means here and what to try.
     - `steps`; `loss`: the minimised loss with its regulariser; `gradient_norm`: the 2-norm of its gradient;
       `decrement`: the gain that the quadratic model expected of the last step (F.14).
     - `alpha`, `softmax_residual`, `projective_loss`, `max_logit`: as `residual.summary` defines them.
@@ -85,29 +91,114 @@ def solve(
 
     """
     checked = validate.check(
-        A, b, loss=loss, activation=activation, solver=solver, sketch=sketch, weights=weights, x0=x0, tol=tol
+        A,
+        b,
+        loss=loss,
+        activation=activation,
+        solver=solver,
+        sketch=sketch,
+        weights=weights,
+        x0=x0,
+        tol=tol,
+        key=key,
+        max_steps=max_steps,
+        sketch_size=sketch_size,
     )
     record = chosen(solver, *checked.A.shape, dense=not sparse.issparse(checked.A))
-    kind, budget = Objective(loss, activation, record.exact, host.HOST), max_steps or record.max_steps
-    history: list[dict[str, float]] = []
-    begin, seed = time.perf_counter(), _seed(key)
-    rng = np.random.default_rng(seed)
+    kind, budget = Objective(loss, checked.activation, record.exact, host.HOST), int(max_steps or record.max_steps)
+    seed = _seed(key)
+    begin, rng, history = time.perf_counter(), np.random.default_rng(seed), list[dict[str, float]]()
 
     def seen(state: State) -> None:
-        row = {name: float(getattr(state, name)) for name in ("step", "loss", "gradient_norm", "relative", "passes")}
-        history.append({**row, "seconds": time.perf_counter() - begin})
+        row = {name: float(getattr(state, name)) for name in ("step", "relative", "passes")}
+        history.append({**row, **_sizes(checked, state), "seconds": time.perf_counter() - begin})
+
+    def onward(x: Array, tol: float, before: State | None) -> State:
+        if sketch is None and record.host is not None:
+            with host.calm():
+                directions: Any = (record if before is None or checked.A.shape[1] > MANY_COLUMNS else NEWTON).host
+                first = first_state(kind, problem._replace(tol=np.asarray(tol, x.dtype)), x, np.zeros_like(x[0]))
+                step = partial(
+                    newton.step, kind._replace(exact=True) if before else kind, directions(checked.A, rng), budget
+                )
+                return run(step, _after(before, first), seen)
+        options: dict[str, Any] = {
+            "loss": loss,
+            "activation": checked.activation,
+            "solver": record.name,
+            "sketch": sketch,
+        }
+        options |= {"sketch_size": sketch_size, "max_steps": budget}
+        return _compiled(options, checked._replace(tol=tol, x0=x), seed, seen, before)
 
     with host.calm():
-        problem = start.problem_of(checked)
+        problem = start.problem_of(checked, loss)
         x = start.first_guess(kind, problem, rng) if checked.x0 is None else checked.x0
-        if sketch is None and record.host is not None:
-            step = partial(newton.step, kind, record.host(checked.A, rng), budget)
-            end = run(step, first_state(kind, problem, x, np.zeros_like(x[0])), seen)
-            return _solution(activation, end, checked, history)
-    options = {"loss": loss, "activation": activation, "solver": record.name, "sketch": sketch}
-    end = _compiled({**options, "sketch_size": sketch_size, "max_steps": budget}, checked, x, seed, seen)
+    end, verdict = _settled(onward, kind._replace(exact=True), problem, x, history, given=x0 is not None)
     with host.calm():
-        return _solution(activation, end, checked, history)
+        return _solution(end, verdict, checked, history, solver=record.name, loss=loss, activation=activation)
+
+
+def _after(before: State | None, first: State) -> State:
+    """Return a first state that counts on from an earlier run."""
+    return (
+        first if before is None else first._replace(step=first.step + before.step, passes=first.passes + before.passes)
+    )
+
+
+def _settled(
+    onward: Callable[[Array, float, State | None], State],
+    kind: Objective,
+    problem: Problem,
+    x: Array,
+    history: list[Any],
+    *,
+    given: bool,
+) -> tuple[State, Verdict]:
+    """Return where a run ends and what is there.
+
+    It goes on from a lower point where there is one, with a smaller tolerance, and from the same point where logits
+    that came down from a far start, or to 0, may carry its rounding: they are A x anew.
+    """
+    least, tol, end, highest = REACHABLE * float(np.finfo(x.dtype).eps), float(problem.tol), None, np.inf
+    with host.calm():
+        start_size = float(np.abs(passes.matvec(problem.A, x)).max()) if given else 0.0
+    drifts = problem.weights is not None
+    before = -1
+    for turn in range(RUNS):
+        del history[len(history) - (end is not None) :]  # the last point of a run is the first of the next
+        end = onward(x, tol, end)
+        found = Status.converged if end.relative <= problem.tol and end.status == Status.max_steps else end.status
+        verdict = Verdict(Status(int(found)))
+        if verdict.status not in (Status.converged, Status.max_steps):
+            break
+        drifts |= start_size * least > tol * min(1.0, float(np.abs(end.point.z).max()))
+        if verdict.status == Status.converged and drifts and turn < REREAD:
+            x, drifts, start_size = np.asarray(end.x), int(end.step) > before, 0.0
+            before = int(end.step)
+            continue
+        if not doubtful(end.x, **ends(end)):
+            break
+        with host.calm():
+            verdict = examined(kind, problem, np.asarray(end.x), verdict.status)
+        if verdict.status != Status.flat or verdict.lower is None or end.status == Status.max_steps:
+            break
+        x, tol, drifts = verdict.lower, max(tol / 1000, least), True
+        highest = min(highest, float(np.abs(end.point.z).max()))
+    assert end is not None
+    if verdict.lower is not None and highest < float(np.abs(end.point.z).max()) - 1:
+        verdict = verdict._replace(status=Status.unbounded)
+    return end, verdict
+
+
+def _sizes(checked: Checked, state: State) -> dict[str, float]:
+    """Return loss and norm of the gradient in the units of what was given."""
+    if checked.units.plain and 0 < state.loss < np.inf:
+        return {"loss": float(state.loss), "gradient_norm": float(state.gradient_norm)}
+    norm = checked.units.gradient_norm(np.asarray(state.point.gradient), float(state.point.at.log_scale))
+    log_scale, objective = float(state.point.at.log_scale), float(state.point.objective)
+    with np.errstate(over="ignore", under="ignore"):
+        return {"loss": checked.units.loss(np.exp(log_scale) * objective), "gradient_norm": norm}
 
 
 def _seed(key: Any) -> int:
@@ -119,7 +210,9 @@ def _seed(key: Any) -> int:
     return int(np.asarray(key if plain else jax.random.key_data(key)).ravel()[-1])
 
 
-def _compiled(options: dict[str, Any], checked: Checked, x0: Array, seed: int, seen: Callable[[State], None]) -> State:
+def _compiled(
+    options: dict[str, Any], checked: Checked, seed: int, seen: Callable[[State], None], before: State | None
+) -> State:
     """Take the steps of a `Method` under jit: gradient descent, L-BFGS and everything sketched."""
     import jax
     import jax.numpy as jnp
@@ -130,25 +223,38 @@ def _compiled(options: dict[str, Any], checked: Checked, x0: Array, seed: int, s
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         method = make(**options)
         A = jax.tree.map(jnp.asarray, from_any(checked.A))
-        first = jax.jit(method.init)(A, checked.b, x0, checked.weights, jax.random.key(seed), checked.tol)
-        end = run(jax.jit(method.step), first, seen)
+        first = jax.jit(method.init)(A, checked.b, checked.x0, checked.weights, jax.random.key(seed), checked.tol)
+        end = run(jax.jit(method.step), _after(before, first), seen)
         return jax.tree.map(np.asarray, end._replace(problem=end.problem._replace(A=None, key=None), memory=None))
 
 
-def _solution(activation: str, state: State, checked: Checked, history: list[dict[str, float]]) -> Solution:
-    reported = residual.summary(np.asarray(state.point.z), checked.b, activation)
-    status, steps = Status(int(state.status)).name, int(state.step)
+def _solution(
+    state: State, verdict: Verdict, checked: Checked, history: list[dict[str, float]], **given: str
+) -> Solution:
+    units, x, steps = checked.units, checked.units.outer(np.asarray(state.x)), int(state.step)
+    # of numbers whose squares leave the range of float64
+    z, b = (np.asarray(a, None if units.plain else np.longdouble) for a in (state.point.z, checked.b))
+    z, b = shifted(z, units.logits), shifted(b, units.value // 2)
+    reported = residual.summary(z, b, given["activation"])
+    lost = np.abs(units.inner(x) - state.x) * checked.norms  # of an x beyond the range of its type
+    kept = units.plain or units.heavy or lost.max() <= 1e-3 * (np.abs(state.x) * checked.norms).max()
+    status = verdict.status.name if kept or not np.isfinite(state.x).all() else "nonfinite"
+    words = {name: given[name] for name in ("solver", "loss")}
+    told = sentence(
+        status, float(state.damping), IN_A_CALL, dtype=x.dtype, weighted=checked.weights is not None, **words
+    )
     reached = f"the gradient is {float(state.relative):.1e} of the terms that cancel in it after {steps} steps"
-    ended = sentence(status, float(state.damping), IN_A_CALL)
+    reached = f"{told} ({reached}, tol {checked.tol:.1e})" if told else f"{reached}, within tol {checked.tol:.1e}"
+    free = max(verdict.free, checked.A.shape[1] - checked.A.shape[0])
+    unique = f"; x is not unique: A x stays the same in {free} of {len(x)} directions" if free > 0 else ""
     names = ("alpha", "softmax_residual", "projective_loss", "max_logit")
     return Solution(
-        x=np.asarray(state.x),
+        x=x,
         status=status,
-        message=f"{ended} ({reached}, tol {checked.tol:.1e})" if ended else f"{reached}, within tol {checked.tol:.1e}",
+        message=f"{reached}{unique}",
         steps=steps,
-        loss=float(state.loss),
-        gradient_norm=float(state.gradient_norm),
-        decrement=float(state.decrement),
+        **_sizes(checked, state),
+        decrement=float(np.ldexp(float(state.decrement), units.slope + units.logits)),
         history=history,
         **{name: float(reported[name]) for name in names},
     )

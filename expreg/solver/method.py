@@ -40,7 +40,7 @@ def make(
 
     def steps(A: Any) -> tuple[Objective, Steps]:
         record = chosen(solver, *A.shape, dense=not isinstance(A, Sparse))
-        name = sketch or record.sketch
+        name = sketch or record.default_sketch(A.shape[1])
         matrix = partial(sketched, name, sketch_size) if name else None
         kind = Objective(loss, activation, record.exact, TRACED)
         return kind, record.traced(kind, matrix, max_steps, step_size)
@@ -63,10 +63,12 @@ def newton_steps(kind: Objective, matrix: newton.Matrix | None, max_steps: int, 
     return Steps(partial(newton.step, kind, partial(newton.by_matrix, matrix or newton.hessian), max_steps))
 
 
-def pcg_steps(kind: Objective, matrix: newton.Matrix, max_steps: int, step_size: Any) -> Steps:
-    """Return steps by conjugate gradients on the exact matrix, preconditioned with a sketched one (F.15)."""
+def pcg_steps(kind: Objective, matrix: newton.Matrix | None, max_steps: int, step_size: Any) -> Steps:
+    """Return steps by conjugate gradients on the exact matrix, preconditioned with a sketched one (F.15) if any."""
     del step_size
-    direction = partial(newton.conjugate, partial(newton.factored, matrix), newton.MOST)
+    direction = partial(newton.conjugate, newton.unit_columns, 4 * newton.MOST)
+    if matrix is not None:
+        direction = partial(newton.conjugate, partial(newton.factored, matrix), newton.MOST)
     return Steps(partial(newton.step, kind, direction, max_steps))
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from expreg import residual
 from expreg.residual import Terms
-from expreg.solver.state import Objective, State, evaluate, judged, ridge, scaled_value
+from expreg.solver.state import Objective, State, change, evaluate, judged, ridge, scaled_value
 from expreg.types import Array
 
 SMALLEST_DAMPING, LARGEST_DAMPING = 1e-8, 1e8
@@ -20,20 +20,22 @@ MOST = 60  # iterations of conjugate gradients in one step
 
 
 class Direction(NamedTuple):
-    """A step s (d,) with A s (n,), the slope g^T s, the damping it took, and how often A was read."""
+    """A step s (d,) with A s (n,), the slope g^T s, damping and pivot as `State` has them, and how often A was read."""
 
     step: Array
     dz: Array
     slope: Array
     damping: Array
     passes: Array
+    pivot: Array
 
 
 class Factor(NamedTuple):
-    """A matrix H ready for use: `solve(r)` = (H + damping)^{-1} r, and the damping it took."""
+    """A matrix H ready for use: `solve(r)` = (H + damping)^{-1} r, the damping it took, its smallest pivot."""
 
     solve: Callable[[Array], Array]
     damping: Array
+    pivot: Array
 
 
 Directions = Callable[[Objective, State], Direction]
@@ -53,6 +55,8 @@ def step(kind: Objective, direction: Directions, max_steps: int, state: State) -
     moved = state._replace(
         point=there,
         decrement=-xp.exp(point.at.log_scale) * found.slope / 2,
+        pivot=found.pivot,
+        moved=change(kind, end.z, t * xp.maximum(xp.max(found.dz), -xp.min(found.dz))),
         damping=xp.where(accepted, xp.where(t >= 1, easier, found.damping), harder),
         step=state.step + 1,
         passes=state.passes + found.passes + 1,
@@ -106,7 +110,8 @@ def along(kind: Objective, state: State, found: Factor) -> Direction:
     """Return the direction of a factored matrix."""
     gradient = state.point.gradient
     s = -found.solve(gradient)
-    return Direction(s, kind.ops.matvec(state.problem.A, s), gradient @ s, found.damping, kind.ops.xp.asarray(3))
+    dz, passes = kind.ops.matvec(state.problem.A, s), kind.ops.xp.asarray(3)
+    return Direction(s, dz, gradient @ s, found.damping, passes, found.pivot)
 
 
 def hessian(kind: Objective, state: State) -> Array:
@@ -120,7 +125,8 @@ def hessian(kind: Objective, state: State) -> Array:
 
 def factored(matrix: Matrix, kind: Objective, state: State) -> Factor:
     """Return a matrix of the state, factored with at least the damping of the state."""
-    return damped(kind, matrix(kind, state), state.problem.norms, state.damping)
+    point = state.point
+    return damped(kind, matrix(kind, state), state.problem.norms, state.damping, 2 * point.size / point.z.shape[0])
 
 
 class _Damped(NamedTuple):
@@ -129,17 +135,19 @@ class _Damped(NamedTuple):
     damping: Array
 
 
-def damped(kind: Objective, H: Array, norms: Array, damping: Array) -> Factor:
+def damped(kind: Objective, H: Array, norms: Array, damping: Array, unit: Array | float = 1.0) -> Factor:
     """Return the Cholesky factor of H + damping tau N^2, N = diag(norms), tau the mean diagonal of N^-1 H N^-1.
 
-    Damping grows tenfold from 1e-8 until the matrix is positive definite (F.13).
+    Damping grows tenfold from 1e-8 until the matrix is positive definite (F.13). Where nothing but rounding is left
+    of H, it is in units of the terms that cancelled, `unit`.
     """
     ops, xp = kind.ops, kind.ops.xp
     inverse = 1 / norms
     scaled = inverse[:, None] * H * inverse
     identity = xp.eye(H.shape[0], dtype=H.dtype)
-    tau = xp.sum(xp.abs(xp.diagonal(scaled))) / H.shape[0]
-    least = xp.finfo(H.dtype).eps * tau
+    tau, eps = xp.sum(xp.abs(xp.diagonal(scaled))) / H.shape[0], xp.finfo(H.dtype).eps
+    tau = xp.where(tau <= eps * eps * unit, unit, tau)
+    least = eps * tau
 
     def attempt(damping: Array) -> _Damped:
         return _Damped(*ops.factor(scaled + (damping * tau + least) * identity), damping)
@@ -149,7 +157,8 @@ def damped(kind: Objective, H: Array, norms: Array, damping: Array) -> Factor:
         lambda trial: attempt(xp.maximum(10 * trial.damping, SMALLEST_DAMPING)),
         attempt(damping),
     )
-    return Factor(lambda r: inverse * ops.backsolve(end.factor, inverse * r), end.damping)
+    pivot = xp.min(xp.diagonal(end.factor)) ** 2 / tau
+    return Factor(lambda r: inverse * ops.backsolve(end.factor, inverse * r), end.damping, pivot)
 
 
 # --- conjugate gradients ----------------------------------------------------------------------------
@@ -172,7 +181,7 @@ def conjugate(preconditioner: Preconditioner, most: int, kind: Objective, state:
     with the square of the gradient, so that the whole run converges faster than linearly.
     """
     xp, point = kind.ops.xp, state.point
-    apply, damping = preconditioner(kind, state)
+    apply, damping, pivot = preconditioner(kind, state)
     multiply = _product(kind, state, damping)
     fall, least = state.relative / state.memory, 0.1 * state.problem.tol / state.relative
     y = apply(-point.gradient)
@@ -192,7 +201,7 @@ def conjugate(preconditioner: Preconditioner, most: int, kind: Objective, state:
 
     begin = _Iterate(xp.zeros_like(y), xp.zeros_like(point.z), -point.gradient, y, rho, xp.asarray(0), rho > 0)
     end = kind.ops.while_loop(lambda at: at.going, body, begin)
-    return Direction(end.s, end.As, point.gradient @ end.s, damping, 2 * end.count + 1)
+    return Direction(end.s, end.As, point.gradient @ end.s, damping, 2 * end.count + 1, pivot)
 
 
 def _product(kind: Objective, state: State, damping: Array) -> Callable[[Array], tuple[Array, Array]]:
@@ -213,4 +222,4 @@ def _product(kind: Objective, state: State, damping: Array) -> Callable[[Array],
 def unit_columns(_: Objective, state: State) -> Factor:
     """Return the preconditioner of nothing but the column norms, for d too large to factor."""
     scale = 1 / state.problem.norms**2
-    return Factor(lambda r: scale * r, state.damping)
+    return Factor(lambda r: scale * r, state.damping, state.pivot)

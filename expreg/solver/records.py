@@ -41,6 +41,10 @@ class Solver(NamedTuple):
     max_steps: int = MAX_STEPS
     expected_steps: int | None = EXPECTED_STEPS
 
+    def default_sketch(self, d: int) -> str | None:
+        """Return the sketch that it takes by default, none where no d x d matrix is factored."""
+        return self.sketch if d <= MANY_COLUMNS else None
+
 
 class Sketch(NamedTuple):
     """One sketch of n rows.

@@ -68,7 +68,7 @@ def kept(matrix: Matrix) -> Directions:
         last = point.x, gradient
         s = -two_loops(factor.solve, pairs, gradient)
         dz = kind.ops.matvec(state.problem.A, s)
-        return Direction(s, dz, point.gradient @ s, factor.damping, np.asarray(3 if first else 1))
+        return Direction(s, dz, point.gradient @ s, factor.damping, np.asarray(3 if first else 1), factor.pivot)
 
     return direction
 

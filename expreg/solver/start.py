@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import linalg, sparse
 
-from expreg.activation import ACTIVATIONS
-from expreg.residual import LOSSES
+from expreg.activation import lookup
+from expreg.residual import LOSSES, least_scale
 from expreg.solver import newton
 from expreg.solver.records import AUTO, MANY_COLUMNS, PER_COLUMN, chosen
 from expreg.solver.state import Objective, Problem, first_state, run, scaled_value
@@ -32,7 +32,7 @@ SMALL = 100_000  # entries of A up to which every candidate is tried
 GOOD = 0.1  # a candidate fits if its loss is at most this share of what it would be without cancellation
 
 
-def problem_of(given: Checked) -> Problem:
+def problem_of(given: Checked, loss: str) -> Problem:
     """Return the problem on the host.
 
     Where a column hangs on few rows, ||a_j|| n^-1/2 may be far above the size of its entries in the rows that count,
@@ -42,7 +42,8 @@ def problem_of(given: Checked) -> Problem:
     every = A.shape[0] // SAMPLE
     if every >= 2 and (passes.column_norms(A[::every]) * np.sqrt(every) < norms / 4).any():
         tol = max(tol / 100, REACHABLE * float(np.finfo(given.b.dtype).eps))
-    return Problem(passes.rows(A), given.b, given.weights, np.asarray(tol, given.b.dtype), norms, None)
+    least = least_scale(given.b, given.weights, loss)
+    return Problem(passes.rows(A), given.b, given.weights, np.asarray(tol, given.b.dtype), norms, None, least)
 
 
 def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> Array:
@@ -52,7 +53,7 @@ def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> 
     """
     n, d = problem.A.shape
     loss = LOSSES[kind.loss]
-    if loss.stand_in and ACTIVATIONS[kind.activation].parity == "odd":
+    if loss.stand_in and lookup(kind.activation).parity == "odd":
         kind = kind._replace(loss=loss.stand_in)
         x = first_guess(kind, problem, rng)
         return _roughly(kind, problem._replace(tol=problem.tol + ROUGH), x, rng, x)
@@ -88,7 +89,7 @@ def _subset(kind: Objective, problem: Problem, index: Array) -> Problem:
         b = b * (problem.b.sum() / total if total != 0 else 1 / share)
     norms = passes.column_norms(A)
     tol = np.asarray(max(ROUGH, float(problem.tol)), dtype=b.dtype)
-    return Problem(passes.rows(A), b, weights, tol, np.where(norms > 0, norms, 1).astype(b.dtype), None)
+    return Problem(passes.rows(A), b, weights, tol, np.where(norms > 0, norms, 1).astype(b.dtype), None, problem.least)
 
 
 def best(kind: Objective, problem: Problem) -> Array:
@@ -113,7 +114,7 @@ def best(kind: Objective, problem: Problem) -> Array:
 
 def candidates(kind: Objective, problem: Problem) -> Iterator[Array]:
     """Yield starting points x (d,), best guess first; never x = 0 for even and odd phi, where it is stationary."""
-    b, free, phi = problem.b, LOSSES[kind.loss].relative, ACTIVATIONS[kind.activation]
+    b, free, phi = problem.b, LOSSES[kind.loss].relative, lookup(kind.activation)
     if phi.multiplicative:
         yield from _logarithms(kind, problem, free)
     elif phi.inverse is None:
@@ -132,7 +133,7 @@ def _logarithms(kind: Objective, problem: Problem, free: bool) -> Iterator[Array
     """Yield fits of log b: without weights, exact and best conditioned without noise, and with b^2, right for noise."""
     b, (n, d) = problem.b, problem.A.shape
     positive = b > 0
-    if positive.sum() > d:
+    if positive.sum() >= min(n, d + 1):
         z = np.log(np.where(positive, b, 1.0))
         for power in (0, 2) if n * d <= SMALL else (2, 0):
             yield _fit(kind, problem, z, np.where(positive, b, 0) ** power, free)

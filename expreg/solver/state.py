@@ -4,21 +4,20 @@ The objective is loss(A x) + 1/2 ||diag(w) A x||^2 (E.3). All of it is kept divi
 loss (E.33), so that logits of several hundred neither overflow nor vanish.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import log
 from typing import Any, NamedTuple
 
 from expreg import residual
-from expreg.activation import ACTIVATIONS
+from expreg.activation import Activation, lookup
 from expreg.residual import LOSSES, Terms
 from expreg.types import Array, Status, Tree
 
 COLLAPSED = (
     1e-6  # a rescaled problem has collapsed where alpha < 1e-6 n though the softmax residual is not small (E.37)
 )
-TRIVIAL = 1e-8  # a sinh problem is at its trivial solution where max |z| is below this (E.38)
+SLIGHT = 1e-3  # of an even phi, the logits below which a relative gradient is not relative to phi' any more
 DIVERGED = 1e10  # a run has diverged where its objective is this many times that of its start
-STALLED = 1.0  # a run that stops with more damping than this found no step that lowers the loss
 
 
 class Backend(NamedTuple):
@@ -43,7 +42,10 @@ class Backend(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What stays fixed: A (n, d), b (n,), weights w (n,) or None, the tolerance, column norms (d,), a random key."""
+    """What stays fixed: A (n, d), b (n,), weights w (n,) or None, the tolerance, column norms (d,), a random key.
+
+    `least` is that of `residual.least_scale`, None where it is not known yet.
+    """
 
     A: Any
     b: Array
@@ -51,6 +53,7 @@ class Problem(NamedTuple):
     tol: Array
     norms: Array
     key: Any
+    least: Array | None = None
 
 
 class Point(NamedTuple):
@@ -76,8 +79,9 @@ class State(NamedTuple):
     """Where a solver is; `loss` and `gradient_norm` are those of the objective itself, unscaled.
 
     `decrement` is 1/2 g^T H^{-1} g, how much the quadratic model expected to gain at the last step (F.14),
-    `damping` the multiple of the identity added to a scaled H (F.13), `passes` how often A was read,
-    `memory` whatever else the method carries.
+    `damping` the multiple of the identity added to a scaled H (F.13), `pivot` the smallest pivot of that matrix
+    relative to its diagonal, `moved` how far the last step moved logits, as a share of them if they are small,
+    `passes` how often A was read, `memory` whatever else the method carries.
     """
 
     problem: Problem
@@ -88,6 +92,8 @@ class State(NamedTuple):
     relative: Array
     decrement: Array
     damping: Array
+    pivot: Array
+    moved: Array
     step: Array
     status: Array
     passes: Array
@@ -117,7 +123,7 @@ class Objective(NamedTuple):
     """The functions of one (loss, activation) pair on one backend."""
 
     loss: str
-    activation: str
+    activation: str | Activation
     exact: bool
     ops: Backend
 
@@ -136,20 +142,26 @@ def run(step: Callable[[State], State], state: State, seen: Callable[[State], No
     return state
 
 
+def change(kind: Objective, z: Array, far: Array) -> Array:
+    """Return by how much logits changed that are z now, `far` at the most: absolutely if they are large."""
+    xp = kind.ops.xp
+    return far / xp.clip(xp.maximum(xp.max(z), -xp.min(z)), xp.finfo(z.dtype).tiny, 1.0)
+
+
 def ridge(kind: Objective, problem: Problem, at: Terms) -> Any:
     """Return e^{-log_scale} w^2 (n,), what the regulariser adds to the curvature; 0 without weights."""
-    return 0 if problem.weights is None else kind.ops.xp.exp(-at.log_scale) * problem.weights**2
+    return 0 if problem.weights is None else (kind.ops.xp.exp(-at.log_scale / 2) * problem.weights) ** 2
 
 
 def scaled_value(kind: Objective, problem: Problem, z: Array, log_scale: Array) -> tuple[Terms, Array]:
     """Return the terms at z and the objective divided by e^{log_scale}."""
-    at = residual.terms(z, problem.b, kind.loss, kind.activation)
+    at = residual.terms(z, problem.b, kind.loss, kind.activation, problem.least)
     factor = kind.ops.xp.exp(at.log_scale - log_scale)
     value = factor * (at.r @ at.r) / 2
     if problem.weights is None:
         return at, value
-    wz = problem.weights * z
-    return at, value + kind.ops.xp.exp(-log_scale) * (wz @ wz) / 2
+    wz = kind.ops.xp.exp(-log_scale / 2) * problem.weights * z
+    return at, value + (wz @ wz) / 2
 
 
 def evaluate(kind: Objective, problem: Problem, x: Array, z: Array, at: Terms | None = None) -> Point:
@@ -158,10 +170,12 @@ def evaluate(kind: Objective, problem: Problem, x: Array, z: Array, at: Terms | 
     Sums are products of vectors, which make no temporary arrays: for few columns these cost more than A does.
     """
     xp = kind.ops.xp
-    at = residual.terms(z, problem.b, kind.loss, kind.activation) if at is None else at
+    at = residual.terms(z, problem.b, kind.loss, kind.activation, problem.least) if at is None else at
     slope, target = at.v * at.c, at.u - at.r
     size, v = (at.u @ at.u + target @ target) / 2, xp.abs(at.v)
     total = v @ (v if at.u is at.v else xp.abs(at.u)) + v @ xp.abs(target)
+    if lookup(kind.activation).parity == "even":  # phi' vanishes with z, and the gradient with it
+        total = xp.maximum(total, SLIGHT * (at.u @ at.u + xp.abs(at.u) @ xp.abs(target)))
     value = (at.r @ at.r) / 2
     if problem.weights is not None:
         outer = ridge(kind, problem, at) * z
@@ -180,8 +194,9 @@ def first_state(kind: Objective, problem: Problem, x0: Array, memory: Tree) -> S
     zero = xp.zeros_like(point.objective)
     count = xp.asarray(0)
     start = point.at.log_scale + xp.log(point.objective)
-    status = xp.asarray(int(Status.running))
-    state = State(problem, point, x0, zero, zero, zero, zero + xp.inf, zero, count, status, count + 2, start, memory)
+    status, none = xp.asarray(int(Status.running)), zero + xp.inf
+    numbers = (zero, zero, zero, none, zero, none, none)
+    state = State(problem, point, x0, *numbers, count, status, count + 2, start, memory)
     return judged(kind, state, max_steps=1)
 
 
@@ -201,15 +216,19 @@ def judged(kind: Objective, state: State, max_steps: int) -> State:
 def _status(kind: Objective, state: State, max_steps: int) -> Array:
     xp, point, at = kind.ops.xp, state.point, state.point.at
     finite = xp.isfinite(point.objective) & xp.isfinite(point.relative) & xp.all(xp.isfinite(point.x))
-    odd = ACTIVATIONS[kind.activation].parity == "odd"
+    # where sinh is linear to rounding, so that a loss without a scale does not determine that of x (E.38)
+    trivial = LOSSES[kind.loss].relative and lookup(kind.activation).parity == "odd"
     found = xp.asarray(int(Status.running))
     for holds, status in (
         (state.step >= max_steps, Status.max_steps),
         (at.log_scale + xp.log(point.objective) > state.start + log(DIVERGED), Status.diverged),
         (point.relative <= state.problem.tol, Status.converged),
         (_collapsed(kind, at), Status.collapsed),
-        (xp.max(xp.abs(point.z)) < TRIVIAL if odd else xp.asarray(False), Status.trivial),
         (~finite, Status.nonfinite),
+        (
+            xp.max(xp.abs(point.z)) < xp.finfo(point.z.dtype).eps ** 0.5 if trivial else xp.asarray(False),
+            Status.trivial,
+        ),
     ):
         found = xp.where(holds, int(status), found)
     return found
@@ -218,44 +237,8 @@ def _status(kind: Objective, state: State, max_steps: int) -> Array:
 def _collapsed(kind: Objective, at: Terms) -> Array:
     """Return whether u vanishes without a fit, for a loss that allows it and a phi that can be as small as it likes."""
     xp = kind.ops.xp
-    if LOSSES[kind.loss].stand_in is None or ACTIVATIONS[kind.activation].parity:
+    if LOSSES[kind.loss].stand_in is None or lookup(kind.activation).parity:
         return xp.asarray(False)
     alpha = xp.sum(at.u)
     small = at.log_scale / 2 + xp.log(alpha) < log(COLLAPSED * at.u.shape[0])
     return small & (at.r @ at.r > (COLLAPSED * alpha) ** 2 * (at.b @ at.b))
-
-
-# --- how a run ended, in words ----------------------------------------------------------------------
-
-_SENTENCES = {
-    "max_steps": "the gradient is above the tolerance after the whole budget; try {max_steps}",
-    "stalled": "no step lowers the loss any further, by rounding or because the curvature is singular; "
-    "try {f64}, a larger {tolerance}, or {weight} > 0",
-    "diverged": "the loss grew without bound; try {solver} newton or a start nearer to 0",
-    "nonfinite": "a number left the range of the precision; try {f64}, a start with smaller logits, or the softmax "
-    "loss, which never overflows (E.35)",
-    "collapsed": "alpha went to 0: the rescaled loss vanishes without a fit (E.37); try the softmax or the projective "
-    "loss, centred rows of A, or {weight} > 0",
-    "trivial": "x went to 0, where sinh vanishes (E.38); try the softmax, projective or exponential loss, or another "
-    "start",
-}
-IN_A_CALL = {
-    "max_steps": "more steps, solver newton, or a start nearer by",
-    "f64": "float64",
-    "tolerance": "tol",
-    "weight": "weights",
-    "solver": "solver",
-}
-IN_A_CONFIG = {
-    "max_steps": "solver.max_steps",
-    "f64": "precision f64",
-    "tolerance": "solver.tolerance",
-    "weight": "problem.weight",
-    "solver": "solver.name",
-}
-
-
-def sentence(status: str, damping: float, settings: Mapping[str, str]) -> str:
-    """Return what a status means and what to try, in the words of a call or of a config; empty where all is well."""
-    key = "stalled" if status == "max_steps" and damping > STALLED else status
-    return _SENTENCES.get(key, "").format_map(settings)

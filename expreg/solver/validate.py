@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from expreg.activation import ACTIVATIONS
+from expreg.activation import ACTIVATIONS, Activation
 from expreg.errors import InputError, Problem
 from expreg.residual import LOSSES, activations
 from expreg.solver.records import SKETCHES, names, with_sketch
-from expreg.sparse import Sparse, from_any, to_scipy
+from expreg.solver.units import Units, equilibrated, of_targets
+from expreg.sparse import Sparse, from_any, to_csr, to_scipy
 from expreg.sparse.convert import finite, real
 from expreg.sparse.passes import column_norms
 from expreg.types import Array
@@ -21,7 +22,10 @@ REACHABLE = 32  # the smallest tolerance of a precision, in units of its roundin
 
 
 class Checked(NamedTuple):
-    """A as a dense or a scipy csr array (n, d), b (n,), w (n,) or None, x0 (d,) or None, tol, column norms (d,)."""
+    """A as a dense or a scipy csr array (n, d), b (n,), w (n,) or None, x0 (d,) or None, tol, column norms (d,).
+
+    All in `units` in which they are of order one; `activation` is that of logits in these units.
+    """
 
     A: Any
     b: Array
@@ -29,26 +33,45 @@ class Checked(NamedTuple):
     x0: Array | None
     tol: float
     norms: Array
+    activation: str | Activation = "exp"
+    units: Units = Units()
 
 
 def check(
-    A: Any, b: Any, *, loss: str, activation: str, solver: str, sketch: str | None, weights: Any, x0: Any, tol: float
+    A: Any,
+    b: Any,
+    *,
+    loss: str,
+    activation: str,
+    solver: str,
+    sketch: str | None,
+    weights: Any,
+    x0: Any,
+    tol: float,
+    key: Any = None,
+    max_steps: Any = None,
+    sketch_size: Any = None,
 ) -> Checked:
     """Return the arrays that the solvers work on; raise InputError with all that is wrong, one line each."""
     _refuse(_names(loss=loss, activation=activation, solver=solver, sketch=sketch))
+    _refuse([*_counts(max_steps=max_steps, sketch_size=sketch_size), *_random(key)])
     matrix = _matrix(A)
     (n, d), dtype = matrix.shape, matrix.dtype
     with np.errstate(all="ignore"):
         norms = column_norms(matrix)
     if not np.isfinite(norms).all() and isinstance(matrix, np.ndarray):
         finite(matrix, "A")  # one pass more, only where it has something to name
+    matrix, norms, columns = equilibrated(matrix, norms)
     target = _vector(b, "b", n, dtype)
-    w = _vector(np.full(n, weights or 0.0, dtype) if np.ndim(weights) == 0 else weights, "weights", n, dtype)
+    weights = 0.0 if weights is None else weights
+    w = _vector(np.full(n, weights) if np.ndim(weights) == 0 else weights, "weights", n, dtype)
     start = None if x0 is None else _vector(x0, "x0", d, dtype)
     tolerance = _tolerance(tol, dtype)
-    _refuse([*_zero_columns(norms, n), *_stationary(start, loss, activation)])
+    _refuse([*_too_many(sketch_size, n), *_zero_columns(norms, n), *_stationary(start, loss, activation)])
     _warn(matrix, target, norms, loss, activation)
-    return Checked(matrix, target, w if w.any() else None, start, tolerance, norms)
+    target, heavy, phi, scale = of_targets(target, w if w.any() else None, loss, activation)
+    scale = scale._replace(columns=columns)
+    return Checked(matrix, target, heavy, None if start is None else scale.inner(start), tolerance, norms, phi, scale)
 
 
 def _refuse(problems: list[Problem]) -> None:
@@ -61,11 +84,33 @@ def _names(**given: str | None) -> list[Problem]:
     problems = [
         Problem("E-ENUM", f"got {given[key]!r}, expected one of {', '.join(map(str, choices))}", key=key)
         for key, choices in known.items()
-        if given[key] not in choices
+        if given[key] not in list(choices)
     ]
     if given["sketch"] is not None and given["solver"] not in with_sketch() and given["solver"] in names():
         problems.append(Problem("E-ENUM", f"solver {given['solver']} uses no sketch, expected None", key="sketch"))
     return problems
+
+
+def _counts(**given: Any) -> Iterator[Problem]:
+    for key, value in given.items():
+        if value is not None and (not _whole(value) or value < 1):
+            yield Problem("E-RANGE", f"got {value!r}, expected a whole number of at least 1", key=key)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _random(key: Any) -> Iterator[Problem]:
+    kind = getattr(key, "dtype", None)
+    known = kind == np.uint32 or "key" in str(kind)  # raw and typed keys of JAX
+    if not (key is None or known or (_whole(key) and 0 <= key < 2**32)):
+        yield Problem("E-RANGE", f"got {key!r}, expected an integer from 0 to 2^32 - 1 or a JAX key", key="key")
+
+
+def _too_many(size: Any, n: int) -> Iterator[Problem]:
+    if size is not None and size > n:
+        yield Problem("E-RANGE", f"got {size} for an A of {n} rows, expected at most {n}", key="sketch_size")
 
 
 def _matrix(A: Any) -> Any:
@@ -81,18 +126,19 @@ def _matrix(A: Any) -> Any:
 
 
 def _sound_csr(A: Any) -> Any:
-    try:
-        found = sparse.csr_array(A)
-        found.check_format(full_check=True)
-    except ValueError:
-        return None
+    found = to_csr(A)
     if found.data.dtype.kind not in "biuf" or not np.isfinite(found.data).all():
         return None
     return found if found.dtype in (np.float32, np.float64) else found.astype(np.float64)
 
 
 def _shaped(array: Any, key: str, ndim: int) -> Array:
-    found = real(np.asarray(array), key)
+    if np.ma.is_masked(array):
+        raise InputError(Problem("E-DATA", "got masked entries, expected a number in each; fill or drop them", key=key))
+    try:
+        found = real(np.asarray(array), key)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(Problem("E-SHAPE", f"got no array: {error}", key=key)) from None
     if found.ndim != ndim:
         expected = "(n, d)" if ndim == 2 else "one dimension"
         raise InputError(Problem("E-SHAPE", f"got shape {found.shape}, expected {expected}", key=key))
@@ -106,11 +152,21 @@ def _vector(array: Any, key: str, length: int, dtype: Any) -> Array:
         what = "columns" if key == "x0" else "rows"
         message = f"got {len(found)} values for an A of {length} {what}, expected {length}"
         raise InputError(Problem("E-SHAPE", message, key=key))
-    return found.astype(dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        cast = found.astype(dtype)
+    if not np.isfinite(cast).all() or (key == "b" and found.any() and not cast.any()):
+        message = (
+            f"got {np.abs(found).max():g}, out of the range of {np.dtype(dtype)}, the type of A; give A in float64"
+        )
+        raise InputError(Problem("E-RANGE", message, key=key))
+    return cast
 
 
-def _tolerance(tol: float, dtype: Any) -> float:
+def _tolerance(tol: Any, dtype: Any) -> float:
     least = REACHABLE * float(np.finfo(dtype).eps)
+    if isinstance(tol, bool) or not isinstance(tol, int | float | np.integer | np.floating):
+        raise InputError(Problem("E-TYPE", f"got {tol!r}, expected a positive number", key="tol"))
+    tol = float(tol)
     if tol == DEFAULT_TOL:
         return max(tol, least)
     if not np.isfinite(tol) or tol <= 0:

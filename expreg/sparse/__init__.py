@@ -1,6 +1,6 @@
 """Sparse matrices as a pytree, and the products that solvers and sketches need of any matrix."""
 
-from expreg.sparse.convert import from_any, from_bcoo, from_dense, from_entries, from_scipy
+from expreg.sparse.convert import from_any, from_bcoo, from_dense, from_entries, from_scipy, to_csr
 from expreg.sparse.matrix import (
     Matrix,
     Sparse,
@@ -32,6 +32,7 @@ __all__ = [
     "row_norms",
     "scale_rows",
     "take_rows",
+    "to_csr",
     "to_dense",
     "to_scipy",
 ]

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 
 from expreg.errors import InputError, Problem
-from expreg.sparse.matrix import Sparse, cut
+from expreg.sparse.matrix import Sparse, cut, to_scipy
 from expreg.types import Array
 
 _LARGE = 2**31  # what an index of 32 bits cannot hold
+_COMPRESSED = ("csr", "csc", "bsr")
 
 
 def from_any(matrix: Any, *, name: str = "A") -> Sparse | Array:
@@ -49,10 +50,10 @@ def from_scipy(matrix: Any, *, name: str = "A") -> Sparse:
     Rows with unsorted columns are sorted; a position that stands there twice is refused, not summed. Raises
     InputError, also for indices that are out of range or pointers that decrease.
     """
-    if matrix.format not in ("csr", "csc", "bsr"):
+    if matrix.format not in _COMPRESSED:
         entries = matrix.tocoo()
         return _sorted(entries.data, entries.coords[0], entries.coords[1], matrix.shape, name)
-    compressed = matrix if matrix.format != "bsr" else matrix.tocsr()
+    compressed = matrix if matrix.format != "bsr" else _blocks(matrix, name)
     major, pointers = compressed.shape[compressed.format == "csc"], compressed.indptr
     counts = np.diff(pointers)
     if pointers.shape != (major + 1,) or pointers[0] != 0 or (counts < 0).any():
@@ -64,6 +65,37 @@ def from_scipy(matrix: Any, *, name: str = "A") -> Sparse:
     owners = np.repeat(np.arange(major), counts)
     rows, columns = (owners, compressed.indices) if compressed.format == "csr" else (compressed.indices, owners)
     return _sorted(compressed.data, rows, columns, matrix.shape, name)
+
+
+def to_csr(matrix: Any, *, name: str = "A") -> Any:
+    """Return any scipy.sparse matrix as a csr array with sorted columns; raises InputError as `from_scipy` does."""
+    from scipy import sparse  # slow to import: only at the edge
+
+    if matrix.ndim != 2:
+        raise InputError(Problem("E-SHAPE", f"got shape {matrix.shape}, expected (n, d)", key=name))
+    try:
+        # before SciPy converts: of unsound indices it reads and writes beyond the end of its arrays
+        if matrix.format in _COMPRESSED:
+            matrix.check_format(full_check=True)
+        elif matrix.format == "coo":
+            sparse.coo_array((matrix.data, matrix.coords), shape=matrix.shape)
+        found = sparse.csr_array(matrix)
+        found = found if found.has_sorted_indices else found.sorted_indices()
+        # the sum of what stands at one position is nobody's number
+        if found.has_canonical_format and (matrix.format != "coo" or found.nnz == matrix.nnz):
+            return found
+    except ValueError:
+        pass
+    return to_scipy(from_scipy(matrix, name=name))
+
+
+def _blocks(matrix: Any, name: str) -> Any:
+    """Return a sound bsr matrix as csr."""
+    try:
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise _refused(name, f"got a bsr matrix whose blocks are not sound: {error}") from error
+    return matrix.tocsr()
 
 
 def from_bcoo(matrix: Any, *, name: str = "A") -> Sparse:

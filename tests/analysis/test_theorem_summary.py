@@ -83,6 +83,18 @@ def test_few_failures_are_allowed_and_many_are_not():
     assert outcomes(runs(some(0.3), count=100))["steps"] == "contradicts"
 
 
+def test_of_several_cases_the_interval_decides_and_not_the_mean():
+    def share(good, count):
+        return pd.Series([True] * good + [False] * (count - good))
+
+    few, many, below = share(3, 3), share(97, 100), share(60, 100)
+    assert theorem._decisive([many, few], 0.9, 0.95) is few  # all do, and it shows the least
+    assert (
+        theorem._decisive([few, below, many], 0.9, 0.95) is below
+    )  # begins higher than that of the few, ends below 0.9
+    assert theorem._limits(few, 0.95)[0] < theorem._limits(below, 0.95)[0] < theorem._limits(below, 0.95)[1] < 0.9
+
+
 def test_starts_that_are_not_good_do_not_count_but_bound_where_convergence_begins():
     def beyond(_, distance):
         return lambda _: 0.2 if distance < 0.1 else 0.9

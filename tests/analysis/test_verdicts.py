@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
 from expreg.kinds.network.summary import growth, summary, verdicts
 
@@ -176,6 +177,8 @@ def test_an_unusable_exponent_and_missing_cells_are_named() -> None:
 
 
 COVERED = {
+    "n": 4,
+    "_replicate": 0,
     "optimizer": "sgd",
     "schedule": None,
     "Ecert": 1.0,
@@ -205,7 +208,7 @@ COVERED = {
 def test_one_broken_promise_contradicts_a_certificate(
     change: dict[str, Any], runs: int, expected: str, words: str
 ) -> None:
-    found = verdicts.certificate(pd.DataFrame([COVERED, COVERED | change]), 0.95)
+    found = verdicts.certificate(pd.DataFrame([COVERED, COVERED | {"_replicate": 1} | change]), 0.95)
     assert found is not None
     assert (found["verdict"], found["replicates"]) == (expected, runs)
     assert words in found["reason"]
@@ -213,10 +216,24 @@ def test_one_broken_promise_contradicts_a_certificate(
 
 
 def test_runs_that_break_different_promises_all_count() -> None:
-    rows = pd.DataFrame([COVERED, COVERED | {"E3cert": 0.0}, COVERED | {"E4cert": 0.0}])
-    found = verdicts.certificate(rows, 0.95)
+    broken = {"E3cert": 0.0, "_replicate": 1}, {"E4cert": 0.0, "_replicate": 2}
+    found = verdicts.certificate(pd.DataFrame([COVERED, *(COVERED | change for change in broken)]), 0.95)
     assert found is not None
     assert found["measured"] == pytest.approx(1 / 3)
+
+
+def test_nested_widths_of_a_replicate_are_no_runs_of_their_own() -> None:
+    """The interval is that of 3 of 4 replicates however many widths each has; replicates of another n are others."""
+    rows = [
+        COVERED | {"n": n, "_replicate": replicate, "E4cert": float((n, replicate, width) != (8, 1, 6))}
+        for n, replicate in ((4, 0), (4, 1), (8, 0), (8, 1))
+        for width in range(7)
+    ]
+    found = verdicts.certificate(pd.DataFrame(rows), 0.95)
+    assert found is not None
+    assert (found["verdict"], found["measured"], found["replicates"]) == ("contradicts", 0.75, 4)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(binomtest(3, 4).proportion_ci(0.95)))
+    assert found["reason"].startswith("of 28 certified runs (4 replicates) these break a promise: ")
 
 
 def widest(n: int, successes: int, low: float, high: float, m: int = 512) -> dict[str, Any]:

@@ -68,6 +68,16 @@ def test_geometric_is_rounded_to_even_widths() -> None:
     assert all(abs(m - 8 * 512 ** (i / 18)) <= 1.0001 for i, m in enumerate(widths))
 
 
+@pytest.mark.parametrize("kind", ["geometric", "linear"])
+@pytest.mark.parametrize(("a", "b"), [(5, 31), (31, 5), (3, 9), (1, 7), (7.5, 90.2), (2, 3)])
+def test_even_widths_stay_between_the_ends(kind: str, a: float, b: float) -> None:
+    widths = values("m", {kind: [a, b, 12]})
+    assert {m % 2 for m in widths} == {0}
+    assert min(a, b) <= min(widths) <= min(a, b) + 2
+    assert max(a, b) - 2 <= max(widths) <= max(a, b)
+    assert widths == sorted(set(widths), reverse=a > b)
+
+
 def test_geometric_drops_repeats_after_rounding() -> None:
     assert values("n", {"geometric": [1, 4, 9]}) == [1, 2, 3, 4]
 

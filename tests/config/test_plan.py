@@ -393,3 +393,29 @@ def test_ten_thousand_cells_take_no_time(axis: str) -> None:
     start = time.process_time()
     assert plan(load(source))["cells"] == 10_000
     assert time.process_time() - start < 2  # measured: 0.1 to 0.3
+
+
+def test_a_grid_of_wrong_cells_is_left_after_a_thousand() -> None:
+    axes = {name: {"count": 100} for name in "abc"}
+    config = {
+        **BASE,
+        "sweep": {"product": {**axes, "n": [4], "m": [8]}},
+        "training": {"tolerance": "-1-a*b-c"},
+    }
+    before = time.process_time()
+    with pytest.raises(InputError) as caught:
+        plan(load(config))
+    assert time.process_time() - before < 10  # a million cells take a minute
+    [line] = caught.value.lines()
+    assert "(where a = 0, b = 0, c = 0; or " in line
+    assert line.endswith("; and 997 more in the first 1000 cells; the rest was not checked)")
+
+
+def test_a_great_many_unknown_axes_take_no_time() -> None:
+    axes = {f"data.{k}": 1 for k in range(20_000)}
+    before = time.process_time()
+    with pytest.raises(InputError) as caught:
+        load({**BASE, "sweep": {"product": {"n": [4], "m": [8], **axes}}})
+    assert time.process_time() - before < 10
+    assert len(caught.value.problems) == 20_000
+    assert caught.value.lines()[0].endswith("the config has no value 'data.0' to sweep; did you mean data.n?")

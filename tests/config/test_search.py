@@ -56,6 +56,13 @@ def test_a_search_has_the_cells_of_the_grid_of_its_candidates(tmp_path, points):
     assert "search" not in other
 
 
+def test_a_search_asks_for_no_width_beyond_its_ends():
+    search = {"axis": "m", "criterion": "E5", "from": 5, "to": 33}
+    config = {"experiment": "threshold", "name": "x", "sweep": {"search": search, "product": {"n": [4]}}}
+    found = [settings["network"]["m"] for settings, _ in cells(load(config))]
+    assert (min(found), max(found)) == (6, 32)
+
+
 def test_overrides_reach_into_a_search(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text(TEXT)

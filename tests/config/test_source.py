@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from expreg.core.config import config_text
 from expreg.core.config.reader import read
+from expreg.core.config.source import gather
 
 # --- overrides ---------------------------------------------------------------------------------------
 
@@ -31,10 +32,16 @@ from expreg.core.config.reader import read
         ("training.max_steps={flow_time: 1}", ("training", "max_steps"), {"flow_time": 1}),
         ("description=a = b", ("description",), "a = b"),
         ("description='a, b'", ("description",), "a, b"),
+        ("description=attempt #3", ("description",), "attempt #3"),
+        ("description=#3", ("description",), "#3"),
+        ("description='attempt #3'", ("description",), "attempt #3"),
+        ("description=note: see C#, a #1", ("description",), ["note: see C#", "a #1"]),
+        ("description=two\nlines", ("description",), "two\nlines"),
+        ('description="a" , b #2', ("description",), ["a", "b #2"]),
     ],
 )
 def test_overrides_are_read_like_the_file(override: str, path: tuple[str, ...], value: Any) -> None:
-    found: Any = load(SMALL, [override]).source.given
+    found: Any = gather(SMALL, [override]).value
     for part in path:
         found = found[part]
     assert found == value
@@ -66,6 +73,16 @@ def test_list_elements_are_reached_by_index() -> None:
         ("sweep.product.n=8,,9", "E-YAML", "sweep.product.n"),
         ("name.first=x", "E-OVERRIDE", "name.first"),
         ("extends=a.yaml", "E-OVERRIDE", "extends"),
+        ("description=hello, world", "E-TYPE", "description"),
+        ("description='a' #3", "E-OVERRIDE", "description"),
+        ("description=[a #3, b]", "E-OVERRIDE", "description"),
+        ("description=\udcff", "E-UTF8", "description"),
+        ("description=a #\udcff, b", "E-UTF8", "description"),
+        ("descr\udcffiption=a", "E-UNKNOWN", "descr\udcffiption"),
+        ("+training.tolerance=0.1", "E-UNKNOWN", "+training"),
+        ("a.b.c=1", "E-UNKNOWN", "a"),
+        ("training.a.b=1", "E-UNKNOWN", "training.a"),
+        ("sweep.zip.x.y=1", "E-AXIS", "sweep.zip.x.y"),
     ],
 )
 def test_bad_overrides_name_the_command_line(override: str, code: str, key: str) -> None:

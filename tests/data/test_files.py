@@ -6,14 +6,18 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
 import zipfile
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from numpy.lib import format as npy
+from pyarrow import parquet as pq
 
-from expreg.data import arrays
+from expreg.data import tables
 from expreg.data.files import FORMATS, data_shape, read_file, sha256
 from expreg.errors import InputError
 
@@ -214,10 +218,21 @@ def test_a_header_that_lies_takes_no_memory(tmp_path, shape, code):
     assert f"[{code}]" in refusal(tmp_path / "x.npz")[0]
 
 
-def test_an_archive_that_expands_beyond_reason_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "_SMALL", 2**12)
-    np.savez_compressed(tmp_path / "x.npz", X=np.zeros((1000, 1000)))
-    assert "E-SIZE" in refusal(tmp_path / "x.npz")[0]
+@pytest.mark.parametrize("shape", [(10**39, 0), (0, 10**39), (1,) * 70, (2**40, 0, 3)])
+def test_shapes_that_numpy_cannot_hold_are_refused(tmp_path, shape):
+    (tmp_path / "x.npy").write_bytes(header_only(shape))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("X.npy", header_only(shape))
+    for name in ("x.npy", "x.npz"):
+        assert refusal(tmp_path / name)[0].startswith(("error[E-SIZE]", "error[E-SHAPE]"))
+
+
+def test_an_archive_of_constant_columns_is_read_however_far_it_expands(tmp_path):
+    hot = np.zeros((6000, 400))
+    hot[np.arange(6000), np.arange(6000) % 7] = 1
+    np.savez_compressed(tmp_path / "x.npz", X=hot)
+    assert hot.nbytes > 400 * (tmp_path / "x.npz").stat().st_size
+    np.testing.assert_array_equal(read_file({"path": tmp_path / "x.npz"})[0], hot)
 
 
 def test_an_archive_whose_directory_lies_about_a_size_is_refused(tmp_path):
@@ -303,7 +318,7 @@ def test_numbers_in_any_plain_form_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "place"),
     [
-        (b"a,y\n1,\xff\n", "E-UTF8] x.csv: byte 0xff at offset 6"),
+        (b"a,y\n1,\xff\n", "E-UTF8] x.csv:2: byte 0xff at offset 6"),
         (b"", "E-EMPTY] x.csv: "),
         (b"a,a,y\n1,2,3\n", "E-DUP] x.csv: column 'a'"),
         (b'a,y\n1,"2\n', "E-DATA] x.csv:2: "),
@@ -336,3 +351,90 @@ def test_parquet_types_are_converted_when_exact(tmp_path):
     found, labels = read_file({"path": tmp_path / "x.parquet"})
     np.testing.assert_array_equal(found, [[1, 0.5, 1], [2, 2, 0]])
     np.testing.assert_array_equal(labels, [2.0**53, 0])
+
+
+def test_decimals_are_read_as_those_of_a_text(tmp_path):
+    written = ["0.1", "-123456789012345.678901", "9007199254740993.000000", "1.000001"]
+    values = [Decimal(text) for text in written]
+    pq.write_table(pa.table({"a": pa.array(values, pa.decimal128(30, 6)), "y": [1.0] * 4}), tmp_path / "x.parquet")
+    np.testing.assert_array_equal(read_file({"path": tmp_path / "x.parquet"})[0][:, 0], [float(v) for v in written])
+    whole = pa.array([Decimal(1), Decimal(2**53 + 1)], pa.decimal128(38, 0))
+    pq.write_table(pa.table({"a": whole}), tmp_path / "x.parquet")
+    assert f"column a: row 2: got {2**53 + 1} of decimal128" in refusal(tmp_path / "x.parquet")[0]
+
+
+def test_a_value_that_parquet_lacks_or_rounds_is_named_with_its_row(tmp_path):
+    column = pa.chunked_array([pa.array(range(70_000)), pa.array([1, None])])
+    pq.write_table(pa.table({"a": column}), tmp_path / "x.parquet")
+    assert "x.parquet: column a: row 70002: got no value, expected a number" in refusal(tmp_path / "x.parquet")[0]
+    pq.write_table(pa.table({"a": pa.chunked_array([column.chunk(0), pa.array([-(2**60)])])}), tmp_path / "x.parquet")
+    assert f"column a: row 70001: got {-(2**60)} of int64" in refusal(tmp_path / "x.parquet")[0]
+
+
+def test_nothing_of_a_table_is_expanded_before_it_is_refused(tmp_path, monkeypatch):
+    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10**5, "i4")), ["x" * 10**4])
+    table = pa.table({"a": text, "b": text, "y": np.zeros(10**5)})
+    pq.write_table(table, tmp_path / "x.parquet", store_schema=False)
+    assert (tmp_path / "x.parquet").stat().st_size < 10**5  # and 2 GB in memory
+    before = pa.default_memory_pool().bytes_allocated()
+    pa.default_memory_pool().release_unused()
+    found = refusal(tmp_path / "x.parquet")
+    assert [line.split("parquet: ")[1] for line in found] == [
+        f"column {name}: got string, expected real" for name in "ab"
+    ]
+    assert pa.default_memory_pool().bytes_allocated() <= before + 10**7
+    monkeypatch.setattr(tables, "MAX_BYTES", 10**5)
+    assert (
+        "E-SIZE] x.parquet: 100000 rows of 1 columns"
+        in refusal(tmp_path / "x.parquet", features=["y"], target=False)[0]
+    )
+
+
+# --- columns that are no features
+
+
+FRAME = pd.DataFrame({"a": [3.0, 1.0], "y": [1.0, 2.0]}, index=[7, 5])
+
+
+@pytest.mark.parametrize(
+    ("frame", "name", "expected"),
+    [
+        (
+            FRAME,
+            "x.csv",
+            "x.csv: column 1 has no name, as numbers of rows have none; leave it out (pandas: index=False)",
+        ),
+        (FRAME, "x.parquet", "x.parquet: column 3 is '__index_level_0__', numbers of rows; leave it out"),
+        (FRAME.rename_axis("row"), "x.parquet", "x.parquet: column 3 is 'row', numbers of rows; leave it out"),
+        (FRAME.reset_index(names="Unnamed: 0"), "x.csv", "column 2 is 'Unnamed: 0', numbers of rows"),
+    ],
+)
+def test_an_index_is_no_feature_unless_asked_for(tmp_path, frame, name, expected):
+    path = tmp_path / name
+    path.write_text(frame.to_csv()) if name == "x.csv" else frame.to_parquet(path)
+    lines = refusal(path)
+    assert any(expected in line for line in lines)
+    assert all("or list the columns in data.features" in line for line in lines)
+    np.testing.assert_array_equal(read_file({"path": path, "features": ["a"]})[0], [[3], [1]])
+    if name == "x.parquet":
+        own = read_file({"path": path, "features": [expected.split("'")[1]]})
+        np.testing.assert_array_equal(own[0], [[7], [5]])
+
+
+def test_a_row_of_numbers_is_no_header_unless_columns_are_asked_for_by_it(tmp_path):
+    path = csv_file(tmp_path, "1,2\n3,4\n")
+    assert "x.csv:1: the first row is all numbers" in refusal(path)[0]
+    found, labels = read_file({"path": path, "features": ["2"], "target": "1"})
+    assert (found.item(), labels.item()) == (4, 3)
+
+
+def test_many_bad_lines_and_columns_are_counted_in_time(tmp_path):
+    began = time.process_time()
+    path = csv_file(tmp_path, "a,y\n" + "x,1\n" * 30_000)
+    with pytest.raises(InputError) as caught:
+        read_file({"path": path})
+    assert caught.value.lines()[0].endswith("x.csv:2: column a: got 'x', expected a number")
+    assert caught.value.lines()[-1] == "29980 more"
+    path = csv_file(tmp_path, ",".join(f"c{k}" for k in range(20_000)) + "\n" + ",".join("1" * 20_000) + "\n")
+    assert data_shape(path) == (1, 20_000)
+    assert time.process_time() - began < 3

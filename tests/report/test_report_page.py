@@ -194,7 +194,7 @@ def test_an_experiment_that_makes_nothing_of_its_rows_has_a_page_of_its_columns(
 
 def test_what_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "figures").write_text("a file in the way")
-    with pytest.raises(StorageError, match="E-DISK.*figures"):
+    with pytest.raises(StorageError, match="E-OUT.*figures: is a file"):
         write(tmp_path, synthetic.EXPERIMENT, NOTHING, NOTHING, {}, {}, "")
     assert [path.name for path in tmp_path.iterdir()] == ["figures"]
 
@@ -211,3 +211,20 @@ def test_the_template_is_package_data():
 def test_the_report_starts_neither_jax_nor_a_window_system():
     code = "import sys, expreg.core.page; sys.exit(bool({'jax', 'matplotlib.pyplot'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_nothing_is_written_through_a_link_and_nothing_is_left_of_the_dead(tmp_path):
+    empty = (synthetic.EXPERIMENT, NOTHING, NOTHING, {}, {}, "")
+    elsewhere, inside = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.mkdir()
+    inside.mkdir()
+    (inside / "figures").symlink_to(elsewhere)
+    with pytest.raises(StorageError, match=r"E-OUT.*figures: is a symlink to .*elsewhere"):
+        write(inside, *empty)
+    assert not list(elsewhere.iterdir())
+    (inside / "figures").unlink()
+    (inside / "figures").mkdir()
+    for place in (inside, inside / "figures"):
+        (place / f".expreg.{'0' * 32}.tmp").write_text("half a figure")
+    write(inside, *empty)
+    assert not list(inside.rglob("*.tmp"))

@@ -73,6 +73,10 @@ def test_what_was_asked_names_grid_and_replicates(run):
     assert asked.startswith(f"{len(cells)} cells of the experiment threshold on ")
     assert "n = 8 to 32 and m = 8 to 4096, 40 replicates each." in asked
     assert words.asked({"experiment": "x"}) == "0 cells of the experiment x."
+    counts = {"cells": 3, "planned": 5, "by_status": {"converged": 2, "oom": 1}, "search": False, "damaged": 1}
+    assert words.asked({"experiment": "x", "counts": counts}) == (
+        "3 of 5 planned cells of the experiment x; 1 failed, 1 damaged part."
+    )
 
 
 def test_failures_censoring_and_mixed_set_ups_are_warned_of(run):
@@ -87,6 +91,13 @@ def test_failures_censoring_and_mixed_set_ups_are_warned_of(run):
     assert "jax_version: 0.10.2, 0.12.0" in found
     assert "precision" not in found, "precision is swept"
     assert words.warnings(pd.DataFrame(), {}) == []
+    counts |= {"cells": 3, "planned": 5, "search": True, "damaged": 2}
+    first = words.warnings(pd.DataFrame(), {"counts": counts})[0]
+    assert first.startswith("3 of at most 5 planned cells, 3 failed, 2 damaged parts: what was in damaged parts")
+    flags = {"xla_flags": "--a", "compiled_steps": "auto", "earlier": [{"xla_flags": "", "compiled_steps": "auto"}, {}]}
+    assert words.warnings(pd.DataFrame(), {}, manifest=flags) == [
+        "The rows come from different set-ups, xla_flags: none, --a."
+    ]
 
 
 def spectrum(label, values, largest=10.0, exponent=None):

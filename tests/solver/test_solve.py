@@ -160,7 +160,7 @@ def test_coherent_rows_fall_back_to_the_gram_matrix():
 def test_the_start_is_exact_where_the_fit_is_exact():
     for loss, activation in (("softmax", "exp"), ("exponential", "sinh")):
         A, b, x = planted(loss=loss, activation=activation)
-        problem = start.problem_of(validate.Checked(A, b, 0 * b, None, 1e-10, np.linalg.norm(A, axis=0)))
+        problem = start.problem_of(validate.Checked(A, b, 0 * b, None, 1e-10, np.linalg.norm(A, axis=0)), loss)
         kind = Objective(loss, activation, True, host.HOST)
         assert np.allclose(start.best(kind, problem), x, atol=1e-9)
 

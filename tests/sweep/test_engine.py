@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from expreg import api
+from expreg.core.engine import failures, programs
 from expreg.core.engine import lanes as engine_module
-from expreg.core.engine import programs
 from expreg.core.engine.lanes import Engine
 from expreg.core.engine.programs import slice_of_lanes
 from expreg.errors import StorageError
@@ -190,7 +191,8 @@ def test_other_failures_of_a_program_are_not_taken_for_lack_of_memory(monkeypatc
 
 
 @pytest.mark.parametrize(("failing", "lanes"), [(0, 8), (2, 2), (9, 2), (3, 8)])
-def test_out_of_memory_in_any_slice_loses_no_cell(monkeypatch, failing, lanes):
+@pytest.mark.parametrize("words", ["RESOURCE_EXHAUSTED: ", "INTERNAL: Error dispatching computation: "])
+def test_out_of_memory_in_any_slice_loses_no_cell(monkeypatch, failing, lanes, words):
     calls = []
 
     def compile_program(*arguments):
@@ -199,7 +201,7 @@ def test_out_of_memory_in_any_slice_loses_no_cell(monkeypatch, failing, lanes):
         def execute(*arguments):
             calls.append(found.lanes)
             if len(calls) == failing + 1:
-                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
+                raise jax.errors.JaxRuntimeError(f"{words}Out of memory allocating 1 byte.")
             return found.execute(*arguments)
 
         return replace(found, execute=execute)
@@ -248,8 +250,8 @@ def test_a_cell_whose_own_functions_raise_costs_itself_only(name, lanes):
 
 
 def test_a_detail_is_one_short_printable_line():
-    assert engine_module.detail(KeyError()) == "KeyError"
-    line = engine_module.detail(ValueError("x" * 500))
+    assert failures.detail(KeyError()) == "KeyError"
+    line = failures.detail(ValueError("x" * 500))
     assert len(line) == 200
     assert line.startswith("ValueError: xxx")
 
@@ -271,13 +273,14 @@ def test_inputs_of_another_shape_than_those_of_the_program_are_an_error_of_the_c
     assert rows["c2"]["status_detail"] == "ValueError: prepare returned shape (2,), its program has ()"
 
 
-def test_a_run_that_fails_on_the_device_costs_the_cells_in_its_lanes_only(monkeypatch):
+@pytest.mark.parametrize(("faults", "failed"), [(1, 0), (2, 1), (100, 7)])
+def test_cells_of_a_slice_that_fails_run_again_alone(monkeypatch, faults, failed):
     def compile_program(*arguments):
         found = original(*arguments)
 
         def execute(*arguments):
             calls.append(0)
-            if len(calls) == 1:
+            if len(calls) <= faults:
                 raise jax.errors.JaxRuntimeError("INTERNAL: a fault")
             return found.execute(*arguments)
 
@@ -286,7 +289,7 @@ def test_a_run_that_fails_on_the_device_costs_the_cells_in_its_lanes_only(monkey
     calls, original = [], engine_module.compile_program
     monkeypatch.setattr(engine_module, "compile_program", compile_program)
     rows = collect(Engine(countdown(), lanes=2, devices=1), cells_of(range(1, 8)))
-    assert [rows[f"c{i}"]["status"] for i in range(7)] == ["error"] * 2 + ["converged"] * 5
+    assert [rows[f"c{i}"]["status"] for i in range(7)] == ["error"] * failed + ["converged"] * (7 - failed)
 
 
 @pytest.mark.parametrize("error", [StorageError("full"), KeyboardInterrupt(), SystemExit(3)])
@@ -386,6 +389,16 @@ def test_rows_do_not_depend_on_lanes_neighbours_or_slices_in_any_bit(precision):
     for name, row in reference.items():
         assert same(row, few[name]) == []
         assert name not in alone or same(row, alone[name]) == []
+
+
+def test_one_device_gives_the_rows_of_several_in_every_bit():
+    """XLA would compile for one device along another path: rows of one and of two devices once differed."""
+    product = {"n": [64], "d": [4], "problem.move": ["gd", "newton"], "replicate": {"count": 6}}
+    sweep = api._sweep(api.load_config({"experiment": "in_context", "name": "bits", "sweep": {"product": product}}))
+    cells = [(cell, settings) for cell, (settings, _) in sweep.cells.items()]
+    one, two = (collect(Engine(sweep.experiment, devices=count), cells) for count in (1, 2))
+    assert len(one) == len(two) == 12
+    assert {name: same(row, two[name]) for name, row in one.items()} == {name: [] for name in one}
 
 
 @pytest.mark.parametrize("factor", [50.0, float("nan"), float("inf")])

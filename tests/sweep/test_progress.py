@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from expreg import output
 from expreg.core.engine import progress
 from expreg.core.engine.progress import Reporter, duration
 
@@ -143,7 +144,7 @@ def test_silence_and_a_missing_stream(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr("sys.stderr", None)  # as after 2>&-
     with Reporter(costs(1), 0) as reporter:
         reporter.add(rows(0))
-    progress.say("nobody hears this")
+    output.complain("nobody hears this")
 
 
 def test_a_broken_pipe_silences_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,11 +152,25 @@ def test_the_source_asks_for_no_cell_that_failed_again():
     assert ask(c=0.0, b=0.0, d=1.0) == []
 
 
-def test_a_plan_expects_what_searches_of_that_size_run():
-    board = along(300, 31)
-    found = len(expected(board, 2, 0.1))
-    ran = [len(finished(monotone(np.random.default_rng(seed), 300, 31), 31, 0.1)[0]) for seed in range(5)]
-    assert found == pytest.approx(np.mean(ran), rel=0.05)
+@pytest.mark.parametrize("size", [(300, 31, 0.1), (12, 16, 0.1), (40, 31, 0.05)])
+def test_a_plan_expects_what_searches_run_from_criteria_that_begin_together_to_apart(size):
+    """The ends are the two extremes; a search whose criteria begin somewhere near each other lies between them."""
+    count, places, verify = size
+    few, many = (len(expected(along(count, places), criteria, verify)) for criteria in (1, 2))
+
+    def ran(shift):
+        found = []
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            first = rng.integers(places + 1, size=(count, 1))
+            second = rng.integers(places + 1, size=first.shape) if shift is None else np.clip(first + shift, 0, places)
+            truth = np.stack([np.arange(places) >= begin for begin in (first, second)]).astype(float)
+            found.append(len(finished(truth, places, verify)[0]))
+        return np.mean(found)
+
+    assert few == pytest.approx(ran(0), rel=0.05)
+    assert many == pytest.approx(ran(None), rel=0.05)
+    assert few < ran(1) < ran(4) < many
 
 
 # --- whole lines say how far to trust it ------------------------------------------------------------

@@ -153,8 +153,12 @@ def check_after_death(place: Path) -> None:
     assert list(table["residual_final"]) == [0, 1 / 7]
 
 
-def test_death_at_every_call_loses_no_acknowledged_cell(tmp_path: Path) -> None:
-    assert int(run_child("die_everywhere", tmp_path)) > 60  # the calls were indeed seen
+def test_death_at_every_call_loses_no_acknowledged_cell(tmp_path: Path, soak: Any) -> None:
+    points = int(run_child("die_everywhere", tmp_path))
+    assert points > 60  # the calls were indeed seen
+    soak.figure(
+        "R1", "A process that is killed at each call by which it reaches the disk", points=points - 1, violating=0
+    )
 
 
 def commit_for_ever(directory: str) -> None:
@@ -166,6 +170,7 @@ def commit_for_ever(directory: str) -> None:
 
 def kill_at_random(directory: str, times: str) -> None:
     encode([], "")
+    total = 0
     for seed in range(int(times)):
         receive, send = os.pipe()
         process = os.fork()
@@ -183,10 +188,21 @@ def kill_at_random(directory: str, times: str) -> None:
             assert acknowledged <= store.finished.keys()
             assert not store.damaged
             assert set(store.attempts.values()) <= {1}, "a finished cell was run again"
+        total += len(acknowledged)
+    sys.stdout.write(str(total))
 
 
-def test_random_kills_lose_nothing_and_repeat_nothing_finished(tmp_path: Path) -> None:
-    run_child("kill_at_random", tmp_path / "run", 8)
+def test_random_kills_lose_nothing_and_repeat_nothing_finished(tmp_path: Path, soak: Any) -> None:
+    kills = soak.times(8, 300)
+    acknowledged = int(run_child("kill_at_random", tmp_path / "run", kills))
+    soak.figure(
+        "R2",
+        "A process that commits, killed at random moments",
+        kills=kills,
+        acknowledged=acknowledged,
+        lost=0,
+        unreadable=0,
+    )
     table, _, _ = read(tmp_path / "run")
     assert list(table["cell"]) == cells(*range(len(table)))
     assert len(table) >= 8
@@ -212,8 +228,10 @@ def test_fault_hook_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook
 # --- failing disks --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, None])
-def test_error_at_every_call_of_a_commit(tmp_path: Path, code: int | None) -> None:
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EROFS, None])
+def test_error_at_every_call_of_a_commit(tmp_path: Path, soak: Any, code: int | None) -> None:
+    injected: list[str] = []
+
     def failing_at(point: int) -> Callable[[str, int, tuple[Any, ...]], None]:
         failed_fsync: list[Any] = []
 
@@ -222,6 +240,7 @@ def test_error_at_every_call_of_a_commit(tmp_path: Path, code: int | None) -> No
                 failed_fsync.clear()
             assert not (name == "fsync" and arguments[0] in failed_fsync), "fsync was retried"
             if count == point and name != "close":
+                injected.append(name)
                 if name == "fsync":
                     failed_fsync.append(arguments[0])
                 raise OSError(code, os.strerror(code)) if code else OSError("short write")
@@ -237,14 +256,17 @@ def test_error_at_every_call_of_a_commit(tmp_path: Path, code: int | None) -> No
     table, _, damaged = read(tmp_path)
     assert list(table["cell"]) == cells(*range(1, 25))
     assert not damaged
+    assert set(injected) == {"open", "write", "fsync", "link", "unlink"}
+    name = errno.errorcode[code] if code else "short write"
+    soak.figure(f"R15-{name[:5]}", f"{name} at each call of a commit", injected=len(injected), intact=len(injected))
 
 
 def test_what_is_published_was_synced_before_and_its_name_after(tmp_path: Path) -> None:
     calls: list[str] = []
     with Store.open(tmp_path, PLAN, CONFIG) as store, every_call(lambda name, *_: calls.append(name)):
         store.commit([row(0)])
-    until_event = calls[: calls.index("unlink") + 4]
-    assert until_event == ["open", "write", "fsync", "close", "link", "unlink", "open", "fsync", "close"]
+    until_event = calls[: calls.index("unlink") + 5]
+    assert until_event == ["open", "write", "fsync", "link", "unlink", "close", "open", "fsync", "close"]
 
 
 def fill_the_disk(directory: str) -> None:
@@ -289,16 +311,23 @@ def flipped(data: bytes, byte: int, bit: int) -> bytes:
     return data[:byte] + bytes([data[byte] ^ 1 << bit]) + data[byte + 1 :]
 
 
-def test_every_truncation_and_bit_flip_of_a_part_is_detected(tmp_path: Path) -> None:
+def test_every_truncation_and_bit_flip_of_a_part_is_detected(tmp_path: Path, soak: Any) -> None:
     data = encode([{"cell": "00", "status": "converged", "attempt": 1}], "identity")
     path = tmp_path / "parts" / part_name(data)
     path.parent.mkdir()
-    flips = random.Random(0).sample(range(8 * len(data)), 400)
+    flips = random.Random(0).sample(range(8 * len(data)), soak.times(400, 8 * len(data)))
     damaged = [data[:length] for length in range(len(data))] + [flipped(data, *divmod(flip, 8)) for flip in flips]
     for content in (data, *damaged):
         path.write_bytes(content)
         (found,) = scan(tmp_path, None)
         assert bool(found.reason) == (content != data)
+    soak.figure(
+        "R14",
+        "A part cut at every length and with every bit changed",
+        truncations=len(data),
+        flips=len(flips),
+        undetected=0,
+    )
 
 
 def test_damaged_part_goes_to_quarantine_and_only_its_cells_run_again(tmp_path: Path) -> None:
@@ -588,3 +617,117 @@ def test_importing_the_store_is_light() -> None:
     code = "import sys, expreg.core.store.store; print({'jax', 'matplotlib', 'pyarrow', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+# --- what others leave, forge or lack ---------------------------------------------------------------
+
+
+def test_a_plan_that_is_gone_is_made_again_for_its_own_parts_and_for_no_other(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        store.commit([row(0)])
+    good = (tmp_path / "plan.json").read_bytes()
+    (tmp_path / "plan.json").unlink()
+    assert read(tmp_path)[0]["cell"].tolist() == cells(0)
+    before = snapshot(tmp_path)
+    with pytest.raises(StorageError, match="E-PLAN.*plan.json is gone and its parts belong to another plan"):
+        Store.open(tmp_path, OTHER, CONFIG)
+    assert snapshot(tmp_path) == before
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        assert set(store.finished) == set(cells(0))
+    assert (tmp_path / "plan.json").read_bytes() == good
+
+
+def forge(directory: Path, table: Any, label: Any) -> str:
+    """Put a part with a right name and any content into a run."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"expreg": label if isinstance(label, str) else json.dumps(label)})
+    data = bytes(sink.getvalue())
+    (directory / "parts" / part_name(data)).write_bytes(data)
+    return part_name(data)
+
+
+def test_forged_parts_are_set_aside_by_name_or_named(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        (good,) = [store.commit([row(0)])]
+    table = decode((tmp_path / "parts" / str(good)).read_bytes())
+    label = {"format": 1, "identity": identity_hash(PLAN), "axes": [], "rows": [[row(1)["cell"], "converged", 1]]}
+    wrong = [
+        *({**label, "format": value} for value in ({"a": 1}, "x", [[1, 2]], None)),
+        *(
+            {**label, "rows": value}
+            for value in (7, {"a": 1}, "x", [[1, 2]], [[row(1)["cell"], "converged", 1.5]], None)
+        ),
+        *({**label, "axes": value} for value in (7, [[1, 2]], None)),
+        *({name: value for name, value in label.items() if name != key} for key in ("format", "identity", "rows")),
+        {**label, "rows": label["rows"] * 2},
+        "[" * 100_000,
+        [label],
+    ]
+    forged = {forge(tmp_path, table, one) for one in wrong}
+    forged.add(forge(tmp_path, table.drop(["cell"]), label))
+    forged.add(forge(tmp_path, table.set_column(table.column_names.index("status"), "status", [[3]]), label))
+    newer = forge(tmp_path, table, {**label, "format": 7})
+    with pytest.raises(StorageError, match=f"{newer}.*has format 7"):
+        Store.open(tmp_path, PLAN, CONFIG)
+    (tmp_path / "parts" / newer).unlink()
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        assert set(store.finished) == set(cells(0))
+        assert {line.split(":")[0] for line in store.damaged} == forged
+    other = forge(tmp_path, table.set_column(table.column_names.index("steps"), "steps", [[9]]),
+                  {**label, "rows": [[row(0)["cell"], "converged", 1]]})  # fmt: skip
+    with pytest.raises(StorageError, match=r"E-CONFLICT.*cell 0{16}, steps") as caught:
+        Store.open(tmp_path, PLAN, CONFIG)
+    assert str(good) in str(caught.value)
+    assert other in str(caught.value)
+    assert not is_locked(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["fcntl.flock", "os.link"])
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM])
+def test_a_file_system_without_locks_or_links_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    def lacking(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    name = {"fcntl.flock": "flock", "os.link": "hard links"}[call]
+    with monkeypatch.context() as patch:
+        patch.setattr(call, lacking)
+        with pytest.raises(StorageError, match=f"its file system has no {name} .*give a local directory"):
+            Store.open(tmp_path / "run", PLAN, CONFIG)
+    assert not stray(tmp_path)
+    Store.open(tmp_path / "run", PLAN, CONFIG).close()
+
+
+def test_a_lock_that_cannot_be_closed_is_a_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(tmp_path, PLAN, CONFIG)
+    store.commit([row(0)])
+    real = os.close
+
+    def failing(descriptor: int) -> None:
+        real(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.close", failing)
+        with pytest.raises(StorageError, match="E-DISK.*Input/output error"):
+            store.close()
+    store.close()
+    assert not is_locked(tmp_path)
+    assert read(tmp_path)[0]["cell"].tolist() == cells(0)
+
+
+def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    from expreg.core.store.disk import remove_temporaries, temporary
+
+    left = tmp_path / f".expreg.{'0' * 32}.tmp"
+    left.write_text("left")
+    with temporary(tmp_path / "x", b"x", "write") as living:
+        remove_temporaries(tmp_path)
+        assert (left.exists(), living.exists()) == (False, True)
+    assert not stray(tmp_path)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from expreg.core.store.part import encode, part_name
-from expreg.core.store.store import Store, identity_hash
+from expreg.core.engine import manifest
+from expreg.core.store.part import digest, encode, part_name
+from expreg.core.store.store import Store, canonical, identity_hash
 from expreg.core.store.table import compare, export, query, read, read_events, status
 from expreg.errors import InputError
 
@@ -90,7 +92,7 @@ def test_rows_outside_the_plan_are_kept_but_not_shown(run: Path, tmp_path: Path)
     assert cells["cell"].tolist() == ids[:2]
     assert set(curves["cell"]) == set(ids[:2])
     assert status(run).items() >= {"planned": 3, "done": 2, "by_status": {"converged": 2}}.items()
-    assert query(run, "select count(*) as k from cells")["k"].tolist() == [2]
+    assert query(run, "select count(*) as k from cells") == (["k"], [(2,)])
     assert len(pd.read_csv(export(run, tmp_path / "out.csv"))) == 2
     assert compare([run, run])[1].loc["cells"].tolist() == [2, 2]
     save(run)
@@ -181,14 +183,12 @@ def test_reader_beside_a_writer_sees_only_whole_commits(tmp_path: Path) -> None:
 
 
 def test_query_joins_both_tables_and_knows_null_from_nan(run: Path) -> None:
-    answer = query(run, "select cell, count(step) as k, sum(n) as s from cells join curves using (cell) group by 1")
-    assert answer.sort_values("cell")["k"].tolist() == [3, 2]
-    assert answer.sort_values("cell")["s"].tolist() == [24.0, 48.0]
-    counted = query(run, "select count(*), count(eta), count(E5), count(*) from cells")
-    assert counted.values.tolist() == [[3, 2, 2, 3]]
-    assert query(run, "select E5 from cells order by cell")["E5"].tolist() == [False, pd.NA, True]
+    sql = "select count(step) as k, sum(n) as s from cells join curves using (cell) group by cell order by cell"
+    assert query(run, sql) == (["k", "s"], [(3, 24), (2, 48)])
+    assert query(run, "select count(*), count(eta), count(E5), count(*) from cells")[1] == [(3, 2, 2, 3)]
+    assert query(run, "select E5 from cells order by cell")[1] == [(False,), (None,), (True,)]
     tables = query(run, "select table_name from information_schema.tables order by 1")
-    assert tables.iloc[:, 0].tolist() == ["cells", "curves"]
+    assert tables[1] == [("cells",), ("curves",)]
 
 
 def test_query_reaches_no_file_and_cannot_unseal_itself(run: Path, tmp_path: Path) -> None:
@@ -327,3 +327,27 @@ def test_compare_shows_what_differs_side_by_side(tmp_path: Path) -> None:
     assert statistics.loc["sphere: E5: exponent", "b"] == 2.0
     same, _ = compare([a, a])
     assert same.empty
+
+
+THRESHOLDS = {"groups": [{"label": "x", "criteria": [{"criterion": "E5", "thresholds": 7}]}]}
+
+
+@pytest.mark.parametrize(
+    "content", ["7", "[7]", '{"groups": 7}', '{"groups": [7]}', "[" * 200_000, "{", json.dumps(THRESHOLDS)]
+)
+def test_a_summary_of_another_form_is_bad_input(run: Path, content: str) -> None:
+    (run / "summary.json").write_text(content)
+    with pytest.raises(InputError, match=r"E-JSON.*summary\.json"):
+        compare([run, run])
+
+
+def test_side_files_of_another_form_cost_nothing(run: Path) -> None:
+    for content in ("7", '{"earlier": 7}', "[" * 200_000, '"earlier"', ""):
+        (run / "manifest.json").write_text(content)
+        assert manifest.read(run) == {}
+    body = b'{"kind":7' + b"[" * 9
+    (run / "events.jsonl").write_bytes(b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body)))
+    assert status(run)["last_event"] is None
+    for plan in ({"identity": 7}, {"identity": {}, "ids": 7}, {}):
+        (run / "plan.json").write_text(json.dumps({**plan, "checksum": digest(canonical(plan))}))
+        assert status(run).items() >= {"planned": None, "done": 3}.items()

@@ -28,6 +28,7 @@ Row = Mapping[str, Any]
 ID_BYTES = 8
 HASH_BYTES = 16
 MAX_CASES = 3  # shown per problem
+MAX_WRONG = 1000  # cells that break a rule; then the others are not looked at
 NOT_IDENTITY = {"sweep", "analysis", "execution", "description", "extends"}
 
 
@@ -98,6 +99,7 @@ class Resolver:
         self.blocks: dict[str, dict[Any, Resolved | None]] = {block: {} for block in self.model.blocks}
         self.sizes: dict[Any, dict[str, Any]] = {}
         self.cases: dict[tuple[Path, str], dict[str, str]] = {}
+        self.seen = ""  # words on the part of the cells that was looked at, where that was not all
 
     def block(self, block: str, row: Row) -> Resolved | None:
         """Return a block as it is in the cell of a row, None if it breaks a rule; problems go to `cases`."""
@@ -139,7 +141,7 @@ class Resolver:
         found = []
         for (path, code), cases in self.cases.items():
             shown = [where for where in list(cases)[:MAX_CASES] if where]
-            more = f"; and {len(cases) - len(shown)} more" if len(cases) > len(shown) and shown else ""
+            more = f"; and {len(cases) - len(shown)} more{self.seen}" if len(cases) > len(shown) and shown else ""
             text = f" (where {'; or '.join(shown)}{more})" if shown else ""
             found.append(problem(self.config.source, Fault(path, code, next(iter(cases.values())) + text)))
         return found
@@ -185,10 +187,15 @@ def cells(config: Config) -> Iterator[tuple[Settings, Axes]]:
     constant = {name: canonical(value) for name, value in fixed.items()}
     order = sorted([*constant, "precision", "replicate", "seed", *config.blocks])
     seen: set[str] = set()
-    for row in _rows(config):
+    wrong = 0
+    for number, row in enumerate(_rows(config), 1):
         found = {block: resolver.block(block, row) for block in config.blocks}
         blocks = {block: resolved for block, resolved in found.items() if resolved is not None}
         if len(blocks) < len(found):
+            wrong += 1
+            if wrong == MAX_WRONG:
+                resolver.seen = f" in the first {number} cells; the rest was not checked"
+                break
             continue
         precision = row.get("precision", config.precision)
         seed, replicate = int(row.get("seed", config.seed)), int(row.get("replicate", 0))

@@ -320,7 +320,8 @@ class Text(Rule):
 
     def _check(self, value: Any, _context: Any) -> str:
         if not isinstance(value, str):
-            raise fault("E-TYPE", f"{got(value)}, expected text")
+            hint = '; a text with commas needs quotes of its own: "a, b"' if isinstance(value, list) else ""
+            raise fault("E-TYPE", f"{got(value)}, expected text{hint}")
         if not self.least <= len(value) <= self.most or "\0" in value:
             raise fault("E-RANGE", f"got {len(value)} characters, expected {self.least} to {self.most} without NUL")
         return value

@@ -297,7 +297,9 @@ def _values(kind: str, numbers: list[Any], name: str, whole: bool | None) -> Ite
         values = [_geometric(a, b, i, k) for i in range(k)]
         whole = isinstance(a, int) and isinstance(b, int) if whole is None else whole
     if name in EVEN_AXES:
-        values = [max(2, 2 * round(value / 2)) for value in values]
+        # the even numbers between the ends, where there is one
+        least, most = max(2, 2 * math.ceil(min(a, b) / 2)), 2 * math.floor(max(a, b) / 2)
+        values = [max(least, min(2 * round(value / 2), max(least, most))) for value in values]
     elif whole:
         values = [round(value) for value in values]
     return dict.fromkeys(values)

@@ -1,7 +1,7 @@
 """Load a config: gather it, check it as it is written, and say everything that is wrong with it at once."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -15,6 +15,9 @@ from expreg.core.config.reader import Path, ScalarError, scalar, show_path
 from expreg.core.config.source import Overrides, Source, at, gather, make_absolute, problem
 from expreg.errors import InputError, Problem
 from expreg.types import BASE, Experiment
+
+MAX_HINTS = 200
+"""Axes of a grid that are compared with all names of the config; more are not listed."""
 
 
 def load(
@@ -56,7 +59,7 @@ def load(
     if searched is not None and config is not None:
         first += search.faults(searched, experiment, config)
     if tree is not None:
-        second += _grid(made, experiment, config, {found.path for found in first})
+        second += _grid(made, experiment, config, known, {found.path for found in first})
     faults = _independent(first, document.faulty)
     if config is not None:
         config = config.with_source(made)
@@ -97,10 +100,12 @@ def _independent(faults: list[Fault], faulty: set[Path]) -> list[Fault]:
 # --- the grid -------------------------------------------------------------------------------------
 
 
-def _grid(source: Source, experiment: Experiment, config: Config | None, wrong: set[Path]) -> Iterator[Fault]:
+def _grid(
+    source: Source, experiment: Experiment, config: Config | None, known: Iterable[str], wrong: set[Path]
+) -> Iterator[Fault]:
     """Yield what is wrong with a grid and its axes; one that is too large is refused before its values are made.
 
-    `wrong` are the paths at which something is wrong already.
+    `known` are the names of values that axes may set, `wrong` the paths at which something is wrong already.
     """
     assert source.grid is not None
     count, limit = grid.size(source.grid), (config.execution if config else Execution()).max_cells
@@ -111,11 +116,11 @@ def _grid(source: Source, experiment: Experiment, config: Config | None, wrong: 
         return
     yield from grid.uneven_zips(source.grid)
     model = experiment.schema()
-    for axis in grid.axes(source.grid):
+    for number, axis in enumerate(grid.axes(source.grid)):
         path, rules, _ = source.targets[axis.name]
         if axis.form == "broken":
             continue
-        if wrong_name := _name(axis.name, path, experiment):
+        if wrong_name := _name(axis.name, path, experiment, known if number < MAX_HINTS else ()):
             yield Fault(axis.path, "E-AXIS", wrong_name)
         else:
             yield from _values(axis, rules)
@@ -125,10 +130,10 @@ def _grid(source: Source, experiment: Experiment, config: Config | None, wrong: 
                 yield Fault(axis.path, "E-AXIS", f"{axis.name} is swept, and {dotted} is given; remove one of them")
 
 
-def _name(name: str, path: Path | None, experiment: Experiment) -> str | None:
+def _name(name: str, path: Path | None, experiment: Experiment, known: Iterable[str]) -> str | None:
     """Return why an axis cannot have this name: it means nothing, or hides a key of the config or a column."""
     if not (expression.is_name(name) and (path or "." not in name)):
-        return f"the config has no value '{name[:60]}' to sweep{did_you_mean(name, leaves(experiment.schema()))}"
+        return f"the config has no value '{name[:60]}' to sweep{did_you_mean(name, known)}"
     curves = [column.name for column in experiment.curves()]
     columns = {"step", *curves, *(f"curve_{curve}" for curve in curves)}
     columns |= {column.name for column in (*BASE, *experiment.columns())} | experiment.schema().model_fields.keys()

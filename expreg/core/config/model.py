@@ -78,7 +78,7 @@ class Analysis(Block):
 
 
 class Execution(Block):
-    """Where and in what portions cells run; changes no number."""
+    """Where and in what portions cells run; on CPUs it changes no number."""
 
     engine: Annotated[str, Choice(options=("local",), later=("ray", "slurm"))] = key("local", "who runs cells")
     lanes: CountOrAuto = key("auto", "cells that run at the same time in one program")

@@ -1,5 +1,6 @@
 """Gather one config from a file or a dict, the files it extends, and overrides; remember where each value stands."""
 
+import json
 import os
 import re
 import stat
@@ -58,9 +59,15 @@ def gather(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Overri
         for key, value in overrides.items():
             _override(merged, str(key), _plain(value, Mark(MAPPING)))
         return merged
+    if isinstance(overrides, str | bytes):
+        message = f"got the text {overrides!r}, expected a list of texts key=value or a mapping"
+        merged.problems.append(Problem("E-OVERRIDE", message, key=MAPPING))
+        return merged
     for text in overrides:
         key, _, value = (part.strip() for part in text.partition("="))
-        if key and value:
+        if not key.isprintable():
+            merged.problems.append(Problem("E-UNKNOWN", "no key has such characters", COMMAND_LINE, key=key))
+        elif key and value:
             _override(merged, key, _read_value(value))
         else:
             merged.problems.append(Problem("E-OVERRIDE", "expected key=value", COMMAND_LINE, key=text))
@@ -191,13 +198,31 @@ def _merged(base: Any, top: Any) -> Any:
 # --- overrides ------------------------------------------------------------------------------------
 
 
+_GROUP = re.compile(r"""'[^']*('|$)|"[^"]*("|$)|[(\[{].*[)\]}]""", re.DOTALL)
+"""What commas do not part: text in quotes, anything in brackets."""
+
+
 def _read_value(text: str) -> Document:
-    """Read the value of an override by the rules of the file; commas outside quotes and brackets make a list."""
-    outside = re.sub(r"""'[^']*('|$)|"[^"]*("|$)|[(\[{].*[)\]}]""", "", text, flags=re.DOTALL)
-    document = read(f"[{text}]" if "," in outside else text, file=COMMAND_LINE)
+    """Read the value of an override by the rules of the file; commas outside quotes and brackets make a list.
+
+    There are no comments on a command line: `#`, and what else has a meaning in a file, is part of the text.
+    """
+    hidden = _GROUP.sub(lambda found: "_" * len(found[0]), text)
+    ends = [place for place, sign in enumerate(hidden) if sign == ","]
+    items = [_as_yaml(text[a + 1 : b]) for a, b in zip([-1, *ends], [*ends, None], strict=True)]
+    document = read(items[0] if len(items) == 1 else f"[{','.join(items)}]", file=COMMAND_LINE)
+    if re.search(r"\s#", re.sub(r"""'[^']*'|"[^"]*\"""", "", " ".join(items))):
+        message = "put quotes around all of the text that has a #"
+        document.problems = [Problem("E-OVERRIDE", message, COMMAND_LINE)]
     mark = Mark(COMMAND_LINE)
     document.marks = dict.fromkeys(document.marks, Marks(mark, mark))
     return document
+
+
+def _as_yaml(item: str) -> str:
+    """Return plain text in quotes where a file would read something else: a comment, a mapping, a folded line."""
+    plain, special = item.strip()[:1] not in ("", "'", '"', "[", "{"), re.search(r"(^|\s)#|:(\s|$)|\n", item)
+    return json.dumps(item.strip(), ensure_ascii=False) if plain and special else item
 
 
 def _override(document: Document, key: str, change: Document) -> None:
@@ -224,8 +249,9 @@ def _override(document: Document, key: str, change: Document) -> None:
     keys = set(map(show_path, repaired))
     document.problems = [old for old in document.problems if old.key not in keys or old.file == COMMAND_LINE]
     document.faulty = document.faulty - repaired | {(*inside, *faulty) for faulty in change.faulty}
+    made = [path[:end] for end in range(1, len(path)) if path[:end] not in document.marks]
     document.marks |= {(*inside, *known): marks for known, marks in change.marks.items()}
-    document.marks[path] = Marks(mark, mark)
+    document.marks |= dict.fromkeys([*made, path], Marks(mark, mark))
 
 
 def _key_path(key: str, value: Any) -> KeyPath:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from expreg.core.engine.devices import describe, host_memory, memory, mesh, numerics
+from expreg.core.engine.devices import compiled_for, describe, host_memory, memory, mesh, numerics
 from expreg.core.engine.programs import lanes_that_fit
 from expreg.errors import Problem
 from expreg.types import Experiment, Settings
@@ -40,7 +40,8 @@ def too_large(experiment: Experiment, cells: Iterable[Settings], devices: int | 
     """Return one problem for each size of cell that does not fit into memory, even with one lane per device."""
     used = mesh(devices)
     device, host = used.devices.flat[0], float(host_memory())
-    room = memory(device) / (used.size if device.platform == "cpu" else 1)  # cores share the memory of their machine
+    # cores share the memory of their machine
+    room = memory(device) / (compiled_for(used).size if device.platform == "cpu" else 1)
     examples = list(_examples(experiment, cells).values())
     # bounds come first: to compute the cost of a cell may take much of what it needs
     needs = [

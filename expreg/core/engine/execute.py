@@ -10,14 +10,16 @@ import jax
 
 from expreg import __version__
 from expreg.core.engine import devices, manifest
+from expreg.core.engine.failures import error_row
 from expreg.core.engine.interrupt import graceful
-from expreg.core.engine.lanes import Engine, error_row
-from expreg.core.engine.progress import Reporter, counted, say
+from expreg.core.engine.lanes import Engine
+from expreg.core.engine.progress import Reporter, counted
 from expreg.core.engine.search import Source
 from expreg.core.store import table
 from expreg.core.store.columns import check_row, types_of
 from expreg.core.store.store import Store
 from expreg.errors import Interrupted
+from expreg.output import complain
 from expreg.types import FAILED, Experiment, Row, Settings
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def execute(
     if not waiting:
         store.event("finished", cells=0)
         if progress:
-            say(f"{counted(done, 'cell')}, all finished before")
+            complain(f"{counted(done, 'cell')}, all finished before")
         return
     whole = len(waiting) + done == len(cells)  # a grid, which one round runs
     record = manifest.begun(store.directory, len(waiting))
@@ -68,13 +70,12 @@ def execute(
             engine.expected = _expected(experiment, cells)
         while waiting and not stop():
             rounds += 1
-            tried.update(waiting)
             with _reporter(
                 engine, waiting, done if whole else 0, "" if whole else f"round {rounds}: ", progress
             ) as reporter:
-                _collect(engine, waiting, store, _completed(experiment, cells), reporter)
-            waiting = {} if stop() else wanted()
-        ending = "interrupted" if stop() else "finished"
+                tried |= _collect(engine, waiting, store, _completed(experiment, cells), reporter)
+            waiting = {cell: waiting[cell] for cell in waiting if cell not in tried} or wanted()
+        ending = "interrupted" if waiting or stop() else "finished"  # finished: every cell that was wanted has a row
     facts = {"seconds": round(time.monotonic() - began, 3), "compilations": _compilations(engine)}
     store.write(manifest.NAME, manifest.text(manifest.ended(record, ending, cells=len(tried), **facts)))
     store.event(ending, cells=len(tried), seconds=facts["seconds"])
@@ -83,7 +84,7 @@ def execute(
     if ending == "interrupted":
         raise Interrupted(f"interrupted, {done} of {of} done; resume with the same command")
     if progress and not whole:
-        say(f"search finished after {counted(rounds, 'round')}: {done} of {of} were needed")
+        complain(f"search finished after {counted(rounds, 'round')}: {done} of {of} were needed")
 
 
 def _expected(experiment: Experiment, cells: Cells) -> Counter[Any]:
@@ -128,16 +129,18 @@ def _collect(
     store: Store,
     completed: Callable[[Row], Row],
     reporter: Reporter,
-) -> None:
-    """Commit rows in time; what is finished is stored however the engine ends, and shown once it is stored."""
+) -> set[str]:
+    """Commit rows in time, and return their cells; what is finished is stored however the engine ends, then shown."""
     pending: list[Row] = []
+    stored: set[str] = set()
     before = len(engine.compilations)
     began = last = time.monotonic()
 
     def commit() -> None:
         rows = pending.copy()
         pending.clear()  # first: what cannot be stored is not tried again
-        store.commit(rows)
+        rows = _stored(store, rows, completed)
+        stored.update(row["cell"] for row in rows)
         reporter.add(rows, [seconds for _, _, seconds in engine.compilations[before:]])
 
     try:
@@ -149,6 +152,19 @@ def _collect(
                 last = now
     finally:
         commit()
+    return stored
+
+
+def _stored(store: Store, rows: list[Row], completed: Callable[[Row], Row]) -> list[Row]:
+    """Commit rows and return them; a value that no file can hold, such as 10^30 as an integer, is its cell's error."""
+    try:
+        store.commit(rows)
+    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:  # what Arrow raises of values
+        if len(rows) > 1:
+            return [row for one in rows for row in _stored(store, [one], completed)]
+        rows = [completed(error_row(rows[0]["cell"], error))]
+        store.commit(rows)
+    return rows
 
 
 def _completed(experiment: Experiment, cells: Cells) -> Callable[[Row], Row]:
@@ -164,7 +180,7 @@ def _completed(experiment: Experiment, cells: Cells) -> Callable[[Row], Row]:
         settings, axes = cells[row["cell"]]
         try:
             check_row(row, types)
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             row = error_row(row["cell"], error)
         own = {name: settings[name] for name in ("experiment", "seed", "replicate", "precision")}
         known: Row = {"status_detail": "", "steps": None, **row, **own, **circumstances}

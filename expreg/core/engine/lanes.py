@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,47 +18,14 @@ import jax
 import numpy as np
 
 from expreg.core.engine.devices import mesh, numerics
+from expreg.core.engine.failures import NoExample, error_row, only_this_cell, out_of_memory
 from expreg.core.engine.programs import Compiled, Example, compile_program, lanes_that_fit, remembered
-from expreg.errors import Interrupted, StorageError, printable
+from expreg.errors import Interrupted, StorageError
 from expreg.types import Experiment, Row, Settings, Tree, cores
 
 Cell = tuple[str, Settings]
 MAX_BLOCKS = 1 << 20
 """Blocks per slice at the most; a slice of nothing but short runs would otherwise double it for ever."""
-MAX_DETAIL = 200
-"""Characters of a `status_detail`."""
-
-
-def error_row(cell: str, error: BaseException) -> Row:
-    """Return the row of a cell whose own functions, or whose program, raised."""
-    return {"cell": cell, "status": "error", "status_detail": detail(error)}
-
-
-def detail(error: BaseException) -> str:
-    """Return an exception as one printable line."""
-    first = next(iter(str(error).splitlines()), "")
-    text = printable(f"{type(error).__name__}: {first}" if first else type(error).__name__)
-    return text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 1] + "…"
-
-
-@contextmanager
-def _only_this_cell(cell: str, rows: list[Row]) -> Iterator[None]:
-    """Turn what a cell's own functions raise into its row, so that the other cells go on."""
-    try:
-        yield
-    except (StorageError, Interrupted):
-        raise
-    except Exception as error:
-        if _out_of_memory(error):
-            raise
-        rows.append(error_row(cell, error))
-
-
-class _NoExample(Exception):
-    """No cell of a program can be prepared; `rows` say why."""
-
-    def __init__(self, rows: list[Row]) -> None:
-        self.rows = rows
 
 
 @dataclass
@@ -83,6 +50,10 @@ class _Queue:
         self.prepared.clear()
         return started
 
+    def take(self, count: int) -> list[Cell]:
+        """Return the first waiting cells, which wait no more."""
+        return [self.waiting.popleft() for _ in range(count)]
+
 
 @dataclass
 class Engine:
@@ -106,12 +77,23 @@ class Engine:
 
         Cells that share a signature share a program; programs are compiled ahead in the background, the costliest
         first. Rows have `cell`, `seconds` (device time) and what the experiment makes of a record. A cell whose own
-        functions raise ends as `error`, one that runs for more than `cell_timeout` seconds as `timeout`.
+        functions raise ends as `error`, one that runs for more than `cell_timeout` seconds as `timeout`, one that
+        does not fit into memory alone as `oom`. Every cell gets exactly one row, or none if it was stopped.
         """
+        missing = dict(cells)
+        for rows in self._rows(missing.copy().items()):
+            for row in rows:
+                del missing[row["cell"]]
+            yield rows
+        if missing and not self.stop():
+            lost = RuntimeError("the engine lost this cell; please report it")
+            yield [error_row(cell, lost) for cell in missing]
+
+    def _rows(self, cells: Iterable[Cell]) -> Iterator[list[Row]]:
         groups: dict[Hashable, list[Cell]] = {}
         failed: list[Row] = []
         for cell in cells:
-            with _only_this_cell(cell[0], failed):
+            with only_this_cell(cell[0], failed):
                 groups.setdefault(self.experiment.signature(cell[1]), []).append(cell)
         if failed:
             yield failed
@@ -149,14 +131,19 @@ class Engine:
         """Return that of the first cell that can be prepared."""
         failed: list[Row] = []
         for cell, settings in members:
-            with _only_this_cell(cell, failed):
+            with only_this_cell(cell, failed, alone=True):
                 return self.experiment.prepare(settings), self.experiment.cost(settings).bytes
-        raise _NoExample(failed)
+        raise NoExample(failed)
 
     def _drain(self, signature: Hashable, members: list[Cell], compiled: Callable[[], Compiled]) -> Iterator[list[Row]]:
-        """Run all cells of one program; out of memory halves its lanes, down to one per device."""
+        """Run all cells of one program.
+
+        Out of memory halves its lanes, down to one per device. Where that, or another failure, leaves open which cell
+        is the cause, those that were in lanes run again, alone.
+        """
         queue = _Queue(deque(members))
-        lanes: int | None = None
+        smallest = mesh(self.devices).size
+        lanes = 2 * smallest
         while queue.waiting and not self.stop():
             program = None
             try:
@@ -165,24 +152,30 @@ class Engine:
                 yield from self._occupy(program, queue)
             except (StorageError, Interrupted):
                 raise
-            except _NoExample as failure:
+            except NoExample as failure:
                 yield failure.rows
                 return
             except Exception as failure:
                 yield queue.take_rows()
                 started = queue.give_back()
-                if _out_of_memory(failure):
-                    smallest = mesh(self.devices).size
-                    lanes = (lanes or 2 * smallest) // 2
-                    if lanes < smallest:
-                        reason = f"out of memory with one lane per device: {detail(failure)}"[:MAX_DETAIL]
-                        yield [{"cell": cell, "status": "oom", "status_detail": reason} for cell, _ in queue.waiting]
-                        return
+                if out_of_memory(failure) and lanes > smallest:
+                    lanes //= 2
                     compiled = partial(self._compile, signature, list(queue.waiting), lanes)
-                else:
-                    # the program itself fails: for all of its cells, or for those that were in its lanes
-                    lost = [queue.waiting.popleft() for _ in range(started or len(queue.waiting))]
-                    yield [error_row(cell, failure) for cell, _ in lost]
+                elif program is None:
+                    yield [error_row(cell, failure) for cell, _ in queue.take(len(queue.waiting))]
+                else:  # without any in lanes it was the next one
+                    for cell in queue.take(started or 1):
+                        yield from self._alone(program, cell)
+
+    def _alone(self, program: Compiled, cell: Cell) -> Iterator[list[Row]]:
+        """Run one cell while the other lanes idle; what fails now is its own failure."""
+        queue = _Queue(deque([cell]))
+        try:
+            yield from self._occupy(program, queue)
+        except (StorageError, Interrupted):
+            raise
+        except Exception as failure:
+            yield queue.take_rows() or [error_row(cell[0], failure)]
 
     def _occupy(self, program: Compiled, queue: _Queue) -> Iterator[list[Row]]:
         """Step the lanes of one program until no cell waits and every lane is idle."""
@@ -190,11 +183,11 @@ class Engine:
             state = program.start()
             inputs: Tree = None
             buffers, views = program.buffers(program.example)
-        seconds = np.zeros(program.lanes)
+        seconds = np.zeros(program.width)
         blocks = 1
         while not self.stop():
             with numerics():
-                fresh = self._refill(views, queue, program.lanes)
+                fresh = self._refill(views, queue, program)
                 seconds[fresh] = 0
                 if queue.occupied:
                     began = time.monotonic()
@@ -205,7 +198,7 @@ class Engine:
                         self._prepare(queue)
                     done = ~np.asarray(running)
                     elapsed = time.monotonic() - began
-                    seconds[list(queue.occupied)] += elapsed * program.sharding.mesh.size / len(queue.occupied)
+                    seconds[list(queue.occupied)] += elapsed * mesh(self.devices).size / len(queue.occupied)
                     self._harvest(program, queue, done, record, seconds)
                     state = self._stop_late(program, queue, state, seconds)
             yield queue.take_rows()
@@ -217,22 +210,23 @@ class Engine:
     def _prepare(self, queue: _Queue) -> None:
         """Prepare the inputs of the next waiting cell; it waits on if there is no memory for them."""
         name, settings = queue.waiting[0]
-        with _only_this_cell(name, queue.rows):
+        with only_this_cell(name, queue.rows):
             queue.prepared.append(((name, settings), self.experiment.prepare(settings)))
         queue.waiting.popleft()
 
-    def _refill(self, views: Tree, queue: _Queue, lanes: int) -> np.ndarray:
+    def _refill(self, views: Tree, queue: _Queue, program: Compiled) -> np.ndarray:
         """Put cells into the idle lanes; return which lanes are fresh."""
-        fresh = np.zeros(lanes, bool)
-        for lane in (lane for lane in range(lanes) if lane not in queue.occupied):
+        fresh = np.zeros(program.width, bool)
+        for lane in (lane for lane in range(program.lanes) if lane not in queue.occupied):
             while (queue.prepared or queue.waiting) and not fresh[lane]:
                 if not queue.prepared:
                     self._prepare(queue)
                     continue
-                cell, inputs = queue.prepared.popleft()
-                with _only_this_cell(cell[0], queue.rows):
+                cell, inputs = queue.prepared[0]
+                with only_this_cell(cell[0], queue.rows):
                     jax.tree.map(partial(_put, lane), views, inputs)
                     queue.occupied[lane], fresh[lane] = cell, True
+                queue.prepared.popleft()
         return fresh
 
     def _harvest(
@@ -243,10 +237,10 @@ class Engine:
         host = program.records(jax.device_get(record)) if finished else {}
         for lane in finished:
             name, settings = queue.occupied[lane]
-            with _only_this_cell(name, queue.rows):
+            with only_this_cell(name, queue.rows):
                 own = {key: values[lane] for key, values in host.items()}
                 row = self.experiment.row(settings, own)
-                queue.rows.append({"cell": name, "seconds": float(seconds[lane]), **row})
+                queue.rows.append({"seconds": float(seconds[lane]), **row, "cell": name})
             del queue.occupied[lane]
 
     def _stop_late(self, program: Compiled, queue: _Queue, state: Tree, seconds: np.ndarray) -> Tree:
@@ -257,14 +251,10 @@ class Engine:
             spent, name = float(seconds[lane]), queue.occupied.pop(lane)[0]
             reason = f"ran for {spent:.3g} s; execution.cell_timeout is {limit:g} s"
             queue.rows.append({"cell": name, "status": "timeout", "status_detail": reason, "seconds": spent})
-        return program.clear(state, np.isin(np.arange(program.lanes), late)) if late else state
+        return program.clear(state, np.isin(np.arange(program.width), late)) if late else state
 
 
 def _put(lane: int, buffer: np.ndarray, value: Any) -> None:
     if np.shape(value) != buffer.shape[1:]:
         raise ValueError(f"prepare returned shape {np.shape(value)}, its program has {buffer.shape[1:]}")
     buffer[lane] = value
-
-
-def _out_of_memory(failure: BaseException) -> bool:
-    return isinstance(failure, MemoryError) or "RESOURCE_EXHAUSTED" in str(failure)

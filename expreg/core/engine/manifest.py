@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from expreg import __version__
-from expreg.core.store.disk import read_bytes
+from expreg.core.store.disk import read_json
 
 NAME = "manifest.json"
 
@@ -56,10 +56,10 @@ def ended(manifest: Mapping[str, Any], ending: str, **facts: Any) -> dict[str, A
 def read(directory: Path) -> dict[str, Any]:
     """Return the manifest of a run, empty if there is none that can be read: results do not depend on it."""
     try:
-        found = json.loads(read_bytes(directory / NAME))
+        found = read_json(directory / NAME)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and isinstance(found.get("earlier", []), list) else {}
 
 
 def text(manifest: Mapping[str, Any]) -> str:

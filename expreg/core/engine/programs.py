@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from expreg.core.engine.devices import AXIS, memory
+from expreg.core.engine.devices import AXIS, compiled_for, memory
 from expreg.core.engine.packing import packed
 from expreg.types import Experiment, Program, Tree
 
@@ -34,7 +34,8 @@ class Compiled:
     """One compiled program: its executable, and how to feed it."""
 
     signature: Hashable
-    lanes: int
+    lanes: int  # that cells may use: the first of `width`
+    width: int
     seconds: float
     execute: Callable[..., tuple[Tree, jax.Array, Tree]]
     start: Callable[[], Tree]  # a state of zeros: every lane idle
@@ -75,7 +76,7 @@ def slice_of_lanes(
 def compile_program(
     experiment: Experiment, signature: Hashable, example: Example, lanes: int | None, devices: Mesh, cells: int
 ) -> Compiled:
-    """Compile the program of one signature for a fixed number of lanes, the same on every device."""
+    """Compile the program of one signature for a fixed number of lanes on `devices`, the same on each."""
     began = time.monotonic()
     inputs, size = example
     program, given, kept = packed(experiment.build(signature), inputs)
@@ -84,30 +85,32 @@ def compile_program(
     # what a lane holds, or what filling it takes where that is more
     lanes = lanes or lanes_that_fit(max(_bytes(state), size), devices, cells)
     batch = None if devices.devices.flat[0].platform == "cpu" else lanes // devices.size
+    compiled = compiled_for(devices)
+    width = lanes // devices.size * compiled.size
     spread = PartitionSpec(AXIS)
     body = jax.shard_map(
         partial(slice_of_lanes, program, batch),
-        mesh=devices,
+        mesh=compiled,
         in_specs=(spread, spread, spread, PartitionSpec()),
         out_specs=spread,
         check_vma=False,
     )
-    sharding = NamedSharding(devices, spread)
+    sharding = NamedSharding(compiled, spread)
 
     def buffers(inputs: Tree) -> tuple[dict[str, np.ndarray], Tree]:
-        vectors = {name: np.repeat(np.asarray(part)[None], lanes, axis=0) for name, part in given.pack(inputs).items()}
+        vectors = {name: np.repeat(np.asarray(part)[None], width, axis=0) for name, part in given.pack(inputs).items()}
         return vectors, given.unpack(vectors)
 
     def wide(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((lanes, *np.shape(leaf)), leaf.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct((width, *np.shape(leaf)), leaf.dtype, sharding=sharding)
 
     shapes = jax.tree.map(wide, (state, np.zeros((), bool), first))
-    blocks = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(devices, PartitionSpec()))
+    blocks = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(compiled, PartitionSpec()))
     execute = jax.jit(body, donate_argnums=0).lower(*shapes, blocks).compile()
     start = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]), out_shardings=sharding)
     clear = jax.jit(_idle, donate_argnums=0, out_shardings=sharding)
     seconds = time.monotonic() - began
-    return Compiled(signature, lanes, seconds, execute, start, clear, buffers, kept.unpack, sharding)
+    return Compiled(signature, lanes, width, seconds, execute, start, clear, buffers, kept.unpack, sharding)
 
 
 def _idle(state: Tree, lanes: jax.Array) -> Tree:

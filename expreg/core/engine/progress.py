@@ -11,6 +11,8 @@ from typing import Any, Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from expreg.errors import printable
+
 LINE_SECONDS = 10.0
 """Time between two plain lines at first; later they come less often, so that no log is flooded."""
 LINE_SHARE = 0.05
@@ -137,7 +139,7 @@ class Reporter:
             return
         self._said = line
         with suppress(OSError):
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 class _Console(Console):
@@ -146,12 +148,6 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Say nothing from now on."""
         self.quiet = True
-
-
-def say(line: str) -> None:
-    """Write a line about progress to standard error, if somebody reads it."""
-    with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
 
 
 def counted(count: int, word: str) -> str:

@@ -74,7 +74,11 @@ def wanted(along: Iterable[Line], outcomes: Sequence[Mapping[str, float]], verif
 
 
 def expected(along: Sequence[Line], criteria: int, verify: float) -> list[str]:
-    """Return the cells that a search would run if success began anywhere on its lines with equal probability."""
+    """Return the cells that a search would run if success began anywhere on its lines with equal probability.
+
+    For each criterion at a place of its own. Where they begin near to each other a search runs fewer cells: a cell
+    serves them all, and as many as of one criterion are needed at the least.
+    """
     rng = np.random.default_rng(0)
     begins = [[rng.integers(len(line.cells) + 1) for _ in range(criteria)] for line in along]
     truth = [

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from expreg.core.page import words
 from expreg.core.page.drawing import figures, reason, render
 from expreg.core.page.style import Figure, finite
-from expreg.core.store.disk import make_directory, replace, storage
+from expreg.core.store.disk import make_directory, refuse_link, remove_temporaries, replace, storage
 from expreg.types import Experiment
 
 _SVG_DISPLAY = "width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;max-width"
@@ -53,7 +53,10 @@ def write(
     written = {f"{shown.name}.{suffix}": data for shown, formats in rendered for suffix, data in formats.items()}
     ours = re.compile(rf"({'|'.join(map(re.escape, experiment.figures))})(-\d)?\.(svg|pdf|png)")
     with storage(folder):
+        refuse_link(folder)
         make_directory(folder)
+        for place in (folder, folder.parent):
+            remove_temporaries(place)
         for path in sorted(folder.iterdir()):
             if ours.fullmatch(path.name) and path.name not in written:  # an earlier report's would be taken for current
                 path.unlink()
@@ -117,7 +120,7 @@ def html(
         summary=summary,
         asked=words.asked(summary, own.grid),
         tally=words.tally(summary),
-        warnings=words.warnings(cells, summary, own.warnings),
+        warnings=words.warnings(cells, summary, own.warnings, manifest),
         block=own.block(known, {figure.name for figure in shown if not figure.problem}),
         claims=words.by_claim(own.verdicts, experiment.claims),
         tables=own.tables,

@@ -7,11 +7,14 @@ import pandas as pd
 
 from expreg.core.page import terminal
 from expreg.core.page.style import finite, records
+from expreg.core.store.table import coverage_text
+from expreg.errors import printable
 from expreg.types import FAILED, Experiment
 
 _MOST_GROUPS = 4
-# Columns that must have one value per run: rows from different machines or versions are not one experiment.
+# Columns, and facts of the manifest, that must have one value per run: rows of different ones are not one experiment.
 _SET_UP = ("precision", "device", "expreg_version", "jax_version")
+_FACTS = ("xla_flags", "compiled_steps")
 
 STATUSES = {
     "converged": "reached the tolerance",
@@ -102,7 +105,7 @@ def verdict_text(experiment: Experiment, summary: Mapping[str, Any]) -> str:
     """Return what a run says of its claims as plain text of at most 100 columns."""
     own = parts(experiment, summary)
     found = [own.text(), *(list(_claim_lines(*claim)) for claim in by_claim(own.verdicts, experiment.claims))]
-    text = "\n\n".join("\n".join(lines) for lines in found if lines)
+    text = "\n\n".join("\n".join(map(printable, lines)) for lines in found if lines)
     return text or "No verdicts: no claim applies to what was measured."
 
 
@@ -133,12 +136,15 @@ def replicates_words(verdict: Mapping[str, Any]) -> str:
 
 def asked(summary: Mapping[str, Any], grid: str = "") -> str:
     """Return one sentence: what was run, on what, over which `grid`."""
-    cells = (summary.get("counts") or {}).get("cells", 0)
-    text = f"{cells} cell{'s' if cells != 1 else ''} of the experiment {summary.get('experiment', '')}"
+    counts = summary.get("counts") or {}
+    cells = counts.get("cells", 0)
+    text = f" of the experiment {summary.get('experiment', '')}"
     if names := [str(group.get("label", "")) for group in records(summary, "groups")]:
         hidden = len(names) - _MOST_GROUPS
         text += f" on {'; '.join(names[:_MOST_GROUPS])}" + (f"; and {hidden} more" if hidden > 0 else "")
-    return f"{text}{grid}."
+    if "planned" in counts:
+        return f"{coverage_text(counts, f'{text}{grid};')}."
+    return f"{cells} cell{'s' if cells != 1 else ''}{text}{grid}."
 
 
 def tally(summary: Mapping[str, Any]) -> str:
@@ -148,18 +154,28 @@ def tally(summary: Mapping[str, Any]) -> str:
     return f"Of {len(verdicts)} verdicts: {', '.join(counts)}." if verdicts else ""
 
 
-def warnings(cells: pd.DataFrame, summary: Mapping[str, Any], own: Sequence[str] = ()) -> list[str]:
+def warnings(
+    cells: pd.DataFrame, summary: Mapping[str, Any], own: Sequence[str] = (), manifest: Mapping[str, Any] | None = None
+) -> list[str]:
     """Return what a reader must know before believing a number: failures, the experiment's `own`, mixed set-ups."""
-    statuses = (summary.get("counts") or {}).get("by_status") or {}
+    counts = summary.get("counts") or {}
+    statuses = counts.get("by_status") or {}
     failed = {status: statuses[status] for status in FAILED if statuses.get(status)}
     lines = []
+    if counts.get("damaged"):
+        lines.append(
+            f"{coverage_text(counts)}: what was in damaged parts is missing here; the same command runs it again."
+        )
     if failed:
         which = ", ".join(f"{status} {count}" for status, count in failed.items())
         lines.append(f"{sum(failed.values())} cells failed ({which}); they count neither as success nor as failure.")
     lines += own
     swept = {name for group in records(summary, "groups") for name in group.get("group") or {}}
-    for column in _SET_UP:
-        values = sorted(map(str, cells[column].dropna().unique())) if column in cells else []
-        if len(values) > 1 and column not in swept:
-            lines.append(f"The rows come from different set-ups, {column}: {', '.join(values)}.")
+    found = {name: set(cells[name].dropna().astype(str)) for name in _SET_UP if name in cells and name not in swept}
+    executions = [manifest or {}, *(manifest or {}).get("earlier", [])]
+    found |= {name: {str(one[name]) for one in executions if name in one} for name in _FACTS}
+    for name, values in found.items():
+        if len(values) > 1:
+            shown = ", ".join(value or "none" for value in sorted(values))
+            lines.append(f"The rows come from different set-ups, {name}: {shown}.")
     return lines

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -10,15 +11,18 @@ import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
-from expreg.errors import Problem, StorageError
+from expreg.errors import InputError, Problem, StorageError
 
 LOCK = ".lock"
 _TEMPORARY = re.compile(r"\.[A-Za-z0-9._-]+\.[0-9a-f]{32}\.tmp")
+_LACKING = {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EPERM, errno.EINVAL}
+"""What a file system answers to a call that it does not know."""
 
 
 def failure(code: str, path: Path, message: str) -> StorageError:
@@ -34,6 +38,18 @@ def storage(path: Path, needed: int = 0) -> Iterator[None]:
     except OSError as error:
         room = f"{_free_bytes(path)} bytes free" + (f", {needed} needed" if needed else "")
         message = f"{error.strerror or error}; {room}; what was committed is safe, the same command continues"
+        raise failure("E-DISK", path, message) from error
+
+
+@contextmanager
+def required(call: str, path: Path) -> Iterator[None]:
+    """Say which call a file system lacks; what a run promises rests on it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _LACKING:
+            raise
+        message = f"its file system has no {call} ({error.strerror}), which a run needs; give a local directory"
         raise failure("E-DISK", path, message) from error
 
 
@@ -71,6 +87,32 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
+def read_json(path: Path) -> Any:
+    """Return what a JSON file of ours holds; ValueError where it is none, also where it is nested beyond measure."""
+    try:
+        return json.loads(read_bytes(path))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def check_output(path: Path, key: str | None = None, inputs: Iterable[str | Path] = ()) -> None:
+    """Raise InputError, before any work, if a file cannot be written there or if it is one of the inputs."""
+    message = None
+    try:
+        if not path.parent.is_dir():
+            message = f"there is no directory {path.parent}"
+        elif not os.access(path.parent, os.W_OK | os.X_OK):
+            message = f"the directory {path.parent.resolve()} cannot be written"
+        elif path.exists() and not path.is_file():
+            message = "is a directory or a device, expected a file"
+        elif path.exists() and any(os.path.exists(given) and os.path.samefile(path, given) for given in inputs):
+            message = "is an input of this command; give another file"
+    except (OSError, ValueError) as error:  # a name that is too long, NUL in it
+        message = getattr(error, "strerror", None) or str(error)
+    if message:
+        raise InputError(Problem("E-PATH", message, file=str(path), key=key))
+
+
 def holds(path: Path, data: bytes) -> bool:
     """Return whether a file exists and has exactly these bytes."""
     try:
@@ -79,41 +121,38 @@ def holds(path: Path, data: bytes) -> bool:
         return False
 
 
-def write_temporary(target: Path, data: bytes, stage: str) -> Path:
-    """Write and fsync a new file beside `target`.
+@contextmanager
+def temporary(target: Path, data: bytes, stage: str) -> Iterator[Path]:
+    """Yield a new file beside `target`, written and fsynced; it is gone afterwards unless it got another name.
 
-    After any error the file is abandoned: the kernel reports a failed write-back once and then calls the
-    pages clean, so a second fsync of the same descriptor would succeed without the data being on disk.
+    It is locked as long as it is needed, so that no other process takes it for one that was left behind. After any
+    error it is abandoned: the kernel reports a failed write-back once and then calls the pages clean, so a second
+    fsync of the same descriptor would succeed without the data being on disk.
     """
-    path = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
+    # the name of the target is no part of it: with more letters it could be too long
+    path = target.with_name(f".expreg.{uuid4().hex}.tmp")
     fault(f"{stage}.before_write")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            fault(f"{stage}.before_fsync")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except BaseException:
+        with suppress(BlockingIOError), required("flock", target.parent):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        fault(f"{stage}.before_fsync")
+        os.fsync(descriptor)
+        yield path
+    finally:
         with suppress(OSError):
             os.unlink(path)
-        raise
-    return path
+        os.close(descriptor)
 
 
 def replace(path: Path, data: bytes) -> None:
     """Write a file so that its name always has the old content or the new; StorageError if the disk fails."""
     with storage(path, len(data)):
-        temporary = write_temporary(path, data, "write")
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
+        with temporary(path, data, "write") as written:
+            os.replace(written, path)
         sync(path.parent)
 
 
@@ -124,6 +163,14 @@ def sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_link(folder: Path) -> None:
+    """Raise StorageError if a directory of ours is a symlink, which would lead out of the run, or a file."""
+    if folder.is_symlink():
+        raise failure("E-OUT", folder, f"is a symlink to {os.readlink(folder)}; give the real path")
+    if folder.exists() and not folder.is_dir():
+        raise failure("E-OUT", folder, "is a file; a run needs a directory")
 
 
 def make_directory(folder: Path) -> None:
@@ -141,19 +188,26 @@ def free_name(path: Path) -> Path:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove the temporary files of earlier processes."""
-    # We hold the lock and are the only writer: whatever bears such a name was left by a process that died.
-    for name in os.listdir(folder):
+    """Remove the temporary files of processes that died; those of living ones are locked."""
+    for name in os.listdir(folder) if folder.is_dir() else ():
         if _TEMPORARY.fullmatch(name):
-            os.unlink(folder / name)
+            with suppress(FileNotFoundError, BlockingIOError):
+                descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(folder / name)
+                finally:
+                    os.close(descriptor)
 
 
 def probe(folder: Path) -> None:
     """Do once all that a commit does: a disk that cannot should say so before anything is computed."""
-    temporary = write_temporary(folder / "probe", b"expreg", "probe")
-    os.link(temporary, folder / f".probe.{uuid4().hex}.tmp")
+    with temporary(folder / "probe", b"expreg", "probe") as written:
+        linked = folder / f".probe.{uuid4().hex}.tmp"
+        with required("hard links", folder):
+            os.link(written, linked)
+        os.unlink(linked)
     sync(folder)
-    remove_temporaries(folder)
 
 
 def take_lock(directory: Path) -> int:
@@ -163,7 +217,7 @@ def take_lock(directory: Path) -> int:
     try:
         for _ in range(10):
             # `status` tries the lock for an instant; only an owner still has it after 0.2 s.
-            with suppress(BlockingIOError):
+            with suppress(BlockingIOError), required("flock", directory):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # If another process has set the directory aside while we waited, this is the old run's lock.
                 if os.path.samestat(os.fstat(lock), os.stat(path)):

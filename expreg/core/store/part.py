@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expreg.core.store.columns import CURVE, in_order
-from expreg.core.store.disk import failure, fault, holds, read_bytes, storage, sync, write_temporary
+from expreg.core.store.disk import failure, fault, holds, read_bytes, storage, sync, temporary
 from expreg.errors import Problem, StorageError
 from expreg.types import BASE, Column
 
@@ -66,14 +66,28 @@ def _inspect(path: Path, identity: str | None) -> Part:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         label = json.loads(file.metadata.metadata[b"expreg"])
-        version, owner, rows = label["format"], label["identity"], [tuple(row) for row in label["rows"]]
-    except (ValueError, TypeError, KeyError, pa.ArrowException, OSError):
+        if label["format"] > FORMAT:
+            rule = f"this expreg reads up to {FORMAT}; use a newer expreg"
+            raise failure("E-VERSION", path, f"has format {label['format']}, {rule}")
+        owner, rows, axes = str(label["identity"]), [tuple(row) for row in label["rows"]], label.get("axes", ())
+        _expect_ours(file, rows, axes)
+    except (ValueError, TypeError, KeyError, RecursionError, pa.ArrowException, OSError):
         return Part(path.name, [], reason="is not a part that expreg wrote")
-    if version > FORMAT:
-        raise failure("E-VERSION", path, f"has format {version}, this expreg reads up to {FORMAT}; use a newer expreg")
     if identity not in (None, owner):
         return Part(path.name, [], owner, f"belongs to another plan ({owner}, not {identity})")
-    return Part(path.name, rows, owner, axes=label.get("axes", ()), file=file)
+    return Part(path.name, rows, owner, axes=axes, file=file)
+
+
+def _expect_ours(file: "pq.ParquetFile", rows: list[tuple[Any, ...]], axes: Any) -> None:
+    """Raise ValueError where the table of a part is not what its label says, or its label is not what we write."""
+    import pyarrow as pa
+
+    labelled = all(tuple(map(type, row)) == (str, str, int) for row in rows) and {*map(type, axes)} <= {str}
+    schema = file.schema_arrow
+    known = {column.name: pa.type_for_alias(column.type) for column in BASE}
+    typed = all(known.get(field.name, field.type) == field.type for field in schema)
+    if not (labelled and typed and file.metadata.num_rows == len(rows) and "cell" in schema.names):
+        raise ValueError("not ours")
 
 
 def encode(rows: list[dict[str, Any]], identity: str, columns: Sequence[Column] = ()) -> bytes:
@@ -139,8 +153,10 @@ def _column(name: str, declared: str | None, values: list[Any]) -> "pa.Array":
     return pa.array(values, type=kind, from_pandas=False)
 
 
-def expect_same_numbers(stored: dict[str, Any], given: dict[str, Any], columns: Sequence[Column] = ()) -> None:
-    """Raise StorageError at the first column in which two finished rows of one cell differ."""
+def expect_same_numbers(
+    stored: dict[str, Any], given: dict[str, Any], columns: Sequence[Column] = (), where: str | None = None
+) -> None:
+    """Raise StorageError at the first column in which two finished rows of one cell differ; `where` are the files."""
     old, new = table_of([stored, given], columns).to_pylist()
     for name in sorted(old.keys() - _CIRCUMSTANCES):
         values = [(name, old[name], new[name])]
@@ -149,7 +165,7 @@ def expect_same_numbers(stored: dict[str, Any], given: dict[str, Any], columns: 
         for place, a, b in values:
             if a != b and not (a != a and b != b):  # NaN equals NaN here
                 message = f"same cell, different numbers: cell {given['cell']}, {place}: stored {a!r}, now {b!r}"
-                raise StorageError(str(Problem("E-CONFLICT", message)))
+                raise StorageError(str(Problem("E-CONFLICT", message, file=where)))
 
 
 def part_name(data: bytes) -> str:
@@ -166,16 +182,13 @@ def publish(folder: Path, data: bytes) -> str:
     """Make `data` a file named by its content: present and complete, or absent."""
     target = folder / part_name(data)
     with storage(target, len(data)):
-        temporary = write_temporary(target, data, "commit")
-        try:
+        with temporary(target, data, "commit") as written:
             fault("commit.before_link")
-            os.link(temporary, target)  # never replaces: a name, once published, keeps its bytes
+            try:
+                os.link(written, target)  # never replaces: a name, once published, keeps its bytes
+            except FileExistsError:
+                if not holds(target, data):
+                    raise failure("E-OUT", target, "exists with other content than its name says") from None
             fault("commit.after_link")
-        except FileExistsError:
-            if not holds(target, data):
-                raise failure("E-OUT", target, "exists with other content than its name says") from None
-        finally:
-            with suppress(OSError):
-                os.unlink(temporary)
         sync(folder)
     return target.name

@@ -20,12 +20,12 @@ from typing import Any, Self
 
 from expreg.core.store import disk
 from expreg.core.store.columns import check_curves
-from expreg.core.store.disk import failure, holds, make_directory, read_bytes, replace, storage
+from expreg.core.store.disk import failure, holds, make_directory, read_bytes, read_json, replace, storage
 from expreg.core.store.part import PARTS, decode, digest, encode, expect_same_numbers, publish, scan
 from expreg.types import FAILED, Column
 
-QUARANTINE, PLAN, CONFIG, EVENTS = "quarantine", "plan.json", "config.yaml", "events.jsonl"
-_OURS = (CONFIG, "manifest.json", "summary.json", "report.html", "figures")
+QUARANTINE, PLAN, CONFIG, EVENTS, FIGURES = "quarantine", "plan.json", "config.yaml", "events.jsonl", "figures"
+_OURS = (CONFIG, "manifest.json", "summary.json", "report.html", FIGURES)
 
 
 class Store:
@@ -94,9 +94,10 @@ class Store:
 
     def close(self) -> None:
         """Give the directory up; closing twice does nothing."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            with storage(self.directory):
+                os.close(lock)
 
     def commit(self, rows: Iterable[Mapping[str, Any]]) -> str | None:
         """Publish rows as one immutable part and return its name; None if all of them were stored already.
@@ -150,7 +151,7 @@ class Store:
         parts = self.directory / PARTS
         make_directory(parts)
         disk.probe(parts)
-        for folder in (self.directory, parts):
+        for folder in (self.directory, parts, self.directory / FIGURES):
             disk.remove_temporaries(folder)
         for part in scan(self.directory, self._identity):
             if part.reason:
@@ -187,7 +188,9 @@ class Store:
                 self.failed[cell] = status
             return
         if cell in self.finished:
-            expect_same_numbers(self._row(cell, self._part_of[cell]), self._row(cell, part))
+            earlier = self._part_of[cell]
+            where = f"{self.directory / PARTS / part} and {earlier}"
+            expect_same_numbers(self._row(cell, earlier), self._row(cell, part), where=where)
         self.failed.pop(cell, None)
         self.finished[cell], self._part_of[cell] = status, part
 
@@ -212,11 +215,8 @@ class Store:
 
 def _refuse_place(directory: Path) -> None:
     """Raise StorageError if the output or a folder in it is a symlink or a file, or is in this package."""
-    for path in (directory, directory / PARTS, directory / QUARANTINE):
-        if path.is_symlink():
-            raise failure("E-OUT", path, f"is a symlink to {os.readlink(path)}; give the real path")
-        if path.exists() and not path.is_dir():
-            raise failure("E-OUT", path, "is a file; a run needs a directory")
+    for path in (directory, *(directory / name for name in (PARTS, QUARANTINE, FIGURES))):
+        disk.refuse_link(path)
     if directory.resolve().is_relative_to(Path(__file__).resolve().parents[1]):
         raise failure("E-OUT", directory, "lies inside the expreg package; give a directory elsewhere")
 
@@ -225,16 +225,17 @@ def _check_plan(directory: Path, plan: Mapping[str, Any]) -> None:
     """Raise StorageError if the directory holds another plan, or files of something that is no run."""
     try:
         stored = read_plan(directory)
+        gone = stored is None
     except ValueError:
-        # The parts still know whose they are, and all of a run's parts have one plan.
-        owner = next((part.owner for part in scan(directory, None) if not part.reason), identity_hash(plan))
-        if owner == identity_hash(plan):
-            return
-        message = "its plan.json is damaged and its parts belong to another plan"
-        raise failure("E-PLAN", directory, message) from None
+        stored, gone = None, False
     if stored is None:
+        # The parts still know whose they are, and all of a run's parts have one plan.
+        owner = next((part.owner for part in scan(directory, None) if not part.reason), None)
+        if owner not in (None, identity_hash(plan)):
+            state = "gone" if gone else "damaged"
+            raise failure("E-PLAN", directory, f"its {PLAN} is {state} and its parts belong to another plan")
         taken = [name for name in _OURS if os.path.lexists(directory / name)]
-        if taken or any((directory / PARTS).glob("*.parquet")):
+        if gone and owner is None and (taken or any((directory / PARTS).glob("*.parquet"))):
             raise failure("E-OUT", directory, f"has {taken[0] if taken else PARTS} but no {PLAN}; give a new directory")
         return
     if identity_hash(stored) != identity_hash(plan):
@@ -248,11 +249,14 @@ def _check_plan(directory: Path, plan: Mapping[str, Any]) -> None:
 def read_plan(directory: Path) -> dict[str, Any] | None:
     """Return plan.json, None if there is none; raise ValueError if it is damaged."""
     try:
-        plan = json.loads(read_bytes(directory / PLAN))
+        plan = read_json(directory / PLAN)
     except (FileNotFoundError, NotADirectoryError):
         return None
     if not isinstance(plan, dict) or plan.pop("checksum", None) != digest(canonical(plan)):
         raise ValueError("its content does not match its checksum")
+    ours = isinstance(plan.get("identity"), dict) and isinstance(plan.get("ids", []), list)
+    if not ours:
+        raise ValueError("it is not a plan that expreg wrote")
     return plan
 
 

@@ -9,14 +9,16 @@ import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from expreg.core.store.columns import CURVE, merged
-from expreg.core.store.disk import is_locked, read_bytes, replace, storage
+from expreg.core.store.disk import check_output, is_locked, read_bytes, read_json, replace, storage
 from expreg.core.store.part import PARTS, Part, decode, scan, table_of
 from expreg.core.store.store import EVENTS, QUARANTINE, identity_hash, leaves, read_plan
 from expreg.errors import InputError, Problem
@@ -37,6 +39,8 @@ _SEALED = (
     "SET enable_external_access = false",
     "SET lock_configuration = true",
 )
+_PLAIN = ("boolean", "float", "double", "decimal", "varchar", "integer", "NULL", "null")
+"""Types of DuckDB, beside those that end in int, whose values Python has as numbers or text."""
 _BATCH = 256
 """Parts that are joined at a time: a table in ten thousand pieces takes ten times the memory of its content."""
 
@@ -60,14 +64,40 @@ def read(
     return *frames, damaged
 
 
-def query(directory: Path | str, sql: str) -> "pd.DataFrame":
-    """Return the answer of DuckDB to `sql` over exactly two tables, `cells` and `curves`.
+def coverage(directory: Path | str, statuses: Iterable[str], damaged: Collection[str]) -> dict[str, Any]:
+    """Return of how many planned cells there are rows, with these statuses, and how many parts are damaged."""
+    plan, counts = plan_of(directory) or {}, Counter(statuses)
+    known = {"cells": counts.total(), "by_status": dict(sorted(counts.items())), "planned": plan.get("cells")}
+    return {**known, "search": "search" in plan, "damaged": len(damaged)}
 
+
+def coverage_text(counts: Mapping[str, Any], more: str = ",") -> str:
+    """Return `177 of 320 planned cells, 2 failed, 1 damaged part` from a `coverage`, with `more` behind the cells."""
+    failed = sum(counts["by_status"].get(status, 0) for status in FAILED)
+    most, planned = "at most " if counts["search"] else "", counts["planned"]
+    of = f"{counts['cells']} of {most}{'?' if planned is None else planned} planned cells"
+    parts = f"{counts['damaged']} damaged part{'' if counts['damaged'] == 1 else 's'}"
+    return f"{of}{more} {f'{failed} failed, ' if failed else ''}{parts}"
+
+
+def left_out(directory: Path, line: str) -> str:
+    """Return what a reader is warned of, given one of the lines on damaged files."""
+    return f"{directory / PARTS}: {line}; its cells are left out, and the same command runs them again"
+
+
+def query(
+    directory: Path | str, sql: str, say: Callable[[str], None] = lambda _: None
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Return (names, rows), the answer of DuckDB to `sql` over the tables `cells` and `curves`; `say` of how many.
+
+    Values are None, truth values, numbers and text, lists and dicts of these; what is none of them (dates, intervals,
+    BLOB) is the text that DuckDB writes. Of equal names the later ones get a number: n, n_1.
     The SQL reaches no file and no network. Raises InputError with DuckDB's first line if it fails.
     """
     import duckdb
 
-    table, _ = _gather(Path(directory))
+    notes: list[str] = []
+    table = _gathered(Path(directory), notes.append)
     with duckdb.connect(":memory:") as connection:
         for name, content in (("cells", _cells(table)), ("curves", _curves(table))):
             connection.register("given", content)
@@ -79,13 +109,48 @@ def query(directory: Path | str, sql: str) -> "pd.DataFrame":
             answer = connection.sql(sql)
             if answer is None:
                 raise InputError(Problem("E-SQL", "the query returns no table; write SELECT ... FROM cells"))
-            return _frame(answer.to_arrow_table())
-        except duckdb.Error as error:
+            texts = [_as_text(kind) for kind in answer.types]
+            chosen = [f"#{k}::{text}" if text else f"#{k}" for k, text in enumerate(texts, 1)]
+            rows = (answer.project(", ".join(chosen)) if any(texts) else answer).fetchall()
+            names = _distinct(answer.columns)
+        except (duckdb.Error, UnicodeError) as error:
             raise InputError(Problem("E-SQL", str(error).split("\n", 1)[0])) from error
+    for note in notes:
+        say(note)
+    return names, rows
 
 
-def export(directory: Path | str, file: Path | str) -> Path:
-    """Write the rows of a run to `file`, by its suffix, whole or not at all.
+def _as_text(kind: Any) -> str:
+    """Return the type to which DuckDB casts values that are neither numbers nor text, empty where there are none."""
+    if kind.id in ("list", "array", "struct", "tuple", "map"):
+        inner = kind.children if kind.id != "array" else kind.children[:1]
+        if not any(_as_text(child) for _, child in inner):
+            return ""
+        if not all(name for name, _ in inner):
+            return "VARCHAR"
+        parts = [(name, _as_text(child) or str(child)) for name, child in inner]
+        if kind.id == "struct":
+            return f"STRUCT({', '.join(_quoted(name) + ' ' + part for name, part in parts)})"
+        return f"MAP({', '.join(part for _, part in parts)})" if kind.id == "map" else f"{parts[0][1]}[]"
+    return "" if kind.id in _PLAIN or kind.id.endswith("int") or str(kind) == "JSON" else "VARCHAR"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Return the names with a number behind those that came before."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{k}" for k in count(1))
+        taken = {*found, *(names if name in found else ())}
+        found.append(name if name not in found else next(new for new in numbered if new not in taken))
+    return found
+
+
+def export(directory: Path | str, file: Path | str, say: Callable[[str], None] = lambda _: None) -> Path:
+    """Write the rows of a run to `file`, by its suffix, whole or not at all; `say` of how many cells.
 
     .csv      the cells; text that a spreadsheet would take for a formula gets a leading '
     .parquet  the cells, with the curves as list columns
@@ -97,13 +162,12 @@ def export(directory: Path | str, file: Path | str) -> Path:
     if file.suffix.lower() not in writers:
         message = f"got {file.suffix!r}, expected one of {', '.join(writers)}"
         raise InputError(Problem("E-SUFFIX", message, file=str(file)))
+    check_output(file)
     parent = file.resolve().parent
-    if not parent.is_dir() or file.is_dir():
-        raise InputError(Problem("E-PATH", "is a directory or lies in one that does not exist", file=str(file)))
     for kept in (PARTS, QUARANTINE):
         if parent.is_relative_to((directory / kept).resolve()):
             raise InputError(Problem("E-PATH", f"{kept}/ belongs to the run; write elsewhere", file=str(file)))
-    table, _ = _gather(directory)
+    table = _gathered(directory, say)
     replace(file, writers[file.suffix.lower()](table))
     return file
 
@@ -160,19 +224,20 @@ def read_events(directory: Path | str) -> list[dict[str, Any]]:
     for line in lines:
         body, mark, check = line.rpartition(b',"crc":"')
         if mark and check == b'%08x"}' % zlib.crc32(body):
-            found.append(json.loads(body + b"}"))
+            with suppress(ValueError, RecursionError):
+                found.append({"kind": "?", "time": "?", **json.loads(body + b"}")})
     return found
 
 
 def plan_of(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the plan of a run, None if plan.json is damaged; InputError where there is no run."""
+    """Return the plan of a run, None if plan.json is damaged or gone; InputError where there is no run."""
     directory = Path(directory)
     with storage(directory):
         try:
             plan = read_plan(directory)
         except ValueError:
             return None
-    if plan is None:
+    if plan is None and not any((directory / PARTS).glob("*.parquet")):
         raise InputError(Problem("E-RUN", "is not a run: it has no plan.json", file=str(directory)))
     return plan
 
@@ -235,6 +300,14 @@ def _gather(
     return _join(tables).select(merged(layouts, axes)).take(order).combine_chunks(), damaged
 
 
+def _gathered(directory: Path, say: Callable[[str], None]) -> "pa.Table":
+    table, damaged = _gather(directory)
+    for line in damaged:
+        say(left_out(directory, line))
+    say(coverage_text(coverage(directory, table["status"].to_pylist(), damaged)))
+    return table
+
+
 def _join(tables: list["pa.Table"]) -> "pa.Table":
     """Concatenate parts; a swept axis that was a number in one and text in another becomes text."""
     import pyarrow as pa
@@ -282,15 +355,11 @@ def _frame(table: "pa.Table") -> "pd.DataFrame":
     import pyarrow as pa
 
     def series(field: "pa.Field", column: "pa.ChunkedArray") -> "pd.Series":
-        if pa.types.is_decimal(field.type):  # DuckDB's sums of integers, with which pandas does not calculate
-            column = column.cast(pa.float64())
         gaps = column.null_count > 0 or field.name.endswith("_step")
         kinds = {pa.bool_(): pd.BooleanDtype()} | ({pa.int64(): pd.Int64Dtype()} if gaps else {})
         return column.to_pandas(types_mapper=kinds.get)
 
-    # By position: the answer to a query may have two columns of one name.
-    frame = pd.DataFrame(dict(enumerate(map(series, table.schema, table.columns))))
-    return frame.set_axis(table.column_names, axis=1)
+    return pd.DataFrame(dict(zip(table.column_names, map(series, table.schema, table.columns), strict=True)))
 
 
 def _csv(table: "pa.Table") -> bytes:
@@ -342,23 +411,28 @@ def _array(column: "pa.ChunkedArray") -> np.ndarray:
 
 def _statistics(folder: Path) -> dict[str, Any]:
     """Return counts of the rows, and of summary.json, where there is one, medians of thresholds and raw exponents."""
-    best, damaged = _survey(folder, plan_of(folder))
+    plan = plan_of(folder)
+    best, damaged = _survey(folder, plan)
     counts = Counter(row.status for row in best.values())
-    found: dict[str, Any] = {"cells": counts.total(), "damaged parts": len(damaged)}
+    found: dict[str, Any] = {"planned cells": (plan or {}).get("cells"), "cells": counts.total()}
+    found["damaged parts"] = len(damaged)
     found |= {f"status {name}": count for name, count in sorted(counts.items())}
     with storage(folder):
         try:
-            summary = json.loads(read_bytes(folder / "summary.json"))
+            summary = read_json(folder / "summary.json")
+            for group in summary.get("groups", []):
+                for criterion in group.get("criteria", []):
+                    name = f"{group['label']}: {criterion['criterion']}"
+                    for threshold in criterion.get("thresholds", []):
+                        found[f"{name}: threshold at n = {threshold['n']}"] = threshold["median"]
+                    found[f"{name}: exponent"] = ((criterion.get("exponent") or {}).get("raw") or {}).get("value")
         except FileNotFoundError:
             return found
         except ValueError as error:
             raise InputError(Problem("E-JSON", str(error), file=str(folder / "summary.json"))) from error
-    for group in summary.get("groups", []):
-        for criterion in group.get("criteria", []):
-            name = f"{group['label']}: {criterion['criterion']}"
-            for threshold in criterion.get("thresholds", []):
-                found[f"{name}: threshold at n = {threshold['n']}"] = threshold["median"]
-            found[f"{name}: exponent"] = ((criterion.get("exponent") or {}).get("raw") or {}).get("value")
+        except (TypeError, KeyError, AttributeError):
+            message = "is not what expreg writes; `expreg report` makes it again"
+            raise InputError(Problem("E-JSON", message, file=str(folder / "summary.json"))) from None
     return found
 
 

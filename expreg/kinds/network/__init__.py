@@ -53,7 +53,10 @@ CLAIMS = {
         "Over these n the width for ||H(0) - H_cts||_F <= lambda/4 grows at most like n^{}, at fixed delta",
         "exponent of n, no log factor taken out",
     ),
-    "certificate": ("A certified run keeps every promise of its certificate", "share of certified runs"),
+    "certificate": (
+        "A certified run keeps every promise of its certificate",
+        "share of replicates with certified runs",
+    ),
     "rate of convergence": (
         "At the widest m the residual falls at least as fast as the theory says",
         "speed over the theory's",

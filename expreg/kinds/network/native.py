@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from expreg.activation import ACTIVATIONS
-from expreg.core.engine.devices import cache_directory
+from expreg.core.engine.devices import cache_directory, kept_in
 
 SOURCE = Path(__file__).with_name("steps.cc")
 TARGETS = ("expreg_steps", "expreg_extremes")
@@ -85,8 +85,7 @@ def _prepared() -> str:
         return "no C++ compiler (g++ or clang++) was found"
     try:
         with tempfile.TemporaryDirectory() as scratch:  # a library that is loaded may lose its file
-            kept = os.environ.get("EXPREG_CACHE") != "off"
-            library = ctypes.cdll.LoadLibrary(str(_built(compiler, cache_directory() if kept else Path(scratch))))
+            library = ctypes.cdll.LoadLibrary(str(_built(compiler, Path(scratch))))
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except subprocess.CalledProcessError as error:
@@ -96,18 +95,20 @@ def _prepared() -> str:
     return ""
 
 
-def _built(compiler: str, directory: Path) -> Path:
-    """Return the library for this source, compiler and processor, built if it is not in the directory."""
+def _built(compiler: str, scratch: Path) -> Path:
+    """Return the library for this source, compiler and processor: that of the cache, or one that goes there."""
     command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", str(SOURCE)]
     facts = (SOURCE.read_text(), str(command), _processor(), jax.__version__)
-    name = f"steps-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
-    place = directory / name
-    if not place.exists():
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = place.with_suffix(f".{os.getpid()}")
-        subprocess.run([*command, "-o", str(part)], check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)
-        part.replace(place)  # whole or not at all, also where two processes build it
-    return place
+    key = f"steps-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
+    directory = cache_directory()
+    kept = kept_in(directory) if directory else None
+    if kept and kept.get(key):
+        return kept.place(key)  # what follows a library, its checksum, the loader ignores
+    made = scratch / key
+    subprocess.run([*command, "-o", str(made)], check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)
+    if kept:
+        kept.put(key, made.read_bytes())
+    return kept.place(key) if kept and kept.get(key) else made
 
 
 def _processor() -> str:

@@ -10,14 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from expreg import residual, solver
+from expreg import residual, solver, sparse
 from expreg.activation import ACTIVATIONS
-from expreg.data import problems, read_problem
+from expreg.data import problems
 from expreg.errors import InputError, Problem
 from expreg.kinds.regression import bounded
 from expreg.kinds.regression.columns import BASIN, CURVES, MEASURED, PROBLEM
-from expreg.solver.state import IN_A_CONFIG, sentence
+from expreg.solver import host, verdict
+from expreg.solver.state import Objective
 from expreg.solver.validate import check as check_arrays
+from expreg.sparse import passes
 from expreg.types import PRECISIONS, Array, Cost, Program, Row, Settings, Status
 
 TOLERANCE = {"f32": 1e-5, "f64": 1e-10}
@@ -40,12 +42,13 @@ class Signature(NamedTuple):
     sketch_size: int | None
     dtype: str
     points: int  # of the curve
+    sparse: str | None = None  # the content of the files, by which a sparse A has its shape
 
 
 class Inputs(NamedTuple):
     """What one run starts from; arrays of the shapes that the signature fixes."""
 
-    A: Any  # (n, d), zeros included: lanes share one shape
+    A: Any  # (n, d), zeros included: lanes share one shape; a sparse.Sparse for a sparse file
     b: Any  # (n,)
     x0: Any  # (d,)
     weights: Any  # (n,)
@@ -98,7 +101,7 @@ def check(cells: Sequence[Settings]) -> list[Problem]:
         given, static = settings["problem"], signature(settings)
         named = {name: getattr(static, name) for name in ("loss", "activation", "solver", "sketch")}
         try:
-            A, b = read_problem(given["path"], given["target_path"])
+            A, b = problems.given(given)
             check_arrays(A, b, **named, weights=given["weight"], x0=None, tol=1e-10)
         except InputError as error:
             found += [replace(problem, file=problem.file or given["path"]) for problem in error.problems]
@@ -119,6 +122,7 @@ def signature(settings: Settings) -> Signature:
         sketch_size=None if size == "auto" else size,
         dtype=np.dtype(PRECISIONS[settings["precision"]]).name,
         points=chosen["curve"]["points"],
+        sparse=None if problems.entries(found) is None else found["sha256"],
     )
 
 
@@ -148,8 +152,9 @@ def prepare(settings: Settings) -> Inputs:
     given, accuracy = settings["problem"], settings["problem"].get("accuracy", -1.0)
     planted = np.zeros(static.d) if found.planted is None else found.planted
     at = residual.terms(found.A @ planted, found.b, static.loss, static.activation)
+    arrays = inputs(settings)
     return Inputs(
-        **inputs(settings),
+        **arrays | {"A": sparse.from_any(arrays["A"])},
         weights=np.full(static.n, given["weight"] if found.weights is None else found.weights, real),
         key=problems.key(settings["seed"], settings["replicate"]) + np.uint32(given.get("draw", 0)),
         tolerance=real(_tolerance(settings)),
@@ -213,7 +218,7 @@ def _noted(signs: tuple[int, ...], state: State) -> State:
 def _point(signs: tuple[int, ...], state: State) -> dict[str, Array]:
     """Return what the curve holds of a step: relative gradient, loss, passes, and the distance to the planted x."""
     inner, metric = state.inner, state.inputs.metric
-    goal = inner.problem.A @ state.inputs.goal
+    goal = sparse.matvec(inner.problem.A, state.inputs.goal)
 
     def squared(t: Array) -> Array:
         low = t @ metric.Q
@@ -231,8 +236,9 @@ def _record(activation: str, state: State) -> dict[str, Array]:
     return {
         "steps": inner.step,
         "status": jnp.where(_reached(signs, state), int(Status.converged), inner.status),
-        **{name: getattr(inner, name) for name in ("x", "gradient_norm", "damping", "passes")},
-        **residual.summary(inner.problem.A @ inner.x, inner.problem.b, activation),
+        **{name: getattr(inner, name) for name in ("x", "gradient_norm", "passes")},
+        **verdict.ends(inner),
+        **residual.summary(sparse.matvec(inner.problem.A, inner.x), inner.problem.b, activation),
         "curve_length": state.curve_length,
         "curve_step": state.inputs.curve_step,
         **{f"curve_{name}": values for name, values in state.curve.items()},
@@ -259,17 +265,26 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
     """Return the columns of a finished cell with its curve as lists."""
     found, chosen, given, static = problem(settings), settings["solver"], settings["problem"], signature(settings)
     sketch = None if static.sketch is None else solver.SKETCHES[static.sketch]
-    status = Status(int(record["status"])) or Status.max_steps  # running: its lane ended at the budget
+    status = _status(settings, record)
+    detail = verdict.sentence(
+        status.name,
+        float(record["damping"]),
+        verdict.IN_A_CONFIG,
+        solver=static.solver,
+        loss=static.loss,
+        dtype=static.dtype,
+        weighted=given["weight"] != 0,
+    )
     return {
         "status": status.name,
-        "status_detail": sentence(status.name, float(record["damping"]), IN_A_CONFIG),
+        "status_detail": detail,
         "solver": chosen["name"],
         "sketch": chosen["sketch"],
         "sketch_size": None if sketch is None else sketch.rows(static.n, static.d, static.sketch_size),
         "data": given["kind"],
         "rows": given["n"],
         "columns": given["d"],
-        "nnz": int(np.count_nonzero(found.A)),
+        "nnz": int((found.A != 0).sum()),
         "steps": int(record["steps"]),
         "max_steps": chosen["max_steps"],
         "passes": int(record["passes"]),
@@ -283,6 +298,20 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         **_curve(record),
         **_weight(given["weight"]),
     }
+
+
+def _status(settings: Settings, record: dict[str, Array]) -> Status:
+    """Return how a cell ended: where its gradient vanished without steps that converge, what that point is."""
+    status = Status(int(record["status"])) or Status.max_steps  # running: its lane ended at the budget
+    x, ends = np.asarray(record["x"]), {name: record[name] for name in ("damping", "pivot", "moved", "misfit")}
+    if status != Status.converged or "accuracy" in settings["problem"] or not verdict.doubtful(x, **ends):
+        return status
+    static, given, A = signature(settings), prepare(settings), inputs(settings)["A"]
+    kind = Objective(static.loss, static.activation, True, host.HOST)
+    weights = given.weights if given.weights.any() else None
+    with host.calm():
+        at = solver.Problem(passes.rows(A), given.b, weights, given.tolerance, passes.column_norms(A), None)
+        return verdict.examined(kind, at, x, status).status
 
 
 def _weight(given: float | str) -> Row:
@@ -302,10 +331,20 @@ def _errors(planted: np.ndarray | None, signs: tuple[int, ...], record: dict[str
 def cost(settings: Settings) -> Cost:
     """Return expected steps, flops per step and bytes per lane; draws no problem."""
     given, chosen = settings["problem"], settings["solver"]
-    n, d = float(given["n"]), float(given["d"])
-    size = float(min(n, chosen["sketch_size"])) if isinstance(chosen["sketch_size"], int) else n
-    record = solver.chosen(chosen["name"], given["n"], given["d"])
-    second, steps = record.flops(n, d, size), min(chosen["max_steps"], record.expected_steps or chosen["max_steps"])
+    n, d, entries = float(given["n"]), float(given["d"]), problems.entries(given)
+    record = solver.chosen(chosen["name"], given["n"], given["d"], dense=entries is None)
+    steps = min(chosen["max_steps"], record.expected_steps or chosen["max_steps"])
+    size = chosen["sketch_size"] if isinstance(chosen["sketch_size"], int) else None
+    rows = n if entries is None else entries / d  # as many full rows as its entries fill
+    second = record.flops(rows, d, min(rows, size or rows))
+    flops = second + 8 * rows * d + EXPONENTIAL_FLOPS * n + d**3 / 3
     width = np.dtype(PRECISIONS[settings["precision"]]).itemsize
-    held = n * d + 40 * n + 4 * d * d + 5 * chosen["curve"]["points"]
-    return Cost(float(steps), second + 8 * n * d + EXPONENTIAL_FLOPS * n + d**3 / 3, width * held)
+    held = width * (40 * n + 5 * chosen["curve"]["points"])
+    if entries is None:
+        return Cost(float(steps), flops, held + width * (n * d + 4 * d * d))
+    # each entry thrice: in the order of the matrix, of its products and of those of its transpose; the latter padded
+    held += (6 * width + 16) * entries
+    sketch = record.default_sketch(given["d"]) if chosen["sketch"] == "none" else chosen["sketch"]
+    squares = 4 * d * d if sketch or (record.takes_sketch and not record.sketch) else 0.0
+    sketched = d * solver.SKETCHES[sketch].rows(given["n"], given["d"], size) if sketch else 0.0
+    return Cost(float(steps), flops if squares else flops - d**3 / 3, held + width * (squares + sketched))

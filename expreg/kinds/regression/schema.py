@@ -122,7 +122,7 @@ class Attention(Head, _Problem):
 
 
 class MatrixFile(_Problem):
-    """A and b of the user's own files; n and d come from the first."""
+    """A and b of the user's own files; n and d, without empty columns of a sparse A, come from the first."""
 
     files: ClassVar[tuple[str, ...]] = ("path", "target_path")
 
@@ -133,9 +133,9 @@ class MatrixFile(_Problem):
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the shape of the matrix in the file."""
-        from expreg.data.matrices import read_problem
+        from expreg.data.problems import given as read
 
-        n, d = read_problem(given["path"], given.get("target_path"))[0].shape
+        n, d = read(given)[0].shape
         return {"n": int(n), "d": int(d)}
 
     def rules(self, precision: str) -> Iterator[Fault]:

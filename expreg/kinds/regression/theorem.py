@@ -137,12 +137,13 @@ def _verdicts(group: Record, rows: pd.DataFrame, asked: Asked) -> Iterator[Recor
     good = rows[rows["good"]]
     for claim, column, by in (("steps", "within", ["distance", "accuracy"]), ("start", "shrinks", ["distance"])):
         if parts := [part.drop_duplicates(REPEATS)[column] for _, part in split(good, by)]:
-            # the worst of several cases: each interval at a level at which all of them hold together (Bonferroni)
-            worst = min(parts, key=lambda part: (part.mean(), -len(part)))
+            # each interval at a level at which those of all cases hold together (Bonferroni)
+            confidence = 1 - (1 - asked.confidence) / len(parts)
+            worst = _decisive(parts, level, confidence)
             words = (
                 f"runs do, in the worst of {len(parts)} cases of {' and '.join(by)}" if len(parts) > 1 else "runs do"
             )
-            yield _share(claim, worst, level, 1 - (1 - asked.confidence) / len(parts), words) | facts
+            yield _share(claim, worst, level, confidence, words) | facts
     each = rows.drop_duplicates(["seed", "replicate"])
     facts = facts | {"criterion": "the problem"}
     if each["hessian_lipschitz"].notna().all():
@@ -176,10 +177,22 @@ def _share(claim: str, kept: "pd.Series[bool]", level: float, confidence: float,
     too wide rather than too narrow (Hoeffding 1956); it says nothing about other problems.
     """
     good, count = int(kept.sum()), len(kept)
-    low, high = (float(limit) for limit in clopper_pearson(np.array(good), np.array(count), confidence))
+    low, high = _limits(kept, confidence)
     outcome = above(low, high, level) if level < 1 else CONSISTENT if good == count else CONTRADICTS
     numbers = {"value": good / count, "low": low, "high": high}
     return verdict(claim, "", level, numbers, (outcome, f"{good} of {count} {words}."))
+
+
+def _decisive(parts: "Sequence[pd.Series[bool]]", level: float, confidence: float) -> "pd.Series[bool]":
+    """Return the part that decides if all shares are at least `level`: one below it, or the one that begins lowest."""
+    lows, highs = zip(*(_limits(part, confidence) for part in parts), strict=True)
+    ends = highs if min(highs) < level else lows
+    return parts[ends.index(min(ends))]
+
+
+def _limits(kept: "pd.Series[bool]", confidence: float) -> tuple[float, float]:
+    low, high = clopper_pearson(np.array(kept.sum()), np.array(len(kept)), confidence)
+    return float(low), float(high)
 
 
 # --- tables ---------------------------------------------------------------------------------------

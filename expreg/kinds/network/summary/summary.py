@@ -132,8 +132,9 @@ def _spectrum(n: int, rows: pd.DataFrame) -> Record:
     first = rows.dropna(subset="lambda_cts").drop_duplicates("_replicate")
     low, middle, high = quantiles(first["lambda_cts"], [0.25, 0.5, 0.75])
     record = {"n": n, "lambda_cts": middle, "lambda_low": low, "lambda_high": high}
-    known = low is not None and high is not None and low > 0
-    record["lambda_error"] = MEDIAN_ERROR * math.log(high / low) / math.sqrt(len(first)) if known else 0.0
+    record["lambda_error"] = 0.0
+    if low is not None and high is not None and low > 0:
+        record["lambda_error"] = MEDIAN_ERROR * math.log(high / low) / math.sqrt(len(first))
     return record | {"lambda_max_cts": median(first["lambda_max_cts"])}
 
 

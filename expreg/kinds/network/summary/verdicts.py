@@ -81,8 +81,9 @@ def certificate(rows: pd.DataFrame, confidence: float) -> Record | None:
     """Judge "a certified run that takes certified steps keeps every promise of its certificate" (C.26).
 
     The promises: no neuron leaves its radius (`refined_movement`), E3cert and E4cert, as far as they were measured; one
-    broken promise contradicts. None where no certified run was trained by gradient descent with steps of at most
-    `eta_certified`.
+    broken promise contradicts. The share is one of replicates that keep every promise at all their widths: those are
+    nested, so they are no runs of their own. None where no certified run was trained by gradient descent with steps of
+    at most `eta_certified`.
     """
     small = rows["eta"] <= rows["eta_certified"] * (1.0 + ROUNDING)
     covered = rows[(rows["Ecert"] == 1.0) & small & groups.plain(rows)]
@@ -92,17 +93,18 @@ def certificate(rows: pd.DataFrame, confidence: float) -> Record | None:
     broken = pd.DataFrame(
         {name: covered[name] > 1.0 + ROUNDING if name == "refined_movement" else covered[name] == 0.0 for name in names}
     )
-    runs, kept = len(covered), int((~broken.any(axis=1)).sum())
-    low, high = (float(end) for end in success.clopper_pearson(np.array(kept), np.array(runs), confidence))
+    kept = ~broken.any(axis=1).groupby([covered["n"], covered["_replicate"]]).any()
+    low, high = (float(end) for end in success.clopper_pearson(np.array(kept.sum()), np.array(len(kept)), confidence))
     found = ", ".join(f"{PROMISES[name]} {broken[name].sum()}" for name in names)
     lost = int((covered["E3"] == 0.0).sum())
     beside = f" {lost} break E3, about whose lambda a certificate says nothing." if lost else ""
+    many = f"{len(kept)} replicate{'s' * (len(kept) > 1)}"
     outcome = (
-        CONTRADICTS if kept < runs else CONSISTENT,
-        f"of {runs} certified runs these break a promise: {found}.{beside}",
+        CONSISTENT if kept.all() else CONTRADICTS,
+        f"of {len(covered)} certified runs ({many}) these break a promise: {found}.{beside}",
     )
-    numbers = {"value": kept / runs, "low": low, "high": high}
-    return verdict("certificate", "Ecert", 1.0, numbers, outcome, replicates=runs)
+    numbers = {"value": float(kept.mean()), "low": low, "high": high}
+    return verdict("certificate", "Ecert", 1.0, numbers, outcome, replicates=len(kept))
 
 
 PROMISES = {"refined_movement": "movement", "E3cert": "eigenvalue", "E4cert": "rate"}

@@ -1,0 +1,89 @@
+"""The one way to standard output and standard error: escaped, in any encoding, on a full or closed stream."""
+
+import codecs
+import io
+import json
+import math
+import os
+import select
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+from expreg.errors import Problem, StorageError, printable
+
+_SIGNS = {"–": "-", "−": "-", "≤": "<=", "≥": ">=", "×": "x", "…": "...", "λ": "lambda", "±": "+-", "‖": "||"}
+
+
+def say(*lines: str) -> None:
+    """Print lines to standard output; if its reader has gone (`| head`) the command still does its work."""
+    print(*map(printable, lines), sep="\n", flush=True)
+
+
+def complain(*lines: str) -> None:
+    """Print lines to standard error, if somebody reads it."""
+    with suppress(OSError):
+        print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)
+
+
+def document(value: Any, indent: int | None = 1) -> str:
+    """Return a JSON document: floats as they are, null for those that JSON cannot hold, text for what is no JSON."""
+    return json.dumps(_plain(value), indent=indent, separators=None if indent else (",", ":"), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+
+
+class _Stream(io.FileIO):
+    """A descriptor that takes everything once its reader has gone, and fails once, by StorageError, on a full disk."""
+
+    lost = False
+
+    def write(self, data: Any) -> int:
+        """Return the number of bytes that are written, or lost."""
+        try:
+            while not self.lost:
+                if (count := super().write(data)) is not None:
+                    return count
+                select.select([], [self], [])  # a parent has made the pipe non-blocking
+        except BrokenPipeError:
+            self.lost = True
+        except OSError as error:
+            self.lost = True
+            message = str(error.strerror or error)
+            raise StorageError(str(Problem("E-DISK", message, file="standard output"))) from None
+        return len(data)
+
+
+def guard() -> None:
+    """Make standard output of this process safe to print to, whatever it is."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed by the caller: the next file to be opened must not get its number
+            os.open(os.devnull, os.O_RDWR)
+    given = sys.__stdout__
+    if given is not None and sys.stdout is given:
+        codecs.register_error("expreg", _in_ascii)
+        raw = _Stream(given.fileno(), "wb", closefd=False)
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), given.encoding, errors="expreg")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for the signs that an encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(_SIGNS.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lacking), error.end

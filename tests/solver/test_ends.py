@@ -1,0 +1,117 @@
+"""`converged` means a minimum: saturated starts, minima at infinity, vanishing curvature, what messages advise."""
+
+import numpy as np
+import pytest
+from minima import draw, judge, solved, survey
+from oracles import planted
+
+import expreg.api
+from expreg.errors import InputError
+from expreg.solver import verdict
+
+
+def test_what_converges_is_a_minimum(soak):
+    count = soak.times(100, 2000)
+    ends, wrong, lost = survey(count, seed=11)
+    assert not wrong
+    assert not lost
+    assert ends["converged"] > 0.6 * count
+    title = "Random regression problems in random units; minima are judged with other code in extended precision"
+    soak.figure("minima", title, problems=count, **ends, no_minimum=0)
+
+
+def test_the_judge_sees_what_is_no_minimum():
+    case = next(c for c in (draw(np.random.default_rng([11, i])) for i in range(99)) if c.A.dtype == float)
+    x = solved(case).x
+    assert judge(case, x) is None
+    assert judge(case, x + 0.01 / np.linalg.norm(case.A, axis=0)) is not None
+
+
+def test_a_minimum_at_infinity_has_a_status_of_its_own():
+    A, b, _ = planted(30, 3, noise=0.1)
+    b = np.where(np.arange(30) == np.argmax(A[:, 0]), 1.0, 0.0)
+    for tol in (1e-6, 1e-10):
+        found = expreg.solve(A, b, "softmax", tol=tol)
+        assert found.status == "unbounded"
+        assert "x depends on the tolerance only; try weights > 0" in found.message
+    weighted = expreg.solve(A, b, "softmax", weights=0.01)
+    assert weighted.status == "converged"
+
+
+@pytest.mark.parametrize("solver", ["auto", "gauss_newton", "pcg"])
+def test_a_saturated_start_is_left(solver):
+    A, b, _ = planted(60, 3, "softmax", noise=0.1)
+    best, found = (expreg.solve(A, b, "softmax", solver=solver, x0=x0) for x0 in (None, np.array([500.0, -300, 200])))
+    assert found.status == "converged"
+    assert np.allclose(found.x, best.x, atol=1e-7)
+
+
+@pytest.mark.parametrize("solver", ["newton", "gauss_newton", "pcg", "auto"])
+def test_curvature_of_0_is_damped(solver):
+    """At x = 0 and b = 2 the Hessian 2 u^2 - b u of the exponential loss is 0, and the gradient is not."""
+    for d in (1, 3):
+        found = expreg.solve(np.eye(d), np.full(d, 2.0), "exponential", solver=solver, x0=np.zeros(d))
+        assert found.status == "converged"
+        assert np.allclose(found.x, np.log(2), atol=1e-9)
+
+
+def test_the_minimum_of_cosh_at_0_is_found():
+    A, _, _ = planted(50, 3)
+    b = np.full(50, 1 / 50)
+    found = expreg.solve(A, b, "softmax", "cosh", x0=np.full(3, 0.1))
+    assert found.status == "converged"
+    assert np.abs(found.x).max() < 1e-6
+
+
+def test_x_that_is_not_unique_is_said():
+    A, b, _ = planted(60, 3, "softmax", noise=0.1)
+    found = expreg.solve(np.column_stack([A, A[:, 0] - A[:, 1]]), b, "softmax")
+    assert found.status == "converged"
+    assert "x is not unique: A x stays the same in 1 of 4 directions" in found.message
+    assert "not unique" not in expreg.solve(A, b, "softmax").message
+
+
+@pytest.mark.parametrize("status", verdict._SENTENCES)
+@pytest.mark.parametrize("loss", ["softmax", "rescaled"])
+def test_no_message_advises_what_is_done_already(status, loss):
+    done = {"solver": "newton", "loss": loss, "dtype": np.float64, "weighted": True}
+    for words in (verdict.IN_A_CALL, verdict.IN_A_CONFIG):
+        text = verdict.sentence(status, 0.0, words, **done)
+        for advice in ("float64", "precision f64", "newton", "> 0", *(["softmax loss"] * (loss == "softmax"))):
+            assert advice not in text.partition(";")[2], text
+        fresh = verdict.sentence(status, 0.0, words, solver="pcg", loss="rescaled", dtype=np.float32, weighted=False)
+        assert "; try " in fresh
+
+
+A0, B0, _ = planted(n=10, d=3)
+WRONG = [
+    ({"max_steps": 0}, "max_steps: got 0, expected a whole number of at least 1"),
+    ({"max_steps": -5}, "max_steps: got -5"),
+    ({"max_steps": 2.5}, "max_steps: got 2.5"),
+    ({"sketch": "gaussian", "sketch_size": -1}, "sketch_size: got -1"),
+    (
+        {"sketch": "gaussian", "sketch_size": 10**7},
+        "sketch_size: got 10000000 for an A of 10 rows, expected at most 10",
+    ),
+    ({"key": 1.5}, r"key: got 1.5, expected an integer from 0 to 2\^32 - 1"),
+    ({"key": -1}, "key: got -1"),
+    ({"key": 10**20}, "key: got 1"),
+    ({"tol": "1e-8"}, "tol: got '1e-8', expected a positive number"),
+    ({"tol": None}, "tol: got None"),
+    ({"loss": []}, r"loss: got \[\], expected one of"),
+    ({"A": np.ma.masked_array(A0, A0 > 1)}, "A: got masked entries"),
+    ({"b": np.ma.masked_array(B0, B0 > 0.1)}, "b: got masked entries"),
+    ({"A": [[1.0, 2.0], [3.0]]}, "A: got no array"),
+    ({"weights": "heavy"}, "weights: got an array of"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), WRONG, ids=[message[:30] for _, message in WRONG])
+def test_wrong_arguments_are_refused_in_words(given, message):
+    with pytest.raises(InputError, match=message):
+        expreg.solve(**{"A": A0, "b": B0, **given})
+
+
+def test_overrides_as_one_text_are_refused():
+    with pytest.raises(InputError, match=r"overrides: got the text 'seed=1', expected a list"):
+        expreg.api.plan({"experiment": "threshold", "sweep": {"product": {"n": [4], "m": [8]}}}, "seed=1")
