@@ -41,6 +41,12 @@ def start(*words):
     )
 
 
+def finish(*words):
+    process = start(*words)
+    error = process.communicate()[1]
+    assert process.returncode == 0, error
+
+
 def rows(run):
     """Return the names of the stored parts: what has been acknowledged."""
     return {path.name for path in (run / "parts").glob("*.parquet")}
@@ -49,7 +55,7 @@ def rows(run):
 def test_a_sweep_ends_as_if_it_had_never_been_killed(tmp_path, soak):
     path = config(tmp_path, soak.times(10, 834))
     kills, random_moment = soak.times(1, 25), random.Random(7)
-    assert not start("-c", STATISTICS, path, tmp_path / "whole").wait()
+    finish("-c", STATISTICS, path, tmp_path / "whole")
     whole = expreg.load(tmp_path / "whole")
     place, killed, slowly = tmp_path / "killed", 0, "execution.slice_seconds=0.01"
     while killed < kills:
@@ -63,7 +69,7 @@ def test_a_sweep_ends_as_if_it_had_never_been_killed(tmp_path, soak):
         process.communicate()
         killed += 1
         assert known <= rows(place)
-    assert not start("-c", STATISTICS, path, place).wait()
+    finish("-c", STATISTICS, path, place)
     rest = expreg.load(place)
     for one, other in ((whole.cells, rest.cells), (whole.curves, rest.curves)):
         one, other = (frame.drop(columns=CIRCUMSTANCES, errors="ignore") for frame in (one, other))
