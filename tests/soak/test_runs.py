@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import expreg
+from expreg.errors import InputError, StorageError
 
 SWEEP = {
     "experiment": "threshold",
@@ -140,9 +141,7 @@ def _unchanged(place, stored):
     """Check that the rows that are still read are those that were stored; return whether any are."""
     try:
         left = expreg.load(place).cells.drop(columns=CIRCUMSTANCES).set_index("cell")
-    except expreg.StorageError:
-        return 0
-    except expreg.InputError:
+    except (InputError, StorageError):
         return 0
     assert set(left.index) <= set(stored.index)
     pd.testing.assert_frame_equal(left, stored.loc[left.index], check_exact=True, check_dtype=False)
