@@ -28,8 +28,8 @@ def main(overrides: Sequence[str] = ()) -> Path:
     heads = grown.groupby(["layer", "head"])[list(STEPS)].median()
     print("cosine between the moves of attention by a token and by a step of the query, medians")
     for (layer, head), found in heads.iterrows():
-        told = "  ".join(f"{name} {found[column]:.2f}" for column, name in STEPS.items())
-        print(f"  layer {int(layer)}, head {int(head):2d}:  {told}")
+        shown = "  ".join(f"{name} {found[column]:.2f}" for column, name in STEPS.items())
+        print(f"  layer {int(layer)}, head {int(head):2d}:  {shown}")
     figure, axis = plt.subplots(figsize=(6, 3.5))
     heads.rename(columns=STEPS).set_axis([f"{int(a)}/{int(b)}" for a, b in heads.index]).plot.bar(ax=axis)
     axis.set(xlabel="layer / head", ylabel="cosine, median", ylim=(0, 1))

@@ -27,8 +27,8 @@ def main(overrides: Sequence[str] = ()) -> Path:
     for group in groups:
         for method in group["methods"]:
             share, passes = method["statuses"].get("converged", 0) / method["cells"], method["passes"]["median"]
-            told = f"{passes:.2f}" if passes is not None else "none"
-            print(f"  {group['label']:60s} {method['label']:14s} {share:6.2f} {told:>8s}")
+            shown = f"{passes:.2f}" if passes is not None else "none"
+            print(f"  {group['label']:60s} {method['label']:14s} {share:6.2f} {shown:>8s}")
     shown = max(
         groups, key=lambda group: (len(group["methods"]), group["group"]["columns"], group["group"].get("condition", 0))
     )

@@ -197,9 +197,9 @@ def query(
     expreg query runs/quickstart "SELECT n, m, avg(E5::int) FROM cells GROUP BY ALL ORDER BY ALL"
     """
     from expreg import commands
-    from expreg.core.store import table
+    from expreg.core.store import export
 
-    names, rows = table.query(run, sql, complain)
+    names, rows = export.query(run, sql, complain)
     if as_json:
         say(document([dict(zip(names, row, strict=True)) for row in rows], None))
         return
@@ -216,9 +216,9 @@ def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="*.csv, *.parquet or *.npz", show_default=False)],
 ) -> None:
     """Write the rows of a run to one file: cells as .csv, cells and curves as .parquet or .npz."""
-    from expreg.core.store import table
+    from expreg.core.store.export import export as write
 
-    say(str(table.export(run, file, complain)))
+    say(str(write(run, file, complain)))
 
 
 @app.command(short_help="Show how runs differ.")

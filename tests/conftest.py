@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -57,6 +58,17 @@ class Soak:
 
     def times(self, quick, full):
         return full if self.folder else quick
+
+    @staticmethod
+    def peak(*, reset=False):
+        """Return the most bytes of memory that were resident since it was last reset, 0 where nobody says."""
+        try:
+            if reset:
+                Path("/proc/self/clear_refs").write_text("5")
+            status = Path("/proc/self/status").read_text()
+        except OSError:
+            return 0.0
+        return 1024.0 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
     def figure(self, name, title, **numbers):
         """Keep what `make soak` found, a row of the table in docs/reliability.md."""

@@ -228,8 +228,8 @@ def test_all_errors_of_a_config_are_listed_with_their_lines(call: Call, place: P
 
 def test_a_run_from_plan_to_export(call: Call, place: Path) -> None:
     """Every command once on one small run."""
-    told = json.loads(call("plan", "tiny.yaml", "--json")[1])
-    assert (told["cells"], told["programs"]) == (4, 1)
+    found = json.loads(call("plan", "tiny.yaml", "--json")[1])
+    assert (found["cells"], found["programs"]) == (4, 1)
     listed = call("plan", "--cells", "tiny.yaml", "sweep.product.m=8")[1]
     assert listed.startswith("tiny: 2 cells in 1 program\n  m: 8  (1)\n  replicate: 0, 1  (2)\n")
     assert re.search(r"\n[0-9a-f]{16}  m=8 replicate=1\n$", listed)
@@ -397,11 +397,11 @@ def test_interrupted_and_killed_runs_end_as_the_uninterrupted_one(place: Path) -
     code, _, err = finish(process)
     assert (code, time.monotonic() - began < 20) == (75, True), err
     lines = r"interrupted, (\d+) of 24 cells done; resume with the same command:\n  expreg (.*)\n$"
-    told = re.search(lines, err)
-    assert told
-    assert told[2].split() == [*words, *slowly]
+    found = re.search(lines, err)
+    assert found
+    assert found[2].split() == [*words, *slowly]
     state = api.status("run")
-    assert 0 < int(told[1]) == state["done"] == stored_rows(place / "run") < 24
+    assert 0 < int(found[1]) == state["done"] == stored_rows(place / "run") < 24
     assert not state["running"]
 
     kill = {"EXPREG_TESTING": "1", "EXPREG_FAULT": "commit.after_link:kill"}

@@ -89,12 +89,12 @@ def recipe(command: str) -> list[str]:
     """Return the calls of `expreg` that a `make` command makes; fail if it has no such target or extra."""
     _, target, *settings = shlex.split(command)
     words = ["make", "--dry-run", target, *settings]
-    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for setting in settings:
         assert setting.removeprefix("EXTRAS=") in extras
-    return re.findall(r"^\.venv/bin/(expreg .*)$", told.stdout, re.MULTILINE)
+    return re.findall(r"^\.venv/bin/(expreg .*)$", found.stdout, re.MULTILINE)
 
 
 def calls() -> dict[str, str]:
@@ -124,10 +124,10 @@ def test_messages_are_as_shown(place, command):
     """Numbers may differ: lines of configs move."""
     for block in blocks("text"):
         (words,) = block.commands
-        code, _, told = command(*shlex.split(words)[1:])
+        code, _, found = command(*shlex.split(words)[1:])
         assert code == 2
         shown = block.text.partition("\n")[2]
-        assert re.sub(r"\d+", "0", told) == re.sub(r"\d+", "0", shown)
+        assert re.sub(r"\d+", "0", found) == re.sub(r"\d+", "0", shown)
 
 
 @pytest.mark.parametrize("page", EXAMPLES)

@@ -123,13 +123,13 @@ def test_stable_forms_are_the_functions(activation):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_identities_between_the_losses(activation):
     z, b = problem(seed=5)
-    told = residual.summary(z, b, activation)
+    found = residual.summary(z, b, activation)
     softmax = residual.loss_value(z, b, "softmax", activation)
-    assert told["loss_rescaled"] == pytest.approx(told["alpha"] ** 2 * softmax, rel=1e-12)  # (E.16)
-    assert told["softmax_residual"] == pytest.approx(np.sqrt(2 * softmax), rel=1e-12)
-    assert told["softmax_residual"] >= abs(1 - b.sum()) / np.sqrt(b.size)  # (E.17)
-    assert told["max_logit"] == np.abs(z).max()
-    assert told["projective_loss"] == pytest.approx(plain(z, b, "projective", activation), rel=1e-12)
+    assert found["loss_rescaled"] == pytest.approx(found["alpha"] ** 2 * softmax, rel=1e-12)  # (E.16)
+    assert found["softmax_residual"] == pytest.approx(np.sqrt(2 * softmax), rel=1e-12)
+    assert found["softmax_residual"] >= abs(1 - b.sum()) / np.sqrt(b.size)  # (E.17)
+    assert found["max_logit"] == np.abs(z).max()
+    assert found["projective_loss"] == pytest.approx(plain(z, b, "projective", activation), rel=1e-12)
 
 
 def test_shifts_of_the_logits_scale_the_losses_of_exp():

@@ -229,9 +229,9 @@ def test_progress_speaks_of_rounds_and_of_at_most(place, command):
     first, second = out.splitlines()[:2]
     few, many = map(int, re.match(r"searched: at most 192 cells, (\d+) to (\d+) of them expected, in", first).groups())
     assert second == "  search: where E5, E4, movement begin to hold along m; 0.1 of the replicates run all of it"
-    told = json.loads(command("plan", "x.json", "--json")[1])
-    assert told["cells"] == 192
-    assert told["search"]["expected"] == [few, many]
+    found = json.loads(command("plan", "x.json", "--json")[1])
+    assert found["cells"] == 192
+    assert found["search"]["expected"] == [few, many]
     code, out, errors = command("run", "x.json", "--out", "run")
     assert code == 0
     lines = errors.splitlines()

@@ -240,11 +240,13 @@ def _solution(
     kept = units.plain or units.heavy or lost.max() <= 1e-3 * (np.abs(state.x) * checked.norms).max()
     status = verdict.status.name if kept or not np.isfinite(state.x).all() else "nonfinite"
     words = {name: given[name] for name in ("solver", "loss")}
-    told = sentence(
+    unsolved = sentence(
         status, float(state.damping), IN_A_CALL, dtype=x.dtype, weighted=checked.weights is not None, **words
     )
     reached = f"the gradient is {float(state.relative):.1e} of the terms that cancel in it after {steps} steps"
-    reached = f"{told} ({reached}, tol {checked.tol:.1e})" if told else f"{reached}, within tol {checked.tol:.1e}"
+    reached = (
+        f"{unsolved} ({reached}, tol {checked.tol:.1e})" if unsolved else f"{reached}, within tol {checked.tol:.1e}"
+    )
     free = max(verdict.free, checked.A.shape[1] - checked.A.shape[0])
     unique = f"; x is not unique: A x stays the same in {free} of {len(x)} directions" if free > 0 else ""
     names = ("alpha", "softmax_residual", "projective_loss", "max_logit")

@@ -128,7 +128,7 @@ def _lowest(kind: Objective, problem: Problem, state: State, rays: list[list[Arr
         logits = [problem.A.whole @ x for x in ray]
         values = np.array([scaled_value(kind, problem, z, point.at.log_scale)[1] for z in logits])
         values = np.where(np.isfinite(values), values, np.inf)
-        if LOSSES[kind.loss].stand_in:  # it vanishes far away without a fit: not over a barrier
+        if LOSSES[kind.loss].stand_in:  # its loss tends to 0 for large x without a fit: do not cross a barrier
             behind = np.maximum.accumulate(values) > point.objective + float(problem.tol) / 100 * point.size
             values = np.where(behind, np.inf, values)
         i = int(np.argmin(values))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from config_samples import SMALL, TEXT, changed, load, problems, refused, sweepable, written
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expreg.errors import InputError
@@ -147,38 +147,6 @@ def test_the_limit_of_cells_is_a_setting() -> None:
 
 
 # --- fuzz --------------------------------------------------------------------------------------------
-
-
-SIGNS = ["n", "m", " ", "\n", "\n  ", "- ", *":[]{},'\"#|>?", "*a", "&a", "!!", "<<"]
-WORDS = [
-    "1e-3",
-    "010",
-    "-1",
-    ".nan",
-    "1" * 50,
-    "NO",
-    "null",
-    "sweep:",
-    "when:",
-    "data:",
-    "count:",
-    "kind:",
-    "((",
-    "**9**9",
-]
-TOKENS = st.sampled_from(SIGNS) | st.sampled_from(WORDS)
-
-
-@settings(max_examples=100, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.integers(0, len(TEXT)), st.integers(0, 8), TOKENS), min_size=1, max_size=4))
-def test_spliced_files_load_or_are_refused(tmp_path: Path, splices: list[tuple[int, int, str]]) -> None:
-    text = TEXT
-    for position, length, token in splices:
-        text = text[:position] + token + text[position + length :]
-    path = written(tmp_path, text)
-    before = sorted(tmp_path.iterdir())
-    assert all(line.isprintable() and len(line) <= 400 for line in complaints(path))
-    assert sorted(tmp_path.iterdir()) == before
 
 
 VALUES = st.recursive(

@@ -160,17 +160,6 @@ def damaged(rng, name: str) -> bytes:
 # --- what must hold
 
 
-def _peak(reset: bool = False) -> float:
-    """Return the most memory that was resident since it was last reset, 0 where the system does not say."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0.0
-    return 1024.0 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
-
-
 def _refusal(read) -> str:
     """Return the first line of what is wrong with a file, empty if it was read."""
     try:
@@ -207,13 +196,13 @@ def test_a_damaged_file_is_read_or_refused(name, tmp_path, soak):
         ends, seconds, grown = {"read": 0, "refused": 0}, [], []
         for seed in range(count):
             path.write_bytes(damaged(np.random.default_rng([7, seed]), name))
-            before, began = _peak(reset=True), time.process_time()
+            before, began = soak.peak(reset=True), time.process_time()
             try:
                 ends[_read(path, target)] += 1
             except Exception as error:
                 raise AssertionError(f"{name}, seed {seed}: {error!r}") from error
             seconds.append(time.process_time() - began)
-            grown.append(_peak() - before)
+            grown.append(soak.peak() - before)
     slow, large = int(np.argmax(seconds)), int(np.argmax(grown))
     assert seconds[slow] < SECONDS, f"{name}, seed {slow}"
     assert grown[large] < BYTES, f"{name}, seed {large}"

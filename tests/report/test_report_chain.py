@@ -15,7 +15,7 @@ def summary():
     return synthetic.small()[2]
 
 
-def test_every_row_is_told_with_its_numbers(summary):
+def test_every_row_is_shown_with_its_numbers(summary):
     lines = chain.text(summary)
     heading = lines.index("The chain of the proof: which step is loose, and where") + 1
     assert lines[heading].split("  ")[-1] == "verdict"

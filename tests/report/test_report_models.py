@@ -36,10 +36,10 @@ def test_the_likelihoods_have_intervals_and_the_choice_by_aic(summary):
             assert row[4] == ("yes" if found["usable"] else f"no: {found['why_not']}")
 
 
-def test_margins_are_told_where_something_was_measured():
-    told = {"n": 4, "m": 8, "at": "widest", "margin": 1.5, "low": 1.1, "high": 2.0, "violated": 0, "trials": 9}
-    empty = {**told, "margin": None, "low": None, "high": None}
-    group = {"criteria": [{"criterion": "E2", "margins": [told, empty, {**empty, "violated": 3, "first_step": 7.0}]}]}
+def test_margins_are_shown_where_something_was_measured():
+    spread = {"n": 4, "m": 8, "at": "widest", "margin": 1.5, "low": 1.1, "high": 2.0, "violated": 0, "trials": 9}
+    empty = {**spread, "margin": None, "low": None, "high": None}
+    group = {"criteria": [{"criterion": "E2", "margins": [spread, empty, {**empty, "violated": 3, "first_step": 7.0}]}]}
     assert tables_of(group)["Margins and first violations"]["rows"] == [
         ["E2", 4, 8, "widest", 1.5, "[1.1, 2]", 0, 9, None],
         ["E2", 4, 8, "widest", None, "", 3, 9, 7.0],

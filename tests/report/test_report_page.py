@@ -116,7 +116,7 @@ def test_ids_are_unique_and_references_resolve(text):
     assert read.open == []
 
 
-def test_verdicts_come_first_worded_and_every_number_of_the_summary_is_told(run, text):
+def test_verdicts_come_first_worded_and_every_number_of_the_summary_is_shown(run, text):
     _, _, summary = run
     assert text.index('id="verdicts"') < text.index('id="figures"') < text.index('id="tables"')
     for verdict in summary["verdicts"]:

@@ -84,8 +84,9 @@ def test_an_activation_in_small_units_is_the_activation():
 def test_huge_weights_leave_x_at_0(loss, dtype, weight):
     A, b, _ = planted(30, 3, noise=0.1)
     found = expreg.solve(A.astype(dtype), b.astype(dtype), loss, weights=weight)
-    assert found.status in ("converged", "max_steps"), found.message  # x near 0 is rounding, which no step lowers
-    assert np.abs(found.x).max() < 1e-15
+    rounded = (loss, dtype) == ("exponential", "float32")  # x near 0 is rounding, which no step lowers
+    assert found.status == ("max_steps" if rounded else "converged"), found.message
+    assert np.abs(found.x).max() < 1e-30
 
 
 def test_weights_that_leave_the_range_beside_others_are_refused():

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from expreg.core.engine import manifest
+from expreg.core.store.export import export, query
 from expreg.core.store.part import digest, encode, part_name
 from expreg.core.store.store import Store, canonical, identity_hash
-from expreg.core.store.table import compare, export, query, read, read_events, status
+from expreg.core.store.table import compare, read, read_events, status
 from expreg.errors import InputError
 
 PLAN: dict[str, Any] = {"hash": "ab" * 16, "identity": {"training": {"tolerance": 0.05}}, "axes": [], "cells": 9}

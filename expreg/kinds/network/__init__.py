@@ -61,7 +61,7 @@ CLAIMS = {
         "At the widest m the residual falls at least as fast as the theory says",
         "speed over the theory's",
     ),
-    "steps to tolerance": ("Steps to tolerance are those of infinite width", "measured over predicted steps"),
+    "steps to tolerance": ("Steps to tolerance are those of infinite width", "ratio to the predicted steps"),
 }
 
 THRESHOLD = Experiment(
