@@ -173,6 +173,8 @@ class Experiment:
     What a reader sees:
 
     - `summarise(cells, curves, asked)`: groups, tables, verdicts, note; `asked` has axes, delta, confidence, resamples.
+    - `final`: the column of what a run leaves at its end, by which settings are compared; empty where they are not.
+    - `inner`: the axes that its own figures are about; settings are compared over all their values.
     - `figures`: builders by name, each `(cells, curves, summary) -> list[Figure]`, in the order of the page.
     - `page(summary)`: what page and terminal show beside verdicts and figures, a `core.page.words.Parts`; None: the
       tables of the summary.
@@ -201,6 +203,8 @@ class Experiment:
     certify: Callable[[Settings, Mapping[str, Array], bool], Any] | None = None
     probe: Settings | None = None
     summarise: Callable[..., dict[str, Any]] = lambda *_: {}
+    final: str = ""
+    inner: Sequence[str] = ()
     figures: Mapping[str, Callable[..., list[Any]]] = field(default_factory=dict)
     page: Callable[[Mapping[str, Any]], Any] = lambda _: None
     claims: Mapping[str, tuple[str, str]] = field(default_factory=dict)

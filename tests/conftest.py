@@ -14,6 +14,9 @@ os.environ.setdefault("EXPREG_CACHE", os.path.join(tempfile.gettempdir(), "expre
 import jax
 import pytest
 
+from expreg.core.engine import devices
+
+devices.configure()  # before a test starts JAX without it: with the compile cache no program is compiled twice
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "allow")

@@ -29,16 +29,16 @@ def test_a_dimension_that_follows_n_makes_no_group_and_a_free_one_does() -> None
     assert keys(rows, "d", "rho") == [{"data": "sphere", "rho": 0.1}, {"data": "sphere", "rho": 0.5}]
 
 
-def test_axes_that_only_serve_to_set_the_dimension_are_told_as_the_dimension() -> None:
+def test_axes_that_only_serve_to_set_the_dimension_are_shown_as_the_dimension() -> None:
     def labels(d: list[int], **axes: Any) -> list[str]:
         rows = frame(n=[4, 8] * (len(d) // 2), m=16, d=d, **axes)
         return [group.label for group in groups.split(rows, ["n", "m", "replicate", "d", *axes])]
 
     ratio, fixed = [1, 1, 2, 2, 0, 0], [0, 0, 0, 0, 7, 7]
-    assert labels([4, 8, 8, 16, 7, 7], ratio=ratio, fixed=fixed) == ["sphere, d = 7", "sphere, d = n", "sphere, d = 2n"]
-    # an axis that does something else too, or another d(n), is told as it is
-    assert labels([4, 8, 4, 8], rho=[0.1, 0.1, 0.5, 0.5]) == ["sphere, rho = 0.1", "sphere, rho = 0.5"]
-    assert labels([4, 8, 5, 9], more=[0, 0, 1, 1]) == ["sphere, more = 0", "sphere, more = 1"]
+    assert labels([4, 8, 8, 16, 7, 7], ratio=ratio, fixed=fixed) == ["d = 7", "d = n", "d = 2n"]
+    # an axis that does something else too, or another d(n), is shown as it is
+    assert labels([4, 8, 4, 8], rho=[0.1, 0.1, 0.5, 0.5]) == ["rho = 0.1", "rho = 0.5"]
+    assert labels([4, 8, 5, 9], more=[0, 0, 1, 1]) == ["more = 0", "more = 1"]
 
 
 def test_data_kinds_and_axes_that_only_some_rows_have_make_groups() -> None:

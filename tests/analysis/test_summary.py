@@ -64,7 +64,7 @@ def test_the_known_exponents_come_back_and_decide_the_width_verdicts() -> None:
         assert likely["best"]["law"] == "theory"
     widths = [v for v in found["verdicts"] if v["claim"] == "width"]
     assert [(v["criterion"], v["verdict"]) for v in widths] == [(event, "consistent") for event in EXPONENTS]
-    assert {v["group"] for v in found["verdicts"]} == {"equiangular, rho = 0.5"}
+    assert {v["group"] for v in found["verdicts"]} == {"rho = 0.5"}
 
 
 def test_the_smallest_eigenvalues_have_their_quartiles() -> None:

@@ -13,7 +13,8 @@ from expreg.kinds import EXPERIMENTS
 
 DELTA = 0.1
 EXPERIMENT = EXPERIMENTS["threshold"]
-DRAWN = [name for name in EXPERIMENT.figures if name != "budget"]  # only runs with long budgets have that one
+NOT_HERE = ("budget", "settings")  # of long budgets, and of grids of other settings
+DRAWN = [name for name in EXPERIMENT.figures if name not in NOT_HERE]
 WIDTHS = tuple(sorted({2 * round(4 * 2 ** (k / 2)) for k in range(19)}))
 LAWS = {  # (C, alpha) per criterion
     "sphere": {"E5": (9.0, 0.15), "E3": (14.0, 0.35), "movement": (6.0, 1.1)},

@@ -1,13 +1,15 @@
-"""The table of the chain, on a terminal and on the page: every number of the summary, nothing claimed that is not."""
+"""Answer and chain: every number of the summary, nothing claimed that is not."""
 
 import copy
+import re
 
 import pytest
 from report import synthetic
 from report.synthetic import HOSTILE
 
+from expreg.core.page import page
 from expreg.core.page.words import verdict_text
-from expreg.kinds.network.figures import chain
+from expreg.kinds.network.figures import answer, chain
 
 
 @pytest.fixture(scope="module")
@@ -15,42 +17,74 @@ def summary():
     return synthetic.small()[2]
 
 
+def html_of(summary):
+    return str(chain.block(summary, page.environment(), {"thresholds"}))
+
+
 def test_every_row_is_shown_with_its_numbers(summary):
-    lines = chain.text(summary)
-    heading = lines.index("The chain of the proof: which step is loose, and where") + 1
-    assert lines[heading].split("  ")[-1] == "verdict"
+    text = re.sub(r"<[^>]*>", " ", html_of(summary))
+    assert text.split()[:5] == ["The", "chain", "of", "the", "proof:"]
     for row in summary["chain"]:
-        [line] = [
-            line
-            for line in lines
-            if line.startswith(f"  {row['group'].replace(' = ', '=')}  ")
-            and chain.exponent(row, "raw").replace(", ", ",") in line
-            and chain.factor(row) in line
-        ]
-        assert chain.exponent(row, "corrected").replace(", ", ",") in line
-        assert f"10^{row['factor_log10']:.0f}" in line
-        assert f"{row['replicates']}" in line.split()
-    text = " ".join(" ".join(lines).split())
-    assert chain.CAUTION in text
-    assert all(sentence in text for sentence in summary["chain_summary"])
+        for number in (chain.exponent(row, "raw"), chain.exponent(row, "corrected"), chain.bound(row), chain.gap(row)):
+            assert number in text
+        assert f"{row['factor_log10']:.0f}" in text
+        assert row["group"] in text
+    assert "every criterion has one of its own" in text
 
 
 def test_the_first_lines_say_from_which_width_on_networks_converge(summary):
-    answers = chain.answers(summary)
+    answers = answer.sentences(summary)
     assert len(answers) == len(summary["groups"]) == 2
-    for answer, group in zip(answers, summary["groups"], strict=True):
+    for sentence, group in zip(answers, summary["groups"], strict=True):
         [converges] = [c for c in group["criteria"] if c["criterion"] == "E5"]
         widths = ", ".join(f"{at['interpolated']:.0f}" for at in converges["thresholds"])
-        assert f"{group['label']}: 90 % of the networks converge" in answer
-        assert f"from m = {widths} at n = 8, 16, 32; the theorem allows n^2." in answer
-    assert " ".join(chain.text(summary)).startswith(answers[0][:60])
+        raw = converges["exponent"]["raw"]
+        assert f"{group['label']}: 90 % of the networks converge" in sentence
+        words = f"n^{raw['value']:.2f} [{raw['low']:.2f}, {raw['high']:.2f}]; the theorem allows n^2."
+        flat = raw["low"] <= 0
+        grows = f": nearly flat, {words}" if flat else f", growing like {words}"
+        assert f"from m = {widths} at n = 8, 16, 32{grows}" in sentence
+    assert verdict_text(synthetic.EXPERIMENT, summary).startswith(answers[0][:60])
     changed = copy.deepcopy(summary)
     for row in changed["chain"]:
         row["verdict"] = "does not apply"
-    assert not any("the theorem allows" in answer for answer in chain.answers(changed))
+    assert not any("the theorem allows" in sentence for sentence in answer.sentences(changed))
     for criterion in changed["groups"][0]["criteria"]:
         criterion["thresholds"][0] |= {"interpolated": None, "beyond": "above", "widest": 4096}
-    assert "from m = more than 4096, " in chain.answers(changed)[0]
+    assert "from m = more than 4096, " in answer.sentences(changed)[0]
+    assert "more than 4096" in answer.table(changed)["rows"][1]
+
+
+def test_an_exponent_whose_interval_has_linear_growth_in_it_is_not_called_flat(summary):
+    changed = copy.deepcopy(summary)
+    for criterion in changed["groups"][0]["criteria"]:
+        criterion["exponent"]["raw"] |= {"value": 0.5, "low": -1.0, "high": 2.0}
+    assert "growing like n^0.50 [-1.00, 2.00]" in answer.sentences(changed)[0]
+
+
+def test_the_first_table_has_every_threshold_with_its_interval(summary):
+    table = answer.table(summary)
+    lines = {(row[0], k): row for k, row in enumerate(table["rows"])}
+    assert len(lines) == sum(2 + 3 for _ in summary["groups"])  # a heading, three n and the exponents
+    for k, group in enumerate(summary["groups"]):
+        assert table["rows"][5 * k][0] == group["label"]
+        for criterion in group["criteria"]:
+            if criterion["criterion"] not in table["columns"]:
+                continue
+            column = table["columns"].index(criterion["criterion"])
+            for i, at in enumerate(criterion["thresholds"]):
+                row = table["rows"][5 * k + 1 + i]
+                assert row[0] == f"n = {at['n']}"
+                known = at["interpolated"]
+                assert row[column][0] == round(known) if known else "more" in row[column] or "less" in row[column]
+
+
+def test_one_n_has_no_word_on_growth():
+    summary = synthetic.run(n=(16,), replicates=20, resamples=5)[2]
+    assert summary["chain"] == []
+    assert not [verdict for verdict in summary["verdicts"] if verdict["claim"] == "width"]
+    assert all("grow" not in sentence and "theorem" not in sentence for sentence in answer.sentences(summary))
+    assert "exponent" not in verdict_text(synthetic.EXPERIMENT, summary)
 
 
 def test_an_exponent_that_is_not_usable_is_a_dash_with_its_reason(summary):
@@ -59,7 +93,7 @@ def test_an_exponent_that_is_not_usable_is_a_dash_with_its_reason(summary):
     row |= {"usable": False, "exponent_gap": None}
     row |= {"verdict": "cannot decide", "reason": "n spans too little."}
     assert (chain.exponent(row, "raw"), chain.gap(row)) == ("–", "–")
-    assert "      n spans too little." in chain.text(changed)
+    assert "n spans too little." in html_of(changed)
 
 
 @pytest.mark.parametrize(("relation", "shown"), [("equal", "10^19"), ("at least", "≥10^19"), ("at most", "≤10^19")])
@@ -75,13 +109,11 @@ def test_censored_shares_are_whole_percents(value, shown):
     assert chain.percent(value) == shown
 
 
-def test_no_chain_leaves_the_claims_alone_and_long_regimes_are_cut(summary):
-    claims = [verdict for verdict in summary["verdicts"] if verdict["claim"] == "width"]
-    assert chain.text({"verdicts": claims}) == []
-    assert "the width needed grows" in verdict_text(synthetic.EXPERIMENT, {"verdicts": claims})
+def test_long_groups_are_cut_and_reasons_wrapped(summary):
+    assert html_of({"verdicts": summary["verdicts"]}) == ""
     long = copy.deepcopy(summary)
-    for row in long["chain"]:
-        row |= {"group": HOSTILE[4] * 40, "verdict": HOSTILE[3], "reason": HOSTILE[1] * 20}
+    for verdict in long["verdicts"]:
+        verdict |= {"group": HOSTILE[4] * 40, "verdict": HOSTILE[3], "reason": HOSTILE[1] * 20}
     lines = verdict_text(synthetic.EXPERIMENT, long).splitlines()
     assert max(map(len, lines)) <= 100
     assert all(c.isprintable() for line in lines for c in line)

@@ -17,7 +17,7 @@ from expreg.kinds.network.figures import curves, look, phase, thresholds
 from expreg.kinds.network.summary.groups import criteria
 
 EMPTY = pd.DataFrame()
-NAMES = ["thresholds", "lambda", "phase", "success", "convergence", "rates"]
+NAMES = ["thresholds", "phase", "success", "convergence", "rates", "lambda"]
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +128,13 @@ def test_convergence_needs_curves_and_the_others_do_not(run):
 
 
 @pytest.mark.parametrize(("n", "m"), [((16,), synthetic.WIDTHS[::4]), ((8, 16), (64,)), ((16,), (64,))])
-def test_one_n_or_one_width_is_enough_to_draw(n, m):
+def test_one_n_or_one_width_has_the_figures_that_show_something(n, m):
     found = drawing.figures(synthetic.EXPERIMENT, *synthetic.run(n=n, m=m, replicates=4, resamples=2))
     assert not [figure.problem for figure in found if figure.problem]
-    assert {"phase", "success", "convergence"} <= {figure.name for figure in found}
+    drawn = {figure.name for figure in found}
+    assert "convergence" in drawn
+    for name, axes in (("phase", (n, m)), ("success", (m,)), ("lambda", (n,))):
+        assert (name in drawn) == all(len(values) > 1 for values in axes)
 
 
 def test_without_a_theory_everything_else_is_drawn(run):
@@ -143,7 +146,7 @@ def test_without_a_theory_everything_else_is_drawn(run):
     assert [figure.name for figure in found] == [name for name in NAMES if name not in ("lambda", "rates")]
     assert not [figure.problem for figure in found if figure.problem]
     text = page.html(synthetic.EXPERIMENT, [], cells, summary, {}, "")
-    assert text.count("(no theory of this activation)") == 2
+    assert text.count("and 1 more group: λ is not known (no theory of this activation)") == 1
     assert "chain of the proof" not in text
 
 

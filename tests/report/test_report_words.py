@@ -1,5 +1,7 @@
 """Words of the report: number formats, the table of verdicts, warnings."""
 
+import re
+
 import pandas as pd
 import pytest
 from report import synthetic
@@ -35,17 +37,18 @@ def test_the_table_of_verdicts_fits_a_terminal_and_tells_every_verdict(run):
     lines = table.splitlines()
     assert max(map(len, lines)) <= 100
     for verdict in summary["verdicts"]:
-        if verdict["claim"] == "width":
-            continue  # the chain shows them
         [row] = [
             line
             for line in lines
             if verdict["criterion"] in line.split()
             and verdict["group"] in line
             and words.interval(verdict["low"], verdict["high"]) in line
-        ]
+            and words.number(verdict["measured"]) in line.split()
+            and line.endswith(verdict["verdict"])
+        ][:1]
         assert row.endswith(verdict["verdict"])
-        assert verdict["reason"].split()[-1] in table
+        if verdict["verdict"] != "consistent":
+            assert verdict["reason"].split()[-1] in table
 
 
 def test_long_and_hostile_reasons_are_wrapped_and_inert():
@@ -63,8 +66,26 @@ def test_no_verdicts_are_said_to_be_none():
 
 def test_the_tally_counts_every_verdict(run):
     _, _, summary = run
-    assert words.tally(summary).startswith(f"Of {len(summary['verdicts'])} verdicts")
-    assert words.tally({}) == ""
+    found = words.tally(summary["verdicts"])
+    assert found.startswith(f"{len(summary['verdicts'])} verdicts: ")
+    assert sum(map(int, re.findall(r" (\d+)[,.]", found))) == len(summary["verdicts"])
+    assert words.tally([{"verdict": "does not apply"}]).startswith("No verdicts")
+
+
+def test_verdicts_that_do_not_apply_are_one_sentence_and_many_groups_are_cut_short():
+    base = {"claim": "x", "criterion": "E5", "measured": 1.0, "low": 0.9, "high": 1.0, "reason": "r."}
+    left = [base | {"verdict": "does not apply", "group": str(k), "outside": [f"optimizer {k % 6}"]} for k in range(12)]
+    assert words.outside(left) == (
+        "12 verdicts do not apply, outside the theorem's assumptions: optimizer 0; optimizer 1; optimizer 2;"
+        " optimizer 3; 2 more."
+    )
+    many = [base | {"verdict": "consistent", "group": f"g{k}"} for k in range(20)]
+    many[17] |= {"verdict": "contradicts", "reason": "it fell."}
+    text = words.verdict_text(synthetic.EXPERIMENT, {"verdicts": [*many, *left]})
+    assert text.splitlines()[2].split() == ["E5", "g17", "1", "[0.900,", "1]", "contradicts"]
+    assert "it fell." in text
+    assert "and 14 more; the report has them all" in text
+    assert "12 verdicts do not apply" in text
 
 
 def test_what_was_asked_names_grid_and_replicates(run):
@@ -102,7 +123,9 @@ def test_failures_censoring_and_mixed_set_ups_are_warned_of(run):
 
 def spectrum(label, values, largest=10.0, exponent=None):
     rows = [{"n": n, "lambda_cts": value, "lambda_max_cts": largest} for n, value in values.items()]
-    return {"label": label, "spectrum": rows, "lambda_exponent": exponent}
+    success = [{"n": 4, "m": m} for m in (8, 16)]
+    criteria = [{"criterion": "E5", "success": success}]
+    return {"label": label, "spectrum": rows, "lambda_exponent": exponent, "criteria": criteria}
 
 
 def test_a_lambda_that_collapses_or_vanishes_is_warned_of():

@@ -16,10 +16,12 @@ from markupsafe import Markup, escape
 from expreg.core.page import words
 from expreg.core.page.drawing import figures, reason, render
 from expreg.core.page.style import Figure, finite
+from expreg.core.stats.describe import OUTSIDE
 from expreg.core.store.disk import make_directory, refuse_link, remove_temporaries, replace, storage
 from expreg.types import Experiment
 
 _SVG_DISPLAY = "width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;max-width"
+_MOST_VERDICTS = 40  # of one claim; summary.json has all
 _SCALE = 1.75  # CSS pixels per point: figures drawn for a page of 6.75 inches, shown on a screen
 
 
@@ -119,10 +121,15 @@ def html(
     return template.render(
         summary=summary,
         asked=words.asked(summary, own.grid),
-        tally=words.tally(summary),
+        tally=words.tally(own.verdicts),
         warnings=words.warnings(cells, summary, own.warnings, manifest),
         block=own.block(known, {figure.name for figure in shown if not figure.problem}),
-        claims=words.by_claim(own.verdicts, experiment.claims),
+        answer=own.answer,
+        first=own.first,
+        claims=words.by_claim([v for v in own.verdicts if v.get("verdict") != OUTSIDE], experiment.claims),
+        outside=words.outside(own.verdicts),
+        unjudged=words.by_claim([v for v in own.verdicts if v.get("verdict") == OUTSIDE], experiment.claims),
+        most=_MOST_VERDICTS,
         tables=own.tables,
         statuses=[(status, count, meaning.get(status, "")) for status, count in counts.items()],
         figures=shown,

@@ -109,6 +109,11 @@ def records(holder: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     return list(holder.get(key) or [])
 
 
+def some(labels: Sequence[str]) -> str:
+    """Return one label, or the first of several and how many more there are."""
+    return labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more groups"
+
+
 def spread(values: Iterable[Any], count: int) -> list[Any]:
     """Return at most `count` of the distinct sorted values, first and last among them, evenly by rank."""
     ranked = sorted(set(values))

@@ -1,17 +1,22 @@
 """The numbers of a summary in words: formats, claims, warnings, the verdicts for a terminal."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from expreg.core.page import terminal
 from expreg.core.page.style import finite, records
+from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, OUTSIDE
 from expreg.core.store.table import coverage_text
 from expreg.errors import printable
 from expreg.types import FAILED, Experiment
 
 _MOST_GROUPS = 4
+_MOST_VERDICTS = 6
+_MOST_REASONS = 4
 # Columns, and facts of the manifest, that must have one value per run: rows of different ones are not one experiment.
 _SET_UP = ("precision", "device", "expreg_version", "jax_version")
 _FACTS = ("xla_flags", "compiled_steps")
@@ -34,18 +39,20 @@ STATUSES = {
 class Parts(NamedTuple):
     """What an experiment adds to its page and to the terminal, beside verdicts and figures.
 
+    - `answer`: sentences that say what was found; `first`: a table of the numbers behind them. Both come first, on the
+      page and on the terminal.
     - `tables`: title, note, columns, rows, and if wanted `group` (a heading above), `folded` ("closed" or "open"),
       `digits`, `prose` (columns of sentences). A cell is a number, a text, None, or (value, low, high).
-    - `block(environment, drawn)`: HTML above the verdicts, by the jinja2 environment of the page; `drawn` are the names
-      of the figures that the page has. `text()`: the same as lines for a terminal.
-    - `verdicts`: those that the block does not show.
+    - `block(environment, drawn)`: HTML below the verdicts, by the jinja2 environment of the page; `drawn` are the names
+      of the figures that the page has.
     - `grid`: over which grid the cells lie, to end the sentence on what was run; `warnings`: what limits the numbers.
     """
 
     tables: Sequence[Mapping[str, Any]]
     verdicts: Sequence[Mapping[str, Any]]
+    answer: Sequence[str] = ()
+    first: Mapping[str, Any] = MappingProxyType({"rows": ()})
     block: Callable[[Any, set[str]], str] = lambda *_: ""
-    text: Callable[[], list[str]] = list
     grid: str = ""
     warnings: Sequence[str] = ()
 
@@ -102,28 +109,75 @@ def by_claim(
 
 
 def verdict_text(experiment: Experiment, summary: Mapping[str, Any]) -> str:
-    """Return what a run says of its claims as plain text of at most 100 columns."""
+    """Return what a run found as plain text of at most 100 columns: answer, table, verdicts, limits."""
     own = parts(experiment, summary)
-    found = [own.text(), *(list(_claim_lines(*claim)) for claim in by_claim(own.verdicts, experiment.claims))]
-    text = "\n\n".join("\n".join(map(printable, lines)) for lines in found if lines)
-    return text or "No verdicts: no claim applies to what was measured."
-
-
-def _claim_lines(claim: str, measured: str, verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a heading, then for each verdict one aligned row and its reason."""
-    rows = [
-        [
-            verdict.get("group") or "",
-            verdict.get("criterion"),
-            f"{number(verdict.get('measured'))} {interval(verdict.get('low'), verdict.get('high'))}".strip(),
-            verdict.get("verdict"),
-        ]
-        for verdict in verdicts
+    blocks = [
+        [line for sentence in own.answer for line in terminal.wrapped(sentence)],
+        list(_table_lines(own.first)),
+        list(_verdict_lines(own.verdicts, experiment.claims)),
+        [line for limit in own.warnings for line in terminal.wrapped(f"Note: {limit}")],
     ]
-    yield from terminal.wrapped(f"{claim} (measured: {measured})")
-    for line, verdict in zip(terminal.lines([""] * 4, rows), verdicts, strict=True):
-        yield line
-        yield from terminal.wrapped(f"{verdict.get('reason') or ''} {replicates_words(verdict)}".strip(), 6)
+    return "\n\n".join("\n".join(map(printable, lines)) for lines in blocks if lines)
+
+
+def _table_lines(table: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table; columns that do not fit beside the others follow below, behind the first one again."""
+    if not table["rows"]:
+        return
+    columns = list(
+        zip(*[table["columns"], *([cell_text(value) for value in row] for row in table["rows"])], strict=True)
+    )
+    width = [max(map(len, column)) + 2 for column in columns]
+    parts: list[list[int]] = [[]]
+    for i in range(1, len(columns)):
+        if parts[-1] and sum(width[k] for k in [0, *parts[-1], i]) > terminal.WIDTH:
+            parts.append([])
+        parts[-1].append(i)
+    for part in parts:
+        head, *rows = zip(*(columns[i] for i in [0, *part]), strict=True)
+        yield from terminal.lines(head, rows)
+    if table.get("note"):
+        yield from terminal.wrapped(table["note"], 2)
+
+
+def cell_text(value: object) -> str:
+    """Return a cell of a table as text: a number with its interval, where it has one."""
+    if isinstance(value, tuple | list):
+        return f"{number(value[0])} {interval(value[1], value[2])}".strip()
+    return value if isinstance(value, str) else number(value)
+
+
+def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], claims: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    """Yield the tally, then each claim, one aligned row per verdict, and the reasons of those that are not consistent.
+
+    Verdicts that do not apply are counted in one sentence; of many groups those that contradict come first.
+    """
+    yield from terminal.wrapped(tally(verdicts))
+    applied = [verdict for verdict in verdicts if verdict.get("verdict") != OUTSIDE]
+    for claim, measured, found in by_claim(applied, claims):
+        yield from terminal.wrapped(f"{claim} ({measured})", 2)
+        shown = sorted(found, key=lambda verdict: verdict.get("verdict") != CONTRADICTS)[:_MOST_VERDICTS]
+        rows = [[v.get("criterion"), v.get("group") or "", _measured(v), v.get("verdict")] for v in shown]
+        for line, verdict in zip(terminal.lines([""] * 4, rows, indent=4), shown, strict=True):
+            yield line
+            if verdict.get("verdict") != CONSISTENT:
+                yield from terminal.wrapped(f"{verdict.get('reason') or ''} {replicates_words(verdict)}".strip(), 8)
+        if len(found) > len(shown):
+            yield f"    and {len(found) - len(shown)} more; the report has them all"
+    yield from terminal.wrapped(outside(verdicts), 2)
+
+
+def outside(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many verdicts do not apply, and why, in one sentence; empty where all do."""
+    left = [verdict for verdict in verdicts if verdict.get("verdict") == OUTSIDE]
+    reasons = list(dict.fromkeys(reason for verdict in left for reason in verdict.get("outside") or ()))
+    shown = [*reasons[:_MOST_REASONS], *[f"{len(reasons) - _MOST_REASONS} more"] * (len(reasons) > _MOST_REASONS)]
+    why = f", outside the theorem's assumptions: {'; '.join(shown)}" if shown else ""
+    return f"{len(left)} verdict{'s do' if len(left) > 1 else ' does'} not apply{why}." if left else ""
+
+
+def _measured(verdict: Mapping[str, Any]) -> str:
+    return cell_text([verdict.get("measured"), verdict.get("low"), verdict.get("high")])
 
 
 def replicates_words(verdict: Mapping[str, Any]) -> str:
@@ -140,18 +194,19 @@ def asked(summary: Mapping[str, Any], grid: str = "") -> str:
     cells = counts.get("cells", 0)
     text = f" of the experiment {summary.get('experiment', '')}"
     if names := [str(group.get("label", "")) for group in records(summary, "groups")]:
-        hidden = len(names) - _MOST_GROUPS
-        text += f" on {'; '.join(names[:_MOST_GROUPS])}" + (f"; and {hidden} more" if hidden > 0 else "")
+        text += f" on {'; '.join(names)}" if len(names) <= _MOST_GROUPS else f" in {len(names)} groups"
     if "planned" in counts:
         return f"{coverage_text(counts, f'{text}{grid};')}."
     return f"{cells} cell{'s' if cells != 1 else ''}{text}{grid}."
 
 
-def tally(summary: Mapping[str, Any]) -> str:
-    """Return how many verdicts there are of each kind, in one sentence."""
-    verdicts = [str(verdict.get("verdict")) for verdict in records(summary, "verdicts")]
-    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
-    return f"Of {len(verdicts)} verdicts: {', '.join(counts)}." if verdicts else ""
+def tally(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many verdicts there are of each kind, without those that do not apply, in one sentence."""
+    found = Counter(str(verdict.get("verdict")) for verdict in verdicts if verdict.get("verdict") != OUTSIDE)
+    if not found:
+        return "No verdicts: no claim applies to what was measured."
+    counts = ", ".join(f"{verdict} {count}" for verdict, count in found.items())
+    return f"{found.total()} verdict{'s' if found.total() > 1 else ''}: {counts}."
 
 
 def warnings(

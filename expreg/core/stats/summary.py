@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from expreg.core.stats import describe
+from expreg.core.stats import describe, settings
 from expreg.types import Column, Experiment
 
 Record = dict[str, Any]
@@ -45,6 +45,7 @@ def summarise(experiment: Experiment, cells: pd.DataFrame, curves: pd.DataFrame,
         "experiment": experiment.name,
         "counts": {"cells": len(cells), "by_status": statuses.value_counts().sort_index().to_dict()},
         "settings": {"delta": options.delta, "confidence": options.confidence},
+        "best": settings.best(cells, options.axes, experiment),
     }
     with threadpool_limits(1, user_api="blas"):  # many small products: threads wait for each other far longer
         own = experiment.summarise(cells, curves, options) or {"tables": _columns(experiment.columns(), cells)}

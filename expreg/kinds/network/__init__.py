@@ -28,12 +28,15 @@ PROBE: Settings = {
 
 FIGURES = {
     "thresholds": later("expreg.kinds.network.figures.thresholds:thresholds"),
+    "settings": later("expreg.kinds.network.figures.answer:settings_figure"),
     "budget": later("expreg.kinds.network.figures.thresholds:budgets"),
-    "lambda": later("expreg.kinds.network.figures.spectrum:spectrum"),
     "phase": later("expreg.kinds.network.figures.phase:phase"),
     "success": later("expreg.kinds.network.figures.phase:success"),
+    "convergence": later("expreg.kinds.network.figures.curves:convergence"),
+    "rates": later("expreg.kinds.network.figures.curves:rates"),
+    "lambda": later("expreg.kinds.network.figures.spectrum:spectrum"),
 }
-"""Of what needs no training, in the order of the page."""
+"""In the order of the page; a figure that has nothing to show leaves its place to the next."""
 CLAIMS = {
     "width": (
         "Over these n the width needed grows at most like n^{} log(n/delta)",
@@ -86,20 +89,19 @@ THRESHOLD = Experiment(
     success=later("expreg.kinds.network.search:success"),
     probe=PROBE,
     summarise=later("expreg.kinds.network.summary.summary:summarise"),
-    figures={
-        **FIGURES,
-        "convergence": later("expreg.kinds.network.figures.curves:convergence"),
-        "rates": later("expreg.kinds.network.figures.curves:rates"),
-    },
+    final="residual_final",
+    inner=columns.INNER,
+    figures=FIGURES,
     page=later("expreg.kinds.network.figures.chain:page"),
     claims=CLAIMS,
 )
-CONVERGENCE = replace(THRESHOLD, name="convergence")
+CONVERGENCE = replace(THRESHOLD, name="convergence", figures={"convergence": FIGURES["convergence"], **FIGURES})
 CONCENTRATION = replace(
     THRESHOLD,
     name="concentration",
     schema=later("expreg.kinds.network.schema:concentration"),
     columns=columns.concentration,
+    final="",
     signature=later("expreg.kinds.network.concentration:signature"),
     build=later("expreg.kinds.network.concentration:program"),
     prepare=later("expreg.kinds.network.concentration:prepare"),
@@ -108,7 +110,7 @@ CONCENTRATION = replace(
     figures={
         "concentration": later("expreg.kinds.network.figures.concentration:errors"),
         "concentration-threshold": later("expreg.kinds.network.figures.concentration:widths"),
-        **FIGURES,
+        **{name: FIGURES[name] for name in ("thresholds", "phase", "success", "lambda")},
     },
     statuses={"converged": "measured; nothing is trained"},
 )
@@ -117,6 +119,7 @@ CAPACITY = replace(
     name="capacity",
     schema=later("expreg.kinds.network.schema:capacity"),
     columns=columns.capacity,
+    final="",
     curves=tuple,
     signature=later("expreg.kinds.network.capacity:signature"),
     build=later("expreg.kinds.network.capacity:program"),

@@ -3,6 +3,9 @@
 from expreg.kinds.network.events import EVENTS, at_start
 from expreg.types import Column
 
+INNER = ("n", "data.n", "m", "network.m")
+"""The axes of thresholds, under both names that a config may give them."""
+
 
 def training() -> list[Column]:
     """Return the columns of `threshold` and `convergence`."""

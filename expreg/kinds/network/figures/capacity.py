@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from expreg.core.page import style as plot
 from expreg.core.page.words import Parts
+from expreg.kinds.network.figures import answer
 from expreg.kinds.network.figures.chain import grid, warnings
 from expreg.kinds.network.figures.look import criteria_of
 from expreg.kinds.network.figures.tables import exponents, thresholds
@@ -42,7 +43,14 @@ def page(summary: Mapping[str, Any]) -> Parts:
     ]
     spectra = {str(group.get("label", "")) for group in groups}
     limits = [line for line in warnings(summary) if line.partition(": lambda")[0] not in spectra]
-    return Parts(found, plot.records(summary, "verdicts"), grid=grid(summary), warnings=limits)
+    return Parts(
+        tables=found,
+        verdicts=plot.records(summary, "verdicts"),
+        answer=answer.sentences(summary),
+        first=answer.table(summary),
+        grid=grid(summary),
+        warnings=limits,
+    )
 
 
 def _counts(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from expreg.core.page import style as plot
 from expreg.kinds.network.figures import searched
 
 MAX_WIDTHS = 3
-_NEEDED = ["cell", "n", "m", "eta_scaled", "lambda_cts", "tolerance", "residual_initial"]
+_NEEDED = ["cell", "n", "m", "eta_scaled", "lambda_cts", "tolerance", "residual_initial", "optimizer", "schedule"]
 _CAPTION = (
     "Residual relative to its start, on a logarithmic scale. Solid: median over replicates, with the band"
     " of the middle 80 %. Dashed: prediction of the infinite-width linear model at the same steps. Dotted:"
@@ -48,7 +48,8 @@ def convergence(cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str,
         return _convergence_figure(chunk, _by_cell(curves[known & curves["cell"].isin(wanted)]))
 
     title = "Convergence: residual over steps"
-    return plot.paged("convergence", title, _CAPTION, panels, draw, owner=lambda panel: panel[0])
+    owner = (lambda panel: panel[0]) if any(n != panels[0][1] for _, n, _ in panels) else None
+    return plot.paged("convergence", title, _CAPTION, panels, draw, owner=owner)
 
 
 def _by_cell(points: pd.DataFrame) -> dict[Any, Curve]:
@@ -82,7 +83,8 @@ def _convergence_figure(panels: list[Panel], curves: dict[Any, Curve]) -> Canvas
             for m in sorted(cells["m"].unique())
         ]
         _limit(axis, ends, plot.finite((cells["tolerance"] / cells["residual_initial"]).median()))
-        plot.entitle(axis, len(panels), f"n = {n}" + (f" · {label}" if label else ""))
+        several = len({n for _, n, _ in panels}) > 1 or not label
+        plot.entitle(axis, len(panels), " · ".join([f"n = {n}"] * several + [label] * bool(label)))
     plot.outer_labels(axes, "step $t$", r"$\Vert r_t\Vert\,/\,\Vert r_0\Vert$")
     looks = ({**plot.ordered_look(i, len(widths)), "linestyle": "-"} for i in range(len(widths)))
     handles: list[Any] = [
@@ -124,7 +126,8 @@ def _draw_width(axis: Axes, cells: pd.DataFrame, curves: dict[Any, Curve], rank:
         predicted = np.median(aligned(runs, "linearised", steps) / scale[:, None], axis=0)
         axis.plot(steps, predicted, color=style["color"], **_DASHED, zorder=5)
     contraction = (cells["eta_scaled"] * cells["lambda_cts"]).median()
-    if plot.finite(contraction) and 0 < contraction < 2:
+    constant = not cells["schedule"].notna().any() and cells["optimizer"].fillna("sgd").eq("sgd").all()
+    if constant and plot.finite(contraction) and 0 < contraction < 2:
         theory = (1 - contraction / 2) ** (steps / 2)
         axis.plot(steps, theory, color=style["color"], linestyle=_DOTS, linewidth=1.1, zorder=3)
     return float(steps[-1]), float(median.min()), float(high.max())

@@ -27,7 +27,7 @@ _POINTS = {"color": "black", "marker": "o", "markersize": 3.6, "arrow": 8, "path
 
 def phase(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the success share over (n, m) for each group and criterion, with m*(n, delta) on top."""
-    groups = _panels(summary)
+    groups = _panels(summary, "n", "m")
     panels = [panel for group in groups for panel in group[: plot.MAX_PANELS]]
     level = level_of(summary)
     caption = (
@@ -42,10 +42,14 @@ def phase(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any
     return plot.paged("phase", "Phase diagram of success", caption, panels, draw, **options)
 
 
-def _panels(summary: Mapping[str, Any]) -> list[list[Panel]]:
-    """Return (label, criterion) of every criterion with a success curve, most telling first, for each group."""
+def _panels(summary: Mapping[str, Any], *over: str) -> list[list[Panel]]:
+    """Return (label, criterion) of each criterion whose success is known over several n or m, most telling first."""
+
+    def varied(rows: list[dict[str, Any]]) -> bool:
+        return bool(rows) and all(len({row[name] for row in rows}) > 1 for name in over)
+
     groups = (
-        [(str(group.get("label", "")), c) for c in criteria_of(group) if plot.records(c, "success")]
+        [(str(group.get("label", "")), c) for c in criteria_of(group) if varied(plot.records(c, "success"))]
         for group in plot.records(summary, "groups")
     )
     return [group for group in groups if group]
@@ -103,7 +107,7 @@ def edges(centres: np.ndarray) -> np.ndarray:
 
 def success(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the success share of the leading criterion over m with exact intervals, for each n."""
-    panels = [of[0] for of in _panels(summary)]
+    panels = [of[0] for of in _panels(summary, "m")]
     level = level_of(summary)
     confidence = plot.finite((summary.get("settings") or {}).get("confidence"))
     with_confidence = "" if confidence is None else f" at {confidence:.0%} confidence"

@@ -14,17 +14,20 @@ from expreg.core.page import style as plot
 
 # Data whose rows have unit length whatever the settings: only there do the limits of (B.19) apply.
 _UNIT_NORM = {"sphere", "orthonormal", "equiangular", "near_duplicate", "digits"}
+_MOST = 15
 _HOLLOW: dict[str, Any] = {"markerfacecolor": "white", "linestyle": (0, (4, 2))}
 
 
 def spectrum(cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the smallest and largest eigenvalue of H^cts over n for each group, with the limits of (B.19)."""
-    groups = [
-        (str(group.get("label", "")), found)
-        for group in plot.records(summary, "groups")
-        if (found := [row for row in plot.records(group, "spectrum") if _known(row, "lambda_cts")])
-    ]
-    if not groups:
+    labels: dict[str, list[str]] = {}  # settings that do not touch the data share one spectrum
+    spectra: dict[str, list[dict[str, Any]]] = {}
+    for group in plot.records(summary, "groups"):
+        if found := [row for row in plot.records(group, "spectrum") if _known(row, "lambda_cts")]:
+            labels.setdefault(str(found), []).append(str(group.get("label", "")))
+            spectra[str(found)] = found
+    groups = [(plot.some(labels[key]), found) for key, found in spectra.items()][:_MOST]
+    if all(len(rows) < 2 for _, rows in groups):
         return []
     caption = (
         "Smallest (filled) and largest (open) eigenvalue of the infinite-width kernel over the number of"

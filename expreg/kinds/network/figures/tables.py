@@ -9,13 +9,15 @@ from expreg.kinds.network.figures import searched
 from expreg.kinds.network.figures.look import criteria_of
 
 Record = Mapping[str, Any]
+MOST = 20
+"""Groups that have tables of their own on the page; summary.json has all."""
 
 
 def tables(summary: Record) -> list[dict[str, Any]]:
     """Return the tables of the run and of every group that have rows, as `core.page.words.Parts` describes them."""
     return [table for table in [_joint(summary)] if table["rows"]] + [
         table | {"group": group.get("label") or "group"}
-        for group in records(summary, "groups")
+        for group in records(summary, "groups")[:MOST]
         for table in (
             *(exponents(group), _budgets(group), thresholds(group), searched.table(group)),
             *(_models(group), _margins(group), *_numbers(group)),
@@ -58,6 +60,7 @@ def exponents(group: Record) -> dict[str, Any]:
             ]
             for c in criteria_of(group)
             for found in [c.get("exponent") or {}]
+            if all(len({row[axis] for row in records(c, "success")}) > 1 for axis in ("n", "m"))
         ],
     }
 

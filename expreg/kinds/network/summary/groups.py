@@ -1,19 +1,19 @@
 """Split the rows of a run into comparable groups and read the outcomes of each criterion out of them."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from expreg.core.stats import describe
+from expreg.core.stats import describe, settings
 from expreg.core.stats.describe import Floats
+from expreg.kinds.network.columns import INNER
 from expreg.kinds.network.events import EVENTS
 from expreg.types import FAILED
 
-# Axes that are measured along (n, m) or averaged over (replicate), under both names a config may give them.
-_INNER_AXES = {"n", "data.n", "m", "network.m", "replicate", "data", "data.kind"}
+# Axes that are measured along or averaged over (replicate), and what `data` says.
+_INNER_AXES = {*INNER, "replicate", "data", "data.kind"}
 _DIMENSION_AXES = {"d", "data.d"}
 
 
@@ -153,8 +153,11 @@ def split(cells: pd.DataFrame, axes: Sequence[str]) -> list[Group]:
     codes, values = pd.factorize(cells["replicate"], sort=True)
     repeat = cells.groupby([*keys, "n", "m", "replicate"], dropna=False).cumcount().to_numpy()
     parts = list(describe.split(cells.assign(_replicate=codes + len(values) * repeat), keys))
-    dimensions = _dimensions(parts)
-    return [Group(key, _label(key, dimension), rows) for (key, rows), dimension in zip(parts, dimensions, strict=True)]
+    dimensions, several = _dimensions(parts), len({key["data"] for key, _ in parts}) > 1
+    return [
+        Group(key, _label(key, dimension, several), rows)
+        for (key, rows), dimension in zip(parts, dimensions, strict=True)
+    ]
 
 
 def _outer_axes(rows: pd.DataFrame, axes: Sequence[str]) -> list[str]:
@@ -190,17 +193,13 @@ def _dimension(rows: pd.DataFrame) -> str | None:
     return f"{rows['d'].iloc[0]:g}" if rows["d"].nunique() == 1 else None
 
 
-def _label(key: dict[str, Any], instead: dict[str, str]) -> str:
-    """Return data and axes in words; of a dotted name the last part that says something, where that is clear."""
+def _label(key: dict[str, Any], instead: dict[str, str], several: bool) -> str:
+    """Return what sets a group apart in words: its axes, and its data where there are `several` kinds or no axes."""
     # An axis that does not apply to this kind of data has no value here. `data.kind` says what `data` says.
     own = {name: value for name, value in key.items() if name not in ("data", "data.kind") and not pd.isna(value)}
-    short = {name: name.removesuffix(".kind").removesuffix(".name").rsplit(".", 1)[-1] for name in own}
-    count = Counter(short.values())
-    parts = [
-        instead.get(name, f"{short[name] if count[short[name]] == 1 else name} = {describe.shown(value)}")
-        for name, value in own.items()
-    ]
-    return ", ".join([str(key["data"]), *dict.fromkeys(parts)])
+    called = settings.short(list(own))
+    parts = [instead.get(name, f"{called[name]} = {describe.shown(value)}") for name, value in own.items()]
+    return ", ".join([*[str(key["data"])] * (several or not parts), *dict.fromkeys(parts)])
 
 
 def plain(rows: pd.DataFrame) -> pd.Series:

@@ -261,10 +261,11 @@ def _verdicts(
     `points`: the rows that shares are judged by.
     """
     known = any(at["lambda_cts"] is not None for at in record["spectrum"])
+    grows = len(points) > 1 and rows["m"].nunique() > 1  # one n, or one m, says nothing about growth
     judged: list[Record | None] = [
         verdicts.width(criterion, record["spectrum"], asked.confidence)
         for criterion in record["criteria"]
-        if known and criterion["claim_exponent"] is not None
+        if known and grows and criterion["claim_exponent"] is not None
     ]
     judged += [
         _share(criterion, points, outcome, bounds, asked)
@@ -277,7 +278,7 @@ def _verdicts(
         judged += [verdicts.rate(speeds, bounds), verdicts.steps(steps)]
     judged += capacity.verdicts(record)
     errors = record["concentration"]["expected_exponent"], record["spectrum"], asked.confidence
-    judged += [verdicts.concentration(c, *errors) for c in record["criteria"] if c["criterion"] == "E1"]
+    judged += [verdicts.concentration(c, *errors) for c in record["criteria"] if grows and c["criterion"] == "E1"]
     assumptions = verdicts.outside(rows)
     judged.append(verdicts.certificate(rows, asked.confidence))
     return [verdicts.within(found, assumptions) for found in judged if found is not None]

@@ -125,7 +125,8 @@ def outside(rows: pd.DataFrame) -> list[str]:
     steps = sorted(set(rows["schedule"].dropna())) if "schedule" in rows else []
     found += [f"a step size that changes ({', '.join(steps)})"] if steps else []
     large = (rows["eta"] * rows["m"] * rows["scale"] ** 2 * rows["lambda_max_0"] > 1.0 + ROUNDING).mean()
-    found += [f"steps above 1/(m scale^2 lambda_max(H(0))) in {large:.0%} of the cells"] if large else []
+    where = "all" if large == 1 else "some"
+    found += [f"steps above 1/(m scale^2 lambda_max(H(0))) in {where} cells"] if large else []
     found += ["an output scale other than 1"] if (np.abs(rows["scale"] - 1.0) > ROUNDING).any() else []
     found += ["labels above 1"] if (rows["label_norm"] > np.sqrt(rows["n"]) * (1.0 + ROUNDING)).any() else []
     return found
@@ -139,7 +140,8 @@ def within(judged: Record, assumptions: Sequence[str]) -> Record:
     """Return a verdict, of a claim of the theorem "does not apply" where its assumptions are not met."""
     if not assumptions or judged["claim"] not in THEOREM:
         return judged
-    return judged | {"verdict": OUTSIDE, "reason": f"outside the theorem's assumptions: {'; '.join(assumptions)}."}
+    words = {"verdict": OUTSIDE, "reason": f"outside the theorem's assumptions: {'; '.join(assumptions)}."}
+    return judged | words | {"outside": list(assumptions)}
 
 
 def share(claim: str, criterion: str, widest: Sequence[Record], level: float, bounds: Sequence[Record]) -> Record:

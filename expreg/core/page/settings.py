@@ -1,0 +1,49 @@
+"""The best settings of a grid in a sentence and a table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from expreg.core.page.style import finite
+from expreg.core.page.words import number
+from expreg.core.stats.describe import shown
+from expreg.core.stats.settings import short
+
+
+def best(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the best settings as `core.stats.settings.best` found them."""
+    return summary.get("best") or {"axes": [], "rows": []}
+
+
+def sentences(summary: Mapping[str, Any]) -> list[str]:
+    """Return how many settings converge and which is the best, in one sentence; none where nothing is swept."""
+    found = best(summary)
+    if not found["rows"]:
+        return []
+    first, names = found["rows"][0], short(found["axes"])
+    setting = ", ".join(f"{names[axis]} = {shown(first[axis])}" for axis in found["axes"])
+    converged = round(first["share"] * first["runs"])
+    steps = f", in {number(first['steps'])} steps (median)" if finite(first["steps"]) is not None else ""
+    return [
+        f"Of {found['count']} settings {found['all']} converge in every run and {found['none']} in none. The best is"
+        f" {setting}: {converged} of {first['runs']} converge{steps}."
+    ]
+
+
+def table(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the best settings, as `words.Parts` describes a table."""
+    found = best(summary)
+    names = short(found["axes"])
+    more = f" The first {len(found['rows'])} of {found['count']}." if found.get("count", 0) > len(found["rows"]) else ""
+    return {
+        "title": "Best settings",
+        "note": "By the share of runs that converge, then by their median steps, then by the median of what is left at"
+        f" the end.{more}",
+        "columns": [*(names[axis] for axis in found["axes"]), "converged", "steps", "left at the end"],
+        "rows": [
+            [
+                *(shown(row[axis]) for axis in found["axes"]),
+                *(f"{round(row['share'] * row['runs'])} of {row['runs']}", row["steps"], row["final"]),
+            ]
+            for row in found["rows"]
+        ],
+    }

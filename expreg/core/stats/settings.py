@@ -1,0 +1,67 @@
+"""The outcome of every setting of a grid: how many runs of it converge, in how many steps, and what they leave."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from expreg.core.stats.describe import Record
+from expreg.types import FAILED, Experiment
+
+_SAME = ("replicate", "seed")
+MOST = 10
+"""Settings that the summary keeps, best first."""
+
+
+def short(names: Sequence[str]) -> dict[str, str]:
+    """Return the names of axes as people say them: `step_size.value` for `training.step_size.value`, `optimizer`."""
+    bare = {name: name.removesuffix(".kind").removesuffix(".name") for name in names}
+    cut = {name: text.partition(".")[2] or text for name, text in bare.items()}
+    count = Counter(cut.values())
+    return {name: cut[name] if count[cut[name]] == 1 else bare[name] for name in names}
+
+
+def swept(cells: pd.DataFrame, axes: Sequence[str]) -> list[str]:
+    """Return the axes that have more than one value among the cells, without those that only repeat a setting."""
+    return [axis for axis in axes if axis in cells and axis not in _SAME and cells[axis].nunique(dropna=False) > 1]
+
+
+def outcomes(cells: pd.DataFrame, axes: Sequence[str], final: str) -> pd.DataFrame:
+    """Return a row per setting: its axes, `runs`, `share` that converged, their median `steps`, the median of `final`.
+
+    Cells that failed say nothing about their setting and are left out.
+    """
+    rows = cells[~cells["status"].isin(FAILED)]
+    converged = rows["status"] == "converged"
+    wanted = rows[list(axes)].assign(
+        share=converged.astype(float),
+        steps=pd.to_numeric(rows["steps"]).astype(float).where(converged),
+        final=pd.to_numeric(rows[final], errors="coerce").astype(float),
+    )
+    grouped = wanted.groupby(list(axes), sort=True, dropna=False)
+    found = grouped.agg(
+        runs=("share", "size"), share=("share", "mean"), steps=("steps", "median"), final=("final", "median")
+    )
+    return found.reset_index()
+
+
+def best(cells: pd.DataFrame, axes: Sequence[str], experiment: Experiment) -> Record:
+    """Return the best settings, as a summary keeps them: the largest share, then the fewest steps, then the least left.
+
+    `swept`: all axes that vary; `axes`: those that are compared, where there are any all but the experiment's inner
+    ones; `count`: how many settings there are, in how many `all` and in how many `none` converge.
+    """
+    names = swept(cells, axes) if experiment.final and experiment.final in cells else []
+    if not names:
+        return {"swept": [], "axes": [], "count": 0, "all": 0, "none": 0, "rows": []}
+    compared = [name for name in names if name not in experiment.inner] or names
+    found = outcomes(cells, compared, experiment.final)
+    ranked = found.sort_values(["share", "steps", "final"], ascending=[False, True, True], kind="stable")
+    return {
+        "swept": names,
+        "axes": compared,
+        "count": len(found),
+        "all": int((found["share"] == 1).sum()),
+        "none": int((found["share"] == 0).sum()),
+        "rows": ranked.head(MOST).to_dict("records"),
+    }

@@ -1,0 +1,116 @@
+"""What a run of networks found, in a sentence and a small table: widths, or else the best settings."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from expreg.core.page import grid, settings
+from expreg.core.page.style import Figure, finite, records
+from expreg.core.page.words import number
+from expreg.core.stats.describe import OUTSIDE
+from expreg.kinds.network.columns import INNER
+from expreg.kinds.network.figures.look import criteria_of
+from expreg.kinds.network.figures.thresholds import exponent_words, level_of, share_words
+
+Record = Mapping[str, Any]
+MOST = 4
+"""Groups that have a sentence and a block of the table; the figures and the tables below have more."""
+SUBJECTS = {"fit": "fits succeed", "E5": "networks converge"}
+"""What succeeds, by the criterion that leads a run; of another criterion its title says so."""
+
+
+def sentences(summary: Record) -> list[str]:
+    """Return from which width on networks succeed at each n, and how that width grows, for each of the first groups."""
+    groups = records(summary, "groups")
+    if not widths_vary(groups):
+        return settings.sentences(summary)
+    found = [_sentence(summary, group) for group in groups[:MOST] if criteria_of(group)]
+    return found + ([f"{len(groups) - MOST} more groups are in the tables."] if len(groups) > MOST else [])
+
+
+def settings_figure(cells: pd.DataFrame, _curves: pd.DataFrame, summary: Record) -> list[Figure]:
+    """Draw the outcome over every setting that was swept beside n and m."""
+    found = summary.get("best") or {}
+    compared = [axis for axis in found.get("axes", ()) if axis not in INNER]
+    return grid.figure(cells, found.get("swept", ()), compared, "residual_final")
+
+
+def widths_vary(groups: list[dict[str, Any]]) -> bool:
+    """Return whether several widths were run: else there is no threshold to be found."""
+    return any(len({row["m"] for row in records(c, "success")}) > 1 for g in groups for c in records(g, "criteria"))
+
+
+def _sentence(summary: Record, group: Record) -> str:
+    lead = criteria_of(group)[0]
+    name, rows = str(lead.get("criterion")), records(lead, "thresholds")
+    within = str(lead.get("title", "")).partition(" converges")[2] if name == "E5" else ""
+    what = f"{SUBJECTS[name]}{within}" if name in SUBJECTS else f"networks meet {name} ({lead.get('title')})"
+    n, m = ", ".join(number(row["n"]) for row in rows), ", ".join(map(_width, rows))
+    label = f"{group.get('label')}: " if group.get("label") else ""
+    return (
+        f"{label}{share_words(level_of(summary))} of the {what} from m = {m} at n = {n}{_growth(summary, group, lead)}."
+    )
+
+
+def _growth(summary: Record, group: Record, criterion: Record) -> str:
+    """Return how the width grows with n, and what the theorem allows where it applies; empty where neither is known.
+
+    Nearly flat: the interval of the exponent has 0 in it and linear growth above it.
+    """
+    exponent = criterion.get("exponent") or {}
+    low, high = (finite((exponent.get("raw") or {}).get(end)) for end in ("low", "high"))
+    words, grows = exponent_words(exponent, none=""), ""
+    if words and low is not None and high is not None:
+        grows = f": nearly flat, n^{words}" if low <= 0 <= high < 1 else f", growing like n^{words}"
+    claims = [
+        row
+        for row in records(summary, "chain")
+        if (row.get("group"), row.get("criterion")) == (group.get("label"), "E5") and row.get("verdict") != OUTSIDE
+    ]
+    allowed = "; the theorem allows n^2" if claims and criterion.get("criterion") == "E5" else ""
+    return grows + allowed
+
+
+def _width(row: Record) -> str:
+    """Return a threshold in whole neurons, or that it lies beyond the grid."""
+    value = finite(row.get("interpolated"))
+    if value is not None:
+        return f"{value:.0f}"
+    ends = {"below": f"{number(row.get('narrowest'))} or less", "above": f"more than {number(row.get('widest'))}"}
+    return ends.get(str(row.get("beyond")), "–")
+
+
+def table(summary: Record) -> dict[str, Any]:
+    """Return m*(n) with its interval, a row per n and a column per criterion, and the exponents of n below."""
+    groups = [group for group in records(summary, "groups")[:MOST] if criteria_of(group)]
+    if not widths_vary(groups):
+        return settings.table(summary)
+    titles = {str(c.get("criterion")): str(c.get("title")) for group in groups for c in criteria_of(group)}
+    level = share_words(level_of(summary))
+    return {
+        "title": "",
+        "note": f"Widths m from which on {level} of the networks succeed, with intervals, by criterion. "
+        + "; ".join(f"{name}: {title}" for name, title in titles.items())
+        + ".",
+        "columns": ["", *titles],
+        "rows": [row for group in groups for row in _rows(group, list(titles), len(groups) > 1)],
+    }
+
+
+def _rows(group: Record, names: list[str], labelled: bool) -> Iterator[list[Any]]:
+    found = {str(c.get("criterion")): c for c in criteria_of(group)}
+    at = {name: {row["n"]: row for row in records(criterion, "thresholds")} for name, criterion in found.items()}
+    counts = sorted({n for rows in at.values() for n in rows})
+    if labelled:
+        yield [str(group.get("label")), *[""] * len(names)]
+    for n in counts:
+        yield [f"n = {n}", *(_cell(at[name][n]) if n in at.get(name, {}) else None for name in names)]
+    if len(counts) > 1:
+        words = [exponent_words((found.get(name) or {}).get("exponent") or {}, none="–") for name in names]
+        yield ["exponent of n", *words]
+
+
+def _cell(row: Record) -> Any:
+    ends = tuple(row.get(f"interpolated{end}") for end in ("", "_low", "_high"))
+    return _width(row) if finite(ends[0]) is None else tuple(None if end is None else round(end) for end in ends)
