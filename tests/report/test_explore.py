@@ -145,6 +145,16 @@ def test_missing_infinite_and_unknown_values_and_repeated_columns():
     assert (lines, head["kinds"], head["same"]) == ([], [], {})
 
 
+def test_an_axis_that_only_some_blocks_sweep_has_the_values_of_its_column_everywhere():
+    cells = pd.DataFrame({"cell": ["a", "b", "c"], "status": "converged", "p.optimizer": ["sgd", None, "adam"]})
+    cells = cells.assign(optimizer=["sgd", "sgd", "adam"], eta=[1.0, 2.0, 4.0])
+    cells["p.eta"] = pd.array([3, None, 4], "Int64")  # not the same: the column stays
+    columns = unpacked(explore.packed(EXPERIMENT, cells, pd.DataFrame(), ["p.optimizer", "p.eta"]))[1]
+    assert list(columns) == ["p.optimizer", "p.eta", "status", "cell", "eta"]
+    assert values(columns["p.optimizer"]) == ["adam", "sgd", "sgd"]
+    assert columns["p.optimizer"]["meaning"].startswith("optax optimizer")
+
+
 def test_texts_of_the_run_are_never_markup(page):
     text = page.read_text()
     assert NAME not in text
@@ -220,6 +230,7 @@ async function probe() {
   found.legend = [...document.querySelectorAll("#scatter .legendtext")].map((t) => t.textContent);
   found.title = document.querySelector("#scatter .g-xtitle").textContent;
   found.foreign = document.querySelectorAll("img, iframe, main b, main script, main a").length;
+  found.tools = [...document.querySelectorAll("#scatter .modebar-btn")].map((b) => b.dataset.title);
   const fetched = performance.getEntriesByType("resource").map((entry) => entry.name);
   found.requests = fetched.filter((name) => !/^(data|blob):/.test(name));
   found.width = document.body.scrollWidth;
@@ -263,6 +274,7 @@ def test_in_chromium_cells_are_filtered_sorted_searched_and_chosen_and_nothing_i
     assert sorted(found["legend"]) == sorted({*HOSTILE[:3], "\\x1b[31mred", "a\\u202eb"})
     assert found["title"] == HOSTILE[0]
     assert (found["foreign"], found["requests"], found["width"]) == (0, [], 390)
+    assert found["tools"][:2] == ["Download plot as a PNG", "Zoom"], "nothing that would send data to a server"
     assert "<title>&lt;script&gt;" in text
 
 

@@ -11,7 +11,8 @@ const VIRIDIS = [
   "#440154", "#482878", "#3e4a89", "#31688e", "#26838f", "#1f9d8a", "#6cce5a", "#b6de2b", "#fee825",
 ];
 const CONFIG = {
-  responsive: true, displaylogo: false, doubleClick: "reset",
+  showSendToCloud: false, plotlyServerURL: "",  // nothing leaves the page
+  responsive: true, displaylogo: false, doubleClick: "reset", typesetMath: false,
   modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
 };
 

@@ -40,7 +40,13 @@ async function start() {
   columns = lines.slice(0, head.columns).map(column);
   curves = new Map(lines.slice(head.columns).map(JSON.parse).map(([row, ...values]) => [row, values]));
   for (const c of columns) byName.set(c.name, c);
-  $("main").hidden = false;
+  $("problem").textContent = "No cell is finished yet.";
+  $("problem").hidden = head.cells > 0;
+  $("main").hidden = !head.cells;
+  if (head.cells) build();
+}
+
+function build() {
   buildControls();
   buildTable();
   buildFacts();
@@ -127,7 +133,7 @@ function preferred() {
   return { x, y, colour };
 }
 
-/** Widths, residuals and the like get a logarithmic axis: positive numbers, over more than a factor of 50. */
+/** Widths, residuals and the like get a logarithmic axis: positive numbers, over more than a factor of 20. */
 function suggestLog(id) {
   const c = byName.get($(id).value), box = $(`${id}-log`);
   box.disabled = c?.type !== "number";
@@ -142,7 +148,7 @@ function spans(c, some) {
     if (value < low) low = value;
     if (value > high) high = value;
   }
-  return { low, high, log: low > 0 && high > 50 * low };
+  return { low, high, log: low > 0 && high > 20 * low };
 }
 
 /** A list of the values of a column, each to be chosen or not; leaves in `c.passes` how to make the test of a row. */
@@ -203,8 +209,10 @@ function select() {
   for (let row = 0; row < head.cells; row++) if (tests.every((test) => test(row))) rows.push(row);
   const of = rows.length === head.cells ? "" : ` of ${whole(head.cells)}`;
   const count = `${whole(rows.length)}${of} cell${head.cells === 1 ? "" : "s"}`;
-  $("count").textContent = head.cells ? count + (problem && `; ${problem}`) : "No cell is finished yet.";
+  $("count").textContent = count + (problem && `; ${problem}`);
   $("count").classList.toggle("error", problem !== "");
+  if (!rows.includes(chosen)) chosen = -1;
+  if (chosen < 0) $("chosen").replaceChildren();
   sort();
   draw();
 }
@@ -231,8 +239,7 @@ function watch() {
 }
 
 function draw() {
-  $("plots").hidden = !head.cells;
-  if (head.cells) drawCharts();
+  drawCharts();
   drawTable();
 }
 
@@ -263,6 +270,7 @@ function buildTable() {
 
 function sort() {
   order = rows.slice();
+  $("grid").scrollTop = 0;
   if (!sorting.column) return;
   const ranks = sorting.column.ranks(), missing = (row) => Number.isNaN(ranks[row]);
   order.sort((a, b) => missing(a) - missing(b) || sorting.sign * (ranks[a] - ranks[b]) || a - b);
@@ -284,7 +292,7 @@ function drawTable() {
   });
   table.querySelector("tbody").replaceChildren(gap(first), ...lines, gap(Math.max(order.length - end, 0)));
   table.ariaRowCount = order.length + 1;
-  if (chosen >= 0) table.setAttribute("aria-activedescendant", `row-${chosen}`);
+  table.setAttribute("aria-activedescendant", chosen < 0 ? "" : `row-${chosen}`);
   table.querySelectorAll("th").forEach((th, i) => {
     const sign = sorting.column === columns[i] ? sorting.sign : 0;
     th.ariaSort = ["descending", "none", "ascending"][sign + 1];

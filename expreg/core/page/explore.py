@@ -65,16 +65,17 @@ def packed(experiment: Experiment, cells: pd.DataFrame, curves: pd.DataFrame, ax
     is `[row, steps, values of each kind of curve]`. Columns with a single value are listed in the last line.
     """
     axes = [axis for axis in axes if axis in cells]
+    meanings: Mapping[str, str] = {column.name: column.meaning for column in (*experiment.columns(), *BASE)}
+    for axis in axes:
+        cells, meanings = _without_twin(cells, axis, meanings)
     cells = cells.sort_values(axes, kind="stable").reset_index(drop=True) if axes else cells
     stream = _Stream()
-    meanings = {column.name: column.meaning for column in (*experiment.columns(), *BASE)}
     varied, same = _chosen(cells, axes, list(meanings))
     digits = 4 if len(cells) > _LARGE else 6
     left_out = []
     for name in varied:
-        axis = name in axes
-        head = {"name": printable(name), "meaning": meanings.get(name, ""), "axis": axis}
-        if not stream.add(_column(head, cells[name], None if axis else digits), COLUMNS_LIMIT):
+        head = {"name": printable(name), "meaning": meanings.get(name, ""), "axis": name in axes}
+        if not stream.add(_column(head, cells[name], None if name in axes else digits), COLUMNS_LIMIT):
             left_out.append(name)
     declared = [column.name for column in experiment.curves() if column.name != "step"]
     kinds = [name for name in declared if name in curves and curves[name].notna().any()]
@@ -84,6 +85,22 @@ def packed(experiment: Experiment, cells: pd.DataFrame, curves: pd.DataFrame, ax
     known = {"cells": len(cells), "columns": len(varied) - len(left_out), "same": same, "left_out": left_out}
     known |= {"kinds": kinds, "curves": drawn, "all_curves": curves["cell"].nunique() if kinds else 0}
     return stream.end(document(known, None))
+
+
+def _without_twin(
+    cells: pd.DataFrame, axis: str, meanings: Mapping[str, str]
+) -> tuple[pd.DataFrame, Mapping[str, str]]:
+    """Return cells and meanings with the column `loss` in place of the axis `problem.loss`, under the axis's name.
+
+    The column has a value also in those blocks of a grid that do not sweep the axis.
+    """
+    twin = axis.rpartition(".")[2]
+    if twin == axis or twin not in cells:
+        return cells, meanings
+    swept, full = cells[axis].astype(object), cells[twin].astype(object)
+    if not (swept.where(swept.notna(), full) == full).all():
+        return cells, meanings
+    return cells.assign(**{axis: cells[twin]}).drop(columns=twin), {**meanings, axis: meanings.get(twin, "")}
 
 
 def _chosen(cells: pd.DataFrame, axes: Sequence[str], declared: Sequence[str]) -> tuple[list[str], dict[str, str]]:
