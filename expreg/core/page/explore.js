@@ -33,6 +33,7 @@ async function unpacked(id) {
 }
 
 async function start() {
+  notice("Opening ...");
   const [library, data] = await Promise.all([unpacked("library"), unpacked("data")]);
   document.head.append(element("script", { textContent: library }));
   const lines = data.split("\n");
@@ -40,10 +41,16 @@ async function start() {
   columns = lines.slice(0, head.columns).map(column);
   curves = new Map(lines.slice(head.columns).map(JSON.parse).map(([row, ...values]) => [row, values]));
   for (const c of columns) byName.set(c.name, c);
-  $("problem").textContent = "No cell is finished yet.";
-  $("problem").hidden = head.cells > 0;
-  $("main").hidden = !head.cells;
-  if (head.cells) build();
+  if (!head.cells) return notice("No cell is finished yet.");
+  notice("");
+  build();
+}
+
+/** Show a line in place of the page. */
+function notice(text) {
+  $("notice").textContent = text;
+  $("notice").hidden = !text;
+  $("main").hidden = Boolean(text);
 }
 
 function build() {
@@ -344,7 +351,6 @@ function buildFacts() {
 start().then(() => {
   document.documentElement.dataset.ready = Math.round(performance.now());
 }).catch((error) => {
-  $("problem").textContent = `The page could not be shown: ${error.message}. It needs a browser of 2023 or later.`;
-  $("problem").hidden = false;
+  notice(`The page could not be shown: ${error.message}. It needs a browser of 2023 or later.`);
   throw error;
 });
