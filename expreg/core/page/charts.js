@@ -83,13 +83,15 @@ async function show(id, traces, arrangement, label) {
   const plot = await Plotly.react(id, traces, arrangement, CONFIG);
   if (plot.dataset.listens) return;
   plot.dataset.listens = "yes";
-  plot.on("plotly_click", ({ points: [{ data: { cells }, pointNumber }] }) => choose(cells[pointNumber] ?? cells[0], true));
+  plot.on("plotly_click", ({ points: [{ data: { cells }, pointNumber }] }) => {
+    choose(cells[pointNumber] ?? cells[0], true);  // a curve has many points and one cell
+  });
 }
 
 function drawCharts() {
   const hue = colours();
+  $("curves-part").hidden = !curves.size;
   drawScatter(hue);
-  $("curves-part").hidden = curves.size === 0;
   if (curves.size) drawCurves(hue);
 }
 

@@ -131,7 +131,7 @@ function buildControls() {
 function preferred() {
   const many = (c) => c.distinct.length;
   const swept = columns.filter((c) => c.axis && c.name !== "replicate" && many(c) > 1);
-  const axes = swept.sort((a, b) => many(b) - many(a));
+  const axes = swept.reverse().sort((a, b) => many(b) - many(a));  // of equally many the last, which is most often m
   const numbers = columns.filter((c) => c.type === "number" && many(c) > 1);
   const x = axes.find((c) => c.type === "number" && many(c) > 2) ?? axes[0] ?? numbers[0] ?? columns[0];
   const y = numbers.find((c) => c.name === "steps") ?? numbers.find((c) => !c.axis && many(c) > MOST_CHOICES)
@@ -345,7 +345,8 @@ function buildFacts() {
   facts($("meanings").querySelector("dl"), columns.map((c) => [c.name, c.meaning || "a swept setting"]));
   $("same").hidden = !Object.keys(head.same).length;
   const left = head.left_out.join(", ");
-  $("left-out").textContent = left && `Left out to keep the page small: ${left}. expreg query and expreg export have them.`;
+  const elsewhere = "expreg query and expreg export have them.";
+  $("left-out").textContent = left && `Left out to keep the page small: ${left}. ${elsewhere}`;
 }
 
 start().then(() => {
