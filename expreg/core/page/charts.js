@@ -3,9 +3,9 @@
 
 const MOST_POINTS = 5000, MOST_CURVES = 200;  // drawn at a time
 const MOST_COLOURS = 12;                      // values that have an entry in the legend each
-const PALETTE = [  // Okabe and Ito, then Tol: what the figures of the report use, without black
+const PALETTE = [  // Okabe and Ito, then Tol: what can be seen on white and on black
   "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
-  "#7f5539", "#882255", "#44aa99", "#999933", "#8d86d9", "#6b8f71",
+  "#a5744f", "#aa4499", "#44aa99", "#999933", "#8d86d9", "#6b8f71",
 ];
 const VIRIDIS = [
   "#440154", "#482878", "#3e4a89", "#31688e", "#26838f", "#1f9d8a", "#6cce5a", "#b6de2b", "#fee825",
