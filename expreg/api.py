@@ -64,11 +64,15 @@ class Run:
 
         config = self._config
         asked = {name: getattr(config.analysis, name) for name in ("delta", "confidence", "resamples")}
-        asked["axes"] = list(grid.names(config.source.grid)) if config.source.grid else []
+        asked["axes"] = self._axes
         asked["search"] = (table.plan_of(self.directory) or {}).get("search")
         found = summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
         found["counts"] |= table.coverage(self.directory, self.cells["status"], self._read[2])
         return found
+
+    @property
+    def _axes(self) -> list[str]:
+        return list(grid.names(self._config.source.grid)) if self._config.source.grid else []
 
     @property
     def experiment(self) -> Experiment:
@@ -246,8 +250,12 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: O
     return configs.load(source, overrides, experiments=EXPERIMENTS)
 
 
-def report(directory: str | os.PathLike[str]) -> Run:
-    """Make summary, figures and report.html of a run again from the rows that are there; return the run."""
+def report(directory: str | os.PathLike[str], *, interactive: bool = False) -> Run:
+    """Make summary, figures and report.html of a run again from the rows that are there; return the run.
+
+    `interactive` adds explore.html: every cell and its curve, to filter, sort and search in a browser. A run that
+    has the file gets it again with every report.
+    """
     from expreg.core.engine import manifest
     from expreg.core.page.page import write
 
@@ -258,6 +266,10 @@ def report(directory: str | os.PathLike[str]) -> Run:
     replace(path / "summary.json", json.dumps(found.summary, indent=1, allow_nan=False).encode())
     config_text = (path / "config.yaml").read_text("utf-8")
     write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)
+    if interactive or (path / "explore.html").exists():
+        from expreg.core.page import explore
+
+        explore.write(path, found.experiment, found.cells, found.curves, found.summary, found._axes)
     return found
 
 

@@ -177,11 +177,18 @@ def _status_lines(run: Path, facts: Mapping[str, Any]) -> list[str]:
 
 
 @app.command(short_help="Make report.html and figures/ of a run again.")
-def report(run: RunDirectory) -> None:
+def report(
+    run: RunDirectory,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Add explore.html: filter, sort and search all cells in a browser.")
+    ] = False,
+) -> None:
     """Make summary.json, figures/ and report.html again from the rows that are there, also of a run in progress."""
     from expreg import api
 
-    _say_verdicts(api.report(run))
+    _say_verdicts(api.report(run, interactive=interactive))
+    if interactive:
+        say(f"cells: {run / 'explore.html'}")
 
 
 @app.command(short_help="Query the rows of a run with SQL.")

@@ -242,6 +242,12 @@ def test_a_run_from_plan_to_export(call: Call, place: Path) -> None:
     assert re.search(r"\n4/4 cells done \(.*\); in .* s\ndrawing the report\n$", err)
     assert call("run", "tiny.yaml", "--out", "run")[2] == "4 cells, all finished before\ndrawing the report\n"
     assert call("report", "run")[1] == out
+    assert not (place / "run" / "explore.html").exists()
+    assert call("report", "run", "--interactive")[:2] == (0, f"{out}cells: run/explore.html\n")
+    page = (place / "run" / "explore.html").read_bytes()
+    (place / "run" / "explore.html").write_text("of fewer cells")
+    assert call("report", "run")[1] == out
+    assert (place / "run" / "explore.html").read_bytes() == page
 
     assert call("status", "run")[1].startswith("run: 4 of 4 cells done, not running\n")
     state = json.loads(call("status", "run", "--json")[1])

@@ -203,8 +203,9 @@ def test_symbols_are_raised_and_named():
     assert page.symbols("n^2.5 log(n/delta) <b> e^-1 nn^2") == "n<sup>2.5</sup> log(n/δ) &lt;b&gt; e<sup>-1</sup> nn^2"
 
 
-def test_the_template_is_package_data():
-    assert files("expreg.core.page").joinpath("report.html.jinja").is_file()
+def test_templates_and_scripts_are_package_data():
+    for name in ("report.html.jinja", "explore.html.jinja", "explore.js", "charts.js"):
+        assert files("expreg.core.page").joinpath(name).is_file()
     assert files("expreg.kinds.network.figures").joinpath("chain.html.jinja").is_file()
 
 

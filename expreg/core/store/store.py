@@ -25,7 +25,7 @@ from expreg.core.store.part import PARTS, decode, digest, encode, expect_same_nu
 from expreg.types import FAILED, Column
 
 QUARANTINE, PLAN, CONFIG, EVENTS, FIGURES = "quarantine", "plan.json", "config.yaml", "events.jsonl", "figures"
-_OURS = (CONFIG, "manifest.json", "summary.json", "report.html", FIGURES)
+_OURS = (CONFIG, "manifest.json", "summary.json", "report.html", "explore.html", FIGURES)
 
 
 class Store:
