@@ -111,7 +111,8 @@ def records(holder: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 def some(labels: Sequence[str]) -> str:
     """Return one label, or the first of several and how many more there are."""
-    return labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more groups"
+    more = len(labels) - 1
+    return f"{labels[0]} and {more} more group{'s' if more > 1 else ''}" if more else labels[0]
 
 
 def spread(values: Iterable[Any], count: int) -> list[Any]:
