@@ -265,11 +265,11 @@ def report(directory: str | os.PathLike[str], *, interactive: bool = False) -> R
     vars(found).update(_read=rows, curves=rows[1])  # both in one pass over the parts
     replace(path / "summary.json", json.dumps(found.summary, indent=1, allow_nan=False).encode())
     config_text = (path / "config.yaml").read_text("utf-8")
-    write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)
-    if interactive or (path / "explore.html").exists():
+    if interactive or (path / "explore.html").exists():  # before the report, which links to it
         from expreg.core.page import explore
 
         explore.write(path, found.experiment, found.cells, found.curves, found.summary, found._axes)
+    write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)
     return found
 
 

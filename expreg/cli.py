@@ -232,14 +232,14 @@ def export(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Two or more run directories.", show_default=False)],
 ) -> None:
-    """Show the settings in which runs differ, and their statistics side by side."""
-    from expreg.core.store import table
+    """Show the settings in which runs differ, and what they found side by side: counts, widths, exponents."""
+    from expreg.core.store.compare import compare as side_by_side
 
     if len(runs) < 2:
         raise typer.BadParameter("one run; give two or more")
-    differences, statistics = table.compare(runs)
+    differences, statistics = side_by_side(runs)
     settings = differences.to_string(na_rep="-").split("\n") if len(differences) else ["  none"]
-    say("settings that differ", *settings, "", "statistics", *statistics.to_string(na_rep="-").split("\n"))
+    say("Settings that differ", *settings, "", "Findings", *statistics.to_string(na_rep="-").split("\n"))
 
 
 @app.command(short_help="Solve a regression problem of your own.")

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from expreg.core.engine import manifest
+from expreg.core.store.compare import compare
 from expreg.core.store.export import export, query
 from expreg.core.store.part import digest, encode, part_name
 from expreg.core.store.store import Store, canonical, identity_hash
-from expreg.core.store.table import compare, read, read_events, status
+from expreg.core.store.table import read, read_events, status
 from expreg.errors import InputError
 
 PLAN: dict[str, Any] = {"hash": "ab" * 16, "identity": {"training": {"tolerance": 0.05}}, "axes": [], "cells": 9}
@@ -313,19 +314,31 @@ def test_events_with_a_changed_byte_are_left_out(tmp_path: Path) -> None:
 
 
 def test_compare_shows_what_differs_side_by_side(tmp_path: Path) -> None:
-    other = {**PLAN, "identity": {"training": {"tolerance": 0.1}}, "axes": [{"name": "n", "values": [8, 16]}]}
+    other = {**PLAN, "identity": {"training": {"tolerance": 0.1}}}
     a = save(tmp_path / "a", [row(1), row(2, status="oom")])
     b = save(tmp_path / "b", [row(1)], plan=other)
-    fit = {"raw": {"value": 2.0}}
-    criterion = {"criterion": "E5", "thresholds": [{"n": 8, "median": 64}], "exponent": fit}
-    summary = {"groups": [{"label": "sphere", "criteria": [criterion]}]}
+    for place, replicates in ((a, 44), (b, 40)):
+        sweep = {"product": {"n": [8, 16], "replicate": {"count": replicates}}}
+        (place / "config.yaml").write_text(json.dumps({"sweep": sweep}))
+    ends = {"interpolated_low": 50.0, "interpolated_high": 81.5}
+    beyond = {"n": 16, "interpolated": None, "beyond": "above", "widest": 512}
+    thresholds = [{"n": 8, "interpolated": 64.0, **ends}, beyond]
+    usable = {"usable": True, "raw": {"value": 2.0, "low": 1.5, "high": None}}
+    criteria = [
+        {"criterion": "E5", "thresholds": thresholds, "exponent": usable},
+        {"criterion": "E3", "thresholds": [], "exponent": {**usable, "usable": False}},
+    ]
+    summary = {"settings": {"delta": 0.1}, "groups": [{"label": "sphere", "criteria": criteria}]}
     (b / "summary.json").write_text(json.dumps(summary))
-    settings, statistics = compare([a, b])
+    settings, findings = compare([a, b])
     assert list(settings.loc["training.tolerance"]) == [0.05, 0.1]
-    assert list(settings.loc["sweep[0].values[1]"]) == [None, 16]
-    assert list(statistics.loc["status oom"]) == [1, None]
-    assert list(statistics.loc["sphere: E5: threshold at n = 8"]) == [None, 64]
-    assert statistics.loc["sphere: E5: exponent", "b"] == 2.0
+    assert list(settings.loc["sweep.product.replicate.count"]) == [44, 40]
+    assert len(settings) == 2
+    assert list(findings.loc["status oom"]) == [1, None]
+    assert list(findings.loc["sphere: E5, m* at n = 8 (90 %)"]) == [None, "64 [50, 81.5]"]
+    assert findings.loc["sphere: E5, m* at n = 16 (90 %)", "b"] == "more than 512"
+    assert findings.loc["sphere: E5, exponent of n", "b"] == "2 [1.5, –]"
+    assert "sphere: E3, exponent of n" not in findings.index
     same, _ = compare([a, a])
     assert same.empty
 

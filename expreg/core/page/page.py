@@ -64,7 +64,8 @@ def write(
                 path.unlink()
     for name, content in written.items():
         replace(folder / name, content)
-    page = html(experiment, [shown for shown, _ in rendered], cells, summary, manifest, config_text)
+    shown, explored = [shown for shown, _ in rendered], (report.parent / "explore.html").exists()
+    page = html(experiment, shown, cells, summary, manifest, config_text, explored=explored)
     replace(report, page.encode())
     return report
 
@@ -109,6 +110,8 @@ def html(
     summary: Mapping[str, Any],
     manifest: Mapping[str, Any],
     config_text: str,
+    *,
+    explored: bool = False,
 ) -> str:
     """Return the report as one HTML document without scripts or references to anything outside it."""
     facts = _flat(manifest)
@@ -124,6 +127,7 @@ def html(
         tally=words.tally(own.verdicts),
         warnings=words.warnings(cells, summary, own.warnings, manifest),
         block=own.block(known, {figure.name for figure in shown if not figure.problem}),
+        explored=explored,
         answer=own.answer,
         first=own.first,
         claims=words.by_claim([v for v in own.verdicts if v.get("verdict") != OUTSIDE], experiment.claims),

@@ -1,4 +1,4 @@
-"""What a run directory holds, as tables: read, compare, status. Nothing here changes a run.
+"""What a run directory holds, as tables: read, status. Nothing here changes a run.
 
 A reader needs no lock: parts are complete or absent, so it sees the cells that were finished when it looked.
 """
@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from expreg.core.store.columns import CURVE, merged
-from expreg.core.store.disk import is_locked, read_bytes, read_json, storage
+from expreg.core.store.disk import is_locked, read_bytes, storage
 from expreg.core.store.part import PARTS, Part, decode, scan, table_of
-from expreg.core.store.store import EVENTS, identity_hash, leaves, read_plan
+from expreg.core.store.store import EVENTS, identity_hash, read_plan
 from expreg.errors import InputError, Problem
 from expreg.types import FAILED
 
@@ -69,21 +69,6 @@ def left_out(directory: Path, line: str) -> str:
     return f"{directory / PARTS}: {line}; its cells are left out, and the same command runs them again"
 
 
-def compare(directories: Sequence[Path | str]) -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """Return what differs between runs, one column per run: (settings by path, statistics by name).
-
-    Settings come from the plan (identity and axes), counts of statuses from the rows, thresholds (medians)
-    and exponents from summary.json where there is one.
-    """
-    folders = [Path(directory) for directory in directories]
-    names = [folder.name for folder in folders]
-    labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-    plans = [plan_of(folder) or {} for folder in folders]
-    settings = _side_by_side(labels, [leaves({**p.get("identity", {}), "sweep": p.get("axes", [])}) for p in plans])
-    differ = np.array([len({*map(repr, values)}) > 1 for values in settings.to_numpy()], dtype=bool)
-    return settings[differ], _side_by_side(labels, [_statistics(folder) for folder in folders])
-
-
 def status(directory: Path | str) -> dict[str, Any]:
     """Return how far a run is, as JSON-able numbers and lines, without reading the numbers of any row.
 
@@ -93,7 +78,7 @@ def status(directory: Path | str) -> dict[str, Any]:
     """
     directory = Path(directory)
     plan = plan_of(directory)
-    best, damaged = _survey(directory, plan)
+    best, damaged = survey(directory, plan)
     counts = Counter(row.status for row in best.values())
     failed = sum(counts[name] for name in FAILED)
     events = read_events(directory)
@@ -148,7 +133,7 @@ class _Best(NamedTuple):
     place: int
 
 
-def _survey(
+def survey(
     directory: Path,
     plan: Mapping[str, Any] | None,
     only: Collection[str] | None = None,
@@ -192,7 +177,7 @@ def _gather(
         if len(tables) == _BATCH:
             tables[:] = [_join(tables).combine_chunks()]
 
-    best, damaged = _survey(directory, plan_of(directory), only, add)
+    best, damaged = survey(directory, plan_of(directory), only, add)
     order = pa.array([best[cell].place for cell in sorted(best)], pa.int64())
     return _join(tables).select(merged(layouts, axes)).take(order).combine_chunks(), damaged
 
@@ -260,39 +245,3 @@ def frame_of(table: "pa.Table") -> "pd.DataFrame":
         return column.to_pandas(types_mapper=kinds.get)
 
     return pd.DataFrame(dict(zip(table.column_names, map(series, table.schema, table.columns), strict=True)))
-
-
-def _statistics(folder: Path) -> dict[str, Any]:
-    """Return counts of the rows, and of summary.json, where there is one, medians of thresholds and raw exponents."""
-    plan = plan_of(folder)
-    best, damaged = _survey(folder, plan)
-    counts = Counter(row.status for row in best.values())
-    found: dict[str, Any] = {"planned cells": (plan or {}).get("cells"), "cells": counts.total()}
-    found["damaged parts"] = len(damaged)
-    found |= {f"status {name}": count for name, count in sorted(counts.items())}
-    with storage(folder):
-        try:
-            summary = read_json(folder / "summary.json")
-            for group in summary.get("groups", []):
-                for criterion in group.get("criteria", []):
-                    name = f"{group['label']}: {criterion['criterion']}"
-                    for threshold in criterion.get("thresholds", []):
-                        found[f"{name}: threshold at n = {threshold['n']}"] = threshold["median"]
-                    found[f"{name}: exponent"] = ((criterion.get("exponent") or {}).get("raw") or {}).get("value")
-        except FileNotFoundError:
-            return found
-        except ValueError as error:
-            raise InputError(Problem("E-JSON", str(error), file=str(folder / "summary.json"))) from error
-        except (TypeError, KeyError, AttributeError):
-            message = "is not what expreg writes; `expreg report` makes it again"
-            raise InputError(Problem("E-JSON", message, file=str(folder / "summary.json"))) from None
-    return found
-
-
-def _side_by_side(labels: list[str], columns: list[dict[str, Any]]) -> "pd.DataFrame":
-    import pandas as pd
-
-    names = list(dict.fromkeys(name for column in columns for name in column))
-    # by position: one run may be given twice
-    listed = {place: [column.get(name) for name in names] for place, column in enumerate(columns)}
-    return pd.DataFrame(listed, index=names, dtype=object).set_axis(labels, axis=1)

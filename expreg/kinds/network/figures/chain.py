@@ -99,6 +99,8 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
         f"The grid of widths does not bracket {loose} of {len(rows)} thresholds.": loose,
     }
     found = [line for line, count in lines.items() if count]
+    if left := summary.get("groups_left"):
+        found.append(f"Of {len(groups) + left} groups the first {len(groups)} have thresholds and verdicts.")
     shared: dict[str, list[str]] = {}
     for group in sought:
         for line in _spectrum(group):

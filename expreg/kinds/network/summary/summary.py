@@ -31,6 +31,8 @@ ESTIMATORS = {
     "spread for all n: where it changes with n, as under the theory's law, its exponent is that of the centre of the "
     "thresholds, not of their 1 - delta quantile",
 }
+MOST_GROUPS = 300
+"""Groups that are described, ten seconds of work; of more, outcomes are compared setting by setting."""
 NOTE = "Each criterion has a threshold of its own; none of them is the threshold of the network."
 SEARCHED = (
     "A search chose the widths of each replicate. At widths that it did not run, thresholds and success curves take a"
@@ -48,7 +50,8 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     """
     prepared = groups.prepare(cells)
     fitted = rates.per_cell(prepared, curves)
-    parts = groups.split(prepared, asked.axes)
+    everything = groups.split(prepared, asked.axes)
+    parts = everything[:MOST_GROUPS]
     described = [_group(part, fitted, asked) for part in parts]
     found = [group for group, *_ in described]
     judged = [verdict | {"group": group["label"]} for group, own, _ in described for verdict in own]
@@ -67,6 +70,7 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
         "chain": links,
         "chain_summary": chain.sentences(links, found),
         "groups": found,
+        "groups_left": len(everything) - len(parts),
         "joint": together,
         "verdicts": judged,
     }

@@ -1,0 +1,111 @@
+"""Runs side by side: the settings in which they differ, and what each of them found."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from expreg.core.store.disk import read_json, storage
+from expreg.core.store.store import leaves
+from expreg.core.store.table import plan_of, survey
+from expreg.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def compare(directories: Sequence[Path | str]) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """Return what differs between runs, one column per run: (settings by path, findings by name).
+
+    Settings are those of the plan and, as the config has them, the sweep and the analysis. Findings: counts of
+    statuses, from summary.json the width thresholds m*(n) by group and criterion, read off the success curve as on the
+    page, with their intervals, and the exponents of n that are usable. Raises InputError where there is no run.
+    """
+    folders = [Path(directory) for directory in directories]
+    names = [folder.name for folder in folders]
+    labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    settings = _side_by_side(labels, [_settings(folder) for folder in folders])
+    differ = np.array([len({*map(repr, values)}) > 1 for values in settings.to_numpy()], dtype=bool)
+    return settings[differ], _side_by_side(labels, [dict(_findings(folder)) for folder in folders])
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run by path; of the sweep one for each axis, its values on one line."""
+    plan = plan_of(folder) or {}
+    with storage(folder):
+        try:
+            config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+        except (FileNotFoundError, ValueError, yaml.YAMLError, RecursionError):
+            config = None
+    given = config if isinstance(config, Mapping) else {}
+    whole = {**plan.get("identity", {}), **{key: given[key] for key in ("sweep", "analysis") if key in given}}
+    return leaves(_short(whole))
+
+
+def _short(value: Any) -> Any:
+    """Return nested settings with each list as a line of text: a list is one setting."""
+    if isinstance(value, Mapping):
+        return {key: _short(item) for key, item in value.items()}
+    return json.dumps(value, default=str) if isinstance(value, list) else value
+
+
+def _findings(folder: Path) -> Iterator[tuple[str, Any]]:
+    plan = plan_of(folder)
+    best, damaged = survey(folder, plan)
+    counts = Counter(row.status for row in best.values())
+    yield from {
+        "planned cells": (plan or {}).get("cells"),
+        "cells": counts.total(),
+        "damaged parts": len(damaged),
+    }.items()
+    yield from ((f"status {name}", count) for name, count in sorted(counts.items()))
+    with storage(folder):
+        try:
+            yield from list(_thresholds(read_json(folder / "summary.json")))
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            raise InputError(Problem("E-JSON", str(error), file=str(folder / "summary.json"))) from error
+        except (TypeError, KeyError, AttributeError):
+            message = "is not what expreg writes; `expreg report` makes it again"
+            raise InputError(Problem("E-JSON", message, file=str(folder / "summary.json"))) from None
+
+
+def _thresholds(summary: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    delta = (summary.get("settings") or {}).get("delta")
+    share = "" if delta is None else f" ({100 * (1 - delta):.4g} %)"
+    for group in summary.get("groups", []):
+        for criterion in group.get("criteria", []):
+            name = f"{group['label']}: {criterion['criterion']}"
+            for row in criterion.get("thresholds", []):
+                ends = [row.get(f"interpolated{end}") for end in ("", "_low", "_high")]
+                yield f"{name}, m* at n = {row['n']}{share}", _number(*ends) or _beyond(row)
+            fit = criterion.get("exponent") or {}
+            if fit.get("usable"):
+                yield f"{name}, exponent of n", _number(*(fit["raw"][key] for key in ("value", "low", "high")))
+
+
+def _number(value: float | None, low: float | None, high: float | None) -> str | None:
+    """Return a number with its interval, None where there is no number."""
+    if value is None:
+        return None
+    ends = ["–" if end is None else f"{end:.3g}" for end in (low, high)]
+    return f"{value:.3g} [{', '.join(ends)}]"
+
+
+def _beyond(row: Mapping[str, Any]) -> str | None:
+    ends = {"below": f"{row.get('narrowest')} or less", "above": f"more than {row.get('widest')}"}
+    return ends.get(row.get("beyond") or "")
+
+
+def _side_by_side(labels: list[str], columns: list[dict[str, Any]]) -> "pd.DataFrame":
+    import pandas as pd
+
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    # by position: one run may be given twice
+    listed = {place: [column.get(name) for name in names] for place, column in enumerate(columns)}
+    return pd.DataFrame(listed, index=names, dtype=object).set_axis(labels, axis=1)
