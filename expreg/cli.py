@@ -238,8 +238,8 @@ def compare(
     if len(runs) < 2:
         raise typer.BadParameter("one run; give two or more")
     differences, statistics = side_by_side(runs)
-    settings = differences.to_string(na_rep="-").split("\n") if len(differences) else ["  none"]
-    say("Settings that differ", *settings, "", "Findings", *statistics.to_string(na_rep="-").split("\n"))
+    settings = differences.fillna("–").to_string().split("\n") if len(differences) else ["  none"]
+    say("Settings that differ", *settings, "", "Findings", *statistics.fillna("–").to_string().split("\n"))
 
 
 @app.command(short_help="Solve a regression problem of your own.")

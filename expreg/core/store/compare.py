@@ -57,11 +57,8 @@ def _findings(folder: Path) -> Iterator[tuple[str, Any]]:
     plan = plan_of(folder)
     best, damaged = survey(folder, plan)
     counts = Counter(row.status for row in best.values())
-    yield from {
-        "planned cells": (plan or {}).get("cells"),
-        "cells": counts.total(),
-        "damaged parts": len(damaged),
-    }.items()
+    yield "planned cells", (plan or {}).get("cells")
+    yield from (("cells", counts.total()), ("damaged parts", len(damaged)))
     yield from ((f"status {name}", count) for name, count in sorted(counts.items()))
     with storage(folder):
         try:
@@ -93,8 +90,8 @@ def _number(value: float | None, low: float | None, high: float | None) -> str |
     """Return a number with its interval, None where there is no number."""
     if value is None:
         return None
-    ends = ["–" if end is None else f"{end:.3g}" for end in (low, high)]
-    return f"{value:.3g} [{', '.join(ends)}]"
+    one, *ends = ["–" if x is None else f"{x:.0f}" if abs(x) >= 1000 else f"{x:.3g}" for x in (value, low, high)]
+    return f"{one} [{', '.join(ends)}]"
 
 
 def _beyond(row: Mapping[str, Any]) -> str | None:
