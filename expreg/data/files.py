@@ -52,7 +52,7 @@ def check_unchanged(found: str, planned: str, *, key: str | None = None, file: s
 def read_file(options: Options) -> tuple[np.ndarray, np.ndarray | None]:
     """Return X (n, d) and, where the file has labels, y (n,), read-only float64.
 
-    Options: `path`; `sha256`, refused if the bytes have changed since; `features` and `target` for tables;
+    Options: `path`; `sha256`, refused if the bytes have changed since; `features`, `target`, `header` for tables;
     `normalise`, to divide the rows by their norms. The last few files are kept in memory.
     """
     features = options.get("features")
@@ -62,17 +62,20 @@ def read_file(options: Options) -> tuple[np.ndarray, np.ndarray | None]:
         None if features is None else tuple(features),
         options.get("target"),
         bool(options.get("normalise", False)),
+        bool(options.get("header", True)),
     )
 
 
 @lru_cache(maxsize=4)
 def _read_file(
-    file: str, digest: str, features: tuple[str, ...] | None, target: str | None, normalise: bool
+    file: str, digest: str, features: tuple[str, ...] | None, target: str | None, normalise: bool, header: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     with open_local(file) as source:
         check_unchanged(hashlib.file_digest(source, "sha256").hexdigest(), digest, key="data.sha256")
         source.seek(0)
-        X, y = by_suffix(file, FORMATS, key="data.path")(source, {"features": features, "target": target})
+        X, y = by_suffix(file, FORMATS, key="data.path")(
+            source, {"features": features, "target": target, "header": header}
+        )
         if X.ndim != 2 or 0 in X.shape:
             message = f"got shape {X.shape}, expected (points, dimensions), both at least 1"
             raise refusal("E-SHAPE", message, key="X")

@@ -85,6 +85,11 @@ def digits(
     return X / np.linalg.norm(X, axis=1, keepdims=True), np.where(owners[rows] == classes[0], 1.0, -1.0)
 
 
+def chosen(key: Array, n: int, rows: int) -> np.ndarray:
+    """Choose n different ones of some rows, every subset equally likely, in random order. Runs on the host."""
+    return np.argsort(np.asarray(jax.random.uniform(key, (rows,))), kind="stable")[:n]
+
+
 @lru_cache(maxsize=1)
 def _images() -> tuple[np.ndarray, np.ndarray]:
     """Return the images of scikit-learn, (1797, 64), and their digits, from its file: importing it takes seconds."""

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_serializer
 from pydantic_core import PydanticCustomError
 
 from expreg.core.config.fields import (
@@ -259,7 +259,7 @@ def _digits(options: Options, key: Any) -> Points:
 
 
 class File(_Data):
-    """Arrays X (n, d) and y (n,) of a .npy, .npz, .csv or .parquet file; n and d come from the file."""
+    """Arrays X (n, d) and y (n,) of a .npy, .npz, .csv or .parquet file: all rows, or n drawn for each replicate."""
 
     files: ClassVar[tuple[str, ...]] = ("path",)
 
@@ -267,8 +267,26 @@ class File(_Data):
     path: Annotated[str, FilePath()] = key(..., "any local file, relative to the file in which it stands")
     target: Annotated[str | None, Text(least=1, most=256, null=True)] = key(None, "column of y in a table")
     features: list[Label] | None = key(None, "columns of X in a table, all others if absent")
+    header: Boolean = key(True, "whether a .csv begins with a row of names; if not, columns are named 1, 2, ...")
     normalise: Boolean = key(False, "divide every row by its norm")
+    n: Annotated[int | None, Number(integer=True, least=1, most=MAX_SAMPLES, null=True)] = key(
+        None, "rows to draw for each replicate, each at most once; all rows if absent"
+    )
     labels: Labels = key({"kind": "given"}, "where y comes from")
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialise: Any) -> dict[str, Any]:
+        """Leave out an n that follows from the file, and what was always so: names of cells depend on the rest."""
+        found: dict[str, Any] = serialise(self)
+        return {name: value for name, value in found.items() if (name, value) not in (("n", None), ("header", True))}
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """Draw at most the rows that there are."""
+        from expreg.data.files import data_shape
+
+        yield from super().rules(precision)
+        if self.n is not None and self.n > (rows := data_shape(self.path, self.model_dump())[0]):
+            yield Fault(("n",), "E-RANGE", f"got {self.n}, the file has {rows} rows")
 
     @classmethod
     def implied(cls, given: Options) -> dict[str, Any]:
@@ -279,10 +297,15 @@ class File(_Data):
         return {"n": n, "d": d}
 
 
-def _file(options: Options, _: Any) -> Points:
+def _file(options: Options, key: Any) -> Points:
     from expreg.data.files import read_file
+    from expreg.data.generators import chosen
 
-    return read_file(options)
+    X, y = read_file(options)
+    if options.get("n") in (None, len(X)):
+        return X, y
+    rows = chosen(key, options["n"], len(X))
+    return X[rows], None if y is None else y[rows]
 
 
 DATA: dict[str, DataKind] = {

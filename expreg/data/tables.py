@@ -2,6 +2,7 @@
 
 Options: `features`, the list of columns that make up a point (default: all but the target); `target`, the
 column of the labels (default: `y` when there is one; False: no column is). Columns that are neither are not looked at.
+`header`: whether the first row of a .csv has the names (default: True); else they are 1, 2, ... in order.
 """
 
 import csv
@@ -11,6 +12,7 @@ from array import array
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from difflib import get_close_matches
+from itertools import chain
 from typing import IO, Any
 
 import numpy as np
@@ -31,11 +33,14 @@ def read_csv(source: IO[bytes], options: Options) -> Arrays:
     """
     rows = _csv_rows(source)
     line, first = next(rows, (1, []))
-    header = [name.strip() for name in first]
-    if not header:
+    if not first:
         raise refusal("E-EMPTY", "the file is empty; expected a header row with column names")
-    if why := _no_header(header, options):
-        raise InputError(Problem("E-DATA", why, line=line))
+    if options.get("header", True):
+        header = [name.strip() for name in first]
+        if why := _no_header(header, options):
+            raise InputError(Problem("E-DATA", why, line=line))
+    else:
+        header, rows = [str(k) for k in range(1, len(first) + 1)], chain([(line, first)], rows)
     features, target = _choose(header, options)
     place = {name: index for index, name in enumerate(header)}
     used = [(place[name], f"column {name}") for name in (*features, *target)]
@@ -57,7 +62,7 @@ def _no_header(header: list[str], options: Options) -> str | None:
             return f"got one column, {quoted(header[0])}; expected columns separated by commas, not by {words}"
     if any(map(options.get, ("features", "target"))) or not all(map(_is_number, header)):
         return None
-    return "the first row is all numbers; expected a header row with column names"
+    return "the first row is all numbers; expected a header row with column names (or, in a config, header: false)"
 
 
 def _is_number(text: str) -> bool:

@@ -375,11 +375,15 @@ def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
     ]
 
 
-def test_n_cannot_be_swept_for_a_file(tmp_path: Path) -> None:
-    points(tmp_path / "mine.npz", 4, 4)
-    [line] = problems(file_config(tmp_path), ["sweep.product.n=4,8"])
-    assert "E-UNKNOWN" in line
-    assert "unknown key; known for file" in line
+def test_n_rows_of_a_file_are_drawn_up_to_all_of_them(tmp_path: Path) -> None:
+    points(tmp_path / "mine.npz", 6, 4)
+    whole = [settings for settings, _ in cells(load(file_config(tmp_path)))]
+    drawn = [settings for settings, _ in cells(load(file_config(tmp_path), ["sweep.product.n=3,6"]))]
+    assert {settings["data"]["n"] for settings in whole} == {6}
+    assert {settings["data"]["n"] for settings in drawn} == {3, 6}
+    assert set(map(cell_id, whole)) < set(map(cell_id, drawn))  # all rows are all rows
+    [line] = problems(file_config(tmp_path), ["sweep.product.n=3,8"])
+    assert line.endswith("data.n: got 8, the file has 6 rows (where n = 8)")
 
 
 # --- size --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import time
 import zipfile
 from decimal import Decimal
 
+import jax
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -17,7 +18,7 @@ import pytest
 from numpy.lib import format as npy
 from pyarrow import parquet as pq
 
-from expreg.data import tables
+from expreg.data import make, tables
 from expreg.data.files import FORMATS, data_shape, read_file, sha256
 from expreg.errors import InputError
 
@@ -438,3 +439,28 @@ def test_many_bad_lines_and_columns_are_counted_in_time(tmp_path):
     path = csv_file(tmp_path, ",".join(f"c{k}" for k in range(20_000)) + "\n" + ",".join("1" * 20_000) + "\n")
     assert data_shape(path) == (1, 20_000)
     assert time.process_time() - began < 3
+
+
+def test_drawn_rows_are_rows_of_the_file_with_their_labels_each_once(tmp_path):
+    X, y = np.eye(30) + 0.01, np.arange(30.0) / 30
+    np.savez(tmp_path / "x.npz", X=X, y=y)
+    block = {"kind": "file", "path": str(tmp_path / "x.npz"), "n": 12}
+    seen = set()
+    for seed in range(20):
+        keys = jax.random.key(seed), jax.random.key(1)
+        points, labels = make(block, *keys)
+        rows = np.argmax(points, axis=1)
+        assert len(set(rows)) == 12
+        assert np.array_equal(points, X[rows])
+        assert np.array_equal(labels, y[rows])
+        seen |= set(rows)
+    assert seen == set(range(30))  # each is left out of 20 draws with probability 4e-5
+
+
+def test_a_csv_without_a_header_has_columns_by_number(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("1,2,3\n4,5,6\n")
+    X, y = read_file({"path": path, "header": False, "target": "2"})
+    assert (X.tolist(), y.tolist()) == ([[1.0, 3.0], [4.0, 6.0]], [2.0, 5.0])
+    with pytest.raises(InputError, match=r"header: false"):
+        read_file({"path": path})

@@ -76,7 +76,7 @@ class Names:
         self.asked.update(self.resolver.own[block])
         given = self.resolver.placed(block, self.row)
         model = inner(self.resolver.model, block, given) or Block
-        if field not in model.model_fields:
+        if field not in model.model_fields or given.get(field, model.model_fields[field].default) is None:
             return self.resolver.implied(model, given)[field]
         [rule] = [rule for rule in rules_of(model, field) if isinstance(rule, Number)]
         return rule.check(given.get(field, model.model_fields[field].default), {"names": self})
