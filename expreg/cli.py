@@ -18,8 +18,8 @@ import typer
 
 from expreg import __version__
 from expreg.core.engine.interrupt import end_at_once, handled
-from expreg.errors import ExpregError, InputError, Interrupted, printable
-from expreg.output import complain, document, guard, say
+from expreg.errors import ExpregError, InputError, Interrupted, Problem, printable
+from expreg.output import complain, counted, document, duration, guard, say
 
 MAX_ROWS = 100
 """Rows of a query that a terminal shows; a file or a pipe gets all of them."""
@@ -82,7 +82,6 @@ def plan(
 
 
 def _plan_lines(found: Mapping[str, Any], more: list[str]) -> list[str]:
-    from expreg.core.engine.progress import counted, duration
     from expreg.core.page import terminal
 
     lines = [f"{found['name']}: {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}"]
@@ -132,7 +131,6 @@ def certify(
     step size that is certified, the rate, the radius, the steps to eps, or which condition fails by what factor.
     """
     from expreg import api, commands
-    from expreg.errors import Problem
 
     if not eps > 0:
         raise InputError(Problem("E-RANGE", f"got {eps:g}, expected > 0", key="--eps"))
@@ -153,27 +151,22 @@ def certify(
 
 
 @app.command(short_help="Say what is done in a run directory.")
-def status(run: RunDirectory, as_json: AsJson = False) -> None:
-    """Say what is done in a run directory, also while the run goes on."""
+def status(
+    run: RunDirectory,
+    follow: Annotated[bool, typer.Option("--watch", help="Go on until the run ends; Ctrl-C ends it earlier.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is done in a run directory, also while the run goes on: cells by status, rate, time left, lanes."""
     from expreg import api
+    from expreg.core.page import watch
 
+    if follow and as_json:
+        raise InputError(Problem("E-USAGE", "expected either --watch or --json", key="--watch"))
+    if follow:
+        watch.watch(run)
+        return
     facts = api.status(run)
-    say(*(_json(facts) if as_json else _status_lines(run, facts)))
-
-
-def _status_lines(run: Path, facts: Mapping[str, Any]) -> list[str]:
-    from expreg.core.page import terminal
-
-    planned = "?" if facts["planned"] is None else facts["planned"]
-    last = facts["last_event"]
-    over = facts["search"] and last and last["kind"] == "finished"
-    state = "running now" if facts["running"] else "search finished" if over else "not running"
-    most = "at most " if facts["search"] else ""
-    lines = [f"{run}: {facts['done']} of {most}{planned} cells done, {state}"]
-    lines += terminal.pairs(facts["by_status"], indent=2)
-    if last:
-        lines.append(f"  last event: {last['kind']} at {last['time']}")
-    return [*lines, *(f"  damaged: {line}" for line in facts["damaged"])]
+    say(*(_json(facts) if as_json else watch.lines(run, facts)))
 
 
 @app.command(short_help="Make report.html and figures/ of a run again.")
