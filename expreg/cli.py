@@ -289,14 +289,18 @@ def bench(
 
 @app.command(short_help="Show versions, devices and settings; try one program.")
 def doctor(as_json: AsJson = False) -> None:
-    """Show versions, devices, precision and compile cache, and try one program."""
+    """Show versions, devices, precision and compile cache, try one program, and name what is wrong with its remedy."""
     from expreg import api
 
     facts = api.doctor()
     from expreg.core.page import terminal
 
+    if as_json:
+        say(*_json(facts))
+        return
+    wrong = facts.pop("trouble")
     shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in facts.items()}
-    say(*(_json(facts) if as_json else terminal.pairs(shown)))
+    say(*terminal.pairs(shown), *(["", "trouble", *(f"  {line}" for line in wrong)] if wrong else []))
 
 
 @app.command(short_help="Print the JSON Schema of a config.")

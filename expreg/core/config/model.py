@@ -86,7 +86,10 @@ class Execution(Block):
     max_cells: Annotated[int, Number(integer=True, least=1, most=10**7, expression=False)] = key(
         1_000_000, "larger grids are refused"
     )
-    devices: CountOrAuto = key("auto", "local devices to use")
+    device: Annotated[str, Choice(options=("auto", "cpu", "gpu", "tpu"))] = key(
+        "auto", "kind of device that runs cells; auto: what JAX picks"
+    )
+    devices: CountOrAuto = key("auto", "local devices to use; more than there are is refused")
     slice_seconds: Annotated[float, Number(above=0, most=3600, expression=False)] = key(
         0.25, "aimed time between two looks at the lanes"
     )
