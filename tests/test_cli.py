@@ -45,7 +45,7 @@ LONG = {
     },
 }
 COMMANDS = [
-    *("run", "plan", "certify", "status", "report", "query", "export", "compare", "solve", "bench", "doctor"),
+    *("init", "run", "plan", "certify", "status", "report", "query", "export", "compare", "solve", "bench", "doctor"),
     "schema",
 ]
 CIRCUMSTANCES = ["seconds", "attempt", "device", "expreg_version", "jax_version"]

@@ -162,8 +162,11 @@ def inner(model: type[Block], name: str, given: Any) -> type[Block] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, Block) else None
 
 
-def leaves(model: type[Config]) -> dict[str, tuple[Rule, ...]]:
-    """Return the rules of every value that an axis may set, by dotted path; several where kinds differ."""
+def leaves(model: type[Config], keys: Iterable[str] | None = None) -> dict[str, tuple[Rule, ...]]:
+    """Return the rules of every value by dotted path, several where kinds differ: of those that an axis may set.
+
+    Or of all below some `keys` of the config.
+    """
     found: dict[str, tuple[Rule, ...]] = {}
 
     def walk(block: type[Block], names: Iterable[str], prefix: str) -> None:
@@ -181,7 +184,7 @@ def leaves(model: type[Config]) -> dict[str, tuple[Rule, ...]]:
                 if child is not None:
                     walk(child, child.model_fields, f"{prefix}{name}.")
 
-    walk(model, ("seed", "precision", *model.blocks), "")
+    walk(model, ("seed", "precision", *model.blocks) if keys is None else keys, "")
     return found
 
 
