@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from expreg.core.engine import execute
-from expreg.core.engine.execute import COMMIT_SECONDS, _collect
+from expreg.core.engine.execute import COMMIT_SECONDS, _collect, _work
 from expreg.core.engine.lanes import Engine
 from expreg.core.engine.pace import Spent
 from expreg.core.store import live
@@ -84,6 +84,29 @@ def test_who_watches_sees_the_state_of_two_seconds_ago_although_no_cell_ends(mon
     assert seen[0] == 50.0  # before the first program is compiled
     assert max(np.diff(seen)) <= 2.25
     assert seen[-1] == script.now
+
+
+def test_costs_are_computed_once_for_cells_that_differ_by_replicate_and_seed() -> None:
+    asked: list[Any] = []
+    experiment = Experiment(
+        name="countdown",
+        signature=lambda settings: settings["network"]["m"],
+        build=lambda signature: None,  # type: ignore[arg-type, return-value]
+        prepare=lambda settings: None,
+        row=lambda settings, record: {},
+        inputs=lambda settings: {},
+        cost=lambda settings: (asked.append(settings), Cost(2.0, settings["network"]["m"], 8.0))[1],
+    )
+    networks = [{"m": 4}, {"m": 16}, {"m": "no number"}]
+    cells = {
+        f"{k}{replicate}": {"network": network, "replicate": replicate, "seed": replicate}
+        for k, network in enumerate(networks)
+        for replicate in range(50)
+    }
+    loads, programs = _work(experiment, cells)
+    assert len(asked) == 2 + 50  # one that fails is reported in its row
+    assert programs == {4, 16, "no number"}
+    assert [loads[cell].device for cell in ("00", "049", "10", "20")] == [8.0, 8.0, 32.0, 0.0]
 
 
 def test_the_engine_comes_back_after_every_slice() -> None:

@@ -61,7 +61,7 @@ class Pace:
         self._compiled: list[float] = []
         self._now = self._finished = 0.0
         self._taken = Load()  # seconds, as they were last
-        self._done, self._seconds = Load(), Load()  # weighted: what is finished, and the seconds that it took
+        self._done, self._seconds = Load(), Load()  # since the warm-up: what is finished, the seconds it took
 
     @property
     def programs(self) -> int:
