@@ -279,19 +279,24 @@ def status(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def doctor() -> dict[str, Any]:
-    """Return versions, devices, precision and cache, and the speed of one small program."""
-    from expreg.core.engine import devices, manifest
+    """Return versions, devices, precision and cache, the speed of one small program, and `trouble`: a list of lines.
+
+    Where JAX does not start, only what can be known without it.
+    """
+    from expreg.core.engine import devices, manifest, trouble
 
     devices.configure()
+    found = trouble.machine()
+    facts: dict[str, Any] = {"cores": cores(), "memory_bytes": devices.host_memory()}
+    if not found.backend:
+        return {**manifest.code(), **facts, "trouble": trouble.troubles(found)}
     from expreg.core.engine.estimate import measured_speed
     from expreg.kinds.network import native
 
-    facts = {
-        "cores": cores(),
-        "memory_bytes": devices.host_memory(),
-        "compiled_steps": f"no: {native.missing()}" if native.missing() else "yes",
-    }
-    return {**manifest.setup(), **facts, "flops_per_second": measured_speed(next(iter(EXPERIMENTS.values())))}
+    missing = native.missing()
+    facts |= {"compiled_steps": f"no: {missing}" if missing else "yes"}
+    facts |= {"flops_per_second": measured_speed(next(iter(EXPERIMENTS.values())))}
+    return {**manifest.setup(), **facts, "trouble": trouble.troubles(found._replace(compiler=missing))}
 
 
 def json_schema() -> dict[str, Any]:
@@ -312,7 +317,8 @@ def _sweep(config: Any) -> _Sweep:
     """Check all that a run needs, before anything is written; raise InputError with what is wrong."""
     plan = configs.plan(config)
     cells = {configs.cell_id(settings): (settings, axes) for settings, axes in configs.cells(config)}
-    experiment = _experiment(config.experiment)
+    experiment = _experiment(config.experiment, config.execution.device)
+    _refuse(_unavailable(config))
     settings = [settings for settings, _ in cells.values()]
     _refuse(experiment.check(settings))
     from expreg.core.engine.estimate import too_large
@@ -358,11 +364,26 @@ def _asked(config: Any) -> _Sweep:
     return sweep
 
 
-def _experiment(name: str) -> Experiment:
-    from expreg.core.engine import devices
+def _experiment(name: str, device: str = "auto") -> Experiment:
+    """Return the record of an experiment, once JAX has started; raise InputError where it cannot."""
+    from expreg.core.engine import devices, trouble
 
-    devices.configure()
+    devices.configure(device)
+    trouble.started()
     return EXPERIMENTS[name]
+
+
+def _unavailable(config: Any) -> list[Problem]:
+    """Return what a config asks of devices that are not there."""
+    from expreg.core.engine import devices, trouble
+
+    if wrong := trouble.refused(config.execution.device):
+        return [configs.problem(config.source, Fault(("execution", "device"), "E-DEVICE", wrong))]
+    there, wanted = devices.workers(), _devices(config) or 1
+    if wanted <= len(there):
+        return []
+    message = f"got {wanted}, but JAX sees {len(there)} x {there[0].device_kind} here; expected at most {len(there)}"
+    return [configs.problem(config.source, Fault(("execution", "devices"), "E-DEVICE", message))]
 
 
 def _refuse(problems: list[Problem]) -> None:

@@ -2,14 +2,12 @@
 
 import gc
 import logging
-import math
 import shlex
 import shutil
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +16,7 @@ import typer
 
 from expreg import __version__
 from expreg.core.engine.interrupt import end_at_once, handled
-from expreg.errors import ExpregError, InputError, Interrupted, printable
+from expreg.errors import ExpregError, InputError, Interrupted, Problem, printable
 from expreg.output import complain, document, guard, say
 
 MAX_ROWS = 100
@@ -32,6 +30,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _completions(context: typer.Context, incomplete: str) -> list[str]:
+    from expreg.starting import completions
+
+    return completions(context.params.get("config"), incomplete)
+
+
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -39,10 +44,33 @@ Overrides = Annotated[
         metavar="key=value",
         help="Values over those of the config, by dotted path: training.tolerance=1e-4 sweep.product.n=8,16",
         show_default=False,
+        autocompletion=_completions,
     ),
 ]
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+@app.command(short_help="Write a config to start from.")
+def init(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="[KIND]", help="threshold, convergence, concentration, capacity, regression or in_context."
+        ),
+    ] = "threshold",
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="A new file.  [default: KIND.yaml]", show_default=False)
+    ] = None,
+) -> None:
+    """Write a commented config of an experiment to a new file: change it, and run it.
+
+    KIND may also be the name of any other config that comes with expreg, such as quickstart or search.
+    """
+    from expreg.starting import written
+
+    path = written(kind, file)
+    say(f"{path} is there; next:", f"  expreg plan {shlex.quote(str(path))}", f"  expreg run {shlex.quote(str(path))}")
 
 
 @app.command(short_help="Run a config, or resume it.")
@@ -74,43 +102,11 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a config would run: cells, programs, memory, work, expected time. Writes nothing."""
-    from expreg import api
+    from expreg import api, commands
 
     found = api.plan(config, overrides or (), cells=cells)
     lines = found.pop("lines", [])
-    say(*(_json(found) if as_json else _plan_lines(found, lines)))
-
-
-def _plan_lines(found: Mapping[str, Any], more: list[str]) -> list[str]:
-    from expreg.core.engine.progress import counted, duration
-    from expreg.core.page import terminal
-
-    lines = [f"{found['name']}: {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}"]
-    if search := found.get("search"):
-        few, many = search["expected"]
-        many = f"{few} to {many}" if few < many else f"about {many}"
-        lines = [
-            f"{found['name']}: at most {counted(found['cells'], 'cell')}, {many} of them expected,"
-            f" in {counted(found['programs'], 'program')}",
-            f"  search: where {', '.join(search['criterion'])} begin to hold along {search['axis']};"
-            f" {search['verify']:.3g} of the replicates run all of it",
-        ]
-    for axis, values in found["axes"].items():
-        shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
-        shown = shown if len(shown) <= 12 else [*shown[:8], "...", shown[-1]]
-        lines.append(f"  {axis}: {', '.join(shown)}  ({len(values)})")
-    seconds = math.nan if found["seconds"] is None else found["seconds"]
-    facts = {
-        "largest cell": f"{found['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {found['lanes']} lanes at most",
-        "work": f"{found['flops']:.2g} flops",
-        "expected time": f"{duration(seconds)} on {found['devices']} x {found['device_kind']}; "
-        f"{duration(found['compile_seconds'])} of it compiling, if nothing is cached",
-    }
-    lines += [*terminal.pairs(facts), *more]
-    for listed in found.get("list", []):
-        settings = " ".join(f"{name}={value}" for name, value in listed["axes"].items())
-        lines.append(f"{listed['cell']}  {settings}".rstrip())
-    return lines
+    say(*(_json(found) if as_json else commands.plan_lines(found, lines)))
 
 
 @app.command(short_help="Certify that gradient descent must converge.")
@@ -132,7 +128,6 @@ def certify(
     step size that is certified, the rate, the radius, the steps to eps, or which condition fails by what factor.
     """
     from expreg import api, commands
-    from expreg.errors import Problem
 
     if not eps > 0:
         raise InputError(Problem("E-RANGE", f"got {eps:g}, expected > 0", key="--eps"))
@@ -153,27 +148,22 @@ def certify(
 
 
 @app.command(short_help="Say what is done in a run directory.")
-def status(run: RunDirectory, as_json: AsJson = False) -> None:
-    """Say what is done in a run directory, also while the run goes on."""
+def status(
+    run: RunDirectory,
+    follow: Annotated[bool, typer.Option("--watch", help="Go on until the run ends; Ctrl-C ends it earlier.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is done in a run directory, also while the run goes on: cells by status, rate, time left, lanes."""
     from expreg import api
+    from expreg.core.page import watch
 
+    if follow and as_json:
+        raise InputError(Problem("E-USAGE", "expected either --watch or --json", key="--watch"))
+    if follow:
+        watch.watch(run)
+        return
     facts = api.status(run)
-    say(*(_json(facts) if as_json else _status_lines(run, facts)))
-
-
-def _status_lines(run: Path, facts: Mapping[str, Any]) -> list[str]:
-    from expreg.core.page import terminal
-
-    planned = "?" if facts["planned"] is None else facts["planned"]
-    last = facts["last_event"]
-    over = facts["search"] and last and last["kind"] == "finished"
-    state = "running now" if facts["running"] else "search finished" if over else "not running"
-    most = "at most " if facts["search"] else ""
-    lines = [f"{run}: {facts['done']} of {most}{planned} cells done, {state}"]
-    lines += terminal.pairs(facts["by_status"], indent=2)
-    if last:
-        lines.append(f"  last event: {last['kind']} at {last['time']}")
-    return [*lines, *(f"  damaged: {line}" for line in facts["damaged"])]
+    say(*(_json(facts) if as_json else watch.lines(run, facts)))
 
 
 @app.command(short_help="Make report.html and figures/ of a run again.")
@@ -303,14 +293,18 @@ def bench(
 
 @app.command(short_help="Show versions, devices and settings; try one program.")
 def doctor(as_json: AsJson = False) -> None:
-    """Show versions, devices, precision and compile cache, and try one program."""
+    """Show versions, devices, precision and compile cache, try one program, and name what is wrong with its remedy."""
     from expreg import api
 
     facts = api.doctor()
     from expreg.core.page import terminal
 
+    if as_json:
+        say(*_json(facts))
+        return
+    wrong = facts.pop("trouble")
     shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in facts.items()}
-    say(*(_json(facts) if as_json else terminal.pairs(shown)))
+    say(*terminal.pairs(shown), *(["", "trouble", *(f"  {line}" for line in wrong)] if wrong else []))
 
 
 @app.command(short_help="Print the JSON Schema of a config.")

@@ -1,4 +1,4 @@
-"""What `expreg solve` and `expreg query` do with files and text; the work itself is `expreg.solve` and the store."""
+"""What `expreg solve`, `plan` and `query` do with files and text; the work is that of `expreg.api` and the store."""
 
 import io
 import math
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from expreg.core.page import terminal
 from expreg.core.store import disk
 from expreg.data import read_problem, read_vector, without_empty
 from expreg.data.files import by_suffix
 from expreg.errors import InputError, Problem, printable
-from expreg.output import document
+from expreg.output import counted, document, duration
 
 SHOWN = 12
 """Entries of x that a terminal shows; --out and --json have all of them."""
@@ -132,3 +133,33 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, list | tuple | dict):
         return "NULL" if value is None else document(value, None)
     return printable(str(value))
+
+
+def plan_lines(found: Mapping[str, Any], more: list[str]) -> list[str]:
+    """Return what `api.plan` found as lines that people read, with `more` behind them."""
+    lines = [f"{found['name']}: {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}"]
+    if search := found.get("search"):
+        few, many = search["expected"]
+        many = f"{few} to {many}" if few < many else f"about {many}"
+        lines = [
+            f"{found['name']}: at most {counted(found['cells'], 'cell')}, {many} of them expected,"
+            f" in {counted(found['programs'], 'program')}",
+            f"  search: where {', '.join(search['criterion'])} begin to hold along {search['axis']};"
+            f" {search['verify']:.3g} of the replicates run all of it",
+        ]
+    for axis, values in found["axes"].items():
+        shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+        shown = shown if len(shown) <= 12 else [*shown[:8], "...", shown[-1]]
+        lines.append(f"  {axis}: {', '.join(shown)}  ({len(values)})")
+    seconds = math.nan if found["seconds"] is None else found["seconds"]
+    facts = {
+        "largest cell": f"{found['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {found['lanes']} lanes at most",
+        "work": f"{found['flops']:.2g} flops",
+        "expected time": f"{duration(seconds)} on {found['devices']} x {found['device_kind']}; "
+        f"{duration(found['compile_seconds'])} of it compiling, if nothing is cached",
+    }
+    lines += [*terminal.pairs(facts), *more]
+    for listed in found.get("list", []):
+        settings = " ".join(f"{name}={value}" for name, value in listed["axes"].items())
+        lines.append(f"{listed['cell']}  {settings}".rstrip())
+    return lines

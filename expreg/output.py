@@ -47,6 +47,24 @@ def _plain(value: Any) -> Any:
     return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
+def counted(count: int, word: str) -> str:
+    """Return `1 program`, `2 programs`."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in words of at most two units; `?` if it is not known."""
+    if seconds != seconds or seconds == float("inf"):
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
 class _Stream(io.FileIO):
     """A descriptor that takes everything once its reader has gone, and fails once, by StorageError, on a full disk."""
 

@@ -85,11 +85,12 @@ def lambda_exponent(n: Number, delta: Number, lam: Number, constant: Number = 1.
 
 
 def _closed_form(n: Number, delta: Number, lam: Number, constant: Number, c_b: Number) -> tuple[Number, ...]:
-    """Return (s, k, b) of (C.14): in s^2 = log m + log(n / delta) = B^2 / 2 the equation is quadratic."""
+    """Return (s, k, b) of (C.14), quadratic in s^2 = log m + log(n / delta) = B^2 / 2; nan if it has no solution."""
     b = np.log(n) - np.log(delta)
     a = np.log(constant) - 2 * np.log(lam) + 2 * np.log(n) + np.log(b)
     k = c_b * math.sqrt(2)
-    return (k + np.sqrt(k**2 + 4 * (a + b))) / 2, k, b
+    square = k**2 + 4 * (a + b)  # negative for lambda far beyond n: no width solves the equation
+    return (k + np.sqrt(np.where(square >= 0, square, np.nan))) / 2, k, b
 
 
 def width_frobenius(n: float, delta: float, lam: float) -> float:

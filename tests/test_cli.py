@@ -45,7 +45,7 @@ LONG = {
     },
 }
 COMMANDS = [
-    *("run", "plan", "certify", "status", "report", "query", "export", "compare", "solve", "bench", "doctor"),
+    *("init", "run", "plan", "certify", "status", "report", "query", "export", "compare", "solve", "bench", "doctor"),
     "schema",
 ]
 CIRCUMSTANCES = ["seconds", "attempt", "device", "expreg_version", "jax_version"]
@@ -250,6 +250,8 @@ def test_a_run_from_plan_to_export(call: Call, place: Path) -> None:
     assert (place / "run" / "explore.html").read_bytes() == page
 
     assert call("status", "run")[1].startswith("run: 4 of 4 cells done, not running\n")
+    assert not (place / "run" / "progress.json").exists()
+    assert call("status", "run", "--watch") == call("status", "run")
     state = json.loads(call("status", "run", "--json")[1])
     assert state.items() >= {"planned": 4, "done": 4, "failed": 0, "damaged": [], "running": False}.items()
 

@@ -89,6 +89,12 @@ def test_local_exponent_is_the_slope_of_the_width(n):
     np.testing.assert_allclose(theory.local_exponent(n, 0.1, 2.0), (above - below) / (2 * step), rtol=1e-6)
 
 
+def test_where_lambda_is_far_beyond_n_no_width_solves_the_equation():
+    """The square root of a negative number is missing, without a warning of NumPy."""
+    assert np.isnan([theory.width(4, 0.1, 1e308), theory.local_exponent(4, 0.1, 1e308)]).all()
+    assert np.isnan(theory.log_width(np.array([4.0, 4.0]), 0.1, np.array([1.0, 1e9]))).tolist() == [False, True]
+
+
 def test_local_exponent_falls_to_two_and_only_at_astronomical_sizes():
     exponents = theory.local_exponent(10.0 ** np.array([1, 3, 10, 50, 150]), 0.1, 1.0)
     assert np.all(np.diff(exponents) < 0)

@@ -38,6 +38,25 @@ def complaints(source: Any, overrides: Any = ()) -> list[str]:
             "[8, 010]",
             "E-NUM] {f}:12:12: sweep.product.n[1]: ambiguous number '010'; write plain decimal digits",
         ),
+        ("{count: 3}", "5", "E-TYPE] {f}:14:16: sweep.product.replicate: got 5, expected {count: 5} for that many"),
+        (
+            "0.05",
+            "[0.1, 0.05]",
+            "E-TYPE] {f}:9:14: training.tolerance: got a list, expected a finite number >= 0;"
+            " to run one after the other: sweep: {product: {training.tolerance: [0.1, 0.05]}}",
+        ),
+        (
+            "scale: 1.0",
+            "m: [8, 16]",
+            "E-TYPE] {f}:4:46: network.m: got a list, expected an integer in 1..16777216; to run one after the other:"
+            " sweep: {product: {m: [8, 16]}}",
+        ),
+        (
+            "{name: sgd}",
+            "[sgd, adam, adagrad, rmsprop, lion, sgd]",
+            "E-TYPE] {f}:6:14: training.optimizer: got a list, expected a mapping; to run one after the other:"
+            " sweep: {product: {training.optimizer.name: [sgd, adam, adagrad, rmsprop, ...]}}",
+        ),
         ("[8, 16]", "[]", "E-EMPTY] {f}:12:8: sweep.product.n: list is empty; expected at least 1 value"),
         ("[8, 16]", "[8, 8]", "E-DUP] {f}:12:12: sweep.product.n[1]: 8 already at index 0"),
         ("0.05", ".nan", "E-RANGE] {f}:9:14: training.tolerance: got nan, expected a finite number >= 0"),

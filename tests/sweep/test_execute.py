@@ -1,5 +1,6 @@
 """When rows are committed: soon, in few files, and whatever way the engine ends. Whole runs are in test_api.py."""
 
+import json
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from expreg.core.engine import execute
-from expreg.core.engine.execute import COMMIT_SECONDS, _collect
+from expreg.core.engine.execute import COMMIT_SECONDS, _collect, _work
 from expreg.core.engine.lanes import Engine
+from expreg.core.engine.pace import Spent
+from expreg.core.store import live
 from expreg.types import Cost, Experiment, Program
 
 
@@ -22,12 +25,15 @@ class Script:
         self.compilations = [("program of an earlier round", 2, 3.0)]
         self.commits: list[tuple[float, list[float]]] = []
         self.shown: list[Any] = []
+        self.spent, self.occupied = Spent(5.0, 1.0), (1, 2)
+        self.left_for_others: list[float] = []
 
     def monotonic(self) -> float:
         return self.now
 
     def run(self, cells: Any) -> Any:
         self.compilations.append(("program", 2, 1.5))
+        self.spent = Spent(7.0, 1.5)
         for index in range(self.slices):
             self.now += 0.25
             yield [{"cell": str(index), "at": self.now}] if index % self.k == 0 else []
@@ -37,8 +43,15 @@ class Script:
     def commit(self, rows: list[dict[str, Any]]) -> None:
         self.commits += [(self.now, [row["at"] for row in rows])] if rows else []
 
-    def add(self, rows: list[dict[str, Any]], compiled: list[float]) -> None:
-        assert compiled == [1.5]
+    def write(self, name: str, content: str) -> None:
+        assert (name, json.loads(content)["done"]) == ("progress.json", len(self.shown))
+        self.left_for_others.append(self.now)
+
+    def progress(self) -> live.Progress:
+        return live.Progress(len(self.shown), self.slices, {}, self.now)
+
+    def add(self, rows: list[dict[str, Any]], spent: Spent, compiled: list[float], lanes: tuple[int, int]) -> None:
+        assert (spent, compiled, lanes) == (Spent(2.0, 0.5), [1.5], (1, 2))
         self.shown += [row["cell"] for row in rows]
         assert len(self.shown) == sum(len(times) for _, times in self.commits)  # shown once it is stored
 
@@ -62,6 +75,38 @@ def test_a_row_does_not_wait_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -
     script = Script(400, 200)
     collect(script, monkeypatch)
     assert [now - times[0] <= 1.25 for now, times in script.commits] == [True, True]
+
+
+def test_who_watches_sees_the_state_of_two_seconds_ago_although_no_cell_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(4 * 100, 4 * 50)
+    collect(script, monkeypatch)
+    seen = script.left_for_others
+    assert seen[0] == 50.0  # before the first program is compiled
+    assert max(np.diff(seen)) <= 2.25
+    assert seen[-1] == script.now
+
+
+def test_costs_are_computed_once_for_cells_that_differ_by_replicate_and_seed() -> None:
+    asked: list[Any] = []
+    experiment = Experiment(
+        name="countdown",
+        signature=lambda settings: settings["network"]["m"],
+        build=lambda signature: None,  # type: ignore[arg-type, return-value]
+        prepare=lambda settings: None,
+        row=lambda settings, record: {},
+        inputs=lambda settings: {},
+        cost=lambda settings: (asked.append(settings), Cost(2.0, settings["network"]["m"], 8.0))[1],
+    )
+    networks = [{"m": 4}, {"m": 16}, {"m": "no number"}]
+    cells = {
+        f"{k}{replicate}": {"network": network, "replicate": replicate, "seed": replicate}
+        for k, network in enumerate(networks)
+        for replicate in range(50)
+    }
+    loads, programs = _work(experiment, cells)
+    assert len(asked) == 2 + 50  # one that fails is reported in its row
+    assert programs == {4, 16, "no number"}
+    assert [loads[cell].device for cell in ("00", "049", "10", "20")] == [8.0, 8.0, 32.0, 0.0]
 
 
 def test_the_engine_comes_back_after_every_slice() -> None:

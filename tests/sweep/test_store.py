@@ -400,6 +400,7 @@ def test_truncated_events_keep_every_complete_line_and_take_new_ones(tmp_path: P
             kinds = [event["kind"] for event in read_events(tmp_path)]
             assert kinds[-1] == "after"
             assert len(kinds) - 1 in (complete, data[:length].count(b'"}\n'))
+            assert [json.loads(line)["kind"] for line in path.read_bytes().splitlines()] == kinds  # JSON Lines
     assert total == 4
 
 

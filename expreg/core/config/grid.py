@@ -222,6 +222,9 @@ class _Reader:
         first: dict[tuple[bool, Scalar], int] = {}
         if not values:
             self.fault(path, "E-EMPTY", "list is empty; expected at least 1 value")
+        if name == "replicate" and is_number(value):
+            meant = f"{{count: {value}}} for that many, or [{value}] for the one of this number"
+            self.fault(path, "E-TYPE", f"got {show(value)}, expected {meant}")
         for index, item in enumerate(values):
             if isinstance(item, (list, dict)):
                 self.fault((*path, index), "E-TYPE", f"got {show(item)}, expected a single value")

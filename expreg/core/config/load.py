@@ -16,6 +16,8 @@ from expreg.core.config.source import Overrides, Source, at, gather, make_absolu
 from expreg.errors import InputError, Problem
 from expreg.types import BASE, Experiment
 
+MAX_LISTED = 4
+"""Values of a list that a message repeats."""
 MAX_HINTS = 200
 """Axes of a grid that are compared with all names of the config; more are not listed."""
 
@@ -54,7 +56,7 @@ def load(
     targets = {name: target(model, known, name) for name in grid.names(tree)}
     made, used = Source(document.value, document.marks, tree, targets, searched), set[str]()
     config, wrong = check(model, given, {"known": {*targets, *model.sizes, "replicate"}, "used": used})
-    first += wrong
+    first += [_meant_as_sweep(found, given, known, model.sizes) for found in wrong]
     first += [Fault((key,), "E-UNKNOWN", f"{experiment.name} has no {key}; remove this key") for key in strange]
     if searched is not None and config is not None:
         first += search.faults(searched, experiment, config)
@@ -85,6 +87,22 @@ def _experiment(given: Mapping[str, Any], experiments: Mapping[str, Experiment])
         return experiments[Choice(options=tuple(experiments)).check(given["experiment"])], []
     except PydanticCustomError as error:
         return likely, [carried(error).below(("experiment",))]
+
+
+def _meant_as_sweep(
+    found: Fault, given: Mapping[str, Any], known: Mapping[str, tuple[Rule, ...]], sizes: Mapping[str, Path]
+) -> Fault:
+    """Return a fault with how to sweep the value, where a list stands in place of one of its items."""
+    values, path = at(given, found.path), show_path(found.path)
+    if found.code != "E-TYPE" or not isinstance(values, list) or not values:
+        return found
+    for axis in (path, f"{path}.kind", f"{path}.name", f"{path}.rule"):
+        if any(rule.axis(values[0]) is None for rule in known.get(axis, ())):
+            name = next((name for name, of in sizes.items() if show_path(of) == axis), axis)
+            listed = ", ".join([*map(str, values[:MAX_LISTED]), *["..."][: len(values) - MAX_LISTED]])
+            hint = f"to run one after the other: sweep: {{product: {{{name}: [{listed}]}}}}"
+            return found._replace(message=f"{found.message}; {hint}")
+    return found
 
 
 def _in_order(problems: list[Problem]) -> list[Problem]:

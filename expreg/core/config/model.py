@@ -86,7 +86,10 @@ class Execution(Block):
     max_cells: Annotated[int, Number(integer=True, least=1, most=10**7, expression=False)] = key(
         1_000_000, "larger grids are refused"
     )
-    devices: CountOrAuto = key("auto", "local devices to use")
+    device: Annotated[str, Choice(options=("auto", "cpu", "gpu", "tpu"))] = key(
+        "auto", "kind of device that runs cells; auto: what JAX picks"
+    )
+    devices: CountOrAuto = key("auto", "local devices to use; more than there are is refused")
     slice_seconds: Annotated[float, Number(above=0, most=3600, expression=False)] = key(
         0.25, "aimed time between two looks at the lanes"
     )
@@ -159,8 +162,11 @@ def inner(model: type[Block], name: str, given: Any) -> type[Block] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, Block) else None
 
 
-def leaves(model: type[Config]) -> dict[str, tuple[Rule, ...]]:
-    """Return the rules of every value that an axis may set, by dotted path; several where kinds differ."""
+def leaves(model: type[Config], keys: Iterable[str] | None = None) -> dict[str, tuple[Rule, ...]]:
+    """Return the rules of every value by dotted path, several where kinds differ: of those that an axis may set.
+
+    Or of all below some `keys` of the config.
+    """
     found: dict[str, tuple[Rule, ...]] = {}
 
     def walk(block: type[Block], names: Iterable[str], prefix: str) -> None:
@@ -178,7 +184,7 @@ def leaves(model: type[Config]) -> dict[str, tuple[Rule, ...]]:
                 if child is not None:
                     walk(child, child.model_fields, f"{prefix}{name}.")
 
-    walk(model, ("seed", "precision", *model.blocks), "")
+    walk(model, ("seed", "precision", *model.blocks) if keys is None else keys, "")
     return found
 
 

@@ -82,14 +82,18 @@ kept_in = cache(Cache)
 """The one cache of a directory, which says only once that it cannot be used."""
 
 
-def configure() -> None:
+def configure(device: str = "auto") -> None:
     """Give every CPU core a device of its own and switch the compile cache on, if JAX has not started yet.
+
+    With `device` "cpu" it starts on CPUs alone.
 
     XLA gains nothing from a second thread on these products, and one core per lane doubles the throughput;
     a single-threaded product also sums in one fixed order.
     """
     if jax._src.xla_bridge.backends_are_initialized():
         return
+    if device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,15 @@ from expreg import __version__
 from expreg.core.engine import devices, manifest
 from expreg.core.engine.failures import error_row
 from expreg.core.engine.interrupt import graceful
-from expreg.core.engine.lanes import Engine
-from expreg.core.engine.progress import Reporter, counted
+from expreg.core.engine.lanes import Engine, compilers
+from expreg.core.engine.pace import Load, Pace, load
+from expreg.core.engine.progress import Reporter
 from expreg.core.engine.search import Source
-from expreg.core.store import table
+from expreg.core.store import live, table
 from expreg.core.store.columns import check_row, types_of
 from expreg.core.store.store import Store
 from expreg.errors import Interrupted
-from expreg.output import complain
+from expreg.output import complain, counted
 from expreg.types import FAILED, Experiment, Row, Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ COMMIT_SECONDS = (1.0, 10.0)
 """Finished cells wait at least and at most this long until they are on disk together; at first the shorter."""
 COMMIT_SHARE = 0.01
 """Share of the time so far between two commits: what a kill can cost, and a run of hours leaves few files."""
+SHOW_SECONDS = 2.0
+"""Time between two estimates of the time left while no cell is committed."""
 
 
 def execute(
@@ -42,6 +45,7 @@ def execute(
     is that of the config. Raises Interrupted when a signal asked to stop, StorageError when the disk fails; what was
     finished by then is stored.
     """
+    store.remove(live.NAME)  # of an execution that was killed
     tried: set[str] = set()
 
     def rows() -> "pd.DataFrame":
@@ -76,6 +80,7 @@ def execute(
                 tried |= _collect(engine, waiting, store, _completed(experiment, cells), reporter)
             waiting = {cell: waiting[cell] for cell in waiting if cell not in tried} or wanted()
         ending = "interrupted" if waiting or stop() else "finished"  # finished: every cell that was wanted has a row
+    store.remove(live.NAME)
     facts = {"seconds": round(time.monotonic() - began, 3), "compilations": _compilations(engine)}
     store.write(manifest.NAME, manifest.text(manifest.ended(record, ending, cells=len(tried), **facts)))
     store.event(ending, cells=len(tried), seconds=facts["seconds"])
@@ -112,15 +117,29 @@ def _engine(experiment: Experiment, execution: Any, stop: Callable[[], bool]) ->
 
 
 def _reporter(engine: Engine, waiting: Mapping[str, Settings], done: int, label: str, progress: bool) -> Reporter:
-    costs = dict.fromkeys(waiting, 0.0)
-    programs = set()
-    for cell, settings in waiting.items() if progress else ():
-        with suppress(Exception):  # reported in its row
-            costs[cell] = engine.experiment.cost(settings).flops
-            programs.add(engine.experiment.signature(settings))
+    loads, programs = _work(engine.experiment, waiting)
     programs -= {signature for signature, *_ in engine.compilations}
     size = devices.mesh(engine.devices).size
-    return Reporter(costs, done, programs=len(programs), devices=size, label=label, silent=not progress)
+    pace = Pace(loads, programs=len(programs), devices=size, compilers=compilers())
+    return Reporter(pace, len(waiting), done, label=label, silent=not progress)
+
+
+def _work(experiment: Experiment, waiting: Mapping[str, Settings]) -> tuple[dict[str, Load], set[Hashable]]:
+    """Return the load of each cell, and the programs of all; cells that differ by replicate or seed have the same.
+
+    Cells share the parts of their settings that are equal, so equal parts are recognised without a look at them.
+    """
+    loads = dict.fromkeys(waiting, Load())
+    known: dict[Hashable, Load] = {}
+    programs: set[Hashable] = set()
+    for cell, settings in waiting.items():
+        key = tuple(id(part) for name, part in settings.items() if name not in ("replicate", "seed"))
+        with suppress(Exception):  # reported in its row
+            if key not in known:
+                programs.add(experiment.signature(settings))
+                known[key] = load(experiment.cost(settings))
+            loads[cell] = known[key]
+    return loads, programs
 
 
 def _collect(
@@ -133,23 +152,32 @@ def _collect(
     """Commit rows in time, and return their cells; what is finished is stored however the engine ends, then shown."""
     pending: list[Row] = []
     stored: set[str] = set()
-    before = len(engine.compilations)
-    began = last = time.monotonic()
+    before, earlier = len(engine.compilations), engine.spent
+    began = last = shown = time.monotonic()
 
     def commit() -> None:
         rows = pending.copy()
         pending.clear()  # first: what cannot be stored is not tried again
         rows = _stored(store, rows, completed)
         stored.update(row["cell"] for row in rows)
-        reporter.add(rows, [seconds for _, _, seconds in engine.compilations[before:]])
+        show(rows)
 
+    def show(rows: Collection[Row]) -> None:
+        compiled = [seconds for _, _, seconds in engine.compilations[before:]]
+        reporter.add(rows, engine.spent.since(earlier), compiled, engine.occupied)
+        store.write(live.NAME, live.text(reporter.progress()))
+
+    store.write(live.NAME, live.text(reporter.progress()))
     try:
         for rows in engine.run(waiting.items()):
             pending.extend(map(completed, rows))
             now = time.monotonic()
             if now - last >= min(max(COMMIT_SHARE * (now - began), COMMIT_SECONDS[0]), COMMIT_SECONDS[1]):
                 commit()
-                last = now
+                last = shown = now
+            elif now - shown >= SHOW_SECONDS:
+                show(())
+                shown = now
     finally:
         commit()
     return stored

@@ -19,6 +19,7 @@ import numpy as np
 
 from expreg.core.engine.devices import mesh, numerics
 from expreg.core.engine.failures import NoExample, error_row, only_this_cell, out_of_memory
+from expreg.core.engine.pace import Spent
 from expreg.core.engine.programs import Compiled, Example, compile_program, lanes_that_fit, remembered
 from expreg.errors import Interrupted, StorageError
 from expreg.types import Experiment, Row, Settings, Tree, cores
@@ -60,7 +61,8 @@ class Engine:
     """Run cells of one experiment on the local devices. `compilations` lists (signature, lanes, seconds; 0 if kept).
 
     `expected`: cells of each program in all calls of `run` together, where these are more than one; its lanes are
-    chosen for that many.
+    chosen for that many. `spent` is what all calls of `run` have spent so far, `occupied` how many lanes hold a cell
+    now, and how many there are.
     """
 
     experiment: Experiment
@@ -71,6 +73,8 @@ class Engine:
     stop: Callable[[], bool] = lambda: False
     compilations: list[tuple[Hashable, int, float]] = field(default_factory=list)
     expected: Mapping[Hashable, int] = field(default_factory=dict)
+    spent: Spent = field(default_factory=Spent)
+    occupied: tuple[int, int] = (0, 0)
 
     def run(self, cells: Iterable[Cell]) -> Iterator[list[Row]]:
         """Yield the rows of newly finished cells after every slice, until all are finished or `stop()` is true.
@@ -98,7 +102,7 @@ class Engine:
         if failed:
             yield failed
         order = sorted(groups.items(), key=lambda group: -self._work(group[1]))
-        pool = ThreadPoolExecutor(min(4, cores()), thread_name_prefix="expreg-compile")
+        pool = ThreadPoolExecutor(compilers(), thread_name_prefix="expreg-compile")
         try:
             ahead = [pool.submit(self._compile, signature, members) for signature, members in order]
             for (signature, members), future in zip(order, ahead, strict=True):
@@ -147,7 +151,9 @@ class Engine:
         while queue.waiting and not self.stop():
             program = None
             try:
+                began = time.monotonic()
                 program = compiled()
+                self._spend(waiting=time.monotonic() - began)
                 lanes = program.lanes
                 yield from self._occupy(program, queue)
             except (StorageError, Interrupted):
@@ -189,6 +195,7 @@ class Engine:
             with numerics():
                 fresh = self._refill(views, queue, program)
                 seconds[fresh] = 0
+                self.occupied = len(queue.occupied), program.lanes
                 if queue.occupied:
                     began = time.monotonic()
                     if fresh.any():
@@ -198,6 +205,7 @@ class Engine:
                         self._prepare(queue)
                     done = ~np.asarray(running)
                     elapsed = time.monotonic() - began
+                    self._spend(device=elapsed * mesh(self.devices).size)
                     seconds[list(queue.occupied)] += elapsed * mesh(self.devices).size / len(queue.occupied)
                     self._harvest(program, queue, done, record, seconds)
                     state = self._stop_late(program, queue, state, seconds)
@@ -206,6 +214,9 @@ class Engine:
                 return
             wanted = blocks * self.slice_seconds / max(elapsed, 1e-4)
             blocks = int(np.clip(wanted, 1, min(2 * blocks + 1, MAX_BLOCKS)))
+
+    def _spend(self, device: float = 0.0, waiting: float = 0.0) -> None:
+        self.spent = Spent(self.spent.device + device, self.spent.waiting + waiting)
 
     def _prepare(self, queue: _Queue) -> None:
         """Prepare the inputs of the next waiting cell; it waits on if there is no memory for them."""
@@ -252,6 +263,11 @@ class Engine:
             reason = f"ran for {spent:.3g} s; execution.cell_timeout is {limit:g} s"
             queue.rows.append({"cell": name, "status": "timeout", "status_detail": reason, "seconds": spent})
         return program.clear(state, np.isin(np.arange(program.width), late)) if late else state
+
+
+def compilers() -> int:
+    """Return how many programs are compiled at the same time."""
+    return min(4, cores())
 
 
 def _put(lane: int, buffer: np.ndarray, value: Any) -> None:

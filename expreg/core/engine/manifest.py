@@ -21,12 +21,16 @@ def setup() -> dict[str, Any]:
     """Return what the numbers of this process depend on: versions, devices, flags, code."""
     from expreg.core.engine.devices import describe  # starts JAX, which a reader of manifests does without
 
+    return {**code(), **describe()}
+
+
+def code() -> dict[str, Any]:
+    """Return which code this process runs."""
     return {
         "expreg": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **describe(),
     }
 
 

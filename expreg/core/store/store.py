@@ -126,13 +126,13 @@ class Store:
         known = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "kind": kind, **fields}
         plain = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in known.items()}
         body = json.dumps(plain, allow_nan=False, default=str).encode()[:-1]
-        # The leading newline ends a line that a kill or a full disk may have cut in half.
-        line = b'\n%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+        line = b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
         path = self.directory / EVENTS
         with storage(path, len(line)):
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(path, flags, 0o644)
             try:
+                _end_line(descriptor)
                 if os.write(descriptor, line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
@@ -146,6 +146,12 @@ class Store:
         path = self.directory / name
         replace(path, content.encode() if isinstance(content, str) else content)
         return path
+
+    def remove(self, name: str) -> None:
+        """Remove a file that `write` has written, if it is there."""
+        path = self.directory / name
+        with storage(path):
+            path.unlink(missing_ok=True)
 
     def _prepare(self, plan: Mapping[str, Any], config_text: str) -> None:
         parts = self.directory / PARTS
@@ -211,6 +217,13 @@ class Store:
             rows = decode(read_bytes(path)).to_pylist()
         # A part may hold a cell once only: commit() merges what it is given.
         return next(row for row in rows if row["cell"] == cell)
+
+
+def _end_line(descriptor: int) -> None:
+    """Cut off a last line of which a kill or a full disk has left only a part: every line is a JSON document."""
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        os.ftruncate(descriptor, os.pread(descriptor, size, 0).rfind(b"\n") + 1)
 
 
 def _refuse_place(directory: Path) -> None:

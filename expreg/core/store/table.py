@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from expreg.core.store import live
 from expreg.core.store.columns import CURVE, merged
 from expreg.core.store.disk import is_locked, read_bytes, storage
 from expreg.core.store.part import PARTS, Part, decode, scan, table_of
@@ -74,14 +75,15 @@ def status(directory: Path | str) -> dict[str, Any]:
 
     Keys: planned (None if plan.json is damaged; of a search the most that it may run), search (its axis and criteria,
     None without one), done (need no further execution), failed, by_status, damaged, last_event, running (a process
-    owns the directory).
+    owns the directory), progress (what that process says of the cells that it runs: `live.Progress`, None without).
     """
     directory = Path(directory)
     plan = plan_of(directory)
     best, damaged = survey(directory, plan)
     counts = Counter(row.status for row in best.values())
     failed = sum(counts[name] for name in FAILED)
-    events = read_events(directory)
+    events, running = read_events(directory), is_locked(directory)
+    progress = live.read(directory) if running else None
     return {
         "planned": plan.get("cells") if plan else None,
         "search": plan.get("search") if plan else None,
@@ -90,7 +92,8 @@ def status(directory: Path | str) -> dict[str, Any]:
         "by_status": dict(sorted(counts.items())),
         "damaged": damaged,
         "last_event": events[-1] if events else None,
-        "running": is_locked(directory),
+        "running": running,
+        "progress": progress and progress._asdict(),
     }
 
 
