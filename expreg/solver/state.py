@@ -80,8 +80,8 @@ class State(NamedTuple):
 
     `decrement` is 1/2 g^T H^{-1} g, how much the quadratic model expected to gain at the last step (F.14),
     `damping` the multiple of the identity added to a scaled H (F.13), `pivot` the smallest pivot of that matrix
-    relative to its diagonal, `moved` how far the last step moved logits, as a share of them if they are small,
-    `passes` how often A was read, `memory` whatever else the method carries.
+    relative to its diagonal, 0 where it was damped, `moved` how far the last step moved a logit at the most, `passes`
+    how often A was read, `memory` whatever else the method carries.
     """
 
     problem: Problem
@@ -140,12 +140,6 @@ def run(step: Callable[[State], State], state: State, seen: Callable[[State], No
         state = step(state)
         seen(state)
     return state
-
-
-def change(kind: Objective, z: Array, far: Array) -> Array:
-    """Return by how much logits changed that are z now, `far` at the most: absolutely if they are large."""
-    xp = kind.ops.xp
-    return far / xp.clip(xp.maximum(xp.max(z), -xp.min(z)), xp.finfo(z.dtype).tiny, 1.0)
 
 
 def ridge(kind: Objective, problem: Problem, at: Terms) -> Any:
