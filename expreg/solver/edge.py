@@ -165,8 +165,9 @@ def _settled(
         end = onward(problem, x, tol, end)
         if int(end.step) == 0 and pivot is not None:
             end = end._replace(pivot=pivot)
-        found = Status.converged if end.relative <= problem.tol and end.status == Status.max_steps else end.status
-        verdict = Verdict(Status(int(found)))
+        ended = Status(int(end.status))
+        spent = ended == Status.max_steps
+        verdict = Verdict(Status.converged if spent and end.relative <= problem.tol else ended)
         if verdict.status not in (Status.converged, Status.max_steps):
             break
         eps = float(np.finfo(x.dtype).eps)
@@ -180,7 +181,7 @@ def _settled(
         if not doubtful(end.x, **ends(end)):
             break
         verdict = examined(kind, problem, np.asarray(end.x), verdict.status)
-        if verdict.status == Status.unbounded or verdict.lower is None or end.status == Status.max_steps:
+        if verdict.status == Status.unbounded or verdict.lower is None or spent:
             break
         problem = problem if x.dtype == np.float64 else in_double(problem)
         x, tol, drifts = verdict.lower, max(tol / 1000, REACHABLE * float(np.finfo(np.float64).eps)), True

@@ -147,7 +147,7 @@ def damped(kind: Objective, H: Array, norms: Array, damping: Array, unit: Array 
     inverse = 1 / norms
     scaled = inverse[:, None] * H * inverse
     identity = xp.eye(H.shape[0], dtype=H.dtype)
-    tau, eps = xp.sum(xp.abs(xp.diagonal(scaled))) / H.shape[0], xp.finfo(H.dtype).eps
+    tau, eps = abs(scaled.diagonal()).sum() / H.shape[0], xp.finfo(H.dtype).eps
     tau = tau + (tau <= eps * eps * unit) * xp.asarray(unit, dtype=H.dtype)
     least = eps * tau
 
@@ -159,7 +159,7 @@ def damped(kind: Objective, H: Array, norms: Array, damping: Array, unit: Array 
         lambda trial: attempt(xp.maximum(10 * trial.damping, SMALLEST_DAMPING)),
         attempt(damping),
     )
-    pivot = (end.damping <= 0) * xp.diagonal(end.factor).min() ** 2 / tau
+    pivot = (end.damping <= 0) * end.factor.diagonal().min() ** 2 / tau
     return Factor(lambda r: inverse * ops.backsolve(end.factor, inverse * r), end.damping, pivot)
 
 

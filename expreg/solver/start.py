@@ -65,11 +65,12 @@ def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> 
         found = first_guess(kind, problem, rng)
         return _roughly(kind, problem._replace(tol=problem.tol + ROUGH), found, rng, found.x)
     size = max(PER_COLUMN * d, n // GROWTH, LEAST_ROWS)
-    small = (rng.normal(size=d) / problem.norms * np.sqrt(n / d) * SLIGHT).astype(problem.b.dtype)
+    noise = rng.normal(size=d)
+    if 4 * size > n and d <= MANY_COLUMNS:
+        return best(kind, problem)
+    small = (noise / problem.norms * np.sqrt(n / d) * SLIGHT).astype(problem.b.dtype)
     if d > MANY_COLUMNS:
         return Start(small)
-    if 4 * size > n:
-        return best(kind, problem)
     part = _subset(kind, problem, np.sort(rng.integers(0, n, size)))
     return _roughly(kind, part, first_guess(kind, part, rng), rng, small)
 

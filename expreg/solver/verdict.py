@@ -32,27 +32,37 @@ class Verdict(NamedTuple):
     lower: Array | None = None
 
 
+ENDS = ("damping", "pivot", "moved", "exact", "fall")
+
+
 def ends(state: State) -> dict[str, Array]:
-    """Return what `doubtful` asks of the last state.
+    """Return what `doubtful` asks of the last state, `ENDS`.
 
-    `moved` is a share of the logits if they are small, `misfit` the loss as a share of the terms that cancel in it.
+    `moved` is a share of the logits if they are small; `exact` is whether tol bounds the residual too; `fall` is the
+    share of the loss that Newton's step gains at most, for a gradient and a curvature of `relative` and `pivot`.
     """
-    size, z = state.point.size, abs(state.point.z).max()
+    point, z = state.point, abs(state.point.z).max()
     moved = state.moved / (z + (z == 0) + (z > 1) * (1 - z))
-    misfit = state.point.objective / (size + (size == 0))
-    return {"damping": state.damping, "pivot": state.pivot, "moved": moved, "misfit": misfit}
+    gain = len(state.x) * point.relative**2 * point.size
+    fall = gain / (state.pivot * point.objective + (gain == 0))
+    exact = _exact(state.problem, point)
+    return dict(zip(ENDS, (state.damping, state.pivot, moved, exact, fall), strict=True))
 
 
-def doubtful(x: Array, *, damping: Array, pivot: Array, moved: Array, misfit: Array) -> bool:
+def _exact(problem: Problem, point: Point) -> Array:
+    least = REACHABLE * float(np.finfo(point.z.dtype).eps)
+    return (point.objective <= problem.tol**2 * point.size) | (point.objective <= least**2 * point.size)
+
+
+def doubtful(x: Array, *, damping: Array, pivot: Array, moved: Array, exact: Array, fall: Array) -> bool:
     """Return whether a point with a small gradient has to be looked at: steps that converge to a minimum end otherwise.
 
-    Also a loss that is small, but more than rounding: a small gradient says little of by how much it may fall. An
-    exact fit is a minimum, and x unique with the pivot of any matrix of A.
+    An exact fit is a minimum, with an x that is unique if any matrix of A has a pivot.
     """
     eps = float(np.finfo(x.dtype).eps)
     known = pivot < np.inf or len(x) > FEW_COLUMNS  # of first-order steps; a Hessian of many columns costs too much
     curved = known and pivot >= max(FLAT, 300 * eps, 4 * len(x) * eps)
-    return not curved or (misfit > (REACHABLE * eps) ** 2 and bool(moved > FAR or damping > 0 or misfit < np.sqrt(eps)))
+    return not curved or not (exact or (moved <= FAR and damping <= 0 and fall <= SURE * LOWER))
 
 
 def in_double(problem: Problem) -> Problem:
@@ -62,7 +72,7 @@ def in_double(problem: Problem) -> Problem:
     return problem._replace(A=A, least=None, **double)
 
 
-def examined(kind: Objective, problem: Problem, x: Array, ended: Status, eps: float = 2.0**-52) -> Verdict:
+def examined(kind: Objective, problem: Problem, x: Array, ended: Status) -> Verdict:
     """Return whether a point with a small gradient is a minimum, by looking along all directions without curvature.
 
     `flat` if the loss is smaller elsewhere along one of them, `unbounded` if it stays so however far one goes. Else
@@ -70,13 +80,13 @@ def examined(kind: Objective, problem: Problem, x: Array, ended: Status, eps: fl
     in float64, and its eigenvectors if it is not positive definite, so only what is `doubtful` comes here.
     """
     if x.dtype != np.float64:
-        return examined(kind, in_double(problem), x.astype(np.float64), ended, float(np.finfo(x.dtype).eps))
+        return examined(kind, in_double(problem), x.astype(np.float64), ended)
     (n, d), state, loss = problem.A.shape, first_state(kind, problem, x, np.zeros_like(x[0])), LOSSES[kind.loss]
     point, scale = state.point, 1 / problem.norms
     curvature = scale[:, None] * hessian(kind, state) * scale if d <= MANY_COLUMNS else np.full((1, 1), np.nan)
     if not np.isfinite(curvature).all() or not np.isfinite(point.z).all():
         return Verdict(ended)
-    slope, rounded = scale * point.gradient, point.objective <= (REACHABLE * eps) ** 2 * point.size
+    slope, exact = scale * point.gradient, bool(_exact(problem, point))
     least = max(100 * float(problem.tol), FLAT) * 2 * point.size / n
     factor, curved = kind.ops.factor(curvature - least * np.eye(d))
     scaleless = loss.relative and lookup(kind.activation).parity == "odd"  # flat towards 0 (E.38)
@@ -85,15 +95,15 @@ def examined(kind: Objective, problem: Problem, x: Array, ended: Status, eps: fl
         if nearer is not None:
             return Verdict(Status.flat, 0, nearer)
     if not curved:
-        return _plateau(kind, problem, state, curvature, least, ended, rounded=rounded)
+        return _plateau(kind, problem, state, curvature, least, ended, exact=exact)
     step = -kind.ops.backsolve(factor, slope)
-    if rounded or -(slope @ step) / 2 <= SURE * LOWER * point.objective:
+    if exact or -(slope @ step) / 2 <= SURE * LOWER * point.objective:
         return Verdict(ended)
     return Verdict(ended, 0, _lowest(kind, problem, state, (scale * step)[:, None], careful=True)[0])
 
 
 def _plateau(
-    kind: Objective, problem: Problem, state: State, curvature: Array, least: float, ended: Status, *, rounded: bool
+    kind: Objective, problem: Problem, state: State, curvature: Array, least: float, ended: Status, *, exact: bool
 ) -> Verdict:
     """Return what a point is where some curvature, of unit columns, is below `least`."""
     point, scale, tiny = state.point, 1 / problem.norms, np.finfo(np.float64).tiny
@@ -102,7 +112,7 @@ def _plateau(
     P = scale[:, None] * vectors[:, flat]
     logits, unseen = problem.A.whole @ P, 10 * np.sqrt(np.finfo(np.float64).eps)
     free = int(flat.sum() - (np.linalg.svd(logits, compute_uv=False) > unseen).sum())
-    if rounded:
+    if exact:
         return Verdict(ended, free)
     slope, seen = scale * point.gradient, np.linalg.norm(logits, axis=0) > unseen
     newton = -scale * (vectors @ ((vectors.T @ slope) / np.maximum(np.abs(values), tiny)))
@@ -243,6 +253,8 @@ def sentence(
 ) -> str:
     """Return what a status means and what to try, none of it done already; empty where all is well."""
     what, advice = _SENTENCES.get("stalled" if status == "max_steps" and damping > STALLED else status, ("", ()))
+    if not what:
+        return ""
     others = [name for name in LOSSES if name not in (loss, "rescaled")]
     texts = {**_ADVICE, **words, "losses": f"the {' or the '.join(others)} loss"}
     done = {

@@ -12,7 +12,7 @@ from expreg.solver.state import Objective
 
 
 def test_what_converges_is_a_minimum(soak):
-    count = soak.times(100, 2000)
+    count = soak.times(60, 2000)
     ends, wrong, lost = survey(count, seed=11)
     assert not wrong
     assert not lost
