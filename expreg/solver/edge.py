@@ -171,8 +171,8 @@ def _settled(
         if verdict.status not in (Status.converged, Status.max_steps):
             break
         eps = float(np.finfo(x.dtype).eps)
-        if start_size > 0:
-            drifts |= start_size * REACHABLE * eps > tol * min(1.0, float(np.abs(end.point.z).max()))
+        smaller = min(1.0, float(np.abs(end.point.z).max()))  # than at a start of our own, of order one
+        drifts |= max(1.0, start_size * REACHABLE) * eps > tol * smaller
         drifts |= (int(end.step) - max(before, 0)) * eps > tol  # logits are rounded once in every step
         if verdict.status == Status.converged and drifts and turn < REREAD:
             x, drifts, start_size = np.asarray(end.x), int(end.step) > before, 0.0

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from expreg.activation import lookup
-from expreg.residual import LOSSES
+from expreg.residual import LOSSES, scaled_curvature
 from expreg.solver.newton import hessian
 from expreg.solver.records import FEW_COLUMNS, MANY_COLUMNS
-from expreg.solver.state import Objective, Point, Problem, State, first_state, scaled_value
+from expreg.solver.state import Objective, Point, Problem, State, first_state, ridge, scaled_value
 from expreg.solver.validate import REACHABLE
 from expreg.sparse.passes import rows
 from expreg.types import Array, Status
@@ -114,9 +114,18 @@ def _plateau(
     free = int(flat.sum() - (np.linalg.svd(logits, compute_uv=False) > unseen).sum())
     if exact:
         return Verdict(ended, free)
-    slope, seen = scale * point.gradient, np.linalg.norm(logits, axis=0) > unseen
-    newton = -scale * (vectors @ ((vectors.T @ slope) / np.maximum(np.abs(values), tiny)))
-    steepest = np.column_stack([newton, -scale * slope, *_down(problem)])
+    # from logits of these directions, which are small where the curvature is large: A^T D A leaves nothing of the small
+    curve, heavy = scaled_curvature(point.at, kind.loss), ridge(kind, problem, point.at)
+    low = logits.T @ curve.Q
+    small, turned = np.linalg.eigh(logits.T @ ((curve.diagonal + heavy)[:, None] * logits) + low @ curve.S @ low.T)
+    P, logits = P @ turned, logits @ turned
+    slopes = logits.T @ (point.at.v * point.at.c + heavy * point.z)
+    seen = np.linalg.norm(logits, axis=0) > unseen
+    newton = vectors[:, ~flat] @ ((vectors[:, ~flat].T @ (scale * point.gradient)) / values[~flat])
+    # Newton's direction, more and more like that of steepest descent, which trusts no small curvature
+    floors = np.maximum(np.abs(small)[:, None], least * np.array([tiny, 1e-4, 1.0]))
+    sloping = P @ (np.where(seen, slopes, 0)[:, None] / floors)
+    steepest = -np.column_stack([sloping, scale * newton + sloping[:, 0], *_down(problem)])
     for along in (steepest, *_flat(point, P[:, seen], logits[:, seen])):
         best, status = _lowest(kind, problem, state, along)
         if best is not None:
@@ -126,10 +135,10 @@ def _plateau(
 
 
 def _down(problem: Problem) -> Iterator[Array]:
-    """Yield the direction in which logits fall where the target is 0, and stay where it is not, as far as A allows."""
+    """Yield the direction in which logits grow where the target is 0, and stay where it is not, as far as A allows."""
     zero, A = problem.b == 0, problem.A.whole
     if zero.any() and isinstance(A, np.ndarray):
-        yield np.linalg.lstsq(A / problem.norms, -zero.astype(A.dtype))[0] / problem.norms
+        yield np.linalg.lstsq(A / problem.norms, zero.astype(A.dtype))[0] / problem.norms
 
 
 def _flat(point: Point, P: Array, logits: Array) -> Iterator[Array]:
