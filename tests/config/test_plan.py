@@ -386,6 +386,21 @@ def test_n_rows_of_a_file_are_drawn_up_to_all_of_them(tmp_path: Path) -> None:
     assert line.endswith("data.n: got 8, the file has 6 rows (where n = 8)")
 
 
+def test_a_swept_path_needs_no_second_one(tmp_path: Path) -> None:
+    for name, n in (("a", 4), ("b", 5)):
+        points(tmp_path / f"{name}.npz", n, 4)
+    whole = "experiment: threshold\nname: x\ndata: {kind: file}\nsweep: {product: {data.path: [%s], m: [8, 16]}}\n"
+    path = tmp_path / "x.yaml"
+    found = []
+    for listed in ("a.npz, b.npz", "b.npz, a.npz"):
+        path.write_text(whole % listed)
+        found.append(load(path))
+    assert [settings["data"]["n"] for settings, _ in cells(found[0])] == [4, 4, 5, 5]
+    assert plan(found[0])["hash"] == plan(found[1])["hash"]  # which is first is no part of the plan
+    path.write_text(whole.replace("data.path: [%s], ", ""))
+    assert "E-MISSING" in problems(path)[0]
+
+
 # --- size --------------------------------------------------------------------------------------------
 
 

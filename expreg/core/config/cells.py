@@ -123,7 +123,7 @@ class Resolver:
         given = self.config.source.given.get(block) or {}
         for name, path in self.own[block].items():
             if name in row:
-                given = _with(given, path, row[name])
+                given = put(given, path, row[name])
         return dict(given)
 
     def implied(self, model: type[Block], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,11 +164,11 @@ class Resolver:
         return Resolved(values, canonical(without_paths(values)))
 
 
-def _with(value: Any, path: Path, new: Any) -> dict[str, Any]:
+def put(value: Any, path: Path, new: Any) -> dict[str, Any]:
     """Return a copy with `new` at `path`; only the mappings on the way are copied."""
     copy = dict(value) if isinstance(value, dict) else {}
     first, *rest = path
-    copy[str(first)] = _with(copy.get(str(first)), tuple(rest), new) if rest else new
+    copy[str(first)] = put(copy.get(str(first)), tuple(rest), new) if rest else new
     return copy
 
 
@@ -230,6 +230,8 @@ def plan(config: Config) -> dict[str, Any]:
     """
     count = sum(1 for _ in cells(config))
     identity = config.model_dump(exclude=NOT_IDENTITY)
+    for path in config.source.swept_only:
+        identity = put(identity, path, None)
     for block in config.blocks:
         if files := type(getattr(config, block)).files:
             try:

@@ -8,7 +8,7 @@ import yaml
 from pydantic_core import PydanticCustomError
 
 from expreg.core.config import expression, grid, search
-from expreg.core.config.cells import Resolver
+from expreg.core.config.cells import Resolver, put
 from expreg.core.config.fields import Choice, Fault, FilePath, Rule, carried, did_you_mean, is_number
 from expreg.core.config.model import Config, Execution, check, leaves, target
 from expreg.core.config.reader import Path, ScalarError, scalar, show_path
@@ -54,8 +54,16 @@ def load(
         whole = lambda axis: target(model, known, axis).whole  # noqa: E731
         tree, second = grid.read(given["sweep"], whole, constants, candidates)
     targets = {name: target(model, known, name) for name in grid.names(tree)}
-    made, used = Source(document.value, document.marks, tree, targets, searched), set[str]()
-    config, wrong = check(model, given, {"known": {*targets, *model.sizes, "replicate"}, "used": used})
+    used = set[str]()
+    context = {"known": {*targets, *model.sizes, "replicate"}, "used": used}
+    config, wrong = check(model, given, context)
+    lacking = {found.path for found in wrong if found.code == "E-MISSING"}
+    first_values = {targets[axis.name].path: axis.values[0] for axis in grid.axes(tree) if axis.form == "list"}
+    if swept_only := lacking & first_values.keys():  # a key that an axis sets in every cell need not be given too
+        for path in swept_only:
+            given = put(given, path, first_values[path])
+        config, wrong = check(model, given, context)
+    made = Source(document.value, document.marks, tree, targets, searched, frozenset(swept_only))
     first += [_meant_as_sweep(found, given, known, model.sizes) for found in wrong]
     first += [Fault((key,), "E-UNKNOWN", f"{experiment.name} has no {key}; remove this key") for key in strange]
     if searched is not None and config is not None:

@@ -27,7 +27,8 @@ Overrides = Sequence[str] | Mapping[str, Any]
 class Source:
     """What a config was made from: the merged mapping, the marks of its entries, the grid, and what its axes set.
 
-    `search`: the search of the sweep, a `search.Search`, None without one.
+    `search`: the search of the sweep, a `search.Search`, None without one; `swept_only`: required keys that only the
+    sweep has.
     """
 
     given: Mapping[str, Any]
@@ -35,6 +36,7 @@ class Source:
     grid: Block | None
     targets: Mapping[str, Target]
     search: Any = None
+    swept_only: frozenset[KeyPath] = frozenset()
 
 
 def problem(source: Source, found: Fault) -> Problem:
