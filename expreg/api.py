@@ -67,6 +67,7 @@ class Run:
         asked["axes"] = self._axes
         asked["search"] = (table.plan_of(self.directory) or {}).get("search")
         found = summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
+        found["description"] = config.description
         found["counts"] |= table.coverage(self.directory, self.cells["status"], self._read[2])
         return found
 

@@ -40,7 +40,7 @@ def test_the_first_lines_say_from_which_width_on_networks_converge(summary):
         widths = ", ".join(f"{at['interpolated']:.0f}" for at in converges["thresholds"])
         raw = converges["exponent"]["raw"]
         assert f"{group['label']}: 90 % of the networks converge" in sentence
-        words = f"n^{raw['value']:.2f} [{raw['low']:.2f}, {raw['high']:.2f}]; the theorem allows n^2."
+        words = f"n^{raw['value']:.2f} [{raw['low']:.2f}, {raw['high']:.2f}]; by the theorem a width of order n^2 is enough."
         flat = raw["low"] <= 0
         grows = f": nearly flat, {words}" if flat else f", growing like {words}"
         assert f"from m = {widths} at n = 8, 16, 32{grows}" in sentence
@@ -48,7 +48,7 @@ def test_the_first_lines_say_from_which_width_on_networks_converge(summary):
     changed = copy.deepcopy(summary)
     for row in changed["chain"]:
         row["verdict"] = "does not apply"
-    assert not any("the theorem allows" in sentence for sentence in answer.sentences(changed))
+    assert not any("by the theorem" in sentence for sentence in answer.sentences(changed))
     for criterion in changed["groups"][0]["criteria"]:
         criterion["thresholds"][0] |= {"interpolated": None, "beyond": "above", "widest": 4096}
     assert "from m = more than 4096, " in answer.sentences(changed)[0]

@@ -20,7 +20,7 @@ HEAT = 4
 """Two numeric axes with at least so many values each are drawn as a heat map."""
 LABELLED = 64
 """Up to so many cells of a heat map have their numbers written into them."""
-WHAT = {"share": "share that converges", "steps": "steps, median", "final": "left at the end, median"}
+WHAT = {"share": "share that converges", "steps": "steps, median", "final": "{}, median"}
 
 
 def figure(cells: pd.DataFrame, names: Sequence[str], compared: Sequence[str], final: str) -> list[plot.Figure]:
@@ -46,7 +46,7 @@ def figure(cells: pd.DataFrame, names: Sequence[str], compared: Sequence[str], f
         f"Share of the runs that converge, the median of their steps, and the median of {final}, over {over}."
         " Settings in which no run converges have no steps."
     )
-    draw = partial(_figure, axes=(x, line), rest=rest, called=called, heat=heat)
+    draw = partial(_figure, axes=(x, line), rest=rest, called=called, final=final, heat=heat)
     return plot.paged("settings", f"Outcome over {over}", caption, panels, draw, hidden=hidden)
 
 
@@ -66,6 +66,7 @@ def _figure(
     axes: tuple[str, str | None],
     rest: list[str],
     called: dict[str, str],
+    final: str,
     *,
     heat: bool,
 ) -> Canvas:
@@ -76,7 +77,8 @@ def _figure(
             (_heat_map if heat else _lines)(axis, rows, axes, called, name)
         words = ", ".join(f"{called[axis]} = {shown(value)}" for axis, value in zip(rest, key, strict=True))
         for axis, name in zip(row, WHAT, strict=True):
-            axis.set_title(f"{plot.plain(words)}\n{WHAT[name]}" if rest else WHAT[name], fontsize=7.5)
+            what = WHAT[name].format(final)
+            axis.set_title(f"{plot.plain(words)}\n{what}" if rest else what, fontsize=7.5)
     if not heat and axes[1] is not None:
         handles, labels = grid[0][0].get_legend_handles_labels()
         canvas.legend(handles, labels, loc="outside lower center", ncols=4, title=plot.plain(called[axes[1]]))

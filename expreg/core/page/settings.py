@@ -34,11 +34,11 @@ def table(summary: Mapping[str, Any]) -> dict[str, Any]:
     found = best(summary)
     names = short(found["axes"])
     more = f" The first {len(found['rows'])} of {found['count']}." if found.get("count", 0) > len(found["rows"]) else ""
+    final = found.get("final", "")
     return {
         "title": "Best settings",
-        "note": "By the share of runs that converge, then by their median steps, then by the median of what is left at"
-        f" the end.{more}",
-        "columns": [*(names[axis] for axis in found["axes"]), "converged", "steps", "left at the end"],
+        "note": f"By the share of runs that converge, then by the medians of their steps and of {final}.{more}",
+        "columns": [*(names[axis] for axis in found["axes"]), "converged", "steps", final],
         "rows": [
             [
                 *(shown(row[axis]) for axis in found["axes"]),

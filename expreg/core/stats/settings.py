@@ -9,7 +9,7 @@ from expreg.core.stats.describe import Record
 from expreg.types import FAILED, Experiment
 
 _SAME = ("replicate", "seed")
-MOST = 10
+MOST = 20
 """Settings that the summary keeps, best first."""
 
 
@@ -53,13 +53,14 @@ def best(cells: pd.DataFrame, axes: Sequence[str], experiment: Experiment) -> Re
     """
     names = swept(cells, axes) if experiment.final and experiment.final in cells else []
     if not names:
-        return {"swept": [], "axes": [], "count": 0, "all": 0, "none": 0, "rows": []}
+        return {"swept": [], "axes": [], "final": "", "count": 0, "all": 0, "none": 0, "rows": []}
     compared = [name for name in names if name not in experiment.inner] or names
     found = outcomes(cells, compared, experiment.final)
     ranked = found.sort_values(["share", "steps", "final"], ascending=[False, True, True], kind="stable")
     return {
         "swept": names,
         "axes": compared,
+        "final": experiment.final,
         "count": len(found),
         "all": int((found["share"] == 1).sum()),
         "none": int((found["share"] == 0).sum()),

@@ -12,6 +12,7 @@ from expreg.core.stats.describe import OUTSIDE
 from expreg.kinds.network.columns import INNER
 from expreg.kinds.network.figures.look import criteria_of
 from expreg.kinds.network.figures.thresholds import exponent_words, level_of, share_words
+from expreg.kinds.network.summary.groups import criteria
 
 Record = Mapping[str, Any]
 MOST = 4
@@ -25,7 +26,7 @@ def sentences(summary: Record) -> list[str]:
     groups = records(summary, "groups")
     if not widths_vary(groups):
         return settings.sentences(summary)
-    found = [_sentence(summary, group) for group in groups[:MOST] if criteria_of(group)]
+    found = [f"{_sentence(summary, group)}{_steepest(group)}" for group in groups[:MOST] if criteria_of(group)]
     return found + ([f"{len(groups) - MOST} more groups are in the tables."] if len(groups) > MOST else [])
 
 
@@ -53,6 +54,20 @@ def _sentence(summary: Record, group: Record) -> str:
     )
 
 
+def _steepest(group: Record) -> str:
+    """Return the criterion whose width grows the most among the others, in a sentence; empty where none is known."""
+    others = [
+        (value, str(c.get("criterion")), exponent_words(c["exponent"]))
+        for c in criteria_of(group)[1:]
+        if (c.get("exponent") or {}).get("usable")
+        and (value := finite((c["exponent"].get("raw") or {}).get("value"))) is not None
+    ]
+    if not others:
+        return ""
+    _, name, words = max(others)
+    return f" Of the proof's conditions {name} needs the steepest growth, n^{words}."
+
+
 def _growth(summary: Record, group: Record, criterion: Record) -> str:
     """Return how the width grows with n, and what the theorem allows where it applies; empty where neither is known.
 
@@ -68,7 +83,7 @@ def _growth(summary: Record, group: Record, criterion: Record) -> str:
         for row in records(summary, "chain")
         if (row.get("group"), row.get("criterion")) == (group.get("label"), "E5") and row.get("verdict") != OUTSIDE
     ]
-    allowed = "; the theorem allows n^2" if claims and criterion.get("criterion") == "E5" else ""
+    allowed = "; by the theorem a width of order n^2 is enough" if claims and criterion.get("criterion") == "E5" else ""
     return grows + allowed
 
 
@@ -87,13 +102,15 @@ def table(summary: Record) -> dict[str, Any]:
     if not widths_vary(groups):
         return settings.table(summary)
     titles = {str(c.get("criterion")): str(c.get("title")) for group in groups for c in criteria_of(group)}
-    level = share_words(level_of(summary))
+    level, confidence = share_words(level_of(summary)), finite((summary.get("settings") or {}).get("confidence"))
+    intervals = "intervals" if confidence is None else f"{100 * confidence:.4g} % intervals"
+    link = {criterion.name: criterion.link for criterion in criteria()}
     return {
         "title": "",
-        "note": f"Widths m from which on {level} of the networks succeed, with intervals, by criterion. "
+        "note": f"Widths m from which on {level} of the networks succeed, with {intervals}, by criterion. "
         + "; ".join(f"{name}: {title}" for name, title in titles.items())
         + ".",
-        "columns": ["", *titles],
+        "columns": ["", *(f"{name}, {link[name]}" if len(name) < 5 and link.get(name) else name for name in titles)],
         "rows": [row for group in groups for row in _rows(group, list(titles), len(groups) > 1)],
     }
 
