@@ -31,6 +31,7 @@ from expreg.types import Status
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 import figures  # noqa: E402
+import formulas  # noqa: E402
 
 LISTED = (ROOT / "docs/index.md").read_text().partition(":maxdepth: 1")[2].partition("```")[0].split()
 PAGES = [
@@ -161,6 +162,30 @@ def test_what_is_called_ambiguous_is_refused(text):
     assert f"`{text}`" in (ROOT / "docs/configuration.md").read_text()
     with pytest.raises(errors.InputError, match="ambiguous"):
         load(SMALLEST, [f"description={text}"])
+
+
+# --- formulas -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_formula_is_understood(page):
+    """The build fails too, as it uses the same function."""
+    text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for block, inline in re.findall(r"\$\$(.+?)\$\$|\$([^$]+)\$", text, re.DOTALL):
+        assert formulas.mathml(block or inline).startswith("<math")
+
+
+def test_a_subscript_takes_one_letter():
+    found = re.sub(r"</?math.*?>|</?mrow>", "", formulas.mathml("D_ia_i"))
+    assert found == "<msub><mi>D</mi><mi>i</mi></msub><msub><mi>a</mi><mi>i</mi></msub>"
+
+
+@pytest.mark.parametrize(
+    "formula", [r"\foo x", r"\frac{1}", "{a", "a}", "a_", "a^^b", "a^b^c", r"\left(a", "x&y", "$x", "#"]
+)
+def test_a_formula_that_is_not_understood_is_an_error(formula):
+    with pytest.raises(ValueError, match="cannot parse the formula"):
+        formulas.mathml(formula)
 
 
 # --- what is linked and named exists --------------------------------------------------------------
