@@ -77,7 +77,13 @@ def plain_docstring(_app, what, _name, _object, _options, lines):
     lines[:] = "".join(f"`{part}`" if i % 2 else part for i, part in enumerate(parts)).split("\n")
 
 
+def skip_field(_app, _what, _name, member, _skip, _options):
+    """Leave out the fields of a NamedTuple: its docstring describes them."""
+    return True if type(member).__name__ == "_tuplegetter" else None
+
+
 def setup(app):
     """Connect the above."""
     app.connect("source-read", fill)
     app.connect("autodoc-process-docstring", plain_docstring, priority=100)
+    app.connect("autodoc-skip-member", skip_field)

@@ -241,6 +241,16 @@ def test_events_columns_statuses_and_exit_codes_are_explained(place, reference):
     assert codes <= set(map(int, table))
 
 
+def test_public_names_are_in_the_reference():
+    text = (ROOT / "docs/api.md").read_text()
+    modules = {f"expreg.{name}" for name in expreg.__all__ if inspect.ismodule(getattr(expreg, name))}
+    functions = {f"expreg.{name}" for name in expreg.__all__} - modules - {"expreg.__version__"}
+    assert functions <= set(re.findall(r"autofunction:: (\S+)", text))
+    assert modules <= {found for found in re.findall(r"expreg\.\w+", text)}
+    docstrings = "".join(path.read_text() for path in (ROOT / "expreg").rglob("*.py"))
+    assert not re.search(r"contract \d|design\.md|house\.md", docstrings)
+
+
 def test_every_label_of_the_mathematics_is_explained():
     text = (ROOT / "docs/mathematics.md").read_text()
     explained = set(re.findall(r"\(([A-H]\.\d+)\)", text))
