@@ -81,7 +81,7 @@ class Run:
 
     @property
     def verdicts(self) -> str:
-        """What the run says of each claim, as plain text of at most 100 columns."""
+        """The answer, the table and the verdicts, as plain text of at most 100 columns."""
         from expreg.core.page.words import verdict_text
 
         return verdict_text(self.experiment, self.summary)

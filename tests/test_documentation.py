@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tokenize
 import tomllib
 import types
 from collections.abc import Iterator
@@ -246,7 +247,7 @@ def test_public_names_are_in_the_reference():
     modules = {f"expreg.{name}" for name in expreg.__all__ if inspect.ismodule(getattr(expreg, name))}
     functions = {f"expreg.{name}" for name in expreg.__all__} - modules - {"expreg.__version__"}
     assert functions <= set(re.findall(r"autofunction:: (\S+)", text))
-    assert modules <= {found for found in re.findall(r"expreg\.\w+", text)}
+    assert modules <= set(re.findall(r"expreg\.\w+", text))
     docstrings = "".join(path.read_text() for path in (ROOT / "expreg").rglob("*.py"))
     assert not re.search(r"contract \d|design\.md|house\.md", docstrings)
 
@@ -259,6 +260,27 @@ def test_every_label_of_the_mathematics_is_explained():
     code = "".join(path.read_text() for path in (ROOT / "expreg").rglob("*.py"))
     used = set(re.findall(r"\b([A-H]\.\d+)\b", code))
     assert used <= explained
+
+
+# --- English --------------------------------------------------------------------------------------
+
+AVOIDED = r"\b(told|held|said|far away|says of|lets? expect|is recalled)\b"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_pages_avoid_words_that_read_badly(page):
+    assert not re.findall(f".*{AVOIDED}.*", page.read_text(), re.IGNORECASE)
+
+
+def test_texts_of_the_package_avoid_words_that_read_badly():
+    """Messages, captions, docstrings and comments; names of variables are free."""
+    texts = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    found = []
+    for path in (ROOT / "expreg").rglob("*.py"):
+        with path.open("rb") as source:
+            tokens = [token for token in tokenize.tokenize(source.readline) if token.type in texts]
+        found += [(path.name, token.string) for token in tokens if re.search(AVOIDED, token.string, re.IGNORECASE)]
+    assert not found
 
 
 # --- what is made from the package ----------------------------------------------------------------
