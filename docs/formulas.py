@@ -10,7 +10,7 @@ CHILDREN = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3, "munder": 2, "mover"
 NAMESPACE = "http://www.w3.org/1998/Math/MathML"
 # signs that are as high as letters and stand close to what is beside them
 CLOSE = {"stretchy": "false", "lspace": "0", "rspace": "0"}
-SPACING = {**dict.fromkeys("|‖′″⊤", CLOSE), "max": CLOSE | {"rspace": "0.1em"}, "min": CLOSE | {"rspace": "0.1em"}}
+SPACING = {**dict.fromkeys("|‖′″⊤/", CLOSE), "max": CLOSE | {"rspace": "0.1em"}, "min": CLOSE | {"rspace": "0.1em"}}
 
 ElementTree.register_namespace("", NAMESPACE)
 
@@ -58,9 +58,13 @@ def balanced(text: str) -> bool:
 def visit(translator, node):
     """Write a formula of a page."""
     from docutils.nodes import SkipNode  # here, because the tests run without Sphinx
+    from sphinx.errors import SphinxError
 
     block = node.tagname == "math_block"
-    found = mathml(node.astext(), "block" if block else "inline")
+    try:
+        found = mathml(node.astext(), "block" if block else "inline")
+    except ValueError as error:
+        raise SphinxError(f"{translator.builder.current_docname}: {error}") from error
     translator.body.append(f'<div class="formula">{found}</div>' if block else found)
     raise SkipNode
 
