@@ -7,12 +7,14 @@ from latex2mathml.converter import convert
 
 # latex2mathml passes on what it does not know; a complete element has this many children
 CHILDREN = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3, "munder": 2, "mover": 2, "munderover": 3, "mroot": 2}
-NAMESPACE = "http://www.w3.org/1998/Math/MathML"
+MATHML = "{http://www.w3.org/1998/Math/MathML}"
+# what latex2mathml takes for identifiers, which have no space around them
+OPERATORS = {"⪯": "⪯", "⪰": "⪰", "±": "±", "~": "∼"}
 # signs that are as high as letters and stand close to what is beside them
 CLOSE = {"stretchy": "false", "lspace": "0", "rspace": "0"}
 SPACING = {**dict.fromkeys("|‖′″⊤/", CLOSE), "max": CLOSE | {"rspace": "0.1em"}, "min": CLOSE | {"rspace": "0.1em"}}
 
-ElementTree.register_namespace("", NAMESPACE)
+ElementTree.register_namespace("", MATHML[1:-1])
 
 
 def mathml(formula: str, display: str = "inline") -> str:
@@ -34,9 +36,11 @@ def mathml(formula: str, display: str = "inline") -> str:
     if unknown or incomplete or not balanced(text):
         raise ValueError(f"cannot parse the formula {text}: {[*unknown, *incomplete] or 'braces do not match'}")
     for element in elements:
+        if element.tag == MATHML + "mi" and element.text in OPERATORS:
+            element.tag, element.text = MATHML + "mo", OPERATORS[element.text]
         element.attrib |= SPACING.get(element.text or "", {})
-        if element.tag == f"{{{NAMESPACE}}}msup" and set(element[1].text or " ") <= set("′″"):
-            element.tag, element[1].tag = f"{{{NAMESPACE}}}mrow", f"{{{NAMESPACE}}}mo"  # fonts raise a prime themselves
+        if element.tag == MATHML + "msup" and set(element[1].text or " ") <= set("′″"):
+            element.tag, element[1].tag = MATHML + "mrow", MATHML + "mo"  # fonts raise a prime themselves
     return ElementTree.tostring(found, encoding="unicode")
 
 
