@@ -303,7 +303,7 @@ def doctor(as_json: AsJson = False) -> None:
         say(*_json(facts))
         return
     wrong = facts.pop("trouble")
-    shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in facts.items()}
+    shown = {k: f"{v:.3g}" if isinstance(v, float) else "–" if v is None else v for k, v in facts.items()}
     say(*terminal.pairs(shown), *(["", "trouble", *(f"  {line}" for line in wrong)] if wrong else []))
 
 

@@ -455,9 +455,10 @@ def test_the_second_signal_ends_at_once_and_the_first_one_wherever_nothing_runs(
     assert err.splitlines()[0].startswith("stopping after this slice")
     for number, delay in ((signal.SIGTERM, 0.7), (signal.SIGHUP, 1.0)):
         process = start(*words)
-        time.sleep(delay)  # it still imports
+        time.sleep(delay)  # it still imports, and may not know yet which command it is
         process.send_signal(number)
         code, _, err = finish(process)
         assert code == 75
-        assert "resume with the same command:\n  expreg run long.yaml --out run training.max" in err
+        hint = "resume with the same command:\n  expreg run long.yaml --out run training.max"
+        assert hint in err or err == f"{number.name}: interrupted\n"
         assert "--fresh" not in err

@@ -14,7 +14,7 @@ from expreg.solver.records import AUTO, MANY_COLUMNS, NEWTON, chosen
 from expreg.solver.state import Objective, Problem, State, first_state, run
 from expreg.solver.units import shifted
 from expreg.solver.validate import DEFAULT_TOL, REACHABLE, Checked
-from expreg.solver.verdict import IN_A_CALL, Verdict, doubtful, ends, examined, sentence
+from expreg.solver.verdict import IN_A_CALL, Verdict, doubtful, ends, examined, in_double, sentence
 from expreg.sparse import passes
 from expreg.types import Array, Status
 
@@ -113,15 +113,14 @@ def solve(
         row = {name: float(getattr(state, name)) for name in ("step", "relative", "passes")}
         history.append({**row, **_sizes(checked, state), "seconds": time.perf_counter() - begin})
 
-    def onward(x: Array, tol: float, before: State | None) -> State:
-        if sketch is None and record.host is not None:
-            with host.calm():
-                directions: Any = (record if before is None or checked.A.shape[1] > MANY_COLUMNS else NEWTON).host
-                first = first_state(kind, problem._replace(tol=np.asarray(tol, x.dtype)), x, np.zeros_like(x[0]))
-                step = partial(
-                    newton.step, kind._replace(exact=True) if before else kind, directions(checked.A, rng), budget
-                )
-                return run(step, _after(before, first), seen)
+    def onward(problem: Problem, x: Array, tol: float, before: State | None) -> State:
+        again = before is not None and len(x) <= MANY_COLUMNS  # from a point that turned out to be no minimum
+        directions: Any = (NEWTON if again else record).host
+        if directions is not None and (again or sketch is None):
+            first = first_state(kind, problem._replace(tol=np.asarray(tol, x.dtype)), x, np.zeros_like(x[0]))
+            exact = kind._replace(exact=kind.exact or again)
+            step = partial(newton.step, exact, directions(problem.A.whole, rng), budget)
+            return run(step, _after(before, first), seen)
         options: dict[str, Any] = {
             "loss": loss,
             "activation": checked.activation,
@@ -129,13 +128,12 @@ def solve(
             "sketch": sketch,
         }
         options |= {"sketch_size": sketch_size, "max_steps": budget}
-        return _compiled(options, checked._replace(tol=tol, x0=x), seed, seen, before)
+        return _compiled(options, problem, x, tol, seed, seen, before)
 
     with host.calm():
         problem = start.problem_of(checked, loss)
-        x = start.first_guess(kind, problem, rng) if checked.x0 is None else checked.x0
-    end, verdict = _settled(onward, kind._replace(exact=True), problem, x, history, given=x0 is not None)
-    with host.calm():
+        x, pivot = (checked.x0, None) if x0 is not None else start.first_guess(kind, problem, rng)
+        end, verdict = _settled(onward, kind._replace(exact=True), problem, x, pivot, history)
         return _solution(end, verdict, checked, history, solver=record.name, loss=loss, activation=activation)
 
 
@@ -147,57 +145,72 @@ def _after(before: State | None, first: State) -> State:
 
 
 def _settled(
-    onward: Callable[[Array, float, State | None], State],
+    onward: Callable[[Problem, Array, float, State | None], State],
     kind: Objective,
     problem: Problem,
     x: Array,
+    pivot: Array | None,
     history: list[Any],
-    *,
-    given: bool,
 ) -> tuple[State, Verdict]:
-    """Return where a run ends and what is there.
+    """Return where a run ends that begins at x, with the pivot of the matrix that x was found by, and what is there.
 
-    It goes on from a lower point where there is one, with a smaller tolerance, and from the same point where logits
-    that came down from a far start, or to 0, may carry its rounding: they are A x anew.
+    It goes on from a lower point where there is one, with a smaller tolerance and in float64, and from the same point
+    where logits that came down from a far start, or to 0, may carry its rounding: they are A x anew.
     """
-    least, tol, end, highest = REACHABLE * float(np.finfo(x.dtype).eps), float(problem.tol), None, np.inf
-    with host.calm():
-        start_size = float(np.abs(passes.matvec(problem.A, x)).max()) if given else 0.0
-    drifts = problem.weights is not None
-    before = -1
+    given_type, tol, end, highest = x.dtype, float(problem.tol), None, np.inf
+    start_size = float(np.abs(passes.matvec(problem.A, x)).max()) if pivot is None else 0.0
+    drifts, before = problem.weights is not None, -1
     for turn in range(RUNS):
         del history[len(history) - (end is not None) :]  # the last point of a run is the first of the next
-        end = onward(x, tol, end)
-        found = Status.converged if end.relative <= problem.tol and end.status == Status.max_steps else end.status
-        verdict = Verdict(Status(int(found)))
+        end = onward(problem, x, tol, end)
+        if int(end.step) == 0 and pivot is not None:
+            end = end._replace(pivot=pivot)
+        ended = Status(int(end.status))
+        spent = ended == Status.max_steps
+        verdict = Verdict(Status.converged if spent and end.relative <= problem.tol else ended)
         if verdict.status not in (Status.converged, Status.max_steps):
             break
-        drifts |= start_size * least > tol * min(1.0, float(np.abs(end.point.z).max()))
+        eps = float(np.finfo(x.dtype).eps)
+        smaller = min(1.0, float(np.abs(end.point.z).max()))  # than at a start of our own, of order one
+        drifts |= max(1.0, start_size * REACHABLE) * eps > tol * smaller
+        drifts |= (int(end.step) - max(before, 0)) * eps > tol  # logits are rounded once in every step
         if verdict.status == Status.converged and drifts and turn < REREAD:
             x, drifts, start_size = np.asarray(end.x), int(end.step) > before, 0.0
             before = int(end.step)
             continue
         if not doubtful(end.x, **ends(end)):
             break
-        with host.calm():
-            verdict = examined(kind, problem, np.asarray(end.x), verdict.status)
-        if verdict.status != Status.flat or verdict.lower is None or end.status == Status.max_steps:
+        verdict = examined(kind, problem, np.asarray(end.x), verdict.status)
+        if verdict.status == Status.unbounded or verdict.lower is None or spent:
             break
-        x, tol, drifts = verdict.lower, max(tol / 1000, least), True
+        problem = problem if x.dtype == np.float64 else in_double(problem)
+        x, tol, drifts = verdict.lower, max(tol / 1000, REACHABLE * float(np.finfo(np.float64).eps)), True
         highest = min(highest, float(np.abs(end.point.z).max()))
     assert end is not None
     if verdict.lower is not None and highest < float(np.abs(end.point.z).max()) - 1:
         verdict = verdict._replace(status=Status.unbounded)
+    if end.x.dtype != given_type:
+        end = _rounded(kind, problem, end, given_type)
+    if verdict.status == Status.converged and (verdict.lower is not None or end.relative > problem.tol):
+        return end._replace(damping=np.inf), verdict._replace(status=Status.max_steps)  # stalled
     return end, verdict
+
+
+def _rounded(kind: Objective, problem: Problem, end: State, dtype: Any) -> State:
+    """Return a state in float64 at its x in another type."""
+    x = np.asarray(end.x).astype(dtype)
+    at = first_state(kind, problem, x.astype(np.float64), np.zeros(()))
+    kept = {name: getattr(at, name) for name in ("point", "loss", "gradient_norm", "relative")}
+    return end._replace(**kept, x=x)
 
 
 def _sizes(checked: Checked, state: State) -> dict[str, float]:
     """Return loss and norm of the gradient in the units of what was given."""
     if checked.units.plain and 0 < state.loss < np.inf:
         return {"loss": float(state.loss), "gradient_norm": float(state.gradient_norm)}
-    norm = checked.units.gradient_norm(np.asarray(state.point.gradient), float(state.point.at.log_scale))
     log_scale, objective = float(state.point.at.log_scale), float(state.point.objective)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(all="ignore"):
+        norm = checked.units.gradient_norm(np.asarray(state.point.gradient), log_scale)
         return {"loss": checked.units.loss(np.exp(log_scale) * objective), "gradient_norm": norm}
 
 
@@ -211,7 +224,13 @@ def _seed(key: Any) -> int:
 
 
 def _compiled(
-    options: dict[str, Any], checked: Checked, seed: int, seen: Callable[[State], None], before: State | None
+    options: dict[str, Any],
+    problem: Problem,
+    x: Array,
+    tol: float,
+    seed: int,
+    seen: Callable[[State], None],
+    before: State | None,
 ) -> State:
     """Take the steps of a `Method` under jit: gradient descent, L-BFGS and everything sketched."""
     import jax
@@ -222,8 +241,8 @@ def _compiled(
 
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         method = make(**options)
-        A = jax.tree.map(jnp.asarray, from_any(checked.A))
-        first = jax.jit(method.init)(A, checked.b, checked.x0, checked.weights, jax.random.key(seed), checked.tol)
+        A = jax.tree.map(jnp.asarray, from_any(problem.A.whole))
+        first = jax.jit(method.init)(A, problem.b, x, problem.weights, jax.random.key(seed), tol)
         end = run(jax.jit(method.step), _after(before, first), seen)
         return jax.tree.map(np.asarray, end._replace(problem=end.problem._replace(A=None, key=None), memory=None))
 
@@ -236,9 +255,10 @@ def _solution(
     z, b = (np.asarray(a, None if units.plain else np.longdouble) for a in (state.point.z, checked.b))
     z, b = shifted(z, units.logits), shifted(b, units.value // 2)
     reported = residual.summary(z, b, given["activation"])
-    lost = np.abs(units.inner(x) - state.x) * checked.norms  # of an x beyond the range of its type
-    kept = units.plain or units.heavy or lost.max() <= 1e-3 * (np.abs(state.x) * checked.norms).max()
-    status = verdict.status.name if kept or not np.isfinite(state.x).all() else "nonfinite"
+    status = verdict.status.name
+    if not (units.plain or units.heavy or verdict.status == Status.trivial) and np.isfinite(state.x).all():
+        lost = np.abs(units.inner(x) - state.x) * checked.norms  # of an x beyond the range of its type
+        status = status if lost.max() <= 1e-3 * (np.abs(state.x) * checked.norms).max() else "nonfinite"
     words = {name: given[name] for name in ("solver", "loss")}
     unsolved = sentence(
         status, float(state.damping), IN_A_CALL, dtype=x.dtype, weighted=checked.weights is not None, **words

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from expreg import residual
-from expreg.solver.state import Objective, State, Steps, change, evaluate, judged, ridge, scaled_value
+from expreg.solver.state import Objective, State, Steps, evaluate, judged, ridge, scaled_value
 from expreg.types import Array
 
 LINESEARCH_STEPS = 30
@@ -53,7 +53,7 @@ def _steps(kind: Objective, optimizer: Any, max_steps: int, *, fixed: bool = Fal
         there = evaluate(kind, problem, x, kind.ops.matvec(problem.A, x))
         tried = optax.tree.get(inner, "num_linesearch_steps", default=0)
         passes = state.passes + 2 + 2 * tried  # two for each point that the line search looked at
-        far = change(kind, there.z, jnp.max(jnp.abs(there.z - point.z)))
+        far = jnp.max(jnp.abs(there.z - point.z))
         moved = state._replace(point=there, moved=far, memory=(inner, log_scale), step=state.step + 1, passes=passes)
         return judged(kind, moved, max_steps)
 

@@ -23,16 +23,27 @@ AGAIN = 10.0  # how much less a step with an old matrix gains than the last step
 
 @contextmanager
 def calm() -> Iterator[None]:
-    """Keep BLAS to one thread, and NumPy silent about the infinities that the line search steps over."""
-    with _libraries().limit(limits=1, user_api="blas"), np.errstate(all="ignore"):
-        yield
+    """Keep BLAS to one thread, and NumPy silent about the infinities that the line search steps over.
+
+    `limit` of threadpoolctl asks every library for its version first, which takes as long as a step of a small problem.
+    """
+    before = [(library, library.get_num_threads()) for library in _libraries()]
+    try:
+        for library, _ in before:
+            library.set_num_threads(1)
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        for library, count in before:
+            library.set_num_threads(count)
 
 
 @lru_cache(maxsize=1)
 def _libraries() -> Any:
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController()  # looking for the loaded libraries takes milliseconds: once
+    # looking for the loaded libraries takes milliseconds: once
+    return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 def _factor(H: Array) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from expreg import residual
 from expreg.residual import Terms
-from expreg.solver.state import Objective, State, change, evaluate, judged, ridge, scaled_value
+from expreg.solver.state import Objective, State, evaluate, judged, ridge, scaled_value
 from expreg.types import Array
 
 SMALLEST_DAMPING, LARGEST_DAMPING = 1e-8, 1e8
@@ -31,7 +31,7 @@ class Direction(NamedTuple):
 
 
 class Factor(NamedTuple):
-    """A matrix H ready for use: `solve(r)` = (H + damping)^{-1} r, the damping it took, its smallest pivot."""
+    """A matrix H ready for use: `solve(r)` = (H + damping)^{-1} r, the damping it took, its pivot as `State` has it."""
 
     solve: Callable[[Array], Array]
     damping: Array
@@ -56,7 +56,7 @@ def step(kind: Objective, direction: Directions, max_steps: int, state: State) -
         point=there,
         decrement=-xp.exp(point.at.log_scale) * found.slope / 2,
         pivot=found.pivot,
-        moved=change(kind, end.z, t * xp.maximum(xp.max(found.dz), -xp.min(found.dz))),
+        moved=end.far,
         damping=xp.where(accepted, xp.where(t >= 1, easier, found.damping), harder),
         step=state.step + 1,
         passes=state.passes + found.passes + 1,
@@ -68,6 +68,7 @@ def step(kind: Objective, direction: Directions, max_steps: int, state: State) -
 
 class _Trial(NamedTuple):
     length: Array
+    far: Array  # by how much a logit moves at the most
     z: Array
     at: Terms
     accepted: Array
@@ -84,12 +85,13 @@ def _armijo(kind: Objective, state: State, dz: Array, slope: Array) -> _Trial:
     xp, point = kind.ops.xp, state.point
     room = 8 * xp.finfo(dz.dtype).eps * point.size
 
+    furthest = xp.maximum(xp.max(dz), -xp.min(dz))
+
     def trial(t: Array, count: Array) -> _Trial:
         z = point.z + t * dz
         at, value = scaled_value(kind, state.problem, z, point.at.log_scale)
-        return _Trial(t, z, at, value <= point.objective + SUFFICIENT * t * slope + room, count)
+        return _Trial(t, t * furthest, z, at, value <= point.objective + SUFFICIENT * t * slope + room, count)
 
-    furthest = xp.maximum(xp.max(dz), -xp.min(dz))
     first = xp.where(furthest > LARGEST, LARGEST / furthest, xp.ones_like(furthest))
     return kind.ops.while_loop(
         lambda last: ~last.accepted & (last.count < HALVINGS),
@@ -145,8 +147,8 @@ def damped(kind: Objective, H: Array, norms: Array, damping: Array, unit: Array 
     inverse = 1 / norms
     scaled = inverse[:, None] * H * inverse
     identity = xp.eye(H.shape[0], dtype=H.dtype)
-    tau, eps = xp.sum(xp.abs(xp.diagonal(scaled))) / H.shape[0], xp.finfo(H.dtype).eps
-    tau = xp.where(tau <= eps * eps * unit, unit, tau)
+    tau, eps = abs(scaled.diagonal()).sum() / H.shape[0], xp.finfo(H.dtype).eps
+    tau = tau + (tau <= eps * eps * unit) * xp.asarray(unit, dtype=H.dtype)
     least = eps * tau
 
     def attempt(damping: Array) -> _Damped:
@@ -157,7 +159,7 @@ def damped(kind: Objective, H: Array, norms: Array, damping: Array, unit: Array 
         lambda trial: attempt(xp.maximum(10 * trial.damping, SMALLEST_DAMPING)),
         attempt(damping),
     )
-    pivot = xp.min(xp.diagonal(end.factor)) ** 2 / tau
+    pivot = (end.damping <= 0) * end.factor.diagonal().min() ** 2 / tau
     return Factor(lambda r: inverse * ops.backsolve(end.factor, inverse * r), end.damping, pivot)
 
 

@@ -7,7 +7,7 @@ logits are found by alternating projections. Derived; for exp it is what general
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg, sparse
@@ -46,7 +46,14 @@ def problem_of(given: Checked, loss: str) -> Problem:
     return Problem(passes.rows(A), given.b, given.weights, np.asarray(tol, given.b.dtype), norms, None, least)
 
 
-def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> Array:
+class Start(NamedTuple):
+    """A point, and the smallest pivot of the matrix that it was found by, as `State` has it; infinite without one."""
+
+    x: Array
+    pivot: Array | float = np.inf
+
+
+def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> Start:
     """Return a start: for many rows the solution on a subset, itself found so, else the best linear guess.
 
     From a start without a fit the rescaled loss of sinh falls to 0: its stand-in is minimised first.
@@ -55,26 +62,28 @@ def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> 
     loss = LOSSES[kind.loss]
     if loss.stand_in and lookup(kind.activation).parity == "odd":
         kind = kind._replace(loss=loss.stand_in)
-        x = first_guess(kind, problem, rng)
-        return _roughly(kind, problem._replace(tol=problem.tol + ROUGH), x, rng, x)
+        found = first_guess(kind, problem, rng)
+        return _roughly(kind, problem._replace(tol=problem.tol + ROUGH), found, rng, found.x)
     size = max(PER_COLUMN * d, n // GROWTH, LEAST_ROWS)
-    small = (rng.normal(size=d) / problem.norms * np.sqrt(n / d) * SLIGHT).astype(problem.b.dtype)
-    if d > MANY_COLUMNS:
-        return small
-    if 4 * size > n:
+    noise = rng.normal(size=d)
+    if 4 * size > n and d <= MANY_COLUMNS:
         return best(kind, problem)
+    small = (noise / problem.norms * np.sqrt(n / d) * SLIGHT).astype(problem.b.dtype)
+    if d > MANY_COLUMNS:
+        return Start(small)
     part = _subset(kind, problem, np.sort(rng.integers(0, n, size)))
     return _roughly(kind, part, first_guess(kind, part, rng), rng, small)
 
 
-def _roughly(kind: Objective, problem: Problem, x: Array, rng: np.random.Generator, otherwise: Array) -> Array:
-    """Return where a few steps from x lead, or `otherwise` if that is not finite."""
+def _roughly(kind: Objective, problem: Problem, start: Start, rng: np.random.Generator, otherwise: Array) -> Start:
+    """Return where a few steps lead, or `otherwise` if that is not finite."""
     A = problem.A.whole
     directions = chosen(AUTO, *A.shape, dense=not sparse.issparse(A)).host
     assert directions is not None
     step = partial(newton.step, kind, directions(A, rng), ROUGH_STEPS)
-    end = run(step, first_state(kind, problem, x, np.zeros_like(x[0])))
-    return end.x if np.isfinite(end.x).all() else otherwise
+    end = run(step, first_state(kind, problem, start.x, np.zeros_like(start.x[0])))
+    pivot = end.pivot if int(end.step) else start.pivot
+    return Start(end.x, pivot) if np.isfinite(end.x).all() else Start(otherwise)
 
 
 def _subset(kind: Objective, problem: Problem, index: Array) -> Problem:
@@ -92,44 +101,45 @@ def _subset(kind: Objective, problem: Problem, index: Array) -> Problem:
     return Problem(passes.rows(A), b, weights, tol, np.where(norms > 0, norms, 1).astype(b.dtype), None, problem.least)
 
 
-def best(kind: Objective, problem: Problem) -> Array:
+def best(kind: Objective, problem: Problem) -> Start:
     """Return the candidate with the smallest loss; for one that vanishes without a fit, of its stand-in.
 
     Of a large problem the first that fits at all is taken.
     """
     judge = kind._replace(loss=LOSSES[kind.loss].stand_in or kind.loss)
-    found, least = None, np.inf
+    found, least = Start(np.zeros(0)), np.inf
     small = problem.A.shape[0] * problem.A.shape[1] <= SMALL
-    for x in candidates(kind, problem):
+    for start in candidates(kind, problem):
+        x = start.x
         at, value = scaled_value(judge, problem, passes.matvec(problem.A, x), np.zeros((), x.dtype))
         target, factor = at.u - at.r, np.exp(at.log_scale)
         size = value + factor * (at.u @ at.u + target @ target) / 2
         value = value + np.finfo(x.dtype).eps * 1e-4 * size  # among exact fits the first
-        if found is None or value < least:
-            found, least = x, value if np.isfinite(value) else np.inf
+        if not len(found.x) or value < least:
+            found, least = start, value if np.isfinite(value) else np.inf
         if not small and value < GOOD * size:
             break
     return found
 
 
-def candidates(kind: Objective, problem: Problem) -> Iterator[Array]:
-    """Yield starting points x (d,), best guess first; never x = 0 for even and odd phi, where it is stationary."""
+def candidates(kind: Objective, problem: Problem) -> Iterator[Start]:
+    """Yield starting points, best guess first; never x = 0 for even and odd phi, where it is stationary."""
     b, free, phi = problem.b, LOSSES[kind.loss].relative, lookup(kind.activation)
     if phi.multiplicative:
         yield from _logarithms(kind, problem, free)
     elif phi.inverse is None:
-        yield SLIGHT / problem.norms
+        yield Start(SLIGHT / problem.norms)
     elif phi.parity == "even":
         least = np.quantile(b, 0.02)
         yield _signs(kind, problem, phi.inverse(b / least if free and least > 0 else b))
     else:
         top = np.abs(b).max()
-        solve = _normal(kind, problem, passes.gram(problem.A, np.ones_like(b)))
+        normal = _normal(kind, problem, passes.gram(problem.A, np.ones_like(b)))
         for c in [c / top for c in SCALES] if free and top > 0 else [1.0]:
-            yield solve(passes.rmatvec(problem.A, np.nan_to_num(phi.inverse(c * b))))
+            yield Start(normal.solve(passes.rmatvec(problem.A, np.nan_to_num(phi.inverse(c * b)))), normal.pivot)
 
 
-def _logarithms(kind: Objective, problem: Problem, free: bool) -> Iterator[Array]:
+def _logarithms(kind: Objective, problem: Problem, free: bool) -> Iterator[Start]:
     """Yield fits of log b: without weights, exact and best conditioned without noise, and with b^2, right for noise."""
     b, (n, d) = problem.b, problem.A.shape
     positive = b > 0
@@ -137,10 +147,10 @@ def _logarithms(kind: Objective, problem: Problem, free: bool) -> Iterator[Array
         z = np.log(np.where(positive, b, 1.0))
         for power in (0, 2) if n * d <= SMALL else (2, 0):
             yield _fit(kind, problem, z, np.where(positive, b, 0) ** power, free)
-    yield np.zeros(d, dtype=b.dtype)
+    yield Start(np.zeros(d, dtype=b.dtype))
 
 
-def _fit(kind: Objective, problem: Problem, z: Array, weights: Array, centred: bool) -> Array:
+def _fit(kind: Objective, problem: Problem, z: Array, weights: Array, centred: bool) -> Start:
     """Return x that minimises sum_i weights_i (a_i x - z_i - c)^2, over c too if `centred`."""
     weights = weights / weights.max()
     small = problem.A.shape[0] * problem.A.shape[1] <= SMALL
@@ -150,21 +160,22 @@ def _fit(kind: Objective, problem: Problem, z: Array, weights: Array, centred: b
         total, mass = passes.rmatvec(problem.A, weights), weights.sum()
         H = H - np.outer(total, total) / mass
         right = right - total * (weights @ z) / mass
-    return _normal(kind, problem, H)(right)
+    normal = _normal(kind, problem, H)
+    return Start(normal.solve(right), normal.pivot)
 
 
-def _normal(kind: Objective, problem: Problem, H: Array) -> Any:
-    """Return right -> H^{-1} right, damped where H is singular."""
-    return newton.damped(kind, H, problem.norms, np.zeros((), H.dtype)).solve
+def _normal(kind: Objective, problem: Problem, H: Array) -> newton.Factor:
+    """Return H factored, damped where it is singular."""
+    return newton.damped(kind, H, problem.norms, np.zeros((), H.dtype))
 
 
-def _signs(kind: Objective, problem: Problem, wanted: Array) -> Array:
+def _signs(kind: Objective, problem: Problem, wanted: Array) -> Start:
     """Return x with |A x| close to `wanted`, by alternating projections from the leading generalised eigenvector."""
     scale = np.outer(problem.norms, problem.norms)
     H, weighted = passes.gram(problem.A, np.ones_like(wanted)), passes.gram(problem.A, wanted**2)
-    solve, least = _normal(kind, problem, H), np.finfo(H.dtype).eps * H.shape[0] * np.eye(H.shape[0], dtype=H.dtype)
+    normal, least = _normal(kind, problem, H), np.finfo(H.dtype).eps * H.shape[0] * np.eye(H.shape[0], dtype=H.dtype)
     x = linalg.eigh(weighted / scale, H / scale + least)[1][:, -1] / problem.norms
     for _ in range(ALTERNATIONS):
         signed = np.where(passes.matvec(problem.A, x) < 0, -wanted, wanted)
-        x = solve(passes.rmatvec(problem.A, signed))
-    return x
+        x = normal.solve(passes.rmatvec(problem.A, signed))
+    return Start(x, normal.pivot)

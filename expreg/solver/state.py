@@ -80,8 +80,8 @@ class State(NamedTuple):
 
     `decrement` is 1/2 g^T H^{-1} g, how much the quadratic model expected to gain at the last step (F.14),
     `damping` the multiple of the identity added to a scaled H (F.13), `pivot` the smallest pivot of that matrix
-    relative to its diagonal, `moved` how far the last step moved logits, as a share of them if they are small,
-    `passes` how often A was read, `memory` whatever else the method carries.
+    relative to its diagonal, 0 where it was damped, `moved` how far the last step moved a logit at the most, `passes`
+    how often A was read, `memory` whatever else the method carries.
     """
 
     problem: Problem
@@ -140,12 +140,6 @@ def run(step: Callable[[State], State], state: State, seen: Callable[[State], No
         state = step(state)
         seen(state)
     return state
-
-
-def change(kind: Objective, z: Array, far: Array) -> Array:
-    """Return by how much logits changed that are z now, `far` at the most: absolutely if they are large."""
-    xp = kind.ops.xp
-    return far / xp.clip(xp.maximum(xp.max(z), -xp.min(z)), xp.finfo(z.dtype).tiny, 1.0)
 
 
 def ridge(kind: Objective, problem: Problem, at: Terms) -> Any:
@@ -216,29 +210,27 @@ def judged(kind: Objective, state: State, max_steps: int) -> State:
 def _status(kind: Objective, state: State, max_steps: int) -> Array:
     xp, point, at = kind.ops.xp, state.point, state.point.at
     finite = xp.isfinite(point.objective) & xp.isfinite(point.relative) & xp.all(xp.isfinite(point.x))
-    # where sinh is linear to rounding, so that a loss without a scale does not determine that of x (E.38)
-    trivial = LOSSES[kind.loss].relative and lookup(kind.activation).parity == "odd"
-    found = xp.asarray(int(Status.running))
-    for holds, status in (
+    loss, parity = LOSSES[kind.loss], lookup(kind.activation).parity
+    found = [
         (state.step >= max_steps, Status.max_steps),
         (at.log_scale + xp.log(point.objective) > state.start + log(DIVERGED), Status.diverged),
         (point.relative <= state.problem.tol, Status.converged),
-        (_collapsed(kind, at), Status.collapsed),
-        (~finite, Status.nonfinite),
-        (
-            xp.max(xp.abs(point.z)) < xp.finfo(point.z.dtype).eps ** 0.5 if trivial else xp.asarray(False),
-            Status.trivial,
-        ),
-    ):
-        found = xp.where(holds, int(status), found)
-    return found
+    ]
+    if loss.stand_in is not None and not parity:
+        found.append((_collapsed(kind, at), Status.collapsed))
+    found.append((~finite, Status.nonfinite))
+    if loss.relative and parity == "odd":
+        # where sinh is linear to rounding, so that a loss without a scale does not determine that of x (E.38)
+        found.append((xp.max(xp.abs(point.z)) < xp.finfo(point.z.dtype).eps ** 0.5, Status.trivial))
+    status = xp.asarray(int(Status.running))
+    for holds, name in found:
+        status = xp.where(holds, int(name), status)
+    return status
 
 
 def _collapsed(kind: Objective, at: Terms) -> Array:
     """Return whether u vanishes without a fit, for a loss that allows it and a phi that can be as small as it likes."""
     xp = kind.ops.xp
-    if LOSSES[kind.loss].stand_in is None or lookup(kind.activation).parity:
-        return xp.asarray(False)
     alpha = xp.sum(at.u)
     small = at.log_scale / 2 + xp.log(alpha) < log(COLLAPSED * at.u.shape[0])
     return small & (at.r @ at.r > (COLLAPSED * alpha) ** 2 * (at.b @ at.b))

@@ -63,13 +63,16 @@ def check(
         finite(matrix, "A")  # one pass more, only where it has something to name
     matrix, norms, columns = equilibrated(matrix, norms)
     target = _vector(b, "b", n, dtype)
-    weights = 0.0 if weights is None else weights
-    w = _vector(np.full(n, weights) if np.ndim(weights) == 0 else weights, "weights", n, dtype)
+    w = (
+        None
+        if weights is None
+        else _vector(np.full(n, weights) if np.ndim(weights) == 0 else weights, "weights", n, dtype)
+    )
     start = None if x0 is None else _vector(x0, "x0", d, dtype)
     tolerance = _tolerance(tol, dtype)
     _refuse([*_too_many(sketch_size, n), *_zero_columns(norms, n), *_stationary(start, loss, activation)])
     _warn(matrix, target, norms, loss, activation)
-    target, heavy, phi, scale = of_targets(target, w if w.any() else None, loss, activation)
+    target, heavy, phi, scale = of_targets(target, w if w is not None and w.any() else None, loss, activation)
     scale = scale._replace(columns=columns)
     return Checked(matrix, target, heavy, None if start is None else scale.inner(start), tolerance, norms, phi, scale)
 
@@ -133,7 +136,7 @@ def _sound_csr(A: Any) -> Any:
 
 
 def _shaped(array: Any, key: str, ndim: int) -> Array:
-    if np.ma.is_masked(array):
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
         raise InputError(Problem("E-DATA", "got masked entries, expected a number in each; fill or drop them", key=key))
     try:
         found = real(np.asarray(array), key)
@@ -152,6 +155,8 @@ def _vector(array: Any, key: str, length: int, dtype: Any) -> Array:
         what = "columns" if key == "x0" else "rows"
         message = f"got {len(found)} values for an A of {length} {what}, expected {length}"
         raise InputError(Problem("E-SHAPE", message, key=key))
+    if found.dtype == dtype:
+        return found.copy()
     with np.errstate(over="ignore", under="ignore"):
         cast = found.astype(dtype)
     if not np.isfinite(cast).all() or (key == "b" and found.any() and not cast.any()):

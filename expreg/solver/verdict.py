@@ -1,23 +1,26 @@
 """How a run ended: whether where the gradient vanishes is a minimum, and what to say of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from expreg.activation import lookup
-from expreg.residual import LOSSES
+from expreg.residual import LOSSES, scaled_curvature
 from expreg.solver.newton import hessian
-from expreg.solver.records import MANY_COLUMNS
-from expreg.solver.state import Objective, Problem, State, first_state, scaled_value
+from expreg.solver.records import FEW_COLUMNS, MANY_COLUMNS
+from expreg.solver.state import Objective, Point, Problem, State, first_state, ridge, scaled_value
+from expreg.solver.validate import REACHABLE
 from expreg.sparse.passes import rows
 from expreg.types import Array, Status
 
 FAR = 0.05  # a last step that moves a logit further is not one of a converging sequence
 FLAT = 1e-8  # curvature below this share of the terms it is made of, or below 100 tol
 LOWER = 1e-3  # by which share the loss must fall for a point to be no minimum
-NEAR = 8  # points of a ray that move logits by 2 at most
-MOST = 8  # flat directions that are looked along one by one
+SURE = 0.1  # the share of that which a quadratic model may expect without a look
+NEAR = 2.0  # points of a ray that move logits by this at most show that the loss falls from here on
+MOST = 8  # directions of each kind that are looked along
+HALVINGS = 14  # of the part of a ray in which the loss begins to rise: a dip before that is as wide as one logit
 STALLED = 1.0  # a run that stops with more damping than this found no step that lowers the loss
 
 
@@ -29,115 +32,182 @@ class Verdict(NamedTuple):
     lower: Array | None = None
 
 
+ENDS = ("damping", "pivot", "moved", "exact", "fall")
+
+
 def ends(state: State) -> dict[str, Array]:
-    """Return what `doubtful` asks of the last state; `misfit` is the loss as a share of the terms that cancel in it."""
-    size = state.point.size
-    misfit = state.point.objective / (size + (size == 0))
-    return {name: getattr(state, name) for name in ("damping", "pivot", "moved")} | {"misfit": misfit}
+    """Return what `doubtful` asks of the last state, `ENDS`.
+
+    `moved` is a share of the logits if they are small; `exact` is whether tol bounds the residual too; `fall` is the
+    share of the loss that Newton's step gains at most, for a gradient and a curvature of `relative` and `pivot`.
+    """
+    point, z = state.point, abs(state.point.z).max()
+    moved = state.moved / (z + (z == 0) + (z > 1) * (1 - z))
+    gain = len(state.x) * point.relative**2 * point.size
+    fall = gain / (state.pivot * point.objective + (gain == 0))
+    exact = _exact(state.problem, point)
+    return dict(zip(ENDS, (state.damping, state.pivot, moved, exact, fall), strict=True))
 
 
-def doubtful(x: Array, *, damping: Array, pivot: Array, moved: Array, misfit: Array) -> bool:
+def _exact(problem: Problem, point: Point) -> Array:
+    least = REACHABLE * float(np.finfo(point.z.dtype).eps)
+    return (point.objective <= problem.tol**2 * point.size) | (point.objective <= least**2 * point.size)
+
+
+def doubtful(x: Array, *, damping: Array, pivot: Array, moved: Array, exact: Array, fall: Array) -> bool:
     """Return whether a point with a small gradient has to be looked at: steps that converge to a minimum end otherwise.
 
-    Also a loss that is small, but more than rounding: a small gradient says little of by how much it may fall.
+    An exact fit is a minimum, with an x that is unique if any matrix of A has a pivot.
     """
     eps = float(np.finfo(x.dtype).eps)
-    small = (100 * eps) ** 2 < misfit < np.sqrt(eps)
-    return bool(moved > FAR or damping > 0 or small or pivot < max(300, 4 * len(x)) * eps)
+    known = pivot < np.inf or len(x) > FEW_COLUMNS  # of first-order steps; a Hessian of many columns costs too much
+    curved = known and pivot >= max(FLAT, 300 * eps, 4 * len(x) * eps)
+    return not curved or not (exact or (moved <= FAR and damping <= 0 and fall <= SURE * LOWER))
 
 
-def examined(kind: Objective, problem: Problem, x: Array, ended: Status, eps: float = 2.0**-52) -> Verdict:
-    """Return whether a point with a small gradient is a minimum, by looking along all directions without curvature.
-
-    `flat` if the loss is smaller elsewhere along one of them, `unbounded` if it stays so however far one goes. Else
-    `ended`. Needs a Hessian and its eigenvectors, in float64, so only what is `doubtful` comes here.
-    """
-    if x.dtype != np.float64:
-        found = examined(kind, _in_double(problem), x.astype(np.float64), ended, float(np.finfo(x.dtype).eps))
-        return found if found.lower is None else found._replace(lower=found.lower.astype(x.dtype))
-    (n, d), state = problem.A.shape, first_state(kind, problem, x, np.zeros_like(x[0]))
-    point, scale = state.point, 1 / problem.norms
-    curvature = scale[:, None] * hessian(kind, state) * scale if d <= MANY_COLUMNS else np.full((1, 1), np.nan)
-    if not np.isfinite(curvature).all() or not np.isfinite(point.z).all():
-        return Verdict(ended)
-    values, vectors = np.linalg.eigh(curvature)
-    unit = 2 * point.size / n
-    least = max(100 * float(problem.tol), FLAT) * unit
-    flat = values <= least
-    scaleless = LOSSES[kind.loss].relative and lookup(kind.activation).parity == "odd"  # flat towards 0 (E.38)
-    nearer = (
-        _lowest(kind, problem, state, _nearer(x))[0]
-        if (flat.any() or scaleless) and not LOSSES[kind.loss].stand_in
-        else None
-    )
-    if nearer is not None:
-        return Verdict(Status.flat, 0, nearer)
-    if not flat.any():
-        return Verdict(ended)
-    P = scale[:, None] * vectors[:, flat]
-    logits, unseen = problem.A.whole @ P, 10 * np.sqrt(np.finfo(x.dtype).eps)
-    free = int(flat.sum() - (np.linalg.svd(logits, compute_uv=False) > unseen).sum())
-    seen = np.linalg.norm(logits, axis=0) > unseen
-    if point.objective <= (100 * eps) ** 2 * point.size:  # rounding
-        return Verdict(ended, free)
-    slopes = vectors[:, flat].T @ (scale * point.gradient)
-    sloping = [-(P @ (slopes / np.maximum(np.abs(values[flat]), np.finfo(x.dtype).tiny))), -(P @ slopes)]
-    along = [*sloping, *_down(problem), *P.T[seen][:MOST]]
-    best, status = _lowest(kind, problem, state, list(_further(problem, state, along)))
-    if best is not None:
-        return Verdict(ended if ended == Status.max_steps and status == Status.flat else status, free, best)
-    saturated = flat.all() and point.objective > FLAT * point.size and seen.any()
-    return Verdict(Status.flat if saturated and ended == Status.converged else ended, free)
-
-
-def _in_double(problem: Problem) -> Problem:
+def in_double(problem: Problem) -> Problem:
+    """Return the same problem in float64; its tolerance stays."""
     A, others = rows(problem.A.whole.astype(np.float64)), ("b", "weights", "tol", "norms")
     double = {name: None if (a := getattr(problem, name)) is None else a.astype(np.float64) for name in others}
     return problem._replace(A=A, least=None, **double)
 
 
+def examined(kind: Objective, problem: Problem, x: Array, ended: Status) -> Verdict:
+    """Return whether a point with a small gradient is a minimum, by looking along all directions without curvature.
+
+    `flat` if the loss is smaller elsewhere along one of them, `unbounded` if it stays so however far one goes. Else
+    `ended`, with a lower point where the loss has curvature everywhere and Newton's step lowers it. Needs a Hessian,
+    in float64, and its eigenvectors if it is not positive definite, so only what is `doubtful` comes here.
+    """
+    if x.dtype != np.float64:
+        return examined(kind, in_double(problem), x.astype(np.float64), ended)
+    (n, d), state, loss = problem.A.shape, first_state(kind, problem, x, np.zeros_like(x[0])), LOSSES[kind.loss]
+    point, scale = state.point, 1 / problem.norms
+    curvature = scale[:, None] * hessian(kind, state) * scale if d <= MANY_COLUMNS else np.full((1, 1), np.nan)
+    if not np.isfinite(curvature).all() or not np.isfinite(point.z).all():
+        return Verdict(ended)
+    slope, exact = scale * point.gradient, bool(_exact(problem, point))
+    least = max(100 * float(problem.tol), FLAT) * 2 * point.size / n
+    factor, curved = kind.ops.factor(curvature - least * np.eye(d))
+    scaleless = loss.relative and lookup(kind.activation).parity == "odd"  # flat towards 0 (E.38)
+    if (scaleless or not curved) and not loss.stand_in:
+        nearer = _lowest(kind, problem, state, -x[:, None], _NEARER)[0]
+        if nearer is not None:
+            return Verdict(Status.flat, 0, nearer)
+    if not curved:
+        return _plateau(kind, problem, state, curvature, least, ended, exact=exact)
+    step = -kind.ops.backsolve(factor, slope)
+    if exact or -(slope @ step) / 2 <= SURE * LOWER * point.objective:
+        return Verdict(ended)
+    return Verdict(ended, 0, _lowest(kind, problem, state, (scale * step)[:, None], careful=True)[0])
+
+
+def _plateau(
+    kind: Objective, problem: Problem, state: State, curvature: Array, least: float, ended: Status, *, exact: bool
+) -> Verdict:
+    """Return what a point is where some curvature, of unit columns, is below `least`."""
+    point, scale, tiny = state.point, 1 / problem.norms, np.finfo(np.float64).tiny
+    values, vectors = np.linalg.eigh(curvature)
+    flat = values <= least
+    P = scale[:, None] * vectors[:, flat]
+    logits, unseen = problem.A.whole @ P, 10 * np.sqrt(np.finfo(np.float64).eps)
+    free = int(flat.sum() - (np.linalg.svd(logits, compute_uv=False) > unseen).sum())
+    if exact:
+        return Verdict(ended, free)
+    # from logits of these directions, which are small where the curvature is large: A^T D A leaves nothing of the small
+    curve, heavy = scaled_curvature(point.at, kind.loss), ridge(kind, problem, point.at)
+    low = logits.T @ curve.Q
+    small, turned = np.linalg.eigh(logits.T @ ((curve.diagonal + heavy)[:, None] * logits) + low @ curve.S @ low.T)
+    P, logits = P @ turned, logits @ turned
+    slopes = logits.T @ (point.at.v * point.at.c + heavy * point.z)
+    seen = np.linalg.norm(logits, axis=0) > unseen
+    newton = vectors[:, ~flat] @ ((vectors[:, ~flat].T @ (scale * point.gradient)) / values[~flat])
+    # Newton's direction, more and more like that of steepest descent, which trusts no small curvature
+    floors = np.maximum(np.abs(small)[:, None], least * np.array([tiny, 1e-4, 1.0]))
+    sloping = P @ (np.where(seen, slopes, 0)[:, None] / floors)
+    steepest = -np.column_stack([sloping, scale * newton + sloping[:, 0], *_down(problem)])
+    for along in (steepest, *_flat(point, P[:, seen], logits[:, seen])):
+        best, status = _lowest(kind, problem, state, along)
+        if best is not None:
+            return Verdict(ended if ended == Status.max_steps and status == Status.flat else status, free, best)
+    saturated = flat.all() and point.objective > FLAT * point.size and seen.any()
+    return Verdict(Status.flat if saturated and ended == Status.converged else ended, free)
+
+
 def _down(problem: Problem) -> Iterator[Array]:
-    """Yield the direction in which logits fall where the target is 0, and stay where it is not, as far as A allows."""
+    """Yield the direction in which logits grow where the target is 0, and stay where it is not, as far as A allows."""
     zero, A = problem.b == 0, problem.A.whole
     if zero.any() and isinstance(A, np.ndarray):
-        yield np.linalg.lstsq(A / problem.norms, -zero.astype(A.dtype))[0] / problem.norms
+        yield np.linalg.lstsq(A / problem.norms, zero.astype(A.dtype))[0] / problem.norms
 
 
-def _further(problem: Problem, state: State, along: list[Array]) -> Iterator[list[Array]]:
-    """Yield points further and further along each direction, so that logits move by 1/64 to 4096."""
-    for p in along:
-        size = np.abs(problem.A.whole @ p).max()
-        if np.isfinite(size) and size > 0:
-            for sign in (1, -1):
-                yield [(state.x + sign * t / size * p).astype(p.dtype) for t in 2.0 ** np.arange(-6, 13)]
+def _flat(point: Point, P: Array, logits: Array) -> Iterator[Array]:
+    """Yield directions without curvature: those that move one residual most, eigenvectors, random ones.
+
+    On a plateau the loss falls where a logit that is far from its target is the first to arrive there.
+    """
+    if P.shape[1]:
+        reach = np.linalg.norm(logits, axis=1)
+        worst = np.argsort(np.where(reach > 0, -np.abs(point.at.r), 0))[:MOST]
+        yield P @ logits[worst].T
+        yield P[:, :MOST]
+        yield P @ np.random.default_rng(0).normal(size=(P.shape[1], 2 * MOST))
 
 
-def _nearer(x: Array) -> list[list[Array]]:
-    """Return points between x and 0, near 0 last, out of which no saturation reaches."""
-    factors = [*(1 - 2.0 ** -np.arange(8, 1, -1)), *(2.0 ** -np.arange(1, 16)), 0.0]
-    return [[(x * factor).astype(x.dtype) for factor in factors]]
+_NEARER = np.array([*(2.0 ** -np.arange(8, 1, -1)), *(1 - 2.0 ** -np.arange(1, 16)), 1.0])  # of the way to 0
 
 
-def _lowest(kind: Objective, problem: Problem, state: State, rays: list[list[Array]]) -> tuple[Array | None, Status]:
-    """Return the point on the rays with the smallest loss, None where none is lower, and what that says."""
-    point, eps = state.point, float(np.finfo(np.float64).eps)
+def _lowest(
+    kind: Objective, problem: Problem, state: State, along: Array, at: Array | None = None, *, careful: bool = False
+) -> tuple[Array | None, Status]:
+    """Return the point with the smallest loss along columns, None where none is lower, and what that says.
+
+    Both ways so that logits move by 1/4096 of their size to 4096, or at the given lengths. A `careful` one crosses no
+    barrier, as the rescaled loss, which tends to 0 for large x without a fit.
+    """
+    point, logits, eps = state.point, problem.A.whole @ along, float(np.finfo(np.float64).eps)
+    if at is None:
+        size = np.abs(logits).max(axis=0)
+        good = np.isfinite(size) & (size > 0)
+        along, logits = (np.hstack([a, -a]) for a in (along[:, good] / size[good], logits[:, good] / size[good]))
+        at = 2.0 ** np.arange(np.floor(np.log2(np.clip(np.abs(point.z).max(), 1e-9, 1))) - 12, 13)
     rounding = 4 * eps * (np.abs(point.at.r) @ (np.abs(point.at.u) + np.abs(point.at.u - point.at.r)))
-    bound = (1 - LOWER) * point.objective - rounding - (4 * eps) ** 2 * point.size
-    found, least, status = None, bound, Status.converged
-    for ray in rays:
-        logits = [problem.A.whole @ x for x in ray]
-        values = np.array([scaled_value(kind, problem, z, point.at.log_scale)[1] for z in logits])
-        values = np.where(np.isfinite(values), values, np.inf)
-        if LOSSES[kind.loss].stand_in:  # its loss tends to 0 for large x without a fit: do not cross a barrier
-            behind = np.maximum.accumulate(values) > point.objective + float(problem.tol) / 100 * point.size
-            values = np.where(behind, np.inf, values)
-        i = int(np.argmin(values))
-        if values[i] < least:
-            grows = np.abs(logits[-1]).max() > 2 * np.abs(point.z).max() + 1
-            ends = values[-1] <= values[i] + LOWER * (point.objective - values[i])
-            ends &= values[:NEAR].min() < (1 - LOWER) * point.objective  # not on a plateau, from where a ray leads on
-            found, least, status = ray[i], values[i], Status.unbounded if grows and ends else Status.flat
+    least = (1 - LOWER) * point.objective - rounding - (4 * eps) ** 2 * point.size
+    barrier = point.objective + float(problem.tol) / 100 * point.size
+    careful = careful or LOSSES[kind.loss].stand_in is not None
+    found, status = None, Status.converged
+    for p, ray in zip(along.T, logits.T, strict=True):
+
+        def value(t: float, ray: Array = ray) -> float:
+            there = float(scaled_value(kind, problem, point.z + t * ray, point.at.log_scale)[1])
+            return there if np.isfinite(there) else np.inf
+
+        values = np.array([value(t) for t in at])
+        behind = np.maximum.accumulate(values) > barrier
+        i = int(np.argmin(np.where(behind, np.inf, values) if careful else values))
+        best, length = values[i], at[i]
+        if best >= least and behind.any() and not behind[0]:
+            k = int(np.argmax(behind))
+            best, length = _dip(value, at[k - 1], at[k], barrier)
+        if best < least:
+            far = np.abs(point.z + at[-1] * ray).max() > 2 * np.abs(point.z).max() + 1
+            stays = values[-1] <= best + LOWER * (point.objective - best)
+            stays &= values[at <= NEAR].min() < (1 - LOWER) * point.objective  # else on a plateau a ray leads on
+            found, least = state.x + length * p, best
+            status = Status.unbounded if far and stays else Status.flat
     return found, status
+
+
+def _dip(value: Callable[[float], float], low: float, high: float, barrier: float) -> tuple[float, float]:
+    """Return the smallest value that is met by halving to where it crosses the barrier, and where that is."""
+    best, length = np.inf, low
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        there = value(middle)
+        if there < best:
+            best, length = there, middle
+        low, high = (middle, high) if there <= barrier else (low, middle)
+    return best, length
 
 
 # --- in words ---------------------------------------------------------------------------------------
@@ -192,6 +262,8 @@ def sentence(
 ) -> str:
     """Return what a status means and what to try, none of it done already; empty where all is well."""
     what, advice = _SENTENCES.get("stalled" if status == "max_steps" and damping > STALLED else status, ("", ()))
+    if not what:
+        return ""
     others = [name for name in LOSSES if name not in (loss, "rescaled")]
     texts = {**_ADVICE, **words, "losses": f"the {' or the '.join(others)} loss"}
     done = {

@@ -30,8 +30,10 @@ class Rows(NamedTuple):
 def rows(A: Any) -> Rows:
     """Return A, a dense array or a scipy csr array, cut by rows."""
     count = cores() if (A.nnz if _is_csr(A) else A.size) > MANY else 1
+    if count == 1:
+        return Rows(A, (A,), (0, A.shape[0]), A.shape)
     edges = tuple(int(edge) for edge in np.linspace(0, A.shape[0], count + 1))
-    return Rows(A, (A,) if count == 1 else tuple(A[a:b] for a, b in pairwise(edges)), edges, A.shape)
+    return Rows(A, tuple(A[a:b] for a, b in pairwise(edges)), edges, A.shape)
 
 
 def _is_csr(A: Any) -> bool:

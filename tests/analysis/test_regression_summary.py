@@ -138,3 +138,19 @@ def test_no_rows_and_broken_runs_are_no_error():
         EXPERIMENTS["regression"], pd.DataFrame([row]).iloc[:0], curve.iloc[:0], name="x", axes=[], delta=0.1
     )
     assert empty["groups"] == []
+
+
+def test_methods_are_compared_on_the_problems_that_all_of_them_ran():
+    made = [cell(f"n{k}", quadratic(), replicate=k, steps=4, passes=20) for k in range(4)]
+    made += [cell(f"g{k}", linear(0.2), replicate=k, solver="gd", steps=50, passes=150) for k in range(2)]
+    made[1][0]["status"] = "max_steps"  # one of the two problems that both ran
+    answer = summary(*made)["answer"]
+    assert answer["sentences"] == [
+        "Of 2 methods gd solves most with the fewest passes: it converges on 2 of 2 problems, in 50 steps and 150"
+        " passes over A (medians)."
+    ]
+    assert [row[:3] for row in answer["table"]["rows"]] == [["gd", 2, 2], ["newton", 2, 1]]
+    apart = summary(cell("a", quadratic()), cell("b", linear(0.2), solver="gd", replicate=1))["answer"]
+    assert (apart["sentences"], apart["table"]["rows"]) == ([], [])
+    alone = summary(cell("a", quadratic(), steps=4, passes=20))["answer"]["sentences"]
+    assert alone == ["newton converges on 1 of 1 problems, in 4 steps and 20 passes over A (medians)."]

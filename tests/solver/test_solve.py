@@ -162,7 +162,7 @@ def test_the_start_is_exact_where_the_fit_is_exact():
         A, b, x = planted(loss=loss, activation=activation)
         problem = start.problem_of(validate.Checked(A, b, 0 * b, None, 1e-10, np.linalg.norm(A, axis=0)), loss)
         kind = Objective(loss, activation, True, host.HOST)
-        assert np.allclose(start.best(kind, problem), x, atol=1e-9)
+        assert np.allclose(start.best(kind, problem).x, x, atol=1e-9)
 
 
 def test_continuation_ends_at_the_wanted_weights():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,10 @@ def figure(cells: pd.DataFrame, names: Sequence[str], compared: Sequence[str], f
     x, *others = [*outer, *(axis for axis in names if axis not in compared)]
     line, rest = (others[0] if others else None), others[1:]
     found, called = outcomes(cells, list(names), final), short(list(names))
-    panels = list(found.groupby(rest, sort=True, dropna=False)) if rest else [((), found)]
+    grouped = found.groupby(rest, sort=True, dropna=False) if rest else None
+    most = plot.MAX_PANELS * plot.MAX_PAGES  # of a hundred thousand panels no more are made than are drawn
+    panels = [((), found)] if grouped is None else list(islice(grouped, most))
+    hidden = 0 if grouped is None else grouped.ngroups - len(panels)
     heat = line is not None and min(_numbers(found[axis]) for axis in (x, line)) >= HEAT
     over = f"{called[x]} and {called[line]}" if line is not None else called[x]
     caption = (
@@ -43,7 +47,7 @@ def figure(cells: pd.DataFrame, names: Sequence[str], compared: Sequence[str], f
         " Settings in which no run converges have no steps."
     )
     draw = partial(_figure, axes=(x, line), rest=rest, called=called, heat=heat)
-    return plot.paged("settings", f"Outcome over {over}", caption, panels, draw)
+    return plot.paged("settings", f"Outcome over {over}", caption, panels, draw, hidden=hidden)
 
 
 def _rank(values: pd.Series) -> tuple[bool, int]:

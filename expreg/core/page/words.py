@@ -58,8 +58,13 @@ class Parts(NamedTuple):
 
 
 def parts(experiment: Experiment, summary: Mapping[str, Any]) -> Parts:
-    """Return what the experiment adds to the page: what its `page` says, else the tables of the summary."""
-    return experiment.page(summary) or Parts(records(summary, "tables"), records(summary, "verdicts"))
+    """Return what the experiment adds to the page: what its `page` says, else answer and tables of the summary."""
+    if own := experiment.page(summary):
+        found: Parts = own
+        return found
+    answer = summary.get("answer") or {}
+    first = answer.get("table") or {"rows": ()}
+    return Parts(records(summary, "tables"), records(summary, "verdicts"), answer.get("sentences") or (), first)
 
 
 def number(value: object, digits: int = 3) -> str:

@@ -66,6 +66,7 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     statuses = cells["status"].value_counts().sort_index().to_dict()
     return {
         "counts": {"cells": len(cells), "by_status": statuses, "instances": len(points)},
+        "answer": {"sentences": _sentences(groups)},
         "groups": groups,
         "tables": _tables(groups),
         "verdicts": [verdict for group in groups for verdict in _verdicts(group)],
@@ -182,6 +183,19 @@ def _closeness(cells: pd.DataFrame, curves: pd.DataFrame) -> list[Record]:
 
 
 # --- what a reader sees ---------------------------------------------------------------------------
+
+
+def _sentences(groups: Sequence[Record]) -> list[str]:
+    """Return how often a bound is violated, and which is the tightest, in one sentence."""
+    found = [ratio for group in groups for ratio in group["ratios"] if ratio["over"] == "all"]
+    if not found:
+        return []
+    count, violations = (sum(ratio[name] for ratio in found) for name in ("instances", "violations"))
+    tight = max(found, key=lambda ratio: ratio["median"])
+    held = (
+        f"No bound is violated in {count} comparisons" if not violations else f"{violations} of {count} violate a bound"
+    )
+    return [f"{held}; the tightest is {_bound(tight['bound'])}, measured / bound {tight['median']:.2f} (median)."]
 
 
 def _tables(groups: Sequence[Record]) -> list[Record]:

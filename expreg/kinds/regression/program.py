@@ -303,7 +303,7 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
 def _status(settings: Settings, record: dict[str, Array]) -> Status:
     """Return how a cell ended: where its gradient vanished without steps that converge, what that point is."""
     status = Status(int(record["status"])) or Status.max_steps  # running: its lane ended at the budget
-    x, ends = np.asarray(record["x"]), {name: record[name] for name in ("damping", "pivot", "moved", "misfit")}
+    x, ends = np.asarray(record["x"]), {name: record[name] for name in verdict.ENDS}
     if status != Status.converged or "accuracy" in settings["problem"] or not verdict.doubtful(x, **ends):
         return status
     static, given, A = signature(settings), prepare(settings), inputs(settings)["A"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from expreg.core.stats.describe import Floats, Record, above, quartiles, shown, split, varying, verdict
 from expreg.core.stats.success import clopper_pearson
 from expreg.core.stats.summary import Asked
-from expreg.kinds.regression import theorem
+from expreg.kinds.regression import answer, theorem
 from expreg.kinds.regression.columns import PROBLEM as KEYS
 from expreg.solver.records import SKETCHES, chosen, names
 from expreg.types import FAILED
@@ -60,6 +60,7 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     pairs = [(group["group"], method) for group in groups for method in group["methods"]]
     own = [_outcomes(pairs, [*SHAPE, *outer]), *_speeds(pairs, [*SHAPE, *outer])] if kept.size else []
     return {
+        "answer": answer.describe(kept, [*METHOD, *settings], [*SHAPE, *PROBLEM, *REPEATS]),
         "groups": [*starts["groups"], *groups],
         "tables": [*starts["tables"], *own],
         "verdicts": [*starts["verdicts"], *_verdicts(pairs, asked.delta, asked.confidence)],
@@ -106,13 +107,12 @@ def _method(
 ) -> Record:
     solver, sketch = values["solver"], values["sketch"]
     size: int | None = None if pd.isna(values["sketch_size"]) else int(values["sketch_size"])
-    sketched = "" if sketch == "none" else f", {sketch}{'' if size is None else f' {size}'}"
     first, done = rows.iloc[0], rows[rows["status"] == "converged"]
     near = [_near(traces[cell], FLOOR[first["precision"]]) for cell in done["cell"] if cell in traces]
     # only steps that solve with the whole Hessian have an order; `auto` stands for the solver of this size
     exact = sketch == "none" and solver in names() and chosen(solver, first["rows"], first["columns"]).quadratic
     return {
-        "label": f"{solver}{sketched}" + "".join(f", {name} = {shown(values[name])}" for name in settings),
+        "label": answer.label(values, settings),
         "solver": solver,
         "exact": exact,
         "sketch": sketch,
