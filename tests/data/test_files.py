@@ -18,7 +18,7 @@ import pytest
 from numpy.lib import format as npy
 from pyarrow import parquet as pq
 
-from expreg.api import load_config as load
+from expreg.api import plan
 from expreg.data import make, tables
 from expreg.data.files import FORMATS, data_shape, read_file, sha256
 from expreg.errors import InputError
@@ -471,6 +471,6 @@ def test_a_file_without_labels_is_refused_unless_labels_are_drawn(tmp_path):
     (tmp_path / "x.csv").write_text("a,b\n1,0\n0,1\n")
     block = {"kind": "file", "path": str(tmp_path / "x.csv")}
     config = {"experiment": "threshold", "name": "x", "network": {"m": 8}}
-    with pytest.raises(InputError, match=r"data\.labels: the file has no labels"):
-        load({**config, "data": block})
-    load({**config, "data": {**block, "labels": {"kind": "sign"}}})
+    with pytest.raises(InputError, match=r"x\.csv: data\.labels: the file has no labels"):
+        plan({**config, "data": block})
+    assert plan({**config, "data": {**block, "labels": {"kind": "sign"}}})["cells"] == 1
