@@ -6,10 +6,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import docutils
-from docutils import nodes
-from docutils.utils.math import math2html, wrap_math_code
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import reference
@@ -29,7 +25,7 @@ author = "the expreg authors"
 copyright = "the expreg authors, Apache-2.0"  # the name that Sphinx reads
 release = version = __version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["formulas", "myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "jupyter_execute"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
@@ -37,9 +33,9 @@ html_theme = "furo"
 html_title = f"expreg {__version__}"
 html_copy_source = False
 html_show_sphinx = False
-html_math_renderer = "plain"
-html_static_path = ["static", str(Path(docutils.__file__).parent / "writers/html5_polyglot/math.css")]
-html_css_files = ["math.css", "expreg.css"]
+html_math_renderer = "mathml"
+html_static_path = ["static"]
+html_css_files = ["expreg.css"]
 pygments_style = "friendly"
 pygments_dark_style = "native"
 
@@ -81,18 +77,13 @@ def plain_docstring(_app, what, _name, _object, _options, lines):
     lines[:] = "".join(f"`{part}`" if i % 2 else part for i, part in enumerate(parts)).split("\n")
 
 
-def visit_math(translator, node):
-    """Write a formula as HTML that needs neither a script nor a font of its own."""
-    block = isinstance(node, nodes.math_block)
-    math2html.DocumentParameters.displaymode = block
-    formula = math2html.math2html(wrap_math_code(node.astext(), block))
-    tag = "div" if block else "span"
-    translator.body.append(f'<{tag} class="formula">{formula}</{tag}>')
-    raise nodes.SkipNode
+def skip_field(_app, _what, _name, member, _skip, _options):
+    """Leave out the fields of a NamedTuple: its docstring describes them."""
+    return True if type(member).__name__ == "_tuplegetter" else None
 
 
 def setup(app):
     """Connect the above."""
     app.connect("source-read", fill)
     app.connect("autodoc-process-docstring", plain_docstring, priority=100)
-    app.add_html_math_renderer("plain", (visit_math, None), (visit_math, None))
+    app.connect("autodoc-skip-member", skip_field)

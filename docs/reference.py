@@ -12,6 +12,8 @@ from expreg.core.config.model import Config, inner
 from expreg.kinds import EXPERIMENTS
 
 ELSEWHERE = {"sweep": "[The sweep language](configuration.md#the-sweep-language)"}
+GREEK = {"kappa": "κ", "phi": "φ", "lambda": "λ", "eta": "η", "eps": "ε", "delta": "δ", "sum_r": "Σ_r"}
+GREEK_NAME = re.compile(rf"\b({'|'.join(GREEK)})\b")
 
 Schema = Mapping[str, Any]
 
@@ -64,9 +66,12 @@ def _of(found: tuple[types.Column, ...]) -> str:
 
 
 def notation() -> str:
-    """Return the notation table of expreg/types.py as Markdown."""
-    lines = [line for line in (types.__doc__ or "").splitlines() if line.startswith("|")]
-    return "\n".join(_escaped(line.replace("||r||", "‖r‖"), "") for line in lines)
+    """Return the notation table of expreg/types.py as Markdown, letters and meanings with Greek letters."""
+    lines = [line.replace("||r||", "‖r‖") for line in (types.__doc__ or "").splitlines() if line.startswith("|")]
+    rows = [line.split("|") for line in lines]
+    for row in rows[2:]:
+        row[1], row[3] = (GREEK_NAME.sub(lambda name: GREEK[name[0]], row[k]) for k in (1, 3))
+    return "\n".join(_escaped("|".join(row), "") for row in rows)
 
 
 def _section(path: str, branches: list[Schema], whole: Schema) -> str:

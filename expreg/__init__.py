@@ -1,4 +1,4 @@
-"""Measure what a theorem about over-parameterised training says at the sizes you can run."""
+"""A JAX framework for sweeps of network width on GPUs, TPUs and CPUs."""
 
 from importlib import import_module
 

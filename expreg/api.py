@@ -39,7 +39,7 @@ class Run:
 
     @cached_property
     def cells(self) -> "pd.DataFrame":
-        """One row per finished cell of the plan (contract 2.4)."""
+        """One row per finished cell of the plan, a pandas DataFrame."""
         return self._read[0]
 
     @cached_property
@@ -53,7 +53,7 @@ class Run:
 
     @cached_property
     def curves(self) -> "pd.DataFrame":
-        """Long table: cell, step, residual, linearised."""
+        """One row per cell and recorded step, a pandas DataFrame: cell, step, residual, linearised."""
         # of the same cells, even if more have finished since these were read
         return table.read(self.directory, self.cells["cell"].tolist())[1]
 
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def verdicts(self) -> str:
-        """What the run says of each claim, as plain text of at most 100 columns."""
+        """The answer, the table and the verdicts, as plain text of at most 100 columns."""
         from expreg.core.page.words import verdict_text
 
         return verdict_text(self.experiment, self.summary)

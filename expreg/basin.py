@@ -1,7 +1,7 @@
 """How near to a minimiser a start must be: the constants l and M of a good loss and the radius 0.1 l / M.
 
 A loss is (l, M)-good at its minimiser x* if its Hessian is at least l I there and M-Lipschitz; the theorem of Rescaled
-Hyperbolic Functions Regression (arXiv:2305.00660) starts where M ||x0 - x*|| <= 0.1 l. The factor 0.1 is recalled,
+Hyperbolic Functions Regression (arXiv:2305.00660) starts where M ||x0 - x*|| <= 0.1 l. The factor 0.1 is reconstructed,
 everything else derived. Functions of float64 NumPy arrays: A (n, d), b (n,), x (d,), weights (n,) or a number.
 """
 

@@ -23,7 +23,7 @@ MAX_ROWS = 100
 """Rows of a query that a terminal shows; a file or a pipe gets all of them."""
 
 app = typer.Typer(
-    help="Measure what a theorem about over-parameterised training says at the sizes you can run.",
+    help="A JAX framework for sweeps of network width on GPUs, TPUs and CPUs.",
     add_completion=True,
     rich_markup_mode=None,  # plain help: it is short, fits every terminal and starts at once
     pretty_exceptions_enable=False,

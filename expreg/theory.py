@@ -1,8 +1,8 @@
 """What the theorem asks for: widths, radii, step sizes and iteration counts (section C), for exp.
 
-Setting: ||x_i|| <= 1, coupled initialisation unless said, `lam` = lambda_min(H^cts), `s_x` = ||X||
+Setting: ||x_i|| <= 1, coupled initialisation unless stated, `lam` = lambda_min(H^cts), `s_x` = ||X||
 (spectral), `y_norm` = ||f(0) - y||. Statements are derived except where a docstring says
-*recalled*: the bodies of the papers were not at hand, so such a constant is an argument with a default, never
+*reconstructed*: only the abstracts are quoted, so such a constant is an argument with a default, never
 "the paper's constant". Closed forms take floats or NumPy arrays; widths are computed as logarithms, as they
 reach 10^38 and beyond.
 """
@@ -54,7 +54,7 @@ def radius_frobenius(lam: Number, n: Number, bound: Number) -> Number:
 def width(n: Number, delta: Number, lam: Number, constant: Number = 1.0, c_b: Number = 4.0) -> Number:
     """Return the width m = constant lam^-2 n^2 e^{c_b B(m)} log(n / delta), solved for m (C.14).
 
-    The form n^{2+o(1)} log(n / delta) is that of the abstract; c_b = 4 is recalled and agrees with
+    The form n^{2+o(1)} log(n / delta) is that of the abstract; c_b = 4 is reconstructed and agrees with
     `width_frobenius`; `constant` is ours. inf when it exceeds the floats: see `log_width`.
     """
     return _from_log(log_width(n, delta, lam, constant, c_b))
@@ -191,5 +191,5 @@ def movement_bound(m: Number, lam: Number, y_norm: Number, *, s_x: Number, bound
 def movement_bound_recalled(
     m: Number, lam: Number, y_norm: Number, *, n: Number, bound: Number, radius: Number
 ) -> Number:
-    """Return 4 sqrt(n) e^{B + R} y_norm / (m lam), the *recalled* form of `movement_bound` (C.19)."""
+    """Return 4 sqrt(n) e^{B + R} y_norm / (m lam), the *reconstructed* form of `movement_bound` (C.19)."""
     return 4 * np.sqrt(n) * np.exp(bound + radius) * y_norm / (m * lam)

@@ -166,7 +166,7 @@ class Experiment:
     - `too_few(cells, analysis)`: why they are too few for what `analysis` asks, None if they are not.
     - `searches(config)`: the axes along which a search may bracket success, each with the criteria that it may name.
     - `success(cells, criterion)`: 1, 0 or nan (no answer) by the id of the cell, for rows as the store gives them.
-    - `warnings(cells, analysis)`: what a run of them cannot decide, said before it starts.
+    - `warnings(cells, analysis)`: what a run of them cannot decide, shown before it starts.
     - `certify(settings, arrays, refined)`: the certificate of a cell's `inputs`; None where there is none.
     - `probe`: a small cell of a known number of steps, by which the speed of a machine is measured.
 

@@ -1,6 +1,8 @@
 """README and docs: every command and example runs (shrunk), every YAML block is a config, links and names exist."""
 
+import ast
 import inspect
+import io
 import json
 import re
 import runpy
@@ -8,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tokenize
 import tomllib
 import types
 from collections.abc import Iterator
@@ -31,8 +34,9 @@ from expreg.types import Status
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 import figures  # noqa: E402
+import formulas  # noqa: E402
 
-LISTED = (ROOT / "docs/index.md").read_text().partition(":maxdepth: 1")[2].partition("```")[0].split()
+LISTED = re.findall(r"^[a-z_]+$", (ROOT / "docs/index.md").read_text(), re.MULTILINE)
 PAGES = [
     ROOT / path for path in ("README.md", "CHANGELOG.md", "docs/index.md", *(f"docs/{page}.md" for page in LISTED))
 ]
@@ -132,12 +136,12 @@ def test_messages_are_as_shown(place, command):
 
 @pytest.mark.parametrize("page", EXAMPLES)
 def test_python_examples_run(page, place, monkeypatch, command):
-    if page == "docs/quickstart.md":  # executed by the build, which has IPython; the tests do not
-        display: Any = types.ModuleType("IPython.display")
-        display.Image = lambda path, width: Path(path).stat()
-        monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
-        monkeypatch.setitem(sys.modules, "IPython.display", display)
     shown = [block for block in blocks("python", "{code-cell}") if block.page == page]
+    if page != "docs/quickstart.md":  # one page with figures is enough: they take longer than the runs
+        monkeypatch.setattr("expreg.core.page.page.write", lambda *_: None)
+    display: Any = types.ModuleType("IPython.display")  # the build has IPython, the tests do not
+    display.Image = lambda path, width: page == "docs/quickstart.md" and Path(path).stat()
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
     known: dict[str, Any] = {}
     for block in shown:
         if block.text.startswith("!"):
@@ -161,6 +165,30 @@ def test_what_is_called_ambiguous_is_refused(text):
     assert f"`{text}`" in (ROOT / "docs/configuration.md").read_text()
     with pytest.raises(errors.InputError, match="ambiguous"):
         load(SMALLEST, [f"description={text}"])
+
+
+# --- formulas -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_formula_is_understood(page):
+    """The build fails too, as it uses the same function."""
+    text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for block, inline in re.findall(r"\$\$(.+?)\$\$|\$([^$]+)\$", text, re.DOTALL):
+        assert formulas.mathml(block or inline).startswith("<math")
+
+
+def test_a_subscript_takes_one_letter():
+    found = re.sub(r"</?math.*?>|</?mrow>", "", formulas.mathml("D_ia_i"))
+    assert found == "<msub><mi>D</mi><mi>i</mi></msub><msub><mi>a</mi><mi>i</mi></msub>"
+
+
+@pytest.mark.parametrize(
+    "formula", [r"\foo x", r"\frac{1}", "{a", "a}", "a_", "a^^b", "a^b^c", r"\left(a", "x&y", "$x", "#"]
+)
+def test_a_formula_that_is_not_understood_is_an_error(formula):
+    with pytest.raises(ValueError, match="cannot parse the formula"):
+        formulas.mathml(formula)
 
 
 # --- what is linked and named exists --------------------------------------------------------------
@@ -216,6 +244,16 @@ def test_events_columns_statuses_and_exit_codes_are_explained(place, reference):
     assert codes <= set(map(int, table))
 
 
+def test_public_names_are_in_the_reference():
+    text = (ROOT / "docs/api.md").read_text()
+    modules = {f"expreg.{name}" for name in expreg.__all__ if inspect.ismodule(getattr(expreg, name))}
+    functions = {f"expreg.{name}" for name in expreg.__all__} - modules - {"expreg.__version__"}
+    assert functions <= set(re.findall(r"autofunction:: (\S+)", text))
+    assert modules <= set(re.findall(r"expreg\.\w+", text))
+    docstrings = "".join(path.read_text() for path in (ROOT / "expreg").rglob("*.py"))
+    assert not re.search(r"contract \d|design\.md|house\.md", docstrings)
+
+
 def test_every_label_of_the_mathematics_is_explained():
     text = (ROOT / "docs/mathematics.md").read_text()
     explained = set(re.findall(r"\(([A-H]\.\d+)\)", text))
@@ -224,6 +262,31 @@ def test_every_label_of_the_mathematics_is_explained():
     code = "".join(path.read_text() for path in (ROOT / "expreg").rglob("*.py"))
     used = set(re.findall(r"\b([A-H]\.\d+)\b", code))
     assert used <= explained
+
+
+# --- English --------------------------------------------------------------------------------------
+
+AVOIDED = r"\b(told|held|said|far away|says of|lets? expect|is recalled)\b"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_pages_avoid_words_that_read_badly(page):
+    assert not re.findall(f".*{AVOIDED}.*", page.read_text(), re.IGNORECASE)
+
+
+def test_texts_of_the_package_avoid_words_that_read_badly():
+    """Messages, captions, docstrings and comments; names of variables are free."""
+    found = []
+    for path in (ROOT / "expreg").rglob("*.py"):
+        source = path.read_text()
+        texts = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+        texts += [
+            part.string
+            for part in tokenize.generate_tokens(io.StringIO(source).readline)
+            if part.type == tokenize.COMMENT
+        ]
+        found += [(path.name, text) for text in texts if re.search(AVOIDED, str(text), re.IGNORECASE)]
+    assert not found
 
 
 # --- what is made from the package ----------------------------------------------------------------

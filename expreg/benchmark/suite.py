@@ -189,7 +189,7 @@ def _overall(found: list[dict[str, Any]]) -> dict[str, Any]:
     """Return on how many problems we are first, and the geometric mean of the ratios to the best peer of each.
 
     Where no peer got there we are first without a ratio; where we did not get there we are not first, and the
-    geometric mean says of how many problems it is one.
+    number of problems in the geometric mean is given with it.
     """
     ratios = [one["times_faster"] for one in found if one["times_faster"]]
     alone = [one for one in found if one["best_peer"] is None and one["outcomes"][0]["seconds"] is not None]

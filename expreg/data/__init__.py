@@ -44,6 +44,9 @@ def check_file(options: Mapping[str, Any], *, activation: str) -> list[Problem]:
         X, y = read_file(options)
     except InputError as failure:
         return list(failure.problems)
+    if y is None and options["labels"]["kind"] == "given":
+        message = "the file has no labels; name their column by target, or expected labels.kind sign or teacher"
+        return [Problem("E-DATA", message, key="data.labels", file=str(options["path"]))]
     labels = np.zeros(len(X)) if y is None else y
     allowed = bool(options.get("allow_duplicates", False))
     return validate(X, labels, activation=activation, allow_duplicates=allowed, name=str(options["path"]))

@@ -18,6 +18,7 @@ import pytest
 from numpy.lib import format as npy
 from pyarrow import parquet as pq
 
+from expreg.api import plan
 from expreg.data import make, tables
 from expreg.data.files import FORMATS, data_shape, read_file, sha256
 from expreg.errors import InputError
@@ -464,3 +465,12 @@ def test_a_csv_without_a_header_has_columns_by_number(tmp_path):
     assert (X.tolist(), y.tolist()) == ([[1.0, 3.0], [4.0, 6.0]], [2.0, 5.0])
     with pytest.raises(InputError, match=r"header: false"):
         read_file({"path": path})
+
+
+def test_a_file_without_labels_is_refused_unless_labels_are_drawn(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1,0\n0,1\n")
+    block = {"kind": "file", "path": str(tmp_path / "x.csv")}
+    config = {"experiment": "threshold", "name": "x", "network": {"m": 8}}
+    with pytest.raises(InputError, match=r"x\.csv: data\.labels: the file has no labels"):
+        plan({**config, "data": block})
+    assert plan({**config, "data": {**block, "labels": {"kind": "sign"}}})["cells"] == 1

@@ -75,7 +75,7 @@ def status(directory: Path | str) -> dict[str, Any]:
 
     Keys: planned (None if plan.json is damaged; of a search the most that it may run), search (its axis and criteria,
     None without one), done (need no further execution), failed, by_status, damaged, last_event, running (a process
-    owns the directory), progress (what that process says of the cells that it runs: `live.Progress`, None without).
+    owns the directory), progress (that of the process that runs: `live.Progress`, None without).
     """
     directory = Path(directory)
     plan = plan_of(directory)

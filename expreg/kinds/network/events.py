@@ -1,4 +1,4 @@
-"""The events of (C.27): what each claims, how it is judged along the path of a run, and what a row says of it.
+"""The events of (C.27): what each claims, how it is judged along the path of a run, and its columns.
 
 An event is one record of `EVENTS`; config, programs, columns, summaries and documentation derive from that list.
 This module imports no JAX: functions of arrays use the operators and the namespace of what they are given.

@@ -39,7 +39,8 @@ _COLUMNS = {
 _LEGEND = (
     "Widths that suffice: by the spectral argument (C.13), by the Frobenius argument (C.12), and in the form of the"
     " abstract (C.14; constant 1 and c_B = 4 are ours), whose local exponent of n is (C.15). B (C.1), R (C.9), eta"
-    " and T (C.17) are those at the spectral width; the form of eta is recalled. A sufficient width is no threshold."
+    " and T (C.17) are those at the spectral width; the form of eta is reconstructed. A width that suffices is no"
+    " threshold."
 )
 
 

@@ -19,7 +19,7 @@ OWN = ("distance", "accuracy", "draw")
 
 
 class Minimum(NamedTuple):
-    """A, b, the weights (n,) of the regulariser, the minimiser x*, float64, and what a row says of them."""
+    """A, b, the weights (n,) of the regulariser, the minimiser x*, float64, and their columns."""
 
     A: Array
     b: Array

@@ -44,7 +44,7 @@ CONSTANTS = {
 """Columns of the table of good starts and their titles."""
 FITTED = ("intercept", "slope", "bend")
 SHRINKS = 0.4
-"""What a step from a good start shrinks the distance to x* by, at most (recalled)."""
+"""What a step from a good start shrinks the distance to x* by, at most (reconstructed)."""
 BEND = 1.0
 """Steps by which a curved line may rise from a straight one: they are counted in whole numbers."""
 TRIVIAL = 0.01

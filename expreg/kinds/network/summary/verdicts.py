@@ -176,7 +176,7 @@ def _share_verdict(known: Sequence[Record], worst: Record, level: float, bounds:
 
 
 def _theorem(record: Record, bounds: Sequence[Record]) -> str:
-    """Return what the theorem says of the width of a record (C.14)."""
+    """Return what the theorem says about the width of a record (C.14)."""
     if _sufficient(record, bounds):
         return "the theorem calls that m sufficient"
     needed = next((bound["width"] for bound in bounds if bound["n"] == record["n"]), None)
