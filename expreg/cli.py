@@ -244,7 +244,7 @@ def solve(
     activation: Annotated[str, typer.Option(help="exp, cosh or sinh.")] = "exp",
     solver: Annotated[str, typer.Option(help="auto, newton, gauss_newton, pcg, lbfgs or gd.")] = "auto",
     sketch: Annotated[str | None, typer.Option(help="leverage, countsketch, gaussian or uniform.")] = None,
-    tol: Annotated[float, typer.Option(help="On the gradient, relative to the terms that cancel in it.")] = 1e-10,
+    tol: Annotated[float, typer.Option(help="On the relative gradient norm.")] = 1e-10,
     weights: Annotated[str | None, typer.Option(help="Regulariser 1/2 ||diag(w) A x||^2: a number or a file.")] = None,
     start: Annotated[Path | None, typer.Option(help="A file with the x (d,) to start from.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="For everything random.")] = 0,

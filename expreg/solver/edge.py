@@ -263,7 +263,7 @@ def _solution(
     unsolved = sentence(
         status, float(state.damping), IN_A_CALL, dtype=x.dtype, weighted=checked.weights is not None, **words
     )
-    reached = f"the gradient is {float(state.relative):.1e} of the terms that cancel in it after {steps} steps"
+    reached = f"relative gradient norm {float(state.relative):.1e} after {steps} step{'' if steps == 1 else 's'}"
     reached = (
         f"{unsolved} ({reached}, tol {checked.tol:.1e})" if unsolved else f"{reached}, within tol {checked.tol:.1e}"
     )

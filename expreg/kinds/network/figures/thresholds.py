@@ -66,7 +66,8 @@ def _budgets_figure(groups: list[dict[str, Any]], level: float | None) -> Canvas
         named = [(f"flow time {b['flow_time']:g}", b, style) for b, style in zip(one, looks, strict=True)]
         handles, points = draw_criteria(axis, named, level)
         log_axes(axis, points, limits)
-        plot.legend_below(axis, 2, title="exponent of $n$ [interval]", handles=handles)
+        columns = 2 if len(groups) == 1 else 1  # two do not fit below a panel of several
+        plot.legend_below(axis, columns, title="exponent of $n$ [interval]", handles=handles)
         plot.entitle(axis, len(groups), str(group.get("label", "")))
     plot.outer_labels(axes, "number of data $n$", r"width threshold $m^*(n,\delta)$")
     return figure
