@@ -182,3 +182,9 @@ VALUES = st.recursive(
 )
 def test_any_value_anywhere_loads_or_is_refused(path: str, value: Any) -> None:
     assert all(line.isprintable() and len(line) <= 400 for line in complaints(SMALL, {path: value}))
+
+
+def test_a_name_in_place_of_its_mapping_says_how_to_write_it() -> None:
+    for path, name, key in (("training.optimizer", "adam", "name"), ("data.labels", "teacher", "kind")):
+        with pytest.raises(InputError, match=f"expected a mapping; write {{{key}: {name}}}"):
+            load(changed(path, name))

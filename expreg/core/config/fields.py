@@ -359,7 +359,8 @@ class OneOf(Rule):
     def choose(self, value: Any) -> type[Block]:
         """Return the model of a mapping."""
         if not isinstance(value, Mapping):
-            raise fault("E-TYPE", f"{got(value)}, expected a mapping")
+            hint = f"; write {{{self.key}: {value}}}" if isinstance(value, str) and value in self.choices() else ""
+            raise fault("E-TYPE", f"{got(value)}, expected a mapping{hint}")
         choices = self.choices()
         name = value.get(self.key, next(iter(choices)))
         try:
