@@ -23,6 +23,7 @@ import shutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,17 @@ def bench(suite: str) -> None:
     load = os.getloadavg()[0]  # of others; 0 where the machine is idle
     found, _ = benchmark.bench(suite, quick=False, limit=None, only=None, say=print)
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-    circumstances = {"on": f"{_processor()}, {os.cpu_count()} cores", "date": date, "load": load}
+    versions = [f"{name} {_version(name)}" for name in ("jax", "torch") if _version(name)]
+    on = ", ".join([_processor(), f"{os.cpu_count()} cores", *versions])
+    circumstances = {"on": on, "date": date, "load": load}
     (RESULTS / f"bench_{suite}.json").write_text(json.dumps(_rounded(circumstances | found), indent=1) + "\n")
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _processor() -> str:
