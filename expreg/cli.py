@@ -223,7 +223,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Two or more run directories.", show_default=False)],
 ) -> None:
     """Show the settings in which runs differ, and what they found side by side: counts, widths, exponents."""
-    from expreg.core.store.compare import compare as side_by_side
+    from expreg.core.page.compare import compare as side_by_side
 
     if len(runs) < 2:
         raise typer.BadParameter("one run; give two or more")

@@ -17,6 +17,7 @@ from report import synthetic
 from report.synthetic import EXPERIMENT, HOSTILE
 
 from expreg.core.page import explore
+from expreg.core.page.page import EXPLORED
 from expreg.core.page.page import write as write_report
 
 AXES = ["data", "n", "m", "rho"]
@@ -173,7 +174,7 @@ def test_texts_of_the_run_are_never_markup(page):
 def test_a_run_without_rows_has_a_page(tmp_path):
     cells, curves, summary = synthetic.small()
     explore.write(tmp_path, EXPERIMENT, cells[:0], curves[:0], summary, AXES)
-    data = base64.b64decode(re.search(r'id="data">([^<]*)', (tmp_path / explore.NAME).read_text())[1])
+    data = base64.b64decode(re.search(r'id="data">([^<]*)', (tmp_path / EXPLORED).read_text())[1])
     assert unpacked(data)[0] == {
         "cells": 0, "columns": 0, "same": {}, "left_out": [], "kinds": [], "curves": 0, "all_curves": 0,
     }  # fmt: skip
@@ -288,6 +289,6 @@ def test_in_chromium_the_report_and_an_empty_page_open_without_a_complaint(tmp_p
     assert console == []
     assert "<script" not in text
     assert "<svg" in text
-    text, console = opened(tmp_path / explore.NAME)
+    text, console = opened(tmp_path / EXPLORED)
     assert console == []
     assert "No cell is finished yet." in text

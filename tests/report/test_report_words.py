@@ -67,8 +67,12 @@ def test_no_verdicts_are_said_to_be_none():
 def test_the_tally_counts_every_verdict(run):
     _, _, summary = run
     found = words.tally(summary["verdicts"])
-    assert found.startswith(f"{len(summary['verdicts'])} verdicts: ")
-    assert sum(map(int, re.findall(r" (\d+)[,.]", found))) == len(summary["verdicts"])
+    total, *parts = map(int, re.findall(r"(\d+) ", found))
+    assert total == len(summary["verdicts"]) == (sum(parts) or total)
+    mixed = [{"verdict": verdict} for verdict in ("consistent", "consistent", "contradicts", "cannot decide")]
+    assert words.tally(mixed) == "Of 4 verdicts 2 are consistent, 1 contradicts its claim, 1 cannot decide."
+    assert words.tally(mixed[:2]) == "All 2 verdicts are consistent."
+    assert words.tally(mixed[:1]) == "The only verdict is consistent."
     assert words.tally([{"verdict": "does not apply"}]).startswith("No verdicts")
 
 

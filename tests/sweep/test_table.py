@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from expreg.core.engine import manifest
-from expreg.core.store.compare import compare
+from expreg.core.page.compare import compare
 from expreg.core.store.export import export, query
 from expreg.core.store.part import digest, encode, part_name
 from expreg.core.store.store import Store, canonical, identity_hash
@@ -335,7 +335,7 @@ def test_compare_shows_what_differs_side_by_side(tmp_path: Path) -> None:
     assert list(settings.loc["sweep.product.replicate.count"]) == [44, 40]
     assert len(settings) == 2
     assert list(findings.loc["status oom"]) == [1, None]
-    assert list(findings.loc["sphere: E5, m* at n = 8 (90 %)"]) == [None, "64 [50, 81.5]"]
+    assert list(findings.loc["sphere: E5, m* at n = 8 (90 %)"]) == [None, "64 [50, 82]"]
     assert findings.loc["sphere: E5, m* at n = 16 (90 %)", "b"] == "more than 512"
     assert findings.loc["sphere: E5, exponent of n", "b"] == "2 [1.5, –]"
     assert "sphere: E3, exponent of n" not in findings.index

@@ -19,7 +19,7 @@ from expreg.errors import InputError, Problem
 from expreg.types import cores
 
 DRIVERS = {"jax_cuda12_plugin": 525, "jax_cuda13_plugin": 580}
-"""The oldest NVIDIA driver of each plugin of JAX, by the release notes of CUDA 12 and 13."""
+"""The oldest NVIDIA driver of each plugin: by the installation guide of JAX; by the drivers of CUDA 13.0."""
 EXTRAS = {"gpu": "expreg[cuda12] or expreg[cuda13]", "tpu": "expreg[tpu]"}
 _KINDS = {"cuda": "gpu", "gpu": "gpu", "rocm": "gpu", "tpu": "tpu"}
 _MEMORY = "XLA_PYTHON_CLIENT_"
@@ -119,8 +119,8 @@ def _nvidia() -> tuple[tuple[str, ...], int | None, str]:
         return (), None, f"{type(error).__name__}: {error}"
     rows = [line.rsplit(", ", 1) for line in answer.stdout.splitlines() if ", " in line]
     if answer.returncode or not rows:
-        said = (answer.stdout + answer.stderr).strip().splitlines()
-        return (), None, said[0] if said else f"exit code {answer.returncode}"
+        words = (answer.stdout + answer.stderr).strip().splitlines()
+        return (), None, words[0] if words else f"exit code {answer.returncode}"
     major = rows[0][1].split(".")[0]
     return tuple(name for name, _ in rows), int(major) if major.isdigit() else None, ""
 

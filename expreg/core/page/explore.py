@@ -14,13 +14,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from expreg.core.page import words
-from expreg.core.page.page import environment
+from expreg.core.page.page import EXPLORED, environment
 from expreg.core.store.disk import replace
 from expreg.errors import printable
 from expreg.output import document
 from expreg.types import BASE, Experiment
 
-NAME = "explore.html"
 COLUMNS_LIMIT, DATA_LIMIT = 3_900_000, 4_400_000
 """Compressed bytes of the columns, and of columns and curves together: the page stays under 8 MB whatever the run."""
 POINTS = 48
@@ -53,7 +52,7 @@ def write(
         library=_base64(zlib.compress(get_plotlyjs().encode(), 9)),
         data=_base64(packed(experiment, cells, curves, axes)),
     )
-    path = Path(directory) / NAME
+    path = Path(directory) / EXPLORED
     replace(path, text.encode())
     return path
 

@@ -21,6 +21,8 @@ from expreg.core.store.disk import make_directory, refuse_link, remove_temporari
 from expreg.types import Experiment
 
 _SVG_DISPLAY = "width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;max-width"
+EXPLORED = "explore.html"
+"""The page of all cells, which the report links to where it is there."""
 _MOST_VERDICTS = 40  # of one claim; summary.json has all
 _SCALE = 1.75  # CSS pixels per point: figures drawn for a page of 6.75 inches, shown on a screen
 
@@ -64,7 +66,7 @@ def write(
                 path.unlink()
     for name, content in written.items():
         replace(folder / name, content)
-    shown, explored = [shown for shown, _ in rendered], (report.parent / "explore.html").exists()
+    shown, explored = [shown for shown, _ in rendered], (report.parent / EXPLORED).exists()
     page = html(experiment, shown, cells, summary, manifest, config_text, explored=explored)
     replace(report, page.encode())
     return report

@@ -9,7 +9,7 @@ import pandas as pd
 
 from expreg.core.page import terminal
 from expreg.core.page.style import finite, records
-from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, OUTSIDE
+from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, OUTSIDE, UNRESOLVED
 from expreg.core.store.table import coverage_text
 from expreg.errors import printable
 from expreg.types import FAILED, Experiment
@@ -17,6 +17,7 @@ from expreg.types import FAILED, Experiment
 _MOST_GROUPS = 4
 _MOST_VERDICTS = 6
 _MOST_REASONS = 4
+_ENDS = {CONTRADICTS: ("contradicts its claim", "contradict their claims"), UNRESOLVED: ("cannot decide",) * 2}
 # Columns, and facts of the manifest, that must have one value per run: rows of different ones are not one experiment.
 _SET_UP = ("precision", "device", "expreg_version", "jax_version")
 _FACTS = ("xla_flags", "compiled_steps")
@@ -152,6 +153,15 @@ def cell_text(value: object) -> str:
     return value if isinstance(value, str) else number(value)
 
 
+def threshold(row: Mapping[str, Any]) -> Any:
+    """Return a width threshold as a cell: whole neurons with their interval, or that it lies beyond the grid."""
+    ends = [finite(row.get(f"interpolated{end}")) for end in ("", "_low", "_high")]
+    if ends[0] is not None:
+        return tuple(None if end is None else round(end) for end in ends)
+    words = {"below": f"{number(row.get('narrowest'))} or less", "above": f"more than {number(row.get('widest'))}"}
+    return words.get(str(row.get("beyond")), "–")
+
+
 def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], claims: Mapping[str, tuple[str, str]]) -> Iterator[str]:
     """Yield the tally, then each claim, one aligned row per verdict, and the reasons of those that are not consistent.
 
@@ -210,8 +220,12 @@ def tally(verdicts: Sequence[Mapping[str, Any]]) -> str:
     found = Counter(str(verdict.get("verdict")) for verdict in verdicts if verdict.get("verdict") != OUTSIDE)
     if not found:
         return "No verdicts: no claim applies to what was measured."
-    counts = ", ".join(f"{verdict} {count}" for verdict, count in found.items())
-    return f"{found.total()} verdict{'s' if found.total() > 1 else ''}: {counts}."
+    ends = {verdict: _ENDS.get(verdict, (f"is {verdict}", f"are {verdict}")) for verdict in found}
+    if len(found) == 1:
+        [(verdict, count)] = found.items()
+        return f"All {count} verdicts {ends[verdict][1]}." if count > 1 else f"The only verdict {ends[verdict][0]}."
+    counts = [f"{count} {ends[verdict][count > 1]}" for verdict, count in found.items()]
+    return f"Of {found.total()} verdicts {', '.join(counts)}."
 
 
 def warnings(

@@ -12,7 +12,7 @@ NAME = "progress.json"
 
 
 class Progress(NamedTuple):
-    """What a run tells about itself, as numbers that JSON can hold; `seconds_left` is None before it is known.
+    """How far a run is, as numbers that JSON can hold; `seconds_left` is None before it is known.
 
     `statuses`, `seconds` and the rate are those of this execution, `done` and `of` count earlier ones too; of a
     search all are those of a round, which `label` names. `busy` of `lanes` hold a cell.

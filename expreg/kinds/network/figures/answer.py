@@ -7,7 +7,7 @@ import pandas as pd
 
 from expreg.core.page import grid, settings
 from expreg.core.page.style import Figure, finite, records
-from expreg.core.page.words import number
+from expreg.core.page.words import number, threshold
 from expreg.core.stats.describe import OUTSIDE
 from expreg.kinds.network.columns import INNER
 from expreg.kinds.network.figures.look import criteria_of
@@ -34,7 +34,7 @@ def settings_figure(cells: pd.DataFrame, _curves: pd.DataFrame, summary: Record)
     """Draw the outcome over every setting that was swept beside n and m."""
     found = summary.get("best") or {}
     compared = [axis for axis in found.get("axes", ()) if axis not in INNER]
-    return grid.figure(cells, found.get("swept", ()), compared, "residual_final")
+    return grid.figure(cells, found.get("swept", ()), compared, str(found.get("final", "")))
 
 
 def widths_vary(groups: list[dict[str, Any]]) -> bool:
@@ -43,22 +43,33 @@ def widths_vary(groups: list[dict[str, Any]]) -> bool:
 
 
 def _sentence(summary: Record, group: Record) -> str:
-    lead = criteria_of(group)[0]
+    lead = _conditions(group)[0]
     name, rows = str(lead.get("criterion")), records(lead, "thresholds")
     within = str(lead.get("title", "")).partition(" converges")[2] if name == "E5" else ""
     what = f"{SUBJECTS[name]}{within}" if name in SUBJECTS else f"networks meet {name} ({lead.get('title')})"
-    n, m = ", ".join(number(row["n"]) for row in rows), ", ".join(map(_width, rows))
+    n, m = ", ".join(number(row["n"]) for row in rows), ", ".join(map(_whole, rows))
     label = f"{group.get('label')}: " if group.get("label") else ""
     return (
         f"{label}{share_words(level_of(summary))} of the {what} from m = {m} at n = {n}{_growth(summary, group, lead)}."
     )
 
 
+def _whole(row: Record) -> str:
+    found = threshold(row)
+    return found if isinstance(found, str) else str(found[0])
+
+
+def _conditions(group: Record) -> list[dict[str, Any]]:
+    """Return the criteria that the theorem or its proof asks for, most telling first; all where it asks for none."""
+    found = criteria_of(group)
+    return [c for c in found if c.get("claim_exponent") is not None] or found
+
+
 def _steepest(group: Record) -> str:
     """Return the criterion whose width grows the most among the others, in a sentence; empty where none is known."""
     others = [
         (value, str(c.get("criterion")), exponent_words(c["exponent"]))
-        for c in criteria_of(group)[1:]
+        for c in _conditions(group)[1:]
         if (c.get("exponent") or {}).get("usable")
         and (value := finite((c["exponent"].get("raw") or {}).get("value"))) is not None
     ]
@@ -69,7 +80,7 @@ def _steepest(group: Record) -> str:
 
 
 def _growth(summary: Record, group: Record, criterion: Record) -> str:
-    """Return how the width grows with n, and what the theorem allows where it applies; empty where neither is known.
+    """Return how the width grows with n, and which width the theorem calls enough; empty where neither is known.
 
     Nearly flat: the interval of the exponent has 0 in it and linear growth above it.
     """
@@ -78,22 +89,13 @@ def _growth(summary: Record, group: Record, criterion: Record) -> str:
     words, grows = exponent_words(exponent, none=""), ""
     if words and low is not None and high is not None:
         grows = f": nearly flat, n^{words}" if low <= 0 <= high < 1 else f", growing like n^{words}"
-    claims = [
-        row
+    applies = any(
+        (row.get("group"), row.get("criterion")) == (group.get("label"), "E5") and row.get("verdict") != OUTSIDE
         for row in records(summary, "chain")
-        if (row.get("group"), row.get("criterion")) == (group.get("label"), "E5") and row.get("verdict") != OUTSIDE
-    ]
-    allowed = "; by the theorem a width of order n^2 is enough" if claims and criterion.get("criterion") == "E5" else ""
-    return grows + allowed
-
-
-def _width(row: Record) -> str:
-    """Return a threshold in whole neurons, or that it lies beyond the grid."""
-    value = finite(row.get("interpolated"))
-    if value is not None:
-        return f"{value:.0f}"
-    ends = {"below": f"{number(row.get('narrowest'))} or less", "above": f"more than {number(row.get('widest'))}"}
-    return ends.get(str(row.get("beyond")), "–")
+    )
+    if not (applies and criterion.get("criterion") == "E5"):
+        return grows
+    return f"{grows}; by the theorem a width of order n^2 log(n/delta) is enough"
 
 
 def table(summary: Record) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def table(summary: Record) -> dict[str, Any]:
     groups = [group for group in records(summary, "groups")[:MOST] if criteria_of(group)]
     if not widths_vary(groups):
         return settings.table(summary)
-    titles = {str(c.get("criterion")): str(c.get("title")) for group in groups for c in criteria_of(group)}
+    titles = {str(c.get("criterion")): str(c.get("title")) for group in groups for c in _conditions(group)}
     level, confidence = share_words(level_of(summary)), finite((summary.get("settings") or {}).get("confidence"))
     intervals = "intervals" if confidence is None else f"{100 * confidence:.4g} % intervals"
     link = {criterion.name: criterion.link for criterion in criteria()}
@@ -122,12 +124,7 @@ def _rows(group: Record, names: list[str], labelled: bool) -> Iterator[list[Any]
     if labelled:
         yield [str(group.get("label")), *[""] * len(names)]
     for n in counts:
-        yield [f"n = {n}", *(_cell(at[name][n]) if n in at.get(name, {}) else None for name in names)]
+        yield [f"n = {n}", *(threshold(at[name][n]) if n in at.get(name, {}) else None for name in names)]
     if len(counts) > 1:
         words = [exponent_words((found.get(name) or {}).get("exponent") or {}, none="–") for name in names]
         yield ["exponent of n", *words]
-
-
-def _cell(row: Record) -> Any:
-    ends = tuple(row.get(f"interpolated{end}") for end in ("", "_low", "_high"))
-    return _width(row) if finite(ends[0]) is None else tuple(None if end is None else round(end) for end in ends)

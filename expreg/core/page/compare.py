@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from expreg.core.page import words
 from expreg.core.store.disk import read_json, storage
 from expreg.core.store.store import leaves
 from expreg.core.store.table import plan_of, survey
@@ -72,31 +73,17 @@ def _findings(folder: Path) -> Iterator[tuple[str, Any]]:
             raise InputError(Problem("E-JSON", message, file=str(folder / "summary.json"))) from None
 
 
-def _thresholds(summary: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+def _thresholds(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     delta = (summary.get("settings") or {}).get("delta")
     share = "" if delta is None else f" ({100 * (1 - delta):.4g} %)"
     for group in summary.get("groups", []):
         for criterion in group.get("criteria", []):
             name = f"{group['label']}: {criterion['criterion']}"
             for row in criterion.get("thresholds", []):
-                ends = [row.get(f"interpolated{end}") for end in ("", "_low", "_high")]
-                yield f"{name}, m* at n = {row['n']}{share}", _number(*ends) or _beyond(row)
+                yield f"{name}, m* at n = {row['n']}{share}", words.cell_text(words.threshold(row))
             fit = criterion.get("exponent") or {}
             if fit.get("usable"):
-                yield f"{name}, exponent of n", _number(*(fit["raw"][key] for key in ("value", "low", "high")))
-
-
-def _number(value: float | None, low: float | None, high: float | None) -> str | None:
-    """Return a number with its interval, None where there is no number."""
-    if value is None:
-        return None
-    one, *ends = ["–" if x is None else f"{x:.0f}" if abs(x) >= 1000 else f"{x:.3g}" for x in (value, low, high)]
-    return f"{one} [{', '.join(ends)}]"
-
-
-def _beyond(row: Mapping[str, Any]) -> str | None:
-    ends = {"below": f"{row.get('narrowest')} or less", "above": f"more than {row.get('widest')}"}
-    return ends.get(row.get("beyond") or "")
+                yield f"{name}, exponent of n", words.cell_text([fit["raw"][key] for key in ("value", "low", "high")])
 
 
 def _side_by_side(labels: list[str], columns: list[dict[str, Any]]) -> "pd.DataFrame":
