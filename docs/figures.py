@@ -27,11 +27,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import formulas
 import numpy as np
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "docs" / "results", ROOT / "docs" / "images"
+FORMULAS = ROOT / "expreg" / "core" / "page" / "formulas.json"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUNS: dict[str, tuple[str, ...]] = {
     "quickstart": (),
@@ -616,6 +618,7 @@ def main(names: Sequence[str]) -> None:
         (bench if kind == "bench" else store)(name)
     for page in PAGES:
         page.write_text(rewritten(page.read_text()))
+    FORMULAS.write_text(formulas.packaged((ROOT / "docs" / "mathematics.md").read_text()))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,12 @@
-"""TeX formulas as MathML, drawn by browsers without script or network; a formula that cannot be parsed is an error."""
+"""TeX formulas as MathML, drawn by browsers without script or network; a formula that cannot be parsed is an error.
 
+`make figures` also keeps the labelled formulas of docs/mathematics.md as HTML in the package: a report explains those
+to which it refers.
+"""
+
+import html
+import itertools
+import json
 import re
 from xml.etree import ElementTree
 
@@ -57,6 +64,49 @@ def balanced(text: str) -> bool:
         if depth < 0:
             return False
     return depth == 0
+
+
+LABELS = re.compile(r"\*\*((?:\([A-H]\.\d+\)[, –]*)+)\*\*")
+"""How docs/mathematics.md names the formulas of a paragraph."""
+
+
+def explained(text: str) -> list[tuple[list[str], str]]:
+    """Return labels and HTML of the paragraphs of a page that name formulas, those that end in a table left out."""
+    blocks = [block.removeprefix("- ") for block in re.split(r"\n\s*\n|\n(?=- |#)", text)]
+    found = [([label for names in LABELS.findall(block) for label in labels(names)], block) for block in blocks]
+    return [(names, as_html(block)) for names, block in found if names and block.rstrip().endswith(".")]
+
+
+def packaged(text: str) -> str:
+    """Return what the package keeps of such a page: JSON, one paragraph a line."""
+    lines = ",\n".join(json.dumps(one, ensure_ascii=False) for one in explained(text))
+    return "[\n" + re.sub(r' xmlns=\\"[^ >]*\\"| display=\\"inline\\"', "", lines) + "\n]\n"
+
+
+def labels(names: str) -> list[str]:
+    """Return the labels of "(A.1), (A.2)" and "(A.1)–(A.3)"."""
+    found = re.findall(r"([A-H])\.(\d+)", names)
+    if "–" not in names:
+        return [f"{letter}.{number}" for letter, number in found]
+    (letter, first), (_, last) = found
+    return [f"{letter}.{number}" for number in range(int(first), int(last) + 1)]
+
+
+def as_html(text: str) -> str:
+    """Return a paragraph in Markdown as HTML: formulas, code, stress, and the words of its links."""
+    formulas = [mathml(one) for one in re.findall(r"\$([^$]+)\$", text)]
+    rest = html.escape(" ".join(re.sub(r"\$[^$]+\$", "$", text).split()), quote=False)
+    for pattern, by in MARKDOWN.items():
+        rest = re.sub(pattern, by, rest)
+    return "".join(itertools.chain.from_iterable(itertools.zip_longest(rest.split("$"), formulas, fillvalue="")))
+
+
+MARKDOWN = {
+    r"\[([^]]*)\]\([^)]*\)": r"\1",
+    r"`([^`]+)`": r"<code>\1</code>",
+    r"\*\*([^*]+)\*\*": r"<strong>\1</strong>",
+    r"\*([^*]+)\*": r"<em>\1</em>",
+}
 
 
 def visit(translator, node):

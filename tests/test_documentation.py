@@ -178,6 +178,11 @@ def test_every_formula_is_understood(page):
         assert formulas.mathml(block or inline).startswith("<math")
 
 
+def test_the_package_explains_the_formulas_as_the_page_does():
+    page = (ROOT / "docs" / "mathematics.md").read_text()
+    assert figures.FORMULAS.read_text() == formulas.packaged(page)
+
+
 def test_a_subscript_takes_one_letter():
     found = re.sub(r"</?math.*?>|</?mrow>", "", formulas.mathml("D_ia_i"))
     assert found == "<msub><mi>D</mi><mi>i</mi></msub><msub><mi>a</mi><mi>i</mi></msub>"

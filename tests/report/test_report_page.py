@@ -1,6 +1,7 @@
 """The report page: complete, inert, the same bytes for the same rows."""
 
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -203,8 +204,25 @@ def test_symbols_are_raised_and_named():
     assert page.symbols("n^2.5 log(n/delta) <b> e^-1 nn^2") == "n<sup>2.5</sup> log(n/δ) &lt;b&gt; e<sup>-1</sup> nn^2"
 
 
+def test_labels_of_formulas_lead_to_the_formulas(tmp_path):
+    paragraphs = json.loads(files("expreg.core.page").joinpath("formulas.json").read_text("utf-8"))
+    cells, curves, summary = copy.deepcopy(synthetic.small())
+    summary["description"] = "by (C.14) and (B.11, Z.1), not C.14"
+    text = write(tmp_path, synthetic.EXPERIMENT, cells, curves, summary, {}, "# as in (C.14)").read_text("utf-8")
+    assert 'by (<a href="#formula-C.14">C.14</a>) and (<a href="#formula-B.11">B.11</a>, Z.1), not C.14' in text
+    assert "<pre># as in (C.14)</pre>" in text
+    linked, places = (set(re.findall(rf'{kind}="#?formula-([A-H]\.\d+)"', text)) for kind in ("href", "id"))
+    assert linked == places <= {label for labels, _ in paragraphs for label in labels}
+    before, _, _ = text.partition('id="formulas"')
+    words = re.sub(r"<(svg|pre|style)\b.*?</\1>|<[^>]*>", "", before, flags=re.DOTALL)
+    cited = {
+        label for group in re.findall(r"\([A-H]\.\d[^()]*\)", words) for label in re.findall(r"\b[A-H]\.\d+", group)
+    }
+    assert {"B.11", "C.14", "D.9"} < cited <= linked
+
+
 def test_templates_and_scripts_are_package_data():
-    for name in ("report.html.jinja", "explore.html.jinja", "explore.js", "charts.js"):
+    for name in ("report.html.jinja", "explore.html.jinja", "explore.js", "charts.js", "formulas.json"):
         assert files("expreg.core.page").joinpath(name).is_file()
     assert files("expreg.kinds.network.figures").joinpath("chain.html.jinja").is_file()
 

@@ -1,5 +1,6 @@
 """The report: one HTML file that opens anywhere, with the figures beside it in three formats."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -24,6 +25,10 @@ _SVG_DISPLAY = "width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt
 EXPLORED = "explore.html"
 """The page of all cells, which the report links to where it is there."""
 _MOST_VERDICTS = 40  # of one claim; summary.json has all
+_FORMULAS = "<!-- formulas -->"  # their place in the template
+_LABEL = re.compile(r"\b[A-H]\.\d+")
+# labels in parentheses, as in (C.14) and (B.11, B.12), but first what has none: drawings, quoted files, tags
+_LABELS = re.compile(r"<(svg|style|pre|title)\b.*?</\1>|<[^>]*>|\([A-H]\.\d[^()<]*\)", re.DOTALL)
 _SCALE = 1.75  # CSS pixels per point: figures drawn for a page of 6.75 inches, shown on a screen
 
 
@@ -123,7 +128,7 @@ def html(
     template = known.from_string(files("expreg.core.page").joinpath("report.html.jinja").read_text("utf-8"))
     counts = (summary.get("counts") or {}).get("by_status") or {}
     meaning = words.STATUSES | dict(experiment.statuses)
-    return template.render(
+    page = template.render(
         summary=summary,
         asked=words.asked(summary, own.grid),
         tally=words.tally(own.verdicts),
@@ -143,6 +148,32 @@ def html(
         manifest=[row for row in facts if not listed(row[0])],
         details=[row for row in facts if listed(row[0])],
     )
+    return _explained(page)
+
+
+def _explained(page: str) -> str:
+    """Return the page with labels of formulas, as in (C.14), linked to the formulas, which come where the mark is."""
+    paragraphs = json.loads(files("expreg.core.page").joinpath("formulas.json").read_text("utf-8"))
+    known = {label for labels, _ in paragraphs for label in labels}
+    cited: set[str] = set()
+
+    def link(found: re.Match[str]) -> str:
+        if (label := found[0]) not in known:
+            return label
+        cited.add(label)
+        return f'<a href="#formula-{label}">{label}</a>'
+
+    def linked(found: re.Match[str]) -> str:
+        return _LABEL.sub(link, found[0]) if found[0].startswith("(") else found[0]
+
+    page = _LABELS.sub(linked, page)
+    places = [
+        "".join(f'<span id="formula-{label}"></span>' for label in labels if label in cited) + f"<p>{text}</p>"
+        for labels, text in paragraphs
+        if cited & set(labels)
+    ]
+    section = '<section id="formulas">\n<h2>Formulas</h2>\n' + "\n".join(places) + "\n</section>" if places else ""
+    return page.replace(_FORMULAS, section)
 
 
 def environment() -> jinja2.Environment:
