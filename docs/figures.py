@@ -101,6 +101,11 @@ def store(name: str) -> None:
     kept["joint"] = summary.get("joint", [])
     names = ("claim", "group", "criterion", "measured", "low", "high", "verdict", "reason", "replicates")
     kept["verdicts"] = [{key: verdict[key] for key in names} for verdict in summary["verdicts"]]
+    data = set(run.cells["data"]) if "data" in run.cells else ()
+    for one in (*kept["groups"], *kept["verdicts"]):  # pages show groups of several configs in one table
+        place = "label" if "label" in one else "group"
+        if len(data) == 1 and one[place] and not one[place].startswith(kind := min(data)):
+            one[place] = f"{kind}, {one[place]}"
     if name == "threshold_delta":
         kept["coefficients"] = _coefficients(run.cells)
     RESULTS.mkdir(exist_ok=True)

@@ -316,8 +316,8 @@ class _Sweep(NamedTuple):
 
 def _sweep(config: Any) -> _Sweep:
     """Check all that a run needs, before anything is written; raise InputError with what is wrong."""
-    plan = configs.plan(config)
-    cells = {configs.cell_id(settings): (settings, axes) for settings, axes in configs.cells(config)}
+    cells = {name: (settings, axes) for name, settings, axes in configs.named(config)}
+    plan = configs.plan(config, len(cells))
     experiment = _experiment(config.experiment, config.execution.device)
     _refuse(_unavailable(config))
     settings = [settings for settings, _ in cells.values()]

@@ -176,7 +176,12 @@ def put(value: Any, path: Path, new: Any) -> dict[str, Any]:
 
 
 def cells(config: Config) -> Iterator[tuple[Settings, Axes]]:
-    """Yield (settings, axes) of every distinct cell, the last axis running fastest.
+    """Yield (settings, axes) of every distinct cell, as `named` does."""
+    return ((settings, axes) for _, settings, axes in named(config))
+
+
+def named(config: Config) -> Iterator[tuple[str, Settings, Axes]]:
+    """Yield (id, settings, axes) of every distinct cell, the last axis running fastest.
 
     Cells share the parts that are equal: treat the settings as read-only. Cells that break a rule are left out, and
     `InputError` is raised at the end; `plan` finds them all beforehand.
@@ -209,7 +214,7 @@ def cells(config: Config) -> Iterator[tuple[Settings, Axes]]:
         seen.add(name)
         settings: Settings = {**fixed, "seed": seed, "replicate": replicate, "precision": precision}
         settings |= {block: resolved.values for block, resolved in blocks.items()}
-        yield settings, {axis: convert[axis](value) for axis, value in row.items()}
+        yield name, settings, {axis: convert[axis](value) for axis, value in row.items()}
     if not seen and not resolver.cases:
         resolver.cases[("sweep",), "E-GRID"] = {"": "no cell is left: `when` holds nowhere"}
     if resolver.cases:
@@ -222,13 +227,13 @@ def cell_id(settings: Mapping[str, Any]) -> str:
     return _digest(canonical(named), ID_BYTES)
 
 
-def plan(config: Config) -> dict[str, Any]:
-    """Check every cell and return what plan.json holds: hash, identity, axes and the number of cells.
+def plan(config: Config, count: int | None = None) -> dict[str, Any]:
+    """Return what plan.json holds: hash, identity, axes and the number of cells.
 
-    Plans with the same hash differ in their grids at most, so their cells may share a directory.
-    Raises `InputError` with everything that is wrong in any cell.
+    Plans with the same hash differ in their grids at most, so their cells may share a directory. `count`: the number
+    of cells, where they have been checked; else they are, and `InputError` has everything that is wrong in any.
     """
-    count = sum(1 for _ in cells(config))
+    count = sum(1 for _ in named(config)) if count is None else count
     identity = config.model_dump(exclude=NOT_IDENTITY)
     for path in config.source.swept_only:
         identity = put(identity, path, None)

@@ -1,6 +1,7 @@
 """What a sweep will take: programs, memory and time, from the cells and the speed of one small program."""
 
 import time
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -63,10 +64,19 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.3g} GiB"
 
 
+def kind_of(settings: Settings) -> Hashable:
+    """Return what is equal for cells that differ by replicate or seed only: they have one program and one cost.
+
+    Cells share the parts of their settings that are equal, so equal parts are recognised without a look at them; it
+    holds as long as the cells are in memory.
+    """
+    return tuple(id(part) for name, part in settings.items() if name not in ("replicate", "seed"))
+
+
 def _examples(experiment: Experiment, cells: Iterable[Settings]) -> Mapping[Hashable, Settings]:
     """Return one cell of each program."""
     examples: dict[Hashable, Settings] = {}
-    for settings in cells:
+    for settings in {kind_of(one): one for one in cells}.values():
         with suppress(Exception):  # reported in its row
             examples.setdefault(experiment.signature(settings), settings)
     return examples
@@ -75,11 +85,12 @@ def _examples(experiment: Experiment, cells: Iterable[Settings]) -> Mapping[Hash
 def estimate(experiment: Experiment, cells: Sequence[Settings], devices: int | None = None) -> dict[str, Any]:
     """Return programs, bytes, flops and seconds that these cells are expected to take on this machine."""
     programs = len(_examples(experiment, cells))
-    costs = []
-    for settings in cells:
+    flops = largest = 0.0
+    kinds, count = {kind_of(one): one for one in cells}, Counter(map(kind_of, cells))
+    for kind, settings in kinds.items():
         with suppress(Exception):
-            costs.append(experiment.cost(settings))
-    flops, largest = sum(cost.flops for cost in costs), max((cost.bytes for cost in costs), default=0.0)
+            cost = experiment.cost(settings)
+            flops, largest = flops + count[kind] * cost.flops, max(largest, cost.bytes)
     found, speed = mesh(devices), measured_speed(experiment)
     compiling = programs * COMPILE_SECONDS / found.size
     return {

@@ -10,6 +10,7 @@ import jax
 
 from expreg import __version__
 from expreg.core.engine import devices, manifest
+from expreg.core.engine.estimate import kind_of
 from expreg.core.engine.failures import error_row
 from expreg.core.engine.interrupt import graceful
 from expreg.core.engine.lanes import Engine, compilers
@@ -125,15 +126,12 @@ def _reporter(engine: Engine, waiting: Mapping[str, Settings], done: int, label:
 
 
 def _work(experiment: Experiment, waiting: Mapping[str, Settings]) -> tuple[dict[str, Load], set[Hashable]]:
-    """Return the load of each cell, and the programs of all; cells that differ by replicate or seed have the same.
-
-    Cells share the parts of their settings that are equal, so equal parts are recognised without a look at them.
-    """
+    """Return the load of each cell, and the programs of all."""
     loads = dict.fromkeys(waiting, Load())
     known: dict[Hashable, Load] = {}
     programs: set[Hashable] = set()
     for cell, settings in waiting.items():
-        key = tuple(id(part) for name, part in settings.items() if name not in ("replicate", "seed"))
+        key = kind_of(settings)
         with suppress(Exception):  # reported in its row
             if key not in known:
                 programs.add(experiment.signature(settings))
