@@ -133,7 +133,7 @@ def test_verdicts_come_first_worded_and_every_number_of_the_summary_is_shown(run
     assert CONFIG in read.text
 
 
-def test_hostile_text_stays_text(run):
+def test_hostile_text_stays_text(run, soak):
     cells, _, summary = copy.deepcopy(run)
     summary["name"], summary["experiment"] = HOSTILE[:2]
     for record in [*summary["groups"], *summary["verdicts"]]:
@@ -152,6 +152,9 @@ def test_hostile_text_stays_text(run):
     assert "\u202e" not in found
     assert r"\u202e" in found
     assert "<img src=x onerror=alert(1)>" in read.text
+    places = sum(found.count(str(page.escape(text))) for text in HOSTILE)
+    title = "Names with markup, escapes and bidirectional characters wherever a page shows text"
+    soak.figure("R13", title, texts=len(HOSTILE), places=places, unescaped=0)
 
 
 def test_an_empty_run_has_a_page(tmp_path):
