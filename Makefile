@@ -32,6 +32,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/proselint check --config docs/proselint.json README.md CHANGELOG.md docs/*.md
 
 # only where a change of ids, rows or curves is intended
 golden: $(STAMP)
