@@ -115,6 +115,7 @@ def test_the_command_prints_a_table_and_a_document(monkeypatch):
     found, text = bench("regression", quick=True, limit=0.2, only=FIRST, say=lambda line: None)
     assert json.loads(output.document(found))["of"] == 1
     assert text.splitlines()[1].startswith(FIRST)
+    assert found["problems"][0]["problem"] == f"{FIRST}, here 256 x 32"
     own = found["problems"][0]["outcomes"][0]
     assert own["solver"] == "expreg"
     assert own["accuracy"] <= REQUIRED

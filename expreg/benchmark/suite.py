@@ -95,11 +95,13 @@ def run(
     with jax.enable_x64(True):
         for name in names:
             case = CASES[name](quick)
+            if quick:
+                case = case._replace(name="{}, here {} x {}".format(name, *case.A.shape))
             outcomes = []
             for outcome in _outcomes(case, solve, peers, seconds):
                 outcomes.append(outcome)
                 result = f"{outcome.seconds:.4g} s in {outcome.steps} steps" if outcome.seconds else outcome.note
-                say(f"{name:38s} {outcome.solver:16s} {result}")
+                say(f"{case.name:38s} {outcome.solver:16s} {result}")
             found.append(_summary(case, outcomes))
     return {"accuracy": REQUIRED, "limit_seconds": seconds, "quick": quick, "problems": found, **_overall(found)}
 
