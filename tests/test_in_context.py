@@ -239,3 +239,56 @@ def test_bad_input_is_refused_by_name(changes, message, tmp_path):
     with pytest.raises(InputError, match=message):
         expreg.run({**SMALL, "precision": precision, "problem": problem, "sweep": None}, out=tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("experiment", ["in_context", "regression"])
+def test_a_head_in_a_file_is_the_head_itself(experiment, tmp_path):
+    layers = [[data.attention(layer, head) for head in heads] for layer, heads in ((0, (2, 5)), (2, (8, 11)))]
+    queries, keys = (np.array([[getattr(one, name) for one in row] for row in layers]) for name in ("queries", "keys"))
+    data.save_heads(tmp_path / "heads.npz", queries, keys * 32**0.5)
+    axes = {"n": [12]} if experiment == "in_context" else {}
+    given = {"loss": "softmax", "token": 7}
+
+    def cells(name, **problem):
+        config = {"experiment": experiment, "name": name, "precision": "f64", "problem": {**given, **problem}}
+        product = {**axes, "replicate": {"count": 2}}
+        run = expreg.run({**config, "sweep": {"product": product}}, out=tmp_path / name, draw=False)
+        rows = run.cells.sort_values("replicate", ignore_index=True)
+        return rows.drop(columns=["cell", "seconds", "layer", "head", "problem", "data"], errors="ignore")
+
+    bundled = cells("bundled", kind="attention", layer=2, head=8)
+    own = cells("own", kind="heads", path=str(tmp_path / "heads.npz"), layer=1, head=0)
+    pd.testing.assert_frame_equal(bundled, own, rtol=1e-9)
+    other = cells("other", kind="heads", path=str(tmp_path / "heads.npz"), layer=1, head=1)
+    assert not np.allclose(other.select_dtypes("float"), own.select_dtypes("float"), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": 3}, r"problem.head: got 3, expected 0 to 1: the file has 2"),
+        ({"token": 9}, r"problem.token: got 9, expected 0 to 8: the file has 9"),
+        ({"tokens": 8}, r"problem.tokens: got 8 more than n = 4, the file has 10 keys"),
+        ({"path": "nothing.npz"}, r"nothing.npz' cannot be read"),
+    ],
+)
+def test_what_a_file_of_heads_lacks_is_named(changes, message, tmp_path):
+    rng = np.random.default_rng(0)
+    data.save_heads(tmp_path / "heads.npz", rng.normal(size=(2, 9, 3)), rng.normal(size=(2, 10, 3)))
+    problem = {"kind": "heads", "path": str(tmp_path / "heads.npz"), "loss": "softmax", **changes}
+    with pytest.raises(InputError, match=message):
+        expreg.run({"experiment": "in_context", "name": "own", "problem": problem, "sweep": {"product": {"n": [4]}}})
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "message"),
+    [
+        (np.zeros((2, 9, 3)), np.zeros((9, 3)), r"got keys of shape \(9, 3\) and queries of \(2, 9, 3\)"),
+        (np.zeros((9, 3)), np.zeros((9, 4)), r"got keys of shape \(9, 4\)"),
+        (np.zeros((9, 3)), np.full((9, 3), np.nan), "nan or infinite entries in keys"),
+    ],
+)
+def test_arrays_that_are_no_heads_are_refused(queries, keys, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        data.save_heads(tmp_path / "heads.npz", queries, keys)
+    assert not (tmp_path / "heads.npz").exists()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from expreg.data.files import data_shape, read_arrays, read_file, sha256
-from expreg.data.heads import HEADS, Attention, attention, attention_row
+from expreg.data.heads import HEADS, Attention, attention, attention_row, save_heads
 from expreg.data.kinds import DATA, LABELS, DataKind, LabelKind, draw, make, together
 from expreg.data.matrices import read_problem, read_vector, without_empty
 from expreg.data.validate import validate
@@ -31,6 +31,7 @@ __all__ = [
     "read_arrays",
     "read_problem",
     "read_vector",
+    "save_heads",
     "sha256",
     "together",
     "validate",

@@ -65,7 +65,7 @@ def _bounded(options: Options, seed: int, replicate: int) -> Problem:
 
 def _attention(options: Options, seed: int, replicate: int) -> Problem:
     """Return the problem of one attention row: the keys of a head, and the row of one of its queries."""
-    head = heads.attention(options["layer"], options["head"])
+    head = heads.chosen(options)
     A, x = head.keys, head.queries[options["token"]]
     rng = stream(seed, replicate, 3)
     b = target(rng, A @ x, loss=options["loss"], activation=options["activation"])
@@ -118,7 +118,7 @@ def _own(options: Options, seed: int, replicate: int) -> Problem:
 
 def make(options: Options, seed: int, replicate: int) -> Problem:
     """Return the problem that the block `problem` of a config describes, a function of it and of the two numbers."""
-    kinds = {"gaussian": _drawn, "bounded": _bounded, "attention": _attention, "file": _own}
+    kinds = {"gaussian": _drawn, "bounded": _bounded, "attention": _attention, "heads": _attention, "file": _own}
     return kinds[options["kind"]](options, seed, replicate)
 
 

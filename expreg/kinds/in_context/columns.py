@@ -27,7 +27,7 @@ CLOSENESS = {
 def columns() -> list[Column]:
     """Return the columns of a row; those of growing contexts are absent without `problem.tokens`."""
     return [
-        Column("problem", "string", "kind of problem: gaussian or attention"),
+        Column("problem", "string", "kind of problem: gaussian, attention or heads"),
         Column("activation", "string", "phi of u = phi(A x)"),
         Column("loss", "string", "the loss on which a step descends"),
         Column("n", "int64", "rows of A, the tokens of the context"),

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from expreg import data, ntk, residual, shift
+from expreg import ntk, residual, shift
 from expreg.activation import ACTIVATIONS
 from expreg.bounds import projection_norm
+from expreg.data.heads import chosen
 from expreg.kinds.in_context.growth import compare
 from expreg.types import PRECISIONS, Array, Cost, Program, Row, Settings, Status, at_once
 
@@ -80,8 +81,8 @@ def prepare(settings: Settings) -> Inputs:
     """Return the inputs of one cell's lane, NumPy arrays in the cell's precision."""
     static, problem, real = signature(settings), settings["problem"], PRECISIONS[settings["precision"]]
     keys, query = np.zeros((0, static.d)), np.zeros(0)
-    if static.kind == "attention":
-        head = data.attention(problem["layer"], problem["head"])
+    if static.kind != "gaussian":
+        head = chosen(problem)
         keys, query = head.keys[: static.n + static.tokens], head.queries[problem["token"]]
     seed = np.random.SeedSequence([settings["seed"], settings["replicate"], static.n, static.d])
     return Inputs(
@@ -107,7 +108,7 @@ def make_task(static: Signature, given: Inputs) -> Task:
     draws = jax.random.normal(jax.random.wrap_key_data(given.key), (2 * d + n + (rows + n) * d,), static.dtype)
     x, planted, noise, direction, grown = jnp.split(draws, np.cumsum([d, d, n, n * d]))
     direction = direction.reshape(n, d)
-    if static.kind == "attention":
+    if static.kind != "gaussian":
         grown, x, planted = given.keys, given.query, given.query
         norm, unit = _norms(grown, direction)
     else:

@@ -1,13 +1,14 @@
 """The config of `in_context`: a regression problem whose parameter or context moves (G.1-G.12)."""
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from expreg import residual
 from expreg.core.config.fields import FLOAT, Block, Choice, Fault, Natural, NotNegative, Number, OneOf, Positive, key
 from expreg.core.config.model import Config
-from expreg.data.heads import FEATURES, HEADS, TOKENS, Head
+from expreg.data.heads import FEATURES, HEADS, TOKENS, Head, OwnHead
 
 LARGEST_EXPONENT = {"f32": 88.72, "f64": 709.78}  # z with a finite e^z (E.34)
 
@@ -87,10 +88,31 @@ class HeadContext(Head, _Task):
             yield Fault(("tokens",), "E-RANGE", message)
 
 
+class FileContext(OwnHead, _Task):
+    """As attention, with a head of the user's own model."""
+
+    kind: Literal["heads"] = "heads"
+    n: Context = key("n", "length of the context at the start")
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the dimension of the heads."""
+        return {"d": super().implied(given)["d"]}
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """Ask for what the file has, and for no more keys."""
+        yield from _Task.rules(self, precision)
+        yield from OwnHead.rules(self, precision)
+        keys = OwnHead.implied({"path": self.path})["n"] if os.path.isfile(self.path) else math.inf
+        if self.n + self.tokens > keys:
+            message = f"got {self.tokens} more than n = {self.n}, the file has {keys} keys"
+            yield Fault(("tokens",), "E-RANGE", message)
+
+
 class InContextConfig(Config):
     """The experiment that compares a step of the weights with a shift of the labels."""
 
     blocks: ClassVar[tuple[str, ...]] = ("problem",)
     sizes: ClassVar[Mapping[str, tuple[str, str]]] = {"n": ("problem", "n"), "d": ("problem", "d")}
 
-    problem: Annotated[Any, OneOf(models=(DrawnContext, HeadContext))] = key({}, "A, b, x and what moves")
+    problem: Annotated[Any, OneOf(models=(DrawnContext, HeadContext, FileContext))] = key({}, "A, b, x and what moves")

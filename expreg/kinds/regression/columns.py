@@ -57,7 +57,7 @@ def columns() -> list[Column]:
         Column("solver", "string", "the solver as configured"),
         Column("sketch", "string", "how rows of the matrix were sampled or combined, none for an exact one"),
         Column("sketch_size", "int64", "rows of the sketch"),
-        Column("data", "string", "kind of problem: gaussian, attention or file"),
+        Column("data", "string", "kind of problem: gaussian, attention, heads or file"),
         Column("rows", "int64", "rows n of A"),
         Column("columns", "int64", "columns d of A"),
         Column("nnz", "int64", "entries of A that are not 0"),

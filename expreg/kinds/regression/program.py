@@ -94,7 +94,7 @@ def check(cells: Sequence[Settings]) -> list[Problem]:
     own = {
         json.dumps((settings["problem"], settings["solver"]), sort_keys=True): settings
         for settings in cells
-        if "path" in settings["problem"]
+        if settings["problem"]["kind"] == "file"
     }
     found = []
     for settings in own.values():

@@ -23,7 +23,7 @@ from expreg.core.config.fields import (
     key,
 )
 from expreg.core.config.model import Config, Curve
-from expreg.data.heads import FEATURES, HEADS, TOKENS, Head
+from expreg.data.heads import FEATURES, HEADS, TOKENS, Head, OwnHead
 from expreg.solver.records import SKETCHES, names, with_sketch
 
 MAX_ROWS = 2**30
@@ -121,6 +121,17 @@ class Attention(Head, _Problem):
             yield Fault(("head",), "E-ENUM", message)
 
 
+class AttentionFile(OwnHead, _Problem):
+    """As attention, with a head of the user's own model."""
+
+    kind: Literal["heads"] = "heads"
+
+    def rules(self, precision: str) -> Iterator[Fault]:
+        """Ask for what the file has, and for a start that is not stationary."""
+        yield from OwnHead.rules(self, precision)
+        yield from _Problem.rules(self, precision)
+
+
 class MatrixFile(_Problem):
     """A and b of the user's own files; n and d, without empty columns of a sparse A, come from the first."""
 
@@ -179,5 +190,7 @@ class RegressionConfig(Config):
     blocks: ClassVar[tuple[str, ...]] = ("problem", "solver")
     sizes: ClassVar[Mapping[str, tuple[str, str]]] = {"n": ("problem", "n"), "d": ("problem", "d")}
 
-    problem: Annotated[Any, OneOf(models=(Gaussian, Attention, MatrixFile, Bounded))] = key({}, "A, b and the loss")
+    problem: Annotated[Any, OneOf(models=(Gaussian, Attention, AttentionFile, MatrixFile, Bounded))] = key(
+        {}, "A, b and the loss"
+    )
     solver: Solver = key({}, "how it is solved, and when the solver stops")
