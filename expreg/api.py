@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from expreg.core.engine.search import Source
+    from expreg.network import ExponentialNetwork
 
     _Rows = tuple[pd.DataFrame, pd.DataFrame, list[str]]
 
@@ -97,9 +98,30 @@ class Run:
 
         Raises InputError if the plan has no such cell, or if its data file is gone or has changed.
         """
-        for settings, _ in configs.cells(self._config):
-            if configs.cell_id(settings) == cell:
-                return dict(_experiment(self._config.experiment).inputs(settings))
+        return dict(_experiment(self._config.experiment).inputs(self._settings(cell)))
+
+    def trained(self, cell: str) -> "ExponentialNetwork":
+        """Return the network of a cell after training, an `expreg.network.ExponentialNetwork` (a flax module).
+
+        The cell is trained once more, on this machine; a warning says so if ||F - y|| is not, bit for bit, that of its
+        row. Raises InputError as `inputs` does, if the experiment trains no network, and if the cell has no row or
+        failed.
+        """
+        experiment, settings = _experiment(self._config.experiment), self._settings(cell)
+        rows = self.cells[self.cells["cell"] == cell]
+        if experiment.trained is None:
+            raise InputError(Problem("E-CELL", f"{experiment.name} trains no network", file=str(self.directory)))
+        if rows.empty or rows["status"].isin(FAILED).any():
+            raise InputError(Problem("E-CELL", f"cell {cell} has not been trained", file=str(self.directory)))
+        found, stored = experiment.trained(settings), float(rows["residual_final"].iloc[0])
+        if found.residual != stored and not math.isnan(stored):
+            warnings.warn(f"||F - y|| is {found.residual!r}, in the row it is {stored!r}", stacklevel=2)
+        return found.network
+
+    def _settings(self, cell: str) -> Settings:
+        for name, settings, _ in configs.named(self._config):
+            if name == cell:
+                return settings
         raise InputError(Problem("E-CELL", f"the plan has no cell {cell!r}", file=str(self.directory)))
 
     @cached_property

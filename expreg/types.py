@@ -168,6 +168,7 @@ class Experiment:
     - `success(cells, criterion)`: 1, 0 or nan (no answer) by the id of the cell, for rows as the store gives them.
     - `warnings(cells, analysis)`: what a run of them cannot decide, shown before it starts.
     - `certify(settings, arrays, refined)`: the certificate of a cell's `inputs`; None where there is none.
+    - `trained(settings)`: what the cell is at its end, `network` and `residual`; None where nothing is trained.
     - `probe`: a small cell of a known number of steps, by which the speed of a machine is measured.
 
     What a reader sees:
@@ -201,6 +202,7 @@ class Experiment:
     success: Callable[[Any, str], Mapping[str, float]] = lambda *_: {}
     warnings: Callable[[Sequence[Settings], Mapping[str, Any]], list[str]] = lambda *_: []
     certify: Callable[[Settings, Mapping[str, Array], bool], Any] | None = None
+    trained: Callable[[Settings], Any] | None = None
     probe: Settings | None = None
     summarise: Callable[..., dict[str, Any]] = lambda *_: {}
     final: str = ""

@@ -389,3 +389,38 @@ def test_doctor_tells_what_numbers_depend_on() -> None:
     assert told["memory_bytes"] > 2**28
     assert {"expreg", "jax", "jaxlib", "python", "device_kind", "matmul_precision", "prng", "xla_flags"} <= told.keys()
     json.dumps(told)
+
+
+@pytest.mark.parametrize("init", ["coupled", "iid"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_trained_network_is_that_of_the_row(init, optimizer, tmp_path):
+    """In Gram space (sgd) and in weight space (adam); adam needs a step size of its own."""
+    rule = {"rule": "fixed", "value": 0.01} if optimizer == "adam" else {"rule": "spectral"}
+    config = {
+        "experiment": "convergence",
+        "name": "trained",
+        "precision": "f64",
+        "data": {"kind": "sphere", "d": 6},
+        "network": {"init": init, "scale": 0.5, "activation": "cosh"},
+        "training": {"optimizer": {"name": optimizer}, "step_size": rule, "max_steps": 70},
+        "measure": ["E5"],
+        "sweep": {"product": {"n": [6], "m": [10, 24]}},
+    }
+    run = expreg.run(config, out=tmp_path, draw=False)
+    for row in run.cells.itertuples():
+        network, start = run.trained(row.cell), run.inputs(row.cell)  # a warning would be an error
+        W, a = (np.asarray(array[...]) for array in (network.W, network.a))
+        assert W.dtype == np.float64
+        residual = 0.5 * np.cosh(start["X"] @ W) @ a - start["y"]
+        assert np.linalg.norm(residual) == pytest.approx(row.residual_final, rel=1e-9)
+        moved = np.linalg.norm(W - start["W"], axis=0).max()
+        assert moved == pytest.approx(row.max_movement, rel=1e-9) or (optimizer == "adam" and moved < row.max_movement)
+
+
+def test_what_is_not_trained_has_no_network(tmp_path):
+    axes = {"sweep": {"product": {"n": [4], "m": [8]}}}
+    run = expreg.run({"experiment": "concentration", "name": "x", **axes}, out=tmp_path, draw=False)
+    with pytest.raises(InputError, match="concentration trains no network"):
+        run.trained(run.cells["cell"][0])
+    with pytest.raises(InputError, match="the plan has no cell"):
+        run.trained("0" * 16)
