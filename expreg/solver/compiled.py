@@ -86,8 +86,12 @@ def _guess(kind: Objective, problem: Problem) -> start.Start:
 
 
 @lru_cache(maxsize=64)
-def _mapped(axes: tuple[int | None, ...], starts: int, options: tuple[tuple[str, Any], ...]) -> Any:
-    given = dict(options)
+def _mapped(shared: bool, starts: int, options: tuple[tuple[str, Any], ...]) -> Any:
+    """Return a jitted (A, b, weights, x0, keys, tol) -> where each problem ends; on a CPU one problem at a time.
+
+    There it is as fast as vmap, and independent batched factorisations of one program may block each other.
+    """
+    given, alone = dict(options), jax.default_backend() == "cpu"
     solved = program(starts, **given)
     kind = Objective(given["loss"], given["activation"], True, TRACED)
 
@@ -102,7 +106,13 @@ def _mapped(axes: tuple[int | None, ...], starts: int, options: tuple[tuple[str,
             "relative": again.relative,
         }
 
-    return jax.jit(jax.vmap(one, in_axes=axes))
+    def mapped(A: Any, b: Array, weights: Any, x0: Any, keys: Any, tol: Array) -> dict[str, Array]:
+        def lane(own: Any) -> dict[str, Array]:
+            return one(A if shared else own[2], own[0], weights, x0, own[1], tol)
+
+        return jax.lax.map(lane, (b, keys) if shared else (b, keys, A), batch_size=None if alone else len(b))
+
+    return jax.jit(mapped)
 
 
 def solve(
@@ -165,10 +175,9 @@ def _ends(checked: list[validate.Checked], starts: int, options: dict[str, Any],
     A = from_any(first.A) if shared else np.stack([each.A for each in checked])
     names = ("loss", "activation", "solver", "sketch", "sketch_size")
     given = {name: options[name] for name in names} | {"max_steps": options["max_steps"] or MAX_STEPS}
-    axes = (None if shared else 0, 0, None, None, 0, None)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         keys = jax.random.split(jax.random.key(validate.seed_of(options["key"])), len(b))
-        run = _mapped(axes, starts, tuple(sorted(given.items())))
+        run = _mapped(shared, starts, tuple(sorted(given.items())))
         found = run(A, b, first.weights, first.x0, keys, np.asarray(first.tol, b.dtype))
         found = jax.tree.map(np.array, found)
     return [{name: value[i] for name, value in found.items()} for i in range(len(b))]

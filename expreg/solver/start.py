@@ -76,7 +76,7 @@ def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> 
 
 
 def spread(noise: Array, norms: Array, n: int) -> Array:
-    """Return x (..., d) with logits of standard deviation 1, in the mean over A's rows, from standard normal numbers."""
+    """Return x (..., d) whose logits have standard deviation 1, in the mean over rows, from standard normal numbers."""
     return noise / norms * (n / noise.shape[-1]) ** 0.5
 
 
@@ -142,9 +142,14 @@ def candidates(kind: Objective, problem: Problem) -> Iterator[Start]:
         yield _signs(kind, problem, phi.inverse(b / xp.where(least > 0, least, xp.ones_like(least)) if free else b))
     else:
         top = xp.abs(b).max()
+        free = free and (xp is not np or top > 0)
         normal = _normal(kind, problem, kind.ops.gram(problem.A, xp.ones_like(b)))
-        for c in [c / top for c in SCALES] if free and (xp is not np or top > 0) else [1.0]:
-            yield Start(normal.solve(kind.ops.rmatvec(problem.A, xp.nan_to_num(phi.inverse(c * b)))), normal.pivot)
+
+        def fit(c: float) -> Start:
+            wanted = phi.inverse(xp.asarray(c / top if free else c, dtype=b.dtype) * b)
+            return Start(normal.solve(kind.ops.rmatvec(problem.A, xp.nan_to_num(wanted))), normal.pivot)
+
+        yield from kind.ops.each(fit, SCALES if free else [1.0])
 
 
 def _logarithms(kind: Objective, problem: Problem, free: bool) -> Iterator[Start]:
@@ -153,8 +158,11 @@ def _logarithms(kind: Objective, problem: Problem, free: bool) -> Iterator[Start
     positive = b > 0
     if xp is not np or positive.sum() >= min(n, d + 1):
         z = xp.log(xp.where(positive, b, 1.0))
-        for power in (0, 2) if n * d <= SMALL else (2, 0):
-            yield _fit(kind, problem, z, xp.where(positive, b, 0) ** power, free)
+
+        def fit(power: int) -> Start:
+            return _fit(kind, problem, z, xp.where(positive, b, 0) ** power, free)
+
+        yield from kind.ops.each(fit, (0, 2) if n * d <= SMALL else (2, 0))
     yield Start(xp.zeros(d, dtype=b.dtype), xp.inf)
 
 

@@ -195,6 +195,7 @@ def _vector(array: Any, key: str, length: int, dtype: Any) -> Array:
 
 
 def tolerance(tol: Any, dtype: Any) -> float:
+    """Return the tolerance of this type of numbers; raise InputError for one that it does not reach."""
     least = REACHABLE * float(np.finfo(dtype).eps)
     if isinstance(tol, bool) or not isinstance(tol, int | float | np.integer | np.floating):
         raise InputError(Problem("E-TYPE", f"got {tol!r}, expected a positive number", key="tol"))
