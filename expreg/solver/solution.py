@@ -2,11 +2,11 @@
 
 import sys
 from collections import Counter
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from expreg.output import counted, table
 from expreg.types import Array, Status
 
 
@@ -46,10 +46,7 @@ class Solution(NamedTuple):
         names = ("loss", "gradient_norm", "alpha", "softmax_residual", "projective_loss", "max_logit")
         shown = {"status": self._ended(), **{name: _range(getattr(self, name)) for name in names}}
         shown["x"] = np.array2string(np.asarray(self.x), precision=6, threshold=12) if not traced(self.x) else "traced"
-        if isinstance(self.message, str):
-            shown["message"] = self.message
-        rows = (f"<tr><th>{name}</th><td>{escape(text)}</td></tr>" for name, text in shown.items())
-        return f"<table>{''.join(rows)}</table>"
+        return table({**shown, "message": self.message})
 
     def _ended(self) -> str:
         if traced(self.status):
@@ -57,7 +54,7 @@ class Solution(NamedTuple):
         names = [each if isinstance(each, str) else Status(int(each)).name for each in np.atleast_1d(self.status)]
         if np.ndim(self.status):
             return ", ".join(f"{count} {name}" for name, count in Counter(names).items())
-        return f"{names[0]} after {self.steps} step{'' if self.steps == 1 else 's'}"
+        return f"{names[0]} after {counted(self.steps, 'step')}"
 
 
 def traced(*values: Any) -> bool:
