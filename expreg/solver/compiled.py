@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,11 +17,12 @@ from expreg.errors import Problem as Wrong
 from expreg.residual import LOSSES
 from expreg.solver import start, validate
 from expreg.solver.method import TRACED, column_norms, make
-from expreg.solver.records import MAX_STEPS
+from expreg.solver.records import chosen
 from expreg.solver.solution import Solution
 from expreg.solver.state import Objective, Problem, State, evaluate, scaled_value
 from expreg.solver.verdict import ENDS, doubtful, ends
 from expreg.sparse import from_any, matvec
+from expreg.sparse.convert import finite
 from expreg.types import Array, Status
 
 Solved = Callable[[Any, Array, Array | None, Array | None, Any, Array], State]
@@ -31,40 +31,33 @@ REPORTED = ("alpha", "softmax_residual", "projective_loss", "max_logit")
 
 
 @lru_cache(maxsize=64)
-def program(starts: int, **options: Any) -> Solved:
-    """Return a jitted (A, b, weights, x0, key, tol) -> the last State of the best of several starts.
+def program(**options: Any) -> Solved:
+    """Return a jitted (A, b, weights, x0, key, tol) -> the last State, for the options of `make`.
 
-    The options are those of `make`. Without x0 it starts where `solve` does for few rows. Map it with vmap.
+    Without x0 it starts where `solve` does for few rows. Map it with vmap.
     """
     loss, odd = LOSSES[options["loss"]], lookup(options["activation"]).parity == "odd"
     first = {"loss": loss.stand_in, "max_steps": start.ROUGH_STEPS}  # of a loss that vanishes without a fit
-    methods = [make(**options | first)] if loss.stand_in and odd else []
-    method, kind = make(**options), Objective(options["loss"], options["activation"], True, TRACED)
+    method, warm = make(**options), [make(**options | first)] if loss.stand_in and odd else []
+    kind = Objective(options["loss"], options["activation"], True, TRACED)
 
     def solved(A: Any, b: Array, weights: Array | None, x0: Array | None, key: Any, tol: Array) -> State:
-        def minimum(x: Array) -> State:
-            for each in (*(methods if x0 is None else []), method):
-                end = jax.lax.while_loop(each.running, each.step, each.init(A, b, x, weights, key, tol))
-                x = end.x
-            return end
-
-        norms = column_norms(A)
-        x, pivot = (x0, jnp.inf) if x0 is not None else _guess(kind, Problem(A, b, weights, tol, norms, None))
-        end = minimum(x)
-        end = end._replace(pivot=jnp.where(end.step > 0, end.pivot, pivot))
-        if starts == 1:
-            return end
-        noise = jax.random.normal(key, (starts - 1, A.shape[1]), b.dtype)
-        more = jax.vmap(lambda x: _lean(minimum(x)))(start.spread(noise, norms, b.shape[0]))
-        found = jax.tree.map(lambda one, others: jnp.concatenate([one[None], others]), _lean(end), more)
-        best = jnp.lexsort((found.loss, found.status != int(Status.converged)))[0]
-        return jax.tree.map(lambda leaf: leaf[best], found)._replace(problem=end.problem)
+        x, pivot = (
+            start.Start(x0) if x0 is not None else _guess(kind, Problem(A, b, weights, tol, column_norms(A), None))
+        )
+        for each in (*(warm if x0 is None else []), method):
+            end = jax.lax.while_loop(each.running, each.step, each.init(A, b, x, weights, key, tol))
+            x = end.x
+        return end._replace(pivot=jnp.where(end.step > 0, end.pivot, pivot))
 
     return jax.jit(solved)
 
 
-def _lean(state: State) -> State:
-    return state._replace(problem=None, memory=None)  # type: ignore[arg-type]
+def of_make(options: dict[str, Any], A: Any) -> dict[str, Any]:
+    """Return the options of `make` out of those of `solve`."""
+    names = ("loss", "activation", "solver", "sketch", "sketch_size")
+    most = options["max_steps"] or chosen(options["solver"], *A.shape).max_steps
+    return {name: options[name] for name in names} | {"max_steps": most}
 
 
 def _guess(kind: Objective, problem: Problem) -> start.Start:
@@ -85,59 +78,32 @@ def _guess(kind: Objective, problem: Problem) -> start.Start:
 # --- several problems -----------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=64)
-def _mapped(shared: bool, starts: int, options: tuple[tuple[str, Any], ...]) -> Any:
-    """Return a jitted (A, b, weights, x0, keys, tol) -> where each problem ends; on a CPU one problem at a time.
-
-    There it is as fast as vmap, and independent batched factorisations of one program may block each other.
-    """
-    given, alone = dict(options), jax.default_backend() == "cpu"
-    solved = program(starts, **given)
-    kind = Objective(given["loss"], given["activation"], True, TRACED)
-
-    def one(*problem: Any) -> dict[str, Array]:
-        end = solved(*problem)
-        z = matvec(problem[0], end.x)
-        again = evaluate(kind, end.problem, end.x, z)  # steps add up logits, and their rounding
-        return {
-            **{name: getattr(end, name) for name in ("x", "status", "step", *NUMBERS)},
-            **ends(end),
-            **residual.summary(z, problem[1], given["activation"]),
-            "relative": again.relative,
-        }
-
-    def mapped(A: Any, b: Array, weights: Any, x0: Any, keys: Any, tol: Array) -> dict[str, Array]:
-        def lane(own: Any) -> dict[str, Array]:
-            return one(A if shared else own[2], own[0], weights, x0, own[1], tol)
-
-        return jax.lax.map(lane, (b, keys) if shared else (b, keys, A), batch_size=None if alone else len(b))
-
-    return jax.jit(mapped)
-
-
 def solve(
     alone: Callable[..., Solution], A: Any, b: Any, weights: Any, x0: Any, *, starts: int, **options: Any
 ) -> Solution:
     """Return the solutions of several problems, stacked: of b (n, k) with one A, or of A (k, n, d) with b (k, n).
 
     One compiled program; where it ends at a minimum beyond doubt, that is the solution. `alone`, the solver of one
-    problem, is asked for the others, one by one.
+    problem, is asked for the others, one by one, and for all if there are several starts.
     """
     problems = _each(A, b)
-    given = {"weights": weights, "x0": x0, "starts": starts, **options}
     with _each_warning_once():
-        checked = _checked(problems, given)
-        ends = _ends(checked, starts, options, shared=np.ndim(A) == 2)
+        checked = [validate.check(*each, weights=weights, x0=x0, starts=starts, **options) for each in problems]
+        ends = [None] * len(checked) if starts > 1 else _ends(checked, options, shared=np.ndim(A) == 2)
         found = [
-            _certain(each, end) or alone(*problem, **given)
+            (end and _certain(each, end)) or alone(*problem, weights=weights, x0=x0, starts=starts, **options)
             for problem, each, end in zip(problems, checked, ends, strict=True)
         ]
-    return Solution(*map(np.stack, zip(*(each[:-1] for each in found), strict=True)), history=[])
+    stacked: Any = [np.stack(values) for values in zip(*(each[:-1] for each in found), strict=True)]
+    return Solution._make([*stacked, []])
 
 
 def _each(A: Any, b: Any) -> list[tuple[Any, Array]]:
     """Return (A, b) of every problem."""
-    targets = np.asarray(b).T if np.ndim(A) == 2 else np.asarray(b)
+    b = np.asarray(b)
+    if b.dtype.kind == "f":
+        finite(b, "b")  # with the place in all of it
+    targets = b.T if np.ndim(A) == 2 else b
     if np.ndim(A) == 2 and targets.ndim == 2 and len(targets):
         return [(A, target) for target in targets]
     if np.ndim(A) == 3 and targets.ndim == 2 and len(targets) == len(A) > 0:
@@ -156,29 +122,37 @@ def _each_warning_once() -> Iterator[None]:
         warnings.warn(message, kind, stacklevel=5)
 
 
-def _checked(problems: list[tuple[Any, Array]], given: dict[str, Any]) -> list[validate.Checked]:
-    """Return every problem checked; raise InputError with all that is wrong, of every problem with its number."""
-    found, wrong = [], []
-    for i, (A, b) in enumerate(problems):
-        try:
-            found.append(validate.check(A, b, **given))
-        except InputError as error:
-            wrong += [replace(each, message=f"{each.message} (problem {i})") for each in error.problems]
-    if wrong:
-        raise InputError(wrong)
-    return found
+@lru_cache(maxsize=64)
+def _mapped(shared: bool, options: tuple[tuple[str, Any], ...]) -> Any:
+    """Return a jitted (A, b, weights, x0, key, tol) -> where each problem ends; on a CPU one problem at a time.
+
+    There it is as fast as vmap, and independent batched factorisations of one program may block each other.
+    """
+    given, alone = dict(options), jax.default_backend() == "cpu"
+    solved, kind = program(**given), Objective(given["loss"], given["activation"], True, TRACED)
+
+    def mapped(A: Any, b: Array, weights: Any, x0: Any, key: Any, tol: Array) -> dict[str, Array]:
+        def lane(own: Any) -> dict[str, Array]:
+            own_A = own[1] if len(own) > 1 else A
+            end = solved(own_A, own[0], weights, x0, key, tol)
+            z = matvec(own_A, end.x)
+            again = evaluate(kind, end.problem, end.x, z)  # steps add up logits, and their rounding
+            numbers = {name: getattr(end, name) for name in ("x", "status", "step", *NUMBERS)}
+            reported = residual.summary(z, own[0], given["activation"])
+            return {**numbers, **ends(end), **reported, "relative": again.relative}
+
+        return jax.lax.map(lane, (b,) if shared else (b, A), batch_size=None if alone else len(b))
+
+    return jax.jit(mapped)
 
 
-def _ends(checked: list[validate.Checked], starts: int, options: dict[str, Any], *, shared: bool) -> list[Any]:
+def _ends(checked: list[validate.Checked], options: dict[str, Any], *, shared: bool) -> list[dict[str, Array]]:
     """Return where the program ends of every problem, by name."""
     first, b = checked[0], np.stack([each.b for each in checked])
     A = from_any(first.A) if shared else np.stack([each.A for each in checked])
-    names = ("loss", "activation", "solver", "sketch", "sketch_size")
-    given = {name: options[name] for name in names} | {"max_steps": options["max_steps"] or MAX_STEPS}
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        keys = jax.random.split(jax.random.key(validate.seed_of(options["key"])), len(b))
-        run = _mapped(shared, starts, tuple(sorted(given.items())))
-        found = run(A, b, first.weights, first.x0, keys, np.asarray(first.tol, b.dtype))
+        run, key = _mapped(shared, tuple(sorted(of_make(options, first.A).items()))), validate.seed_of(options["key"])
+        found = run(A, b, first.weights, first.x0, jax.random.key(key), np.asarray(first.tol, b.dtype))
         found = jax.tree.map(np.array, found)
     return [{name: value[i] for name, value in found.items()} for i in range(len(b))]
 

@@ -63,7 +63,7 @@ def solve(
         key: an integer or a JAX key for everything random; 0 by default.
         max_steps: 200 by default, 20000 for gd and lbfgs.
         sketch_size: rows of the sketch; by default 16 d for gaussian, 40 d else.
-        starts: how many starts are tried: that of `x0`, then random ones with logits of standard deviation 1. The
+        starts: how many starts are tried: that of `x0`, then random ones with logits of standard deviation 4. The
             solution is the converged one with the smallest loss.
 
     Several problems are solved in one compiled program. Under `jax.grad`, `jacfwd`, `jacrev`, `vmap` and `jit` all
@@ -129,10 +129,12 @@ def _alone(A: Any, b: Any, weights: Any, x0: Any, options: dict[str, Any]) -> So
 
     with host.calm():
         problem = start.problem_of(checked, loss)
+        x: Array
+        pivot: Array | None
         x, pivot = (checked.x0, None) if x0 is not None else start.first_guess(kind, problem, rng)
         found = [ended(x, pivot)]
         for noise in rng.normal(size=(options["starts"] - 1, len(x))):
-            more = start.spread(noise, problem.norms, problem.A.shape[0])
+            more = start.WIDE * start.spread(noise, problem.norms, problem.A.shape[0])
             found.append(ended(more.astype(problem.b.dtype), None))
         best = min(found, key=lambda end: (end[1].status != Status.converged, np.nan_to_num(end[0].loss, nan=np.inf)))
         return _solution(*best[:2], checked, best[2], solver=record.name, loss=loss, activation=options["activation"])

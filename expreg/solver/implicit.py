@@ -7,7 +7,7 @@ exact one (E.4)-(E.13): the Gauss-Newton matrix would be wrong wherever the resi
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,10 @@ from expreg import residual
 from expreg.errors import InputError
 from expreg.errors import Problem as Wrong
 from expreg.solver import newton, validate
-from expreg.solver.compiled import REPORTED, program
+from expreg.solver.compiled import REPORTED, of_make, program
 from expreg.solver.method import TRACED, column_norms
-from expreg.solver.records import MAX_STEPS
 from expreg.solver.solution import Solution, traced
-from expreg.solver.state import Objective, Problem, first_state, ridge
+from expreg.solver.state import Objective, Problem, State, first_state, ridge
 from expreg.sparse import Sparse, from_any, matvec, rmatvec
 from expreg.types import Array, Status
 
@@ -30,29 +29,27 @@ SINGULAR = 300  # units of rounding below which a pivot of the Hessian, of unit 
 
 
 def solve(
-    alone: Callable[..., Solution], A: Any, b: Any, weights: Any, x0: Any, *, starts: int, tol: float, **options: Any
+    alone: Callable[..., Any], A: Any, b: Any, weights: Any, x0: Any, *, starts: int, tol: float, **options: Any
 ) -> Solution:
     """Return the solution of arrays of which some are traced, its numbers differentiable in A, b and weights.
 
     `alone` finds it where there are numbers behind the tracers, as under grad; a compiled program does under jit and
     vmap: `status` is then a number of `Status`, `message` None.
     """
-    if np.ndim(b) == 2 or np.ndim(A) == 3:
-        axes = (0, 0) if np.ndim(A) == 3 else (None, 1)
-        one = partial(solve, alone, weights=weights, x0=x0, starts=starts, tol=tol, **options)
-        return jax.vmap(lambda A, b: one(A, b), axes)(A, b)
-    loss, activation = options["loss"], options["activation"]
-    numbers = [jax.lax.stop_gradient(each) if traced(each) else each for each in (A, b, weights, x0)]
-    validate.settings(loss, activation, options["solver"], options["sketch"], options["key"], starts=starts)
+    if np.ndim(A) == 3 or np.ndim(b) == 2:
+        one = lambda A, b: solve(alone, A, b, weights, x0, starts=starts, tol=tol, **options)  # noqa: E731
+        return jax.vmap(one)(A, b) if np.ndim(A) == 3 else jax.vmap(partial(one, A), 1)(b)
+    loss, activation, names = options["loss"], options["activation"], ("solver", "sketch", "key")
+    validate.settings(loss, activation, *(options[name] for name in names), starts=starts)
+    A0, b0, w0, start = (jax.lax.stop_gradient(each) if traced(each) else each for each in (A, b, weights, x0))
     A, b, w = _arrays(A, b, weights)
-    if traced(numbers):
-        found = _program(starts, tol, options, jax.lax.stop_gradient((A, b, w)), numbers[3])
-        isolated, why = found.status == int(Status.converged), ""
+    if traced(A0, b0, w0, start):
+        found, why = _program(starts, tol, options, *jax.lax.stop_gradient((A, b, w)), start), ""
+        isolated: Any = found.status == jnp.asarray(int(Status.converged))
     else:
-        A0, b0, w0, start = numbers
         found = alone(A0, b0, weights=w0, x0=start, starts=starts, tol=tol, **options)
-        isolated = jnp.asarray(found.status == "converged")
-        why = "" if isolated else f"the status is {found.status}"
+        why = "" if found.status == "converged" else f"the status is {found.status}"
+        isolated = jnp.asarray(not why)
     with jax.default_matmul_precision("highest"):
         kind = Objective(loss, activation, True, TRACED)
         x = minimiser(kind, why, A, b, w, jnp.asarray(found.x, b.dtype), isolated)
@@ -81,14 +78,13 @@ def _arrays(A: Any, b: Any, weights: Any) -> tuple[Any, Array, Array | None]:
     return A, b, w
 
 
-def _program(starts: int, tol: float, options: dict[str, Any], arrays: Any, x0: Any) -> Solution:
+def _program(starts: int, tol: float, options: dict[str, Any], A: Any, b: Array, w: Any, x0: Any) -> Solution:
     """Return the solution by the compiled program."""
-    (A, b, w), key = arrays, options["key"]
-    given = {name: options[name] for name in ("loss", "activation", "solver", "sketch", "sketch_size")}
-    solved = program(starts, **given, max_steps=options["max_steps"] or MAX_STEPS)
-    key = jax.random.key(key or 0) if key is None or isinstance(key, int) else key
-    x0 = None if x0 is None else jnp.asarray(x0, b.dtype)
-    end = solved(A, b, w, x0, key, jnp.asarray(validate.tolerance(tol, b.dtype), b.dtype))
+    if starts > 1:
+        raise InputError(Wrong("E-RANGE", f"got {starts} under jit or vmap, expected 1; vmap over x0", key="starts"))
+    key = jax.random.key(options["key"] or 0) if isinstance(options["key"], int | None) else options["key"]
+    x0, least = None if x0 is None else jnp.asarray(x0, b.dtype), validate.tolerance(tol, b.dtype)
+    end = program(**of_make(options, A))(A, b, w, x0, key, jnp.asarray(least, b.dtype))
     sizes = {name: getattr(end, name) for name in ("x", "status", "gradient_norm", "decrement")}
     later: Any = dict.fromkeys(("message", "loss", *REPORTED))  # they depend on x, and are differentiable with it
     return Solution(**sizes, **later, steps=end.step, history=[])
@@ -97,63 +93,44 @@ def _program(starts: int, tol: float, options: dict[str, Any], arrays: Any, x0: 
 # --- the derivative -------------------------------------------------------------------------------
 
 
-class _At(NamedTuple):
-    """What the derivative at x is made of, all divided by e^{log_scale}: curvature in z, Cholesky factor in x."""
-
-    z: Array
-    slope: Array
-    curve: residual.Curvature
-    square: Array  # e^{-log_scale}
-    least: Array | None
-    inverse: Array  # 1 / ||a_j||
-    factor: Array
-    good: Array
-
-
 @partial(jax.jit, static_argnums=0)
-def _at(kind: Objective, A: Any, b: Array, w: Array | None, x: Array, isolated: Array) -> _At:
+def _at(kind: Objective, A: Any, b: Array, w: Array | None, x: Array, isolated: Array) -> tuple[State, Array, Array]:
+    """Return the state at x, the Cholesky factor of its Hessian, of unit columns, and whether that is regular."""
     least = jax.lax.stop_gradient(residual.least_scale(b, w, kind.loss))
-    problem = Problem(A, b, w, jnp.zeros_like(b[0]), column_norms(A), None, least)
-    state = first_state(kind, problem, x, None)
-    point, (n, d) = state.point, A.shape
-    at, heavy, inverse = point.at, ridge(kind, problem, point.at), 1 / problem.norms
+    state = first_state(kind, Problem(A, b, w, jnp.zeros_like(b[0]), column_norms(A), None, least), x, None)
+    inverse, (n, d) = 1 / state.problem.norms, A.shape
     factor = jnp.linalg.cholesky(inverse[:, None] * newton.hessian(kind, state) * inverse)
-    eps, unit = jnp.finfo(b.dtype).eps, 2 * point.size / n
-    pivot = jnp.min(jnp.diagonal(factor)) ** 2
-    good = isolated & (pivot > max(SINGULAR, 4 * d) * eps * jnp.maximum(unit, jnp.sum(factor**2) / d))
-    curve = residual.scaled_curvature(at, kind.loss)
-    curve = curve._replace(diagonal=curve.diagonal + heavy)
-    slope, square = at.v * at.c + heavy * point.z, jnp.exp(-at.log_scale)
-    return _At(point.z, slope, curve, square, least, inverse, jnp.where(good, factor, jnp.nan), good)
+    unit = jnp.maximum(2 * state.point.size / n, jnp.sum(factor**2) / d)  # of the terms that cancel, and of the rest
+    pivot, eps = jnp.min(jnp.diagonal(factor)) ** 2, jnp.finfo(b.dtype).eps
+    good = isolated & (pivot > max(SINGULAR, 4 * d) * eps * unit)
+    return state, jnp.where(good, factor, jnp.nan), good
 
 
 @partial(jax.jit, static_argnums=0)
-def _moved(
-    kind: Objective, found: _At, A: Any, b: Array, w: Array | None, x: Array, dA: Any, db: Any, dw: Any
-) -> Array:
-    """Return dx, linear in (dA, db, dw); dA is None for an A that is not differentiated."""
+def _moved(kind: Objective, state: State, factor: Array, dA: Any, db: Any, dw: Any) -> Array:
+    """Return dx = -H^{-1} d(grad L), linear in (dA, db, dw); dA is None for a sparse A, which is a constant."""
+    (A, b, w, _, norms, _, least), z, at = state.problem, state.point.z, state.point.at
+    heavy, (diagonal, Q, S) = ridge(kind, state.problem, at), residual.scaled_curvature(at, kind.loss)
 
-    def slope(b: Array) -> Array:  # with z fixed, so that phi is not differentiated here: `curve` has it
-        at = residual.terms(found.z, b, kind.loss, kind.activation, found.least)
-        return at.v * at.c
+    def slope(b: Array) -> Array:  # z is fixed, so that phi is not differentiated: the curvature has its derivatives
+        again = residual.terms(z, b, kind.loss, kind.activation, least)
+        return again.v * again.c
 
     change = jax.jvp(slope, (b,), (db,))[1]
     if w is not None:
-        change = change + 2 * found.square * w * found.z * dw
-    total = jnp.zeros_like(x)
+        change = change + 2 * jnp.exp(-at.log_scale) * w * z * dw
     if dA is not None:
-        dz, (diagonal, Q, S) = dA @ x, found.curve
-        change = change + diagonal * dz + Q @ (S @ (dz @ Q))
-        total = found.slope @ dA
-    total = total + rmatvec(A, change)
-    return -found.inverse * cho_solve((found.factor, True), found.inverse * total)
+        dz = dA @ state.x
+        change = change + (diagonal + heavy) * dz + Q @ (S @ (dz @ Q))
+    total = rmatvec(A, change) if dA is None else rmatvec(A, change) + (at.v * at.c + heavy * z) @ dA
+    return -cho_solve((factor, True), total / norms) / norms
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def minimiser(kind: Objective, why: str, A: Any, b: Array, w: Array | None, x: Array, isolated: Array) -> Array:
-    """Return x, a minimiser for these A, b and w, with its derivative; nan for one that is not `isolated`.
+    """Return x, the minimiser for A, b and w, with its derivative: nan if it is not `isolated` or H is singular.
 
-    Nor is it where the Hessian is singular. Warns of that if anything but tracers says so, with the reason `why`.
+    Outside of jit and vmap a warning says so, with the reason `why` if one is known.
     """
     del kind, why, A, b, w, isolated
     return x
@@ -161,11 +138,10 @@ def minimiser(kind: Objective, why: str, A: Any, b: Array, w: Array | None, x: A
 
 @minimiser.defjvp
 def _(kind: Objective, why: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    A, b, w, x, isolated = primals
+    A, b, w, _, isolated = primals
     x = minimiser(kind, why, *primals)
-    found = _at(kind, A, b, w, x, isolated)
-    if not isinstance(found.good, jax.core.Tracer) and not found.good:
+    state, factor, good = _at(kind, A, b, w, x, isolated)
+    if not traced(good) and not good:
         reason = why or "its Hessian is singular to rounding, so that x is no isolated minimum"
         warnings.warn(f"the derivative of x is nan: {reason}", UserWarning, stacklevel=2)
-    dA, db, dw = tangents[:3]
-    return x, _moved(kind, found, A, b, w, x, None if isinstance(A, Sparse) else dA, db, dw)
+    return x, _moved(kind, state, factor, None if isinstance(A, Sparse) else tangents[0], *tangents[1:3])

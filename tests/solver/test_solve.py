@@ -273,7 +273,7 @@ BAD = [
     ({"b": B0[:9]}, "b: got 9 values for an A of 10 rows, expected 10"),
     ({"b": B0[:, None, None]}, "b: got shape"),
     ({"b": B0[:, None], "A": np.stack([A0, A0])}, r"b: got shape \(10, 1\) for an A of shape \(2, 10, 3\), expected"),
-    ({"b": np.stack([B0, B0 * np.nan], 1)}, r"b\[0\]: got nan, expected finite \(10 such values\) \(problem 1\)"),
+    ({"b": np.stack([B0, B0 * np.nan], 1)}, r"b\[0,1\]: got nan, expected finite \(10 such values\)"),
     ({"weights": -1}, "weights: got -1, expected a finite number >= 0"),
     ({"weights": changed(B0, 4, -0.5)}, r"weights\[4\]: got -0.5, expected"),
     ({"starts": 0}, "starts: got 0, expected a whole number of at least 1"),
