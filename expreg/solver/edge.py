@@ -66,9 +66,9 @@ def solve(
         starts: how many starts are tried: that of `x0`, then random ones with logits of standard deviation 4. The
             solution is the converged one with the smallest loss.
 
-    Several problems are solved in one compiled program. Under `jax.grad`, `jacfwd`, `jacrev`, `vmap` and `jit` all
-    numbers of the solution are differentiable in A, b and weights: dx = -H^{-1} d(grad L), with the exact Hessian H
-    (E.4). The derivative is nan, with a warning outside of jit and vmap, where x is no isolated minimum.
+    Several problems are solved in one compiled program. Under `jax.grad`, `jacfwd`, `jacrev`, `vmap` and `jit`, x,
+    loss and what is reported of x are differentiable in A, b and weights: dx = -H^{-1} d(grad L), with the exact
+    Hessian H (E.4). The derivative is nan, with a warning outside of jit and vmap, where x is no isolated minimum.
 
     Raises:
         InputError: names, shapes, types, non-finite entries, zero columns, negative weights, x0 = 0 for cosh and

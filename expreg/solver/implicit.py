@@ -67,7 +67,7 @@ def _reported(loss: str, activation: str, A: Any, b: Array, w: Array | None, x: 
 
 def _arrays(A: Any, b: Any, weights: Any) -> tuple[Any, Array, Array | None]:
     """Return A (n, d), b (n,) and w (n,) as arrays of JAX of one type; raise InputError for other shapes."""
-    A = jax.tree.map(jnp.asarray, from_any(A))
+    A = jax.tree.map(jnp.asarray, from_any(A)) if hasattr(A, "ndim") else jnp.asarray(A)
     real = A.dtype if jnp.issubdtype(A.dtype, jnp.floating) else jnp.zeros(0).dtype
     A = A if A.dtype == real else A.astype(real)
     b, w = (None if each is None else jnp.asarray(each, real) for each in (b, weights))
