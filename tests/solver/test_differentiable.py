@@ -54,11 +54,10 @@ def both_ways(kind, given, along, seed):
     def x_of(*given):
         return implicit.minimiser(kind, "", *given, x, jnp.asarray(True))
 
-    def forward(one):
-        return jax.jvp(x_of, given, [k * each for k, each in zip(one, along, strict=True)])[1]
-
-    reverse = jax.vjp(x_of, *given)[1](seed)
-    return jax.vmap(forward)(jnp.eye(3)), jnp.stack([jnp.vdot(g, t) for g, t in zip(reverse, along, strict=True)])
+    _, linear = jax.linearize(x_of, *given)
+    forward = jax.vmap(lambda one: linear(*(k * each for k, each in zip(one, along, strict=True))))(jnp.eye(3))
+    reverse = jax.linear_transpose(linear, *given)(seed)
+    return forward, jnp.stack([jnp.vdot(g, t) for g, t in zip(reverse, along, strict=True)])
 
 
 @pytest.mark.parametrize(("loss", "activation"), PAIRS)
