@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from decimal import Decimal
+from html import escape
 from typing import Any
 
 from expreg.errors import Problem, StorageError, printable
@@ -50,6 +51,12 @@ def _plain(value: Any) -> Any:
 def counted(count: int, word: str) -> str:
     """Return `1 program`, `2 programs`."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def table(rows: Mapping[str, Any]) -> str:
+    """Return an HTML table of names and values, as notebooks show it."""
+    shown = (f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
+    return f"<table>{''.join(shown)}</table>"
 
 
 def duration(seconds: float) -> str:

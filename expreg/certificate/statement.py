@@ -10,6 +10,7 @@ import numpy as np
 from expreg.activation import ACTIVATIONS
 from expreg.certificate.conditions import SLACK, Measured, covered, measure
 from expreg.errors import InputError, Problem
+from expreg.output import table
 from expreg.types import Array
 
 
@@ -57,6 +58,15 @@ class Certificate:
             return math.inf
         decrease = self.decrease * (1.0 if eta is None else eta / self.eta)
         return math.ceil(2 * math.log(self.residual / eps) / -math.log1p(-decrease))
+
+    def __repr__(self) -> str:
+        """Return one line: whether it holds, up to which step size, at which rate."""
+        holds = "holds" if self.holds else "does not hold"
+        return f"Certificate({holds}, eta {self.eta:.6g}, rate {self.rate:.6g}, lambda_0 {self.lambda_0:.6g})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of its numbers and reasons, for notebooks."""
+        return table({**self.summary(), "reasons": "; ".join(self.reasons)})
 
     def summary(self) -> dict[str, Any]:
         """Return a JSON-able dict: of the radii the largest, and None for numbers that are not finite."""

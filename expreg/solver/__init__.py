@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    **dict.fromkeys(("Collapse", "Solution", "collapse", "continuation", "solve"), "edge"),
+    **dict.fromkeys(("Collapse", "collapse", "continuation", "solve"), "edge"),
     **dict.fromkeys(("SKETCHES", "SOLVERS", "Sketch", "Solver", "chosen"), "records"),
     **dict.fromkeys(("Method", "Point", "Problem", "State"), "state"),
     "make": "method",
+    "Solution": "solution",
 }
 __all__ = sorted(_HOMES)
 

@@ -1,6 +1,7 @@
 """`expreg.solve`: checks, a start, steps on the host or compiled, and a sentence about how they ended."""
 
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from scipy import sparse
 from expreg import residual
 from expreg.solver import host, newton, start, validate
 from expreg.solver.records import AUTO, MANY_COLUMNS, NEWTON, chosen
+from expreg.solver.solution import Solution, traced
 from expreg.solver.state import Objective, Problem, State, first_state, run
 from expreg.solver.units import shifted
 from expreg.solver.validate import DEFAULT_TOL, REACHABLE, Checked
@@ -20,31 +22,6 @@ from expreg.types import Array, Status
 
 REREAD = 3  # runs after which logits are taken as they are
 RUNS = 16  # how often a run may go on from a point that turned out to be no minimum
-
-
-class Solution(NamedTuple):
-    """What `solve` found, whatever it minimised.
-
-    - `x` (d,): the last point. `status`: converged (at a minimum), max_steps, diverged, nonfinite, collapsed,
-      trivial, flat or unbounded; `message`: what that means here and what to try.
-    - `steps`; `loss`: the minimised loss with its regulariser; `gradient_norm`: the 2-norm of its gradient;
-      `decrement`: the gain that the quadratic model expected of the last step (F.14).
-    - `alpha`, `softmax_residual`, `projective_loss`, `max_logit`: as `residual.summary` defines them.
-    - `history`: one dict per step: step, loss, gradient_norm, relative (what tol bounds), passes, seconds.
-    """
-
-    x: Array
-    status: str
-    message: str
-    steps: int
-    loss: float
-    gradient_norm: float
-    decrement: float
-    alpha: float
-    softmax_residual: float
-    projective_loss: float
-    max_logit: float
-    history: list[dict[str, float]]
 
 
 def solve(
@@ -61,13 +38,15 @@ def solve(
     *,
     max_steps: int | None = None,
     sketch_size: int | None = None,
+    starts: int = 1,
 ) -> Solution:
     """Minimise a regression loss of u = phi(A x) over x (E.2), (E.44), with 1/2 ||diag(weights) A x||^2 (E.3).
 
     Args:
         A: (n, d), a NumPy or JAX array, any scipy.sparse matrix, a BCOO or an expreg.sparse.Sparse. float32 stays
-            float32, all else is float64.
-        b: (n,). For a zero residual <b, 1> = 1, except for the exponential loss (E.17).
+            float32, all else is float64. (k, n, d), dense, for k problems.
+        b: (n,). For a zero residual <b, 1> = 1, except for the exponential loss (E.17). (n, k) for k targets with one
+            A, (k, n) for k problems with an A each.
         loss: exponential, softmax, rescaled or projective.
         activation: exp, cosh or sinh.
         solver: auto, newton, gauss_newton, pcg, lbfgs or gd. auto takes newton for a dense A with d <= 96 and for
@@ -75,7 +54,7 @@ def solve(
             large A it first takes steps with one matrix, of float32 or of sampled rows, while they converge well.
         sketch: None, leverage, countsketch, gaussian or uniform: newton and gauss_newton then use the Gauss-Newton
             matrix of sketched rows (F.12); pcg is preconditioned with it.
-        weights: w, a number or (n,).
+        weights: w >= 0, a number or (n,).
         x0: (d,) the start; by default the linear problem A x = phi^-1(c b), for many rows the solution on a subset.
         tol: stop when max_j |g_j| / (||a_j|| n^-1/2 sum_i |v_i| (|u_i| + |t_i|)) <= tol, g the gradient and t the
             target (b, alpha b): the gradient relative to the terms that cancel in it. It does not change with the
@@ -84,29 +63,48 @@ def solve(
         key: an integer or a JAX key for everything random; 0 by default.
         max_steps: 200 by default, 20000 for gd and lbfgs.
         sketch_size: rows of the sketch; by default 16 d for gaussian, 40 d else.
+        starts: how many starts are tried: that of `x0`, then random ones with logits of standard deviation 4. The
+            solution is the converged one with the smallest loss.
+
+    Several problems are solved in one compiled program. Under `jax.grad`, `jacfwd`, `jacrev`, `vmap` and `jit`, x,
+    loss and what is reported of x are differentiable in A, b and weights: dx = -H^{-1} d(grad L), with the exact
+    Hessian H (E.4). The derivative is nan, with a warning outside of jit and vmap, where x is no isolated minimum.
 
     Raises:
-        InputError: names, shapes, types, non-finite entries, zero columns, x0 = 0 for cosh and sinh, a tolerance
-            out of reach. Warns (UserWarning) if <b, 1> is not 1 (E.17), or of an intercept (E.36).
+        InputError: names, shapes, types, non-finite entries, zero columns, negative weights, x0 = 0 for cosh and
+            sinh, a tolerance out of reach. Warns (UserWarning) if <b, 1> is not 1 (E.17), of an intercept (E.36), or
+            if x is not unique.
 
     """
-    checked = validate.check(
-        A,
-        b,
-        loss=loss,
-        activation=activation,
-        solver=solver,
-        sketch=sketch,
-        weights=weights,
-        x0=x0,
-        tol=tol,
-        key=key,
-        max_steps=max_steps,
-        sketch_size=sketch_size,
-    )
+    options = {
+        "loss": loss,
+        "activation": activation,
+        "solver": solver,
+        "sketch": sketch,
+        "tol": tol,
+        "key": key,
+        "max_steps": max_steps,
+        "sketch_size": sketch_size,
+        "starts": starts,
+    }
+    if traced(A, b, weights, x0):
+        from expreg.solver import implicit
+
+        return implicit.solve(solve, A, b, weights, x0, **options)
+    if validate.dimensions(b) == 2 or validate.dimensions(A) == 3:
+        from expreg.solver import compiled
+
+        return compiled.solve(solve, A, b, weights, x0, **options)
+    return _alone(A, b, weights, x0, options)
+
+
+def _alone(A: Any, b: Any, weights: Any, x0: Any, options: dict[str, Any]) -> Solution:
+    """Return the solution of one problem of numbers; the options are those of `solve`."""
+    checked = validate.check(A, b, weights=weights, x0=x0, **options)
+    loss, solver, sketch, most = (options[name] for name in ("loss", "solver", "sketch", "max_steps"))
     record = chosen(solver, *checked.A.shape, dense=not sparse.issparse(checked.A))
-    kind, budget = Objective(loss, checked.activation, record.exact, host.HOST), int(max_steps or record.max_steps)
-    seed = _seed(key)
+    kind, budget = Objective(loss, checked.activation, record.exact, host.HOST), int(most or record.max_steps)
+    seed = validate.seed_of(options["key"])
     begin, rng, history = time.perf_counter(), np.random.default_rng(seed), list[dict[str, float]]()
 
     def seen(state: State) -> None:
@@ -121,20 +119,25 @@ def solve(
             exact = kind._replace(exact=kind.exact or again)
             step = partial(newton.step, exact, directions(problem.A.whole, rng), budget)
             return run(step, _after(before, first), seen)
-        options: dict[str, Any] = {
-            "loss": loss,
-            "activation": checked.activation,
-            "solver": record.name,
-            "sketch": sketch,
-        }
-        options |= {"sketch_size": sketch_size, "max_steps": budget}
-        return _compiled(options, problem, x, tol, seed, seen, before)
+        given: dict[str, Any] = {"loss": loss, "activation": checked.activation, "solver": record.name}
+        given |= {"sketch": sketch, "sketch_size": options["sketch_size"], "max_steps": budget}
+        return _compiled(given, problem, x, tol, seed, seen, before)
+
+    def ended(x: Array, pivot: Array | None) -> tuple[State, Verdict, list[dict[str, float]]]:
+        history.clear()
+        return *_settled(onward, kind._replace(exact=True), problem, x, pivot, history), history.copy()
 
     with host.calm():
         problem = start.problem_of(checked, loss)
+        x: Array
+        pivot: Array | None
         x, pivot = (checked.x0, None) if x0 is not None else start.first_guess(kind, problem, rng)
-        end, verdict = _settled(onward, kind._replace(exact=True), problem, x, pivot, history)
-        return _solution(end, verdict, checked, history, solver=record.name, loss=loss, activation=activation)
+        found = [ended(x, pivot)]
+        for noise in rng.normal(size=(options["starts"] - 1, len(x))):
+            more = start.WIDE * start.spread(noise, problem.norms, problem.A.shape[0])
+            found.append(ended(more.astype(problem.b.dtype), None))
+        best = min(found, key=lambda end: (end[1].status != Status.converged, np.nan_to_num(end[0].loss, nan=np.inf)))
+        return _solution(*best[:2], checked, best[2], solver=record.name, loss=loss, activation=options["activation"])
 
 
 def _after(before: State | None, first: State) -> State:
@@ -214,15 +217,6 @@ def _sizes(checked: Checked, state: State) -> dict[str, float]:
         return {"loss": checked.units.loss(np.exp(log_scale) * objective), "gradient_norm": norm}
 
 
-def _seed(key: Any) -> int:
-    if key is None or isinstance(key, int | np.integer):
-        return int(key or 0)
-    import jax
-
-    plain = isinstance(getattr(key, "dtype", None), np.dtype)  # else a typed key
-    return int(np.asarray(key if plain else jax.random.key_data(key)).ravel()[-1])
-
-
 def _compiled(
     options: dict[str, Any],
     problem: Problem,
@@ -268,12 +262,14 @@ def _solution(
         f"{unsolved} ({reached}, tol {checked.tol:.1e})" if unsolved else f"{reached}, within tol {checked.tol:.1e}"
     )
     free = max(verdict.free, checked.A.shape[1] - checked.A.shape[0])
-    unique = f"; x is not unique: A x stays the same in {free} of {len(x)} directions" if free > 0 else ""
+    unique = f"x is not unique: A x stays the same in {free} of {len(x)} directions" if free > 0 else ""
+    if unique:
+        warnings.warn(f"{unique}; one of them was found", UserWarning, stacklevel=4)
     names = ("alpha", "softmax_residual", "projective_loss", "max_logit")
     return Solution(
         x=x,
         status=status,
-        message=f"{reached}{unique}",
+        message="; ".join(filter(None, (reached, unique))),
         steps=steps,
         **_sizes(checked, state),
         decrement=float(np.ldexp(float(state.decrement), units.slope + units.logits)),

@@ -72,6 +72,7 @@ HOST = Backend(
     factor=_factor,
     backsolve=_backsolve,
     while_loop=_while_loop,
+    each=map,
 )
 
 

@@ -1,5 +1,6 @@
 """The solvers on the device: each a pure (init, step, running) for one problem, under jit and vmap."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from expreg.solver import newton
 from expreg.solver.records import AUTO, MAX_STEPS, SKETCHES, chosen, names
 from expreg.solver.state import Backend, Method, Objective, Problem, State, Steps, first_state, ridge, running
 from expreg.sparse import Matrix, Sparse
-from expreg.types import Array
+from expreg.types import Array, Tree
 
 FLOOR = 0.1  # added to sketched leverage scores, in units of their mean: no row is out of reach
 
@@ -119,6 +120,11 @@ def _factor(H: Array) -> tuple[Array, Array]:
     return found, jnp.all(jnp.isfinite(found))
 
 
+def _each(function: Callable[[Array], Tree], values: Sequence[float]) -> list[Tree]:
+    found = jax.lax.map(function, jnp.asarray(values))
+    return [jax.tree.map(lambda leaf: leaf[i], found) for i in range(len(values))]  # noqa: B023
+
+
 def column_norms(A: Matrix) -> Array:
     """Return the 2-norms of the columns, (d,); 1 for a column of zeros, which is then never divided by."""
     if isinstance(A, Sparse):
@@ -137,4 +143,5 @@ TRACED = Backend(
     factor=_factor,
     backsolve=lambda L, r: cho_solve((L, True), r),
     while_loop=jax.lax.while_loop,
+    each=_each,
 )

@@ -5,7 +5,7 @@ and a loss that ignores the scale c drops out as a mean; for sinh c is tried on 
 logits are found by alternating projections. Derived; for exp it is what generalised linear models start from.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ LEAST_ROWS = 4096
 GROWTH = 64  # each subset has this many times the rows of the one before
 SAMPLE = 2048  # rows that are looked at to see whether a column hangs on few rows
 ROUGH, ROUGH_STEPS = 1e-3, 30  # the tolerance on a subset, whose minimiser is off by more, and the budget
+WIDE = 4.0  # the standard deviation of logits at random starts: 1 and 2 missed best minima of peaked targets (measured)
 SLIGHT = 0.1  # the size of the logits at a start of which nothing is known
 SCALES = (0.1, 1.0, 10.0, 100.0, 1e4)  # candidates of c times max |b| for sinh
 ALTERNATIONS = 30
@@ -68,11 +69,16 @@ def first_guess(kind: Objective, problem: Problem, rng: np.random.Generator) -> 
     noise = rng.normal(size=d)
     if 4 * size > n and d <= MANY_COLUMNS:
         return best(kind, problem)
-    small = (noise / problem.norms * np.sqrt(n / d) * SLIGHT).astype(problem.b.dtype)
+    small = (SLIGHT * spread(noise, problem.norms, n)).astype(problem.b.dtype)
     if d > MANY_COLUMNS:
         return Start(small)
     part = _subset(kind, problem, np.sort(rng.integers(0, n, size)))
     return _roughly(kind, part, first_guess(kind, part, rng), rng, small)
+
+
+def spread(noise: Array, norms: Array, n: int) -> Array:
+    """Return x (..., d) whose logits have standard deviation 1, in the mean over rows, from standard normal numbers."""
+    return noise / norms * (n / noise.shape[-1]) ** 0.5
 
 
 def _roughly(kind: Objective, problem: Problem, start: Start, rng: np.random.Generator, otherwise: Array) -> Start:
@@ -123,42 +129,55 @@ def best(kind: Objective, problem: Problem) -> Start:
 
 
 def candidates(kind: Objective, problem: Problem) -> Iterator[Start]:
-    """Yield starting points, best guess first; never x = 0 for even and odd phi, where it is stationary."""
-    b, free, phi = problem.b, LOSSES[kind.loss].relative, lookup(kind.activation)
+    """Yield starting points, best guess first; never x = 0 for even and odd phi, where it is stationary.
+
+    On the host and traced: what depends on numbers is left out on the host only, and not finite where it is traced.
+    """
+    b, free, phi, xp = problem.b, LOSSES[kind.loss].relative, lookup(kind.activation), kind.ops.xp
     if phi.multiplicative:
         yield from _logarithms(kind, problem, free)
     elif phi.inverse is None:
         yield Start(SLIGHT / problem.norms)
     elif phi.parity == "even":
-        least = np.quantile(b, 0.02)
-        yield _signs(kind, problem, phi.inverse(b / least if free and least > 0 else b))
+        least = xp.quantile(b, 0.02)
+        yield _signs(kind, problem, phi.inverse(b / xp.where(least > 0, least, xp.ones_like(least)) if free else b))
     else:
-        top = np.abs(b).max()
-        normal = _normal(kind, problem, passes.gram(problem.A, np.ones_like(b)))
-        for c in [c / top for c in SCALES] if free and top > 0 else [1.0]:
-            yield Start(normal.solve(passes.rmatvec(problem.A, np.nan_to_num(phi.inverse(c * b)))), normal.pivot)
+        top = xp.abs(b).max()
+        free = free and (xp is not np or top > 0)
+        normal = _normal(kind, problem, kind.ops.gram(problem.A, xp.ones_like(b)))
+
+        inverse = phi.inverse
+
+        def fit(c: float) -> Start:
+            wanted = inverse(xp.asarray(c / top if free else c, dtype=b.dtype) * b)
+            return Start(normal.solve(kind.ops.rmatvec(problem.A, xp.nan_to_num(wanted))), normal.pivot)
+
+        yield from kind.ops.each(fit, SCALES if free else [1.0])
 
 
 def _logarithms(kind: Objective, problem: Problem, free: bool) -> Iterator[Start]:
     """Yield fits of log b: without weights, exact and best conditioned without noise, and with b^2, right for noise."""
-    b, (n, d) = problem.b, problem.A.shape
+    b, (n, d), xp = problem.b, problem.A.shape, kind.ops.xp
     positive = b > 0
-    if positive.sum() >= min(n, d + 1):
-        z = np.log(np.where(positive, b, 1.0))
-        for power in (0, 2) if n * d <= SMALL else (2, 0):
-            yield _fit(kind, problem, z, np.where(positive, b, 0) ** power, free)
-    yield Start(np.zeros(d, dtype=b.dtype))
+    if xp is not np or positive.sum() >= min(n, d + 1):
+        z = xp.log(xp.where(positive, b, 1.0))
+
+        def fit(power: int) -> Start:
+            return _fit(kind, problem, z, xp.where(positive, b, 0) ** power, free)
+
+        yield from kind.ops.each(fit, (0, 2) if n * d <= SMALL else (2, 0))
+    yield Start(xp.zeros(d, dtype=b.dtype), xp.inf)
 
 
 def _fit(kind: Objective, problem: Problem, z: Array, weights: Array, centred: bool) -> Start:
     """Return x that minimises sum_i weights_i (a_i x - z_i - c)^2, over c too if `centred`."""
-    weights = weights / weights.max()
-    small = problem.A.shape[0] * problem.A.shape[1] <= SMALL
-    gram = passes.gram if small else partial(passes.gram_in_single, norms=problem.norms)
-    H, right = gram(problem.A, weights), passes.rmatvec(problem.A, weights * z)
+    weights, ops = weights / weights.max(), kind.ops
+    exact = ops.xp is not np or problem.A.shape[0] * problem.A.shape[1] <= SMALL
+    gram = ops.gram if exact else partial(passes.gram_in_single, norms=problem.norms)
+    H, right = gram(problem.A, weights), ops.rmatvec(problem.A, weights * z)
     if centred:
-        total, mass = passes.rmatvec(problem.A, weights), weights.sum()
-        H = H - np.outer(total, total) / mass
+        total, mass = ops.rmatvec(problem.A, weights), weights.sum()
+        H = H - ops.xp.outer(total, total) / mass
         right = right - total * (weights @ z) / mass
     normal = _normal(kind, problem, H)
     return Start(normal.solve(right), normal.pivot)
@@ -166,16 +185,27 @@ def _fit(kind: Objective, problem: Problem, z: Array, weights: Array, centred: b
 
 def _normal(kind: Objective, problem: Problem, H: Array) -> newton.Factor:
     """Return H factored, damped where it is singular."""
-    return newton.damped(kind, H, problem.norms, np.zeros((), H.dtype))
+    return newton.damped(kind, H, problem.norms, kind.ops.xp.zeros((), H.dtype))
 
 
 def _signs(kind: Objective, problem: Problem, wanted: Array) -> Start:
     """Return x with |A x| close to `wanted`, by alternating projections from the leading generalised eigenvector."""
-    scale = np.outer(problem.norms, problem.norms)
-    H, weighted = passes.gram(problem.A, np.ones_like(wanted)), passes.gram(problem.A, wanted**2)
-    normal, least = _normal(kind, problem, H), np.finfo(H.dtype).eps * H.shape[0] * np.eye(H.shape[0], dtype=H.dtype)
-    x = linalg.eigh(weighted / scale, H / scale + least)[1][:, -1] / problem.norms
-    for _ in range(ALTERNATIONS):
-        signed = np.where(passes.matvec(problem.A, x) < 0, -wanted, wanted)
-        x = normal.solve(passes.rmatvec(problem.A, signed))
-    return Start(x, normal.pivot)
+    ops, xp, A = kind.ops, kind.ops.xp, problem.A
+    H, weighted = ops.gram(A, xp.ones_like(wanted)), ops.gram(A, wanted**2)
+    normal = _normal(kind, problem, H)
+    if xp is np:
+        scale, least = np.outer(problem.norms, problem.norms), np.finfo(H.dtype).eps * np.eye(len(H), dtype=H.dtype)
+        x = linalg.eigh(weighted / scale, H / scale + len(H) * least)[1][:, -1] / problem.norms
+    else:  # by powers, which are enough for a start
+        x = _repeated(kind, lambda x: normal.solve(weighted @ (x / xp.max(xp.abs(x)))), 1 / problem.norms)
+
+    def projected(x: Array) -> Array:
+        return normal.solve(ops.rmatvec(A, xp.where(ops.matvec(A, x) < 0, -wanted, wanted)))
+
+    return Start(_repeated(kind, projected, x), normal.pivot)
+
+
+def _repeated(kind: Objective, function: Callable[[Array], Array], x: Array) -> Array:
+    """Return x after `ALTERNATIONS` times a function."""
+    count = kind.ops.xp.asarray(0)
+    return kind.ops.while_loop(lambda at: at[0] < ALTERNATIONS, lambda at: (at[0] + 1, function(at[1])), (count, x))[1]

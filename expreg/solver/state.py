@@ -4,7 +4,7 @@ The objective is loss(A x) + 1/2 ||diag(w) A x||^2 (E.3). All of it is kept divi
 loss (E.33), so that logits of several hundred neither overflow nor vanish.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from math import log
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ class Backend(NamedTuple):
     - `product(A, D, p)`: (A^T (D o A p), A p), in one pass over A where that is possible.
     - `factor(H)`: (Cholesky factor, whether H is positive definite); `backsolve(L, r)`: (L L^T)^{-1} r.
     - `while_loop(condition, body, state)`: as jax.lax.while_loop.
+    - `each(function, values)`: an iterable of function(value), one after the other: batched factorisations of one
+      program that do not depend on each other may block each other on a CPU.
     """
 
     xp: Any
@@ -39,6 +41,7 @@ class Backend(NamedTuple):
     factor: Callable[[Array], tuple[Array, Array]]
     backsolve: Callable[[Array, Array], Array]
     while_loop: Callable[[Callable, Callable, Tree], Tree]
+    each: Callable[[Callable, Sequence[float]], Iterable[Tree]]
 
 
 class Problem(NamedTuple):

@@ -51,10 +51,10 @@ def check(
     key: Any = None,
     max_steps: Any = None,
     sketch_size: Any = None,
+    starts: Any = 1,
 ) -> Checked:
     """Return the arrays that the solvers work on; raise InputError with all that is wrong, one line each."""
-    _refuse(_names(loss=loss, activation=activation, solver=solver, sketch=sketch))
-    _refuse([*_counts(max_steps=max_steps, sketch_size=sketch_size), *_random(key)])
+    settings(loss, activation, solver, sketch, key, max_steps=max_steps, sketch_size=sketch_size, starts=starts)
     matrix = _matrix(A)
     (n, d), dtype = matrix.shape, matrix.dtype
     with np.errstate(all="ignore"):
@@ -68,13 +68,40 @@ def check(
         if weights is None
         else _vector(np.full(n, weights) if np.ndim(weights) == 0 else weights, "weights", n, dtype)
     )
+    if w is not None and (w < 0).any():
+        at, entry = np.argmin(w), "" if np.ndim(weights) == 0 else f"[{np.argmin(w)}]"
+        raise InputError(Problem("E-RANGE", f"got {w[at]:g}, expected a finite number >= 0", key=f"weights{entry}"))
     start = None if x0 is None else _vector(x0, "x0", d, dtype)
-    tolerance = _tolerance(tol, dtype)
+    least = tolerance(tol, dtype)
     _refuse([*_too_many(sketch_size, n), *_zero_columns(norms, n), *_stationary(start, loss, activation)])
     _warn(matrix, target, norms, loss, activation)
     target, heavy, phi, scale = of_targets(target, w if w is not None and w.any() else None, loss, activation)
     scale = scale._replace(columns=columns)
-    return Checked(matrix, target, heavy, None if start is None else scale.inner(start), tolerance, norms, phi, scale)
+    return Checked(matrix, target, heavy, None if start is None else scale.inner(start), least, norms, phi, scale)
+
+
+def settings(loss: str, activation: str, solver: str, sketch: str | None, key: Any, **counts: Any) -> None:
+    """Raise InputError with what is wrong with anything but the arrays."""
+    _refuse(_names(loss=loss, activation=activation, solver=solver, sketch=sketch))
+    _refuse([*_counts(**counts), *_random(key)])
+
+
+def dimensions(array: Any) -> int:
+    """Return how many dimensions an array has, 0 for what is none."""
+    try:
+        return np.ndim(array)
+    except ValueError:  # rows of different lengths
+        return 0
+
+
+def seed_of(key: Any) -> int:
+    """Return the integer of a key, 0 by default."""
+    if key is None or isinstance(key, int | np.integer):
+        return int(key or 0)
+    import jax
+
+    plain = isinstance(getattr(key, "dtype", None), np.dtype)  # else a typed key
+    return int(np.asarray(key if plain else jax.random.key_data(key)).ravel()[-1])
 
 
 def _refuse(problems: list[Problem]) -> None:
@@ -167,7 +194,8 @@ def _vector(array: Any, key: str, length: int, dtype: Any) -> Array:
     return cast
 
 
-def _tolerance(tol: Any, dtype: Any) -> float:
+def tolerance(tol: Any, dtype: Any) -> float:
+    """Return the tolerance of this type of numbers; raise InputError for one that it does not reach."""
     least = REACHABLE * float(np.finfo(dtype).eps)
     if isinstance(tol, bool) or not isinstance(tol, int | float | np.integer | np.floating):
         raise InputError(Problem("E-TYPE", f"got {tol!r}, expected a positive number", key="tol"))
@@ -212,4 +240,4 @@ def _warn(A: Any, b: Array, norms: Array, loss: str, activation: str) -> None:
             for column in constant[:1]
         ]
     for message in messages:
-        warnings.warn(message, UserWarning, stacklevel=4)
+        warnings.warn(message, UserWarning, stacklevel=5)

@@ -46,7 +46,8 @@ def test_an_exact_fit_is_known_by_its_start():
     """The matrix of a start says whether x is unique, so that no Hessian is made at an exact fit."""
     A, b, _ = planted(60, 3, "softmax")
     assert expreg.solve(A, b, "softmax").steps == 0
-    found = expreg.solve(np.column_stack([A, A[:, 0] - A[:, 1]]), b, "softmax")
+    with pytest.warns(UserWarning, match="x is not unique"):
+        found = expreg.solve(np.column_stack([A, A[:, 0] - A[:, 1]]), b, "softmax")
     assert (found.status, found.steps) == ("converged", 0)
     assert "in 1 of 4 directions" in found.message
 
@@ -96,7 +97,8 @@ def test_the_minimum_of_cosh_at_0_is_found():
 
 def test_x_that_is_not_unique_is_said():
     A, b, _ = planted(60, 3, "softmax", noise=0.1)
-    found = expreg.solve(np.column_stack([A, A[:, 0] - A[:, 1]]), b, "softmax")
+    with pytest.warns(UserWarning, match="x is not unique: A x stays the same in 1 of 4 directions; one of them was"):
+        found = expreg.solve(np.column_stack([A, A[:, 0] - A[:, 1]]), b, "softmax")
     assert found.status == "converged"
     assert "x is not unique: A x stays the same in 1 of 4 directions" in found.message
     assert "not unique" not in expreg.solve(A, b, "softmax").message
