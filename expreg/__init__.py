@@ -6,9 +6,25 @@ TYPE_CHECKING = False  # that of `typing` takes as long to import as all that a 
 if TYPE_CHECKING:
     from typing import Any
 
+    from expreg import activation as activation
+    from expreg import data as data
+    from expreg import network as network
+    from expreg import ntk as ntk
+    from expreg import residual as residual
+    from expreg import solver as solver
+    from expreg import theory as theory
+    from expreg.api import load as load
+    from expreg.api import run as run
+    from expreg.api import sweep as sweep
+    from expreg.certificate import certify as certify
+    from expreg.kinds.own import Training as Training
+    from expreg.registry import register as register
+    from expreg.solver import solve as solve
+
 __version__ = "0.1.0"
 
-_FUNCTIONS = {"run": "api", "load": "api", "register": "registry", "certify": "certificate", "solve": "solver"}
+_FUNCTIONS = {"run": "api", "load": "api", "sweep": "api", "Training": "kinds.own", "register": "registry"}
+_FUNCTIONS |= {"certify": "certificate", "solve": "solver"}
 _MODULES = ("activation", "data", "network", "ntk", "residual", "solver", "theory")
 
 __all__ = [*_FUNCTIONS, *_MODULES, "__version__"]

@@ -4,11 +4,12 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from expreg import registry
 from expreg.core import config as configs
@@ -16,8 +17,10 @@ from expreg.core.config import grid
 from expreg.core.config.fields import Fault
 from expreg.core.store import table
 from expreg.core.store.disk import replace
+from expreg.core.store.store import PLAN
 from expreg.errors import InputError, Problem
-from expreg.kinds import EXPERIMENTS
+from expreg.kinds import EXPERIMENTS, own
+from expreg.kinds.own import Training
 from expreg.output import complain
 from expreg.types import FAILED, Experiment, Settings, cores
 
@@ -66,7 +69,7 @@ class Run:
         config = self._config
         asked = {name: getattr(config.analysis, name) for name in ("delta", "confidence", "resamples")}
         asked["axes"] = self._axes
-        asked["search"] = (table.plan_of(self.directory) or {}).get("search")
+        asked["search"] = self._plan.get("search")
         found = summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
         found["description"] = config.description
         found["counts"] |= table.coverage(self.directory, self.cells["status"], self._read[2])
@@ -79,7 +82,7 @@ class Run:
     @property
     def experiment(self) -> Experiment:
         """The record of the experiment that was run."""
-        return EXPERIMENTS[self._config.experiment]
+        return self._experiments[self._config.experiment]
 
     @property
     def verdicts(self) -> str:
@@ -98,7 +101,10 @@ class Run:
 
         Raises InputError if the plan has no such cell, or if its data file is gone or has changed.
         """
-        return dict(_experiment(self._config.experiment).inputs(self._settings(cell)))
+        settings = self._settings(cell)
+        registry.load_needed(self._plan.get("modules", ()))
+        _start()
+        return dict(EXPERIMENTS.get(self.experiment.name, self.experiment).inputs(settings))
 
     def trained(self, cell: str) -> "ExponentialNetwork":
         """Return the network of a cell after training, an `expreg.network.ExponentialNetwork` (a flax module).
@@ -107,7 +113,8 @@ class Run:
         row. Raises InputError as `inputs` does, if the experiment trains no network, and if the cell has no row or
         failed.
         """
-        experiment, settings = _experiment(self._config.experiment), self._settings(cell)
+        experiment, settings = self.experiment, self._settings(cell)
+        _start()
         rows = self.cells[self.cells["cell"] == cell]
         if experiment.trained is None:
             raise InputError(Problem("E-CELL", f"{experiment.name} trains no network", file=str(self.directory)))
@@ -126,8 +133,18 @@ class Run:
 
     @cached_property
     def _config(self) -> Any:
-        registry.load_needed((table.plan_of(self.directory) or {}).get("modules", ()))
-        return load_config(self.directory / "config.yaml")
+        return configs.load(self.directory / "config.yaml", experiments=self._experiments)
+
+    @cached_property
+    def _experiments(self) -> Mapping[str, Experiment]:
+        if remembered := self._plan.get("remembered"):  # then no code is needed
+            return EXPERIMENTS | {remembered["name"]: own.described(own.Description(**remembered))}
+        registry.load_needed(self._plan.get("modules", ()))
+        return EXPERIMENTS
+
+    @property
+    def _plan(self) -> Mapping[str, Any]:
+        return table.plan_of(self.directory) or {}
 
 
 def run(
@@ -160,6 +177,7 @@ def run(
     from expreg.core.engine.execute import execute
     from expreg.core.store.store import QUARANTINE, Store
 
+    _warn_of_change(directory, sweep.plan)
     if progress:
         settings = [settings for settings, _ in sweep.cells.values()]
         for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
@@ -173,6 +191,52 @@ def run(
         if progress:
             complain("drawing the report")
         return report(directory)
+
+
+def sweep(
+    training: Training,
+    axes: Mapping[str, Any],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    seed: int = 0,
+    precision: Literal["f32", "f64"] = "f32",
+    overrides: Overrides = (),
+    fresh: bool = False,
+    progress: bool = False,
+    draw: bool = True,
+) -> Run:
+    """Train over a grid of the parameters of a training of one's own, many runs side by side; return the results.
+
+    Args:
+        training: its functions, a `Training`.
+        axes: a value or a list of values by parameter, or what else `sweep.product` of a config takes; `seed` is the
+            number of replicates, each with its own key, or a list of seeds.
+        out: run directory, `runs/<name of the training>` by default. An earlier run there is resumed: cells whose
+            settings are in it do not run again.
+        seed: all randomness follows from it and the replicate.
+        precision: `f64` gives JAX 64-bit default types inside the functions.
+        overrides: of any other key of the config, such as `{"training.steps": 100, "execution.lanes": 16}`.
+        fresh: set an earlier run aside and start again.
+        progress: show it on standard error.
+        draw: make statistics, figures and the page at the end.
+
+    Raises:
+        InputError: the training or an axis is wrong; nothing was written. StorageError and Interrupted as `run` does.
+
+    """
+    from expreg.core.engine import devices
+
+    if lost := devices.idle_cores():
+        warnings.warn(lost, stacklevel=2)
+    product = {axis: value if isinstance(value, Iterable) else [value] for axis, value in axes.items()}
+    product = {axis: [value] if isinstance(value, str) else value for axis, value in product.items()}
+    if isinstance(axes.get("seed"), Integral):
+        product |= {"replicate": {"count": int(axes["seed"])}}
+        del product["seed"]
+    registry.enter(own.experiment(training, own.examples(product)))
+    config = {"experiment": training.name, "name": training.name, "seed": seed, "precision": precision}
+    swept = {"sweep": {"product": product}} if product else {}
+    return run({**config, **swept}, overrides, out, fresh=fresh, progress=progress, draw=draw)
 
 
 def plan(
@@ -349,9 +413,23 @@ def _sweep(config: Any) -> _Sweep:
     _refuse(too_large(experiment, settings, _devices(config)))
     modules, searched = registry.needed(), config.source.search
     plan |= {"ids": list(cells)} | ({"modules": modules} if modules else {})
+    plan |= {"remembered": dict(experiment.remembered)} if experiment.remembered else {}
     if searched is not None:
         plan["search"] = {name: getattr(searched, name) for name in ("axis", "criterion", "verify")}
     return _Sweep(plan, cells, experiment)
+
+
+def _warn_of_change(directory: Path, plan: Mapping[str, Any]) -> None:
+    """Warn where an earlier run in the directory had other functions: its cells do not run again."""
+    if "remembered" in plan and (directory / PLAN).exists():
+        before = (table.plan_of(directory) or {}).get("remembered") or plan["remembered"]
+        if before["source"] != plan["remembered"]["source"]:
+            name = plan["remembered"]["name"]
+            warnings.warn(
+                f"the functions of {name} have changed since the run in {directory}; finished cells stay as they are,"
+                " fresh=True (--fresh) runs all again",
+                stacklevel=3,
+            )
 
 
 def _source(sweep: _Sweep) -> "Source":
@@ -389,11 +467,15 @@ def _asked(config: Any) -> _Sweep:
 
 def _experiment(name: str, device: str = "auto") -> Experiment:
     """Return the record of an experiment, once JAX has started; raise InputError where it cannot."""
+    _start(device)
+    return EXPERIMENTS[name]
+
+
+def _start(device: str = "auto") -> None:
     from expreg.core.engine import devices, trouble
 
     devices.configure(device)
     trouble.started()
-    return EXPERIMENTS[name]
 
 
 def _unavailable(config: Any) -> list[Problem]:

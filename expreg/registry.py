@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from expreg.core.store.columns import NAMES, TYPES
 from expreg.errors import InputError, Problem
+from expreg.kinds import EXPERIMENTS, own
 from expreg.types import Column, Experiment
 
 GROUP = "expreg.plugins"
@@ -52,14 +53,15 @@ _owners: dict[tuple[str, str], str] = {}  # (list, name of a record) -> the modu
 
 
 def register(*records: Any) -> None:
-    """Add records to their lists: experiments, activations, events, data kinds, losses, solvers.
+    """Add records to their lists: experiments, trainings, activations, events, data kinds, losses, solvers.
 
     Raises InputError, and adds none of them, if a name is taken by another record, or if the functions of a record
     return wrong shapes or names in a tiny probe.
     """
     caller = sys._getframe(1).f_globals
     name = _importing[-1] if _importing else str(caller.get("__name__"))
-    found = [(record, *_place_of(record, name)) for record in records]
+    made = [own.experiment(record) if isinstance(record, own.Training) else record for record in records]
+    found = [(record, *_place_of(record, name)) for record in made]
     problems = [Problem("E-PLUGIN", line, file=name) for each in found for line in _wrong(*each)]
     if problems:
         raise InputError(problems)
@@ -71,6 +73,15 @@ def register(*records: Any) -> None:
         programs.forget()  # one of the same name may be built in
     if not _importing:
         _modules[name] = _described(name, caller.get("__file__"))
+
+
+def enter(experiment: Experiment) -> None:
+    """Add the experiment of a training, in place of an earlier training; raise InputError if the name is another's."""
+    known = EXPERIMENTS.get(experiment.name)
+    if known is not None and not known.remembered:
+        message = "an experiment has this name; choose another for the training"
+        raise InputError(Problem("E-TRAINING", message, file=experiment.name))
+    EXPERIMENTS[experiment.name] = experiment
 
 
 def load_module(given: str) -> None:

@@ -169,12 +169,14 @@ class Experiment:
     - `warnings(cells, analysis)`: what a run of them cannot decide, shown before it starts.
     - `certify(settings, arrays, refined)`: the certificate of a cell's `inputs`; None where there is none.
     - `trained(settings)`: what the cell is at its end, `network` and `residual`; None where nothing is trained.
+    - `remembered`: what plan.json keeps of the experiment, where results can be read with that alone.
     - `probe`: a small cell of a known number of steps, by which the speed of a machine is measured.
 
     What a reader sees:
 
     - `summarise(cells, curves, asked)`: groups, tables, verdicts, note; `asked` has axes, delta, confidence, resamples.
     - `final`: the column of what a run leaves at its end, by which settings are compared; empty where they are not.
+    - `largest`: whether more of it is better.
     - `inner`: the axes that its own figures are about; settings are compared over all their values.
     - `figures`: builders by name, each `(cells, curves, summary) -> list[Figure]`, in the order of the page.
     - `page(summary)`: what page and terminal show beside verdicts and figures, a `core.page.words.Parts`; None: the
@@ -203,9 +205,11 @@ class Experiment:
     warnings: Callable[[Sequence[Settings], Mapping[str, Any]], list[str]] = lambda *_: []
     certify: Callable[[Settings, Mapping[str, Array], bool], Any] | None = None
     trained: Callable[[Settings], Any] | None = None
+    remembered: Mapping[str, Any] = field(default_factory=dict)
     probe: Settings | None = None
     summarise: Callable[..., dict[str, Any]] = lambda *_: {}
     final: str = ""
+    largest: bool = False
     inner: Sequence[str] = ()
     figures: Mapping[str, Callable[..., list[Any]]] = field(default_factory=dict)
     page: Callable[[Mapping[str, Any]], Any] = lambda _: None

@@ -16,7 +16,8 @@ from expreg.errors import InputError
 from expreg.kinds import EXPERIMENTS
 from expreg.types import Column, Experiment
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs/extending.md").read_text()
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = "".join((DOCS / f"{page}.md").read_text() for page in ("extending", "own_training"))
 EXAMPLES = dict(re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 NAMES = sorted(name.removesuffix(".py") for name in EXAMPLES if name.endswith(".py"))
 # runs commands one after the other in one process and prints their exit codes; figures are left out

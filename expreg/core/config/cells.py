@@ -78,8 +78,10 @@ class Names:
         model = inner(self.resolver.model, block, given) or Block
         if field not in model.model_fields or given.get(field, model.model_fields[field].default) is None:
             return self.resolver.implied(model, given)[field]
-        [rule] = [rule for rule in rules_of(model, field) if isinstance(rule, Number)]
-        return rule.check(given.get(field, model.model_fields[field].default), {"names": self})
+        rules = [rule for rule in rules_of(model, field) if isinstance(rule, Number)]
+        if not rules:
+            raise ExpressionError(f"'{field}' is no number")
+        return rules[0].check(given.get(field, model.model_fields[field].default), {"names": self})
 
 
 class Resolver:

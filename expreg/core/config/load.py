@@ -58,7 +58,11 @@ def load(
     context = {"known": {*targets, *model.sizes, "replicate"}, "used": used}
     config, wrong = check(model, given, context)
     lacking = {found.path for found in wrong if found.code == "E-MISSING"}
-    first_values = {targets[axis.name].path: axis.values[0] for axis in grid.axes(tree) if axis.form == "list"}
+    first_values = {
+        targets[axis.name].path: axis.values[0]
+        for axis in grid.axes(tree)
+        if axis.form == "list" or (axis.form == "generator" and axis.size <= MAX_HINTS)
+    }
     if swept_only := lacking & first_values.keys():  # a key that an axis sets in every cell need not be given too
         for path in swept_only:
             given = put(given, path, first_values[path])
@@ -74,7 +78,7 @@ def load(
     if config is not None:
         config = config.with_source(made)
         if not (faults or second or document.faulty):
-            second = [*_idle(made, used), *_sizes_and_rules(config)]
+            second = [*_idle(made, used, [*model.sizes, *known]), *_sizes_and_rules(config)]
     faults += _independent(second, document.faulty | {found.path for found in first})
     if config is None or faults or document.problems:
         raise InputError(_in_order(document.problems + [problem(made, found) for found in faults]))
@@ -179,11 +183,12 @@ def _values(axis: grid.Axis, rules: tuple[Rule, ...]) -> Iterator[Fault]:
             yield refusals[0]._replace(path=(*axis.path, index) if listed else end)
 
 
-def _idle(source: Source, used: set[str]) -> Iterator[Fault]:
-    """Yield axes that set nothing, neither a field nor a name that an expression uses."""
+def _idle(source: Source, used: set[str], known: Iterable[str]) -> Iterator[Fault]:
+    """Yield axes that set nothing, neither a field nor a name that an expression uses; `known` are those that do."""
     for axis in grid.axes(source.grid):
         if source.targets[axis.name].path is None and axis.name not in {*used, "replicate"}:
-            yield Fault(axis.path, "E-AXIS", f"axis {axis.name} sets nothing: no expression names it")
+            meant = did_you_mean(axis.name, known)
+            yield Fault(axis.path, "E-AXIS", f"axis {axis.name} sets nothing: no expression names it{meant}")
 
 
 def _sizes_and_rules(config: Config) -> list[Fault]:

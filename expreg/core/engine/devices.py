@@ -106,6 +106,18 @@ def configure(device: str = "auto") -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def idle_cores() -> str:
+    """Return that cores stay idle because JAX started before `configure`, and the remedy, or nothing."""
+    if (
+        not jax._src.xla_bridge.backends_are_initialized()
+        or len(workers()) >= cores()
+        or jax.default_backend() != "cpu"
+    ):
+        return ""
+    remedy = f'keep data in NumPy until then, or begin with jax.config.update("jax_num_cpu_devices", {cores()})'
+    return f"JAX has started before expreg, so that only {len(workers())} of {cores()} cores will train: {remedy}"
+
+
 @contextmanager
 def numerics() -> Iterator[None]:
     """Fix what the numbers depend on: 64-bit types on, full-precision products, one BLAS thread."""

@@ -27,6 +27,10 @@ class Packing(NamedTuple):
 def packing(tree: Tree) -> Packing:
     """Return the packing for trees with the structure, shapes and data types of `tree`."""
     leaves, structure = jax.tree.flatten(tree)
+    kinds = [_kind_of_key(leaf.dtype) for leaf in leaves]
+    leaves = [
+        jax.eval_shape(jax.random.key_data, leaf) if kind else leaf for kind, leaf in zip(kinds, leaves, strict=True)
+    ]
     shapes, types = [np.shape(leaf) for leaf in leaves], [leaf.dtype for leaf in leaves]
     del tree, leaves  # what is packed later must not keep an example in memory
     sizes = [int(np.prod(shape)) for shape in shapes]
@@ -34,7 +38,8 @@ def packing(tree: Tree) -> Packing:
 
     def pack(tree: Tree) -> dict[str, Any]:
         parts: dict[str, list[Any]] = {}
-        for name, shape, leaf in zip(names, shapes, jax.tree.leaves(tree), strict=True):
+        for name, kind, shape, leaf in zip(names, kinds, shapes, jax.tree.leaves(tree), strict=True):
+            leaf = jax.random.key_data(leaf) if kind else leaf
             parts.setdefault(name, []).append(leaf.reshape(*leaf.shape[: leaf.ndim - len(shape)], -1))
         vectors = {name: jnp.concatenate(part, axis=-1) for name, part in parts.items()}
         return {name: vector for name, vector in vectors.items() if vector.size}
@@ -42,14 +47,23 @@ def packing(tree: Tree) -> Packing:
     def unpack(vectors: dict[str, Any]) -> Tree:
         ahead = next((vector.shape[:-1] for vector in vectors.values()), ())
         found, used = [], dict.fromkeys(names, 0)
-        for name, shape, size, dtype in zip(names, shapes, sizes, types, strict=True):
+        for name, kind, shape, size, dtype in zip(names, kinds, shapes, sizes, types, strict=True):
             first, used[name] = used[name], used[name] + size
             empty = name not in vectors
             part = np.zeros((*ahead, 0), dtype) if empty else vectors[name][..., first : used[name]]
-            found.append(part.reshape((*ahead, *shape)))
+            part = part.reshape((*ahead, *shape))
+            found.append(jax.random.wrap_key_data(jnp.asarray(part), impl=kind) if kind else part)
         return jax.tree.unflatten(structure, found)
 
     return Packing(pack, unpack)
+
+
+def _kind_of_key(dtype: Any) -> str | None:
+    """Return the generator of typed keys, of which lanes hold the data; None for other types."""
+    if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return None
+    known = ("threefry2x32", "rbg", "unsafe_rbg")
+    return next(kind for kind in known if jax.eval_shape(lambda: jax.random.key(0, impl=kind)).dtype == dtype)  # noqa: B023
 
 
 def packed(program: Program, inputs: Tree) -> tuple[Program, Packing, Packing]:

@@ -115,7 +115,9 @@ def compile_program(
 
 def _idle(state: Tree, lanes: jax.Array) -> Tree:
     """Return the state with zeros in the marked lanes, which is what an idle lane has."""
-    return jax.tree.map(lambda leaf: jnp.where(lanes.reshape(-1, *[1] * (leaf.ndim - 1)), 0, leaf), state)
+    return jax.tree.map(
+        lambda leaf: jnp.where(lanes.reshape(-1, *[1] * (leaf.ndim - 1)), jnp.zeros((), leaf.dtype), leaf), state
+    )
 
 
 def _bytes(tree: Tree) -> float:

@@ -36,17 +36,20 @@ def figure(cells: pd.DataFrame, names: Sequence[str], compared: Sequence[str], f
     x, *others = [*outer, *(axis for axis in names if axis not in compared)]
     line, rest = (others[0] if others else None), others[1:]
     found, called = outcomes(cells, list(names), final), short(list(names))
+    shows = [name for name in WHAT if name == "final" or found["share"].any()]
     grouped = found.groupby(rest, sort=True, dropna=False) if rest else None
     most = plot.MAX_PANELS * plot.MAX_PAGES  # of a hundred thousand panels no more are made than are drawn
     panels = [((), found)] if grouped is None else list(islice(grouped, most))
     hidden = 0 if grouped is None else grouped.ngroups - len(panels)
     heat = line is not None and min(_numbers(found[axis]) for axis in (x, line)) >= HEAT
     over = f"{called[x]} and {called[line]}" if line is not None else called[x]
-    caption = (
-        f"Share of the runs that converge, the median of their steps, and the median of {final}, over {over}."
-        " Settings in which no run converges have no steps."
-    )
-    draw = partial(_figure, axes=(x, line), rest=rest, called=called, final=final, heat=heat)
+    caption = f"The median of {final} over {over}."
+    if len(shows) > 1:
+        caption = (
+            f"Share of the runs that converge, the median of their steps, and the median of {final}, over {over}."
+            " Settings in which no run converges have no steps."
+        )
+    draw = partial(_figure, shows=shows, axes=(x, line), rest=rest, called=called, final=final, heat=heat)
     return plot.paged("settings", f"Outcome over {over}", caption, panels, draw, hidden=hidden)
 
 
@@ -63,6 +66,7 @@ def _numbers(values: pd.Series) -> int:
 
 def _figure(
     panels: list[tuple[Any, pd.DataFrame]],
+    shows: list[str],
     axes: tuple[str, str | None],
     rest: list[str],
     called: dict[str, str],
@@ -70,13 +74,14 @@ def _figure(
     *,
     heat: bool,
 ) -> Canvas:
-    canvas = Canvas(figsize=(plot.WIDTH, (2.6 if heat else 2.1) * len(panels) + 0.5), layout="constrained")
-    grid = canvas.subplots(len(panels), len(WHAT), squeeze=False)
+    width = plot.WIDTH if len(shows) > 1 else plot.NARROW
+    canvas = Canvas(figsize=(width, (2.6 if heat else 2.1) * len(panels) + 0.5), layout="constrained")
+    grid = canvas.subplots(len(panels), len(shows), squeeze=False)
     for row, (key, rows) in zip(grid, panels, strict=True):
-        for axis, name in zip(row, WHAT, strict=True):
+        for axis, name in zip(row, shows, strict=True):
             (_heat_map if heat else _lines)(axis, rows, axes, called, name)
         words = ", ".join(f"{called[axis]} = {shown(value)}" for axis, value in zip(rest, key, strict=True))
-        for axis, name in zip(row, WHAT, strict=True):
+        for axis, name in zip(row, shows, strict=True):
             what = WHAT[name].format(final)
             axis.set_title(f"{plot.plain(words)}\n{what}" if rest else what, fontsize=7.5)
     if not heat and axes[1] is not None:

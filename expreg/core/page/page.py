@@ -131,7 +131,7 @@ def html(
     page = template.render(
         summary=summary,
         asked=words.asked(summary, own.grid),
-        tally=words.tally(own.verdicts),
+        tally=words.tally(own.verdicts) if own.verdicts or experiment.claims else "",
         warnings=words.warnings(cells, summary, own.warnings, manifest),
         block=own.block(known, {figure.name for figure in shown if not figure.problem}),
         explored=explored,

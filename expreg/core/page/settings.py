@@ -22,6 +22,9 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     first, names = found["rows"][0], short(found["axes"])
     setting = ", ".join(f"{names[axis]} = {shown(first[axis])}" for axis in found["axes"])
     converged = round(first["share"] * first["runs"])
+    if found["none"] == found["count"]:
+        of = f"{found['final']} {number(first['final'])} (median of {first['runs']} runs)"
+        return [f"The best of {found['count']} settings is {setting}: {of}."]
     steps = f", in {number(first['steps'])} steps (median)" if finite(first["steps"]) is not None else ""
     return [
         f"Of {found['count']} settings {found['all']} converge in every run and {found['none']} in none. The best is"
@@ -34,15 +37,25 @@ def table(summary: Mapping[str, Any]) -> dict[str, Any]:
     found = best(summary)
     names = short(found["axes"])
     more = f" The first {len(found['rows'])} of {found['count']}." if found.get("count", 0) > len(found["rows"]) else ""
-    final = found.get("final", "")
+    final, converge = found.get("final", ""), found.get("none") != found.get("count")
+    by = "the share of runs that converge, then by the medians of their steps and of" if converge else "the median of"
     return {
         "title": "Best settings",
-        "note": f"By the share of runs that converge, then by the medians of their steps and of {final}.{more}",
-        "columns": [*(names[axis] for axis in found["axes"]), "converged", "steps", final],
+        "note": f"By {by} {final}, which has its 5 % and 95 % quantiles in brackets.{more}",
+        "columns": [
+            *(names[axis] for axis in found["axes"]),
+            *(["converged", "steps"] if converge else ["runs"]),
+            final,
+        ],
         "rows": [
             [
                 *(shown(row[axis]) for axis in found["axes"]),
-                *(f"{round(row['share'] * row['runs'])} of {row['runs']}", row["steps"], row["final"]),
+                *(
+                    [f"{round(row['share'] * row['runs'])} of {row['runs']}", row["steps"]]
+                    if converge
+                    else [row["runs"]]
+                ),
+                (row["final"], row["low"], row["high"]),
             ]
             for row in found["rows"]
         ],

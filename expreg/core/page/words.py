@@ -167,7 +167,7 @@ def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], claims: Mapping[str, t
 
     Verdicts that do not apply are counted in one sentence; of many groups those that contradict come first.
     """
-    yield from terminal.wrapped(tally(verdicts))
+    yield from terminal.wrapped(tally(verdicts) if verdicts or claims else "")
     applied = [verdict for verdict in verdicts if verdict.get("verdict") != OUTSIDE]
     for claim, measured, found in by_claim(applied, claims):
         yield from terminal.wrapped(f"{claim} ({measured})", 2)

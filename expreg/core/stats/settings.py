@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from expreg.core.stats.describe import Record
@@ -26,9 +27,10 @@ def swept(cells: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     return [axis for axis in axes if axis in cells and axis not in _SAME and cells[axis].nunique(dropna=False) > 1]
 
 
-def outcomes(cells: pd.DataFrame, axes: Sequence[str], final: str) -> pd.DataFrame:
+def outcomes(cells: pd.DataFrame, axes: Sequence[str], final: str, *, largest: bool = False) -> pd.DataFrame:
     """Return a row per setting: its axes, `runs`, `share` that converged, their median `steps`, the median of `final`.
 
+    `low` and `high` are the 5 % and 95 % quantiles of `final`, in which a run without a number counts as the worst.
     Cells that failed say nothing about their setting and are left out.
     """
     rows = cells[~cells["status"].isin(FAILED)]
@@ -36,13 +38,15 @@ def outcomes(cells: pd.DataFrame, axes: Sequence[str], final: str) -> pd.DataFra
     wanted = rows[list(axes)].assign(
         share=converged.astype(float),
         steps=pd.to_numeric(rows["steps"]).astype(float).where(converged),
-        final=pd.to_numeric(rows[final], errors="coerce").astype(float),
+        final=pd.to_numeric(rows[final], errors="coerce").astype(float).fillna(-np.inf if largest else np.inf),
     )
     grouped = wanted.groupby(list(axes), sort=True, dropna=False)
     found = grouped.agg(
         runs=("share", "size"), share=("share", "mean"), steps=("steps", "median"), final=("final", "median")
     )
-    return found.reset_index()
+    with np.errstate(invalid="ignore"):  # between infinities
+        found["low"], found["high"] = (grouped["final"].quantile(level) for level in (0.05, 0.95))
+    return found.reset_index().replace([np.inf, -np.inf], np.nan)
 
 
 def best(cells: pd.DataFrame, axes: Sequence[str], experiment: Experiment) -> Record:
@@ -55,8 +59,10 @@ def best(cells: pd.DataFrame, axes: Sequence[str], experiment: Experiment) -> Re
     if not names:
         return {"swept": [], "axes": [], "final": "", "count": 0, "all": 0, "none": 0, "rows": []}
     compared = [name for name in names if name not in experiment.inner] or names
-    found = outcomes(cells, compared, experiment.final)
-    ranked = found.sort_values(["share", "steps", "final"], ascending=[False, True, True], kind="stable")
+    found = outcomes(cells, compared, experiment.final, largest=experiment.largest)
+    ranked = found.sort_values(
+        ["share", "steps", "final"], ascending=[False, True, not experiment.largest], kind="stable"
+    )
     return {
         "swept": names,
         "axes": compared,

@@ -1,0 +1,67 @@
+"""The page of a training of one's own: its best settings, the outcome over what was swept, and curves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from expreg.core.page import grid, words
+from expreg.core.page import settings as tables
+from expreg.core.page import style as plot
+from expreg.core.stats.describe import shown
+from expreg.core.stats.settings import short
+from expreg.kinds.own import Description
+
+MAX_LINES = 6
+"""Settings whose curves are drawn, the best ones."""
+
+
+def page(summary: Mapping[str, Any]) -> words.Parts:
+    """Return what comes first: the best settings."""
+    over = f" over {', '.join(tables.best(summary)['axes'])}" if tables.best(summary)["axes"] else ""
+    return words.Parts(plot.records(summary, "tables"), (), tables.sentences(summary), tables.table(summary), grid=over)
+
+
+def settings(
+    description: Description, cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]
+) -> list[plot.Figure]:
+    """Draw the outcome over what was swept."""
+    names = tables.best(summary).get("swept", ())
+    return grid.figure(cells, names, names, description.final)
+
+
+def curves(
+    description: Description, cells: pd.DataFrame, curves: pd.DataFrame, summary: Mapping[str, Any]
+) -> list[plot.Figure]:
+    """Draw every metric over the steps for the best settings: median over the runs that reach a step, and band."""
+    if curves.empty or description.final not in curves:
+        return []
+    found = tables.best(summary)
+    called = short(found["axes"])
+    lines = {}
+    for values in found["rows"][:MAX_LINES] or [{}]:
+        same = (cells[list(called)] == pd.Series({axis: values[axis] for axis in called})).all(axis=1)
+        label = ", ".join(f"{name} = {shown(values[axis])}" for axis, name in called.items())
+        lines[label] = curves[curves["cell"].isin(cells.loc[same, "cell"])].groupby("step")
+
+    def draw(panels: list[str]) -> Canvas:
+        figure, axes = plot.canvas(len(panels), 2.6, legend=0.2 * len(lines))
+        for axis, metric in zip(axes, panels, strict=True):
+            for rank, (label, steps) in enumerate(lines.items()):
+                low, middle, high = (steps[metric].quantile(level).astype(float) for level in (0.1, 0.5, 0.9))
+                look = {**plot.look(rank), "marker": None}
+                axis.fill_between(middle.index, low, high, color=look["color"], alpha=0.15, linewidth=0)
+                axis.plot(middle.index, middle, **look, label=plot.plain(label))
+            known = curves[metric].dropna()
+            axis.set_yscale("log" if known.min() > 0 and known.max() > 10 * known.min() else "linear")
+            axis.set_xscale("log" if description.curve["spacing"] == "logarithmic" else "linear")
+            axis.set(xlabel="step", ylabel=plot.plain(metric))
+        if called:
+            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        return figure
+
+    which = f"the best {len(lines)} of {found['count']} settings" if found["count"] > len(lines) else "every setting"
+    caption = f"Metrics along the run for {which}: median over the runs that reach a step, band of the middle 80 %."
+    metrics = [description.final, *(name for name in description.metrics if name != description.final)]
+    return plot.paged("curves", "Metrics over steps", caption, metrics, draw)
