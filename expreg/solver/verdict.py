@@ -93,7 +93,7 @@ def examined(kind: Objective, problem: Problem, x: Array, ended: Status) -> Verd
     if (scaleless or not curved) and not loss.stand_in:
         nearer = _lowest(kind, problem, state, -x[:, None], _NEARER)[0]
         if nearer is not None:
-            return Verdict(Status.flat, 0, nearer)
+            return Verdict(ended if ended == Status.max_steps else Status.flat, 0, nearer)
     if not curved:
         return _plateau(kind, problem, state, curvature, least, ended, exact=exact)
     step = -kind.ops.backsolve(factor, slope)

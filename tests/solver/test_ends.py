@@ -5,6 +5,7 @@ import pytest
 from minima import draw, judge, solved, survey
 from oracles import planted
 
+import expreg
 import expreg.api
 from expreg.errors import InputError
 from expreg.solver import host, newton, verdict
@@ -32,6 +33,19 @@ def test_what_passed_for_a_minimum_is_one_or_is_not_called_so(seed, i):
     assert found.x.dtype == case.A.dtype
     assert found.status in ("converged", "max_steps", "flat", "unbounded", "trivial")
     assert found.status != "converged" or judge(case, found.x) is None
+
+
+@pytest.mark.parametrize(("loss", "activation"), [("softmax", "exp"), ("projective", "sinh"), ("exponential", "cosh")])
+def test_a_budget_that_is_spent_is_no_plateau(loss, activation):
+    """After one step from afar the loss is lower towards 0, and a gradient that large is no sign of saturation."""
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        A = rng.normal(size=(30, 4))
+        b = np.exp(A @ rng.normal(size=4))
+        start = 3 * rng.normal(size=4)
+        found = expreg.solve(A, b / b.sum(), loss=loss, activation=activation, x0=start, max_steps=1)
+        assert found.status in ("max_steps", "unbounded")
+        assert found.history[-1]["relative"] > 1e-3
 
 
 def test_a_damped_matrix_has_no_pivot():
