@@ -76,7 +76,7 @@ def number(value: object, digits: int = 3) -> str:
     size = abs(known)
     if size < 1e7 and (size >= 10**digits or known == round(known)):
         return f"{known:.0f}"
-    return f"{known:.{digits}f}" if 1e-3 <= size < 1 else f"{known:.{digits}g}"
+    return f"{known:.{digits}f}" if 0.1 <= size < 1 else f"{known:.{digits}g}"
 
 
 def interval(low: object, high: object, digits: int = 3) -> str:
