@@ -82,6 +82,17 @@ class Soak:
             (Path(self.folder) / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
+@pytest.fixture(autouse=True)
+def no_training_of_another_test():
+    """Forget the trainings that a test registered: tables of keys and schemas are those of the package."""
+    from expreg.kinds import EXPERIMENTS
+
+    before = set(EXPERIMENTS)
+    yield
+    for name in [name for name, found in EXPERIMENTS.items() if found.remembered and name not in before]:
+        del EXPERIMENTS[name]
+
+
 @pytest.fixture
 def soak():
     return Soak()

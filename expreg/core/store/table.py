@@ -223,8 +223,6 @@ def curves_of(table: "pa.Table", owner: str = "cell") -> "pa.Table":
     import pyarrow.compute as pc
 
     none = {"step": pa.int64(), "residual": pa.float64(), "linearised": pa.float64()}
-    if any(name.startswith(CURVE) and name.removeprefix(CURVE) not in none for name in table.column_names):
-        none = {"step": pa.int64()}  # curves of its own
     lists = {name: pa.nulls(table.num_rows, pa.list_(kind)) for name, kind in none.items()}
     lists |= {n.removeprefix(CURVE): table[n].combine_chunks() for n in table.column_names if n.startswith(CURVE)}
     lengths = pc.fill_null(lists["step"].value_lengths(), 0).to_numpy()
