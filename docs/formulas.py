@@ -4,13 +4,12 @@
 to which it refers.
 """
 
-import html
-import itertools
 import json
 import re
 from xml.etree import ElementTree
 
 from latex2mathml.converter import convert
+from markdown_it import MarkdownIt
 
 # latex2mathml passes on what it does not know; a complete element has this many children
 CHILDREN = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3, "munder": 2, "mover": 2, "munderover": 3, "mroot": 2}
@@ -93,20 +92,10 @@ def labels(names: str) -> list[str]:
 
 
 def as_html(text: str) -> str:
-    """Return a paragraph in Markdown as HTML: formulas, code, stress, and the words of its links."""
-    formulas = [mathml(one) for one in re.findall(r"\$([^$]+)\$", text)]
-    rest = html.escape(" ".join(re.sub(r"\$[^$]+\$", "$", text).split()), quote=False)
-    for pattern, by in MARKDOWN.items():
-        rest = re.sub(pattern, by, rest)
-    return "".join(itertools.chain.from_iterable(itertools.zip_longest(rest.split("$"), formulas, fillvalue="")))
-
-
-MARKDOWN = {
-    r"\[([^]]*)\]\([^)]*\)": r"\1",
-    r"`([^`]+)`": r"<code>\1</code>",
-    r"\*\*([^*]+)\*\*": r"<strong>\1</strong>",
-    r"\*([^*]+)\*": r"<em>\1</em>",
-}
+    """Return a paragraph in Markdown as HTML, of links only their words."""
+    formulas = iter([mathml(one) for one in re.findall(r"\$([^$]+)\$", text)])
+    words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", re.sub(r"\$[^$]+\$", "$", text))
+    return re.sub(r"\$", lambda _: next(formulas), MarkdownIt().renderInline(" ".join(words.split())))
 
 
 def visit(translator, node):

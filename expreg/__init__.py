@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from expreg import residual as residual
     from expreg import solver as solver
     from expreg import theory as theory
-    from expreg.api import load as load
     from expreg.api import run as run
     from expreg.api import sweep as sweep
     from expreg.certificate import certify as certify
     from expreg.kinds.own import Training as Training
     from expreg.registry import register as register
+    from expreg.results import load as load
     from expreg.solver import solve as solve
 
 __version__ = "0.1.0"
 
-_FUNCTIONS = {"run": "api", "load": "api", "sweep": "api", "Training": "kinds.own", "register": "registry"}
+_FUNCTIONS = {"run": "api", "load": "results", "sweep": "api", "Training": "kinds.own", "register": "registry"}
 _FUNCTIONS |= {"certify": "certificate", "solve": "solver"}
 _MODULES = ("activation", "data", "network", "ntk", "residual", "solver", "theory")
 

@@ -1,150 +1,42 @@
-"""The Python interface: run a config, load what a run left, look at it."""
+"""The Python interface: run a config, sweep your own training function, plan, certify."""
 
-import json
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from expreg import registry
 from expreg.core import config as configs
-from expreg.core.config import grid
 from expreg.core.config.fields import Fault
 from expreg.core.store import table
-from expreg.core.store.disk import replace
 from expreg.core.store.store import PLAN
 from expreg.errors import InputError, Problem
 from expreg.kinds import EXPERIMENTS, own
 from expreg.kinds.own import Training
 from expreg.output import complain
-from expreg.types import FAILED, Experiment, Settings, cores
+from expreg.results import Overrides, Run, load, load_config, report, start
+from expreg.types import Experiment, Settings, cores
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from expreg.core.engine.search import Source
-    from expreg.network import ExponentialNetwork
 
-    _Rows = tuple[pd.DataFrame, pd.DataFrame, list[str]]
-
-Overrides = Sequence[str] | Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run left in its directory; everything is read when it is first asked for, and then kept."""
-
-    directory: Path
-
-    @cached_property
-    def cells(self) -> "pd.DataFrame":
-        """One row per finished cell of the plan, a pandas DataFrame."""
-        return self._read[0]
-
-    @cached_property
-    def _read(self) -> "_Rows":
-        return self._warned(table.read(self.directory, curves=False))
-
-    def _warned(self, rows: "_Rows") -> "_Rows":
-        for line in rows[2]:
-            warnings.warn(table.left_out(self.directory, line), stacklevel=2)
-        return rows
-
-    @cached_property
-    def curves(self) -> "pd.DataFrame":
-        """One row per cell and recorded step, a pandas DataFrame: cell, step, residual, linearised."""
-        # of the same cells, even if more have finished since these were read
-        return table.read(self.directory, self.cells["cell"].tolist())[1]
-
-    @cached_property
-    def summary(self) -> dict[str, Any]:
-        """Thresholds, exponents, intervals and verdicts, computed from the rows."""
-        from expreg.core.stats.summary import summarise
-
-        config = self._config
-        asked = {name: getattr(config.analysis, name) for name in ("delta", "confidence", "resamples")}
-        asked["axes"] = self._axes
-        asked["search"] = self._plan.get("search")
-        found = summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
-        found["description"] = config.description
-        found["counts"] |= table.coverage(self.directory, self.cells["status"], self._read[2])
-        return found
-
-    @property
-    def _axes(self) -> list[str]:
-        return list(grid.names(self._config.source.grid)) if self._config.source.grid else []
-
-    @property
-    def experiment(self) -> Experiment:
-        """The record of the experiment that was run."""
-        return self._experiments[self._config.experiment]
-
-    @property
-    def verdicts(self) -> str:
-        """The answer, the table and the verdicts, as plain text of at most 100 columns."""
-        from expreg.core.page.words import verdict_text
-
-        return verdict_text(self.experiment, self.summary)
-
-    @property
-    def failed(self) -> int:
-        """How many cells failed: their statuses are no measurements, and the same command tries them again."""
-        return int(self.cells["status"].isin(FAILED).sum())
-
-    def inputs(self, cell: str) -> dict[str, Any]:
-        """Return the very arrays that a cell started from: X (n, d), y (n,), W (d, m), a (m,).
-
-        Raises InputError if the plan has no such cell, or if its data file is gone or has changed.
-        """
-        settings = self._settings(cell)
-        registry.load_needed(self._plan.get("modules", ()))
-        _start()
-        return dict(EXPERIMENTS.get(self.experiment.name, self.experiment).inputs(settings))
-
-    def trained(self, cell: str) -> "ExponentialNetwork":
-        """Return the network of a cell after training, an `expreg.network.ExponentialNetwork` (a flax module).
-
-        The cell is trained once more, on this machine; a warning says so if ||F - y|| is not, bit for bit, that of its
-        row. Raises InputError as `inputs` does, if the experiment trains no network, and if the cell has no row or
-        failed.
-        """
-        experiment, settings = self.experiment, self._settings(cell)
-        _start()
-        rows = self.cells[self.cells["cell"] == cell]
-        if experiment.trained is None:
-            raise InputError(Problem("E-CELL", f"{experiment.name} trains no network", file=str(self.directory)))
-        if rows.empty or rows["status"].isin(FAILED).any():
-            raise InputError(Problem("E-CELL", f"cell {cell} has not been trained", file=str(self.directory)))
-        found, stored = experiment.trained(settings), float(rows["residual_final"].iloc[0])
-        if found.residual != stored and not math.isnan(stored):
-            warnings.warn(f"||F - y|| is {found.residual!r}, in the row it is {stored!r}", stacklevel=2)
-        return found.network
-
-    def _settings(self, cell: str) -> Settings:
-        for name, settings, _ in configs.named(self._config):
-            if name == cell:
-                return settings
-        raise InputError(Problem("E-CELL", f"the plan has no cell {cell!r}", file=str(self.directory)))
-
-    @cached_property
-    def _config(self) -> Any:
-        return configs.load(self.directory / "config.yaml", experiments=self._experiments)
-
-    @cached_property
-    def _experiments(self) -> Mapping[str, Experiment]:
-        if remembered := self._plan.get("remembered"):  # then no code is needed
-            return EXPERIMENTS | {remembered["name"]: own.described(own.Description(**remembered))}
-        registry.load_needed(self._plan.get("modules", ()))
-        return EXPERIMENTS
-
-    @property
-    def _plan(self) -> Mapping[str, Any]:
-        return table.plan_of(self.directory) or {}
+__all__ = [
+    "Run",
+    "certificate_of_file",
+    "certificates",
+    "doctor",
+    "json_schema",
+    "load",
+    "load_config",
+    "plan",
+    "report",
+    "run",
+    "status",
+    "sweep",
+]
 
 
 def run(
@@ -205,17 +97,17 @@ def sweep(
     progress: bool = False,
     draw: bool = True,
 ) -> Run:
-    """Train over a grid of the parameters of a training of one's own, many runs side by side; return the results.
+    """Train your own functions over a grid of their parameters, many runs side by side, and return the results.
 
     Args:
-        training: its functions, a `Training`.
-        axes: a value or a list of values by parameter, or what else `sweep.product` of a config takes; `seed` is the
-            number of replicates, each with its own key, or a list of seeds.
+        training: your functions, as a `Training`.
+        axes: a value or a list of values for each parameter, or whatever `sweep.product` of a config takes; `seed` is
+            the number of replicates, each with its own key, or a list of seeds.
         out: run directory, `runs/<name of the training>` by default. An earlier run there is resumed: cells whose
             settings are in it do not run again.
         seed: all randomness follows from it and the replicate.
         precision: `f64` gives JAX 64-bit default types inside the functions.
-        overrides: of any other key of the config, such as `{"training.steps": 100, "execution.lanes": 16}`.
+        overrides: values of other keys of the config, such as `{"training.steps": 100, "execution.lanes": 16}`.
         fresh: set an earlier run aside and start again.
         progress: show it on standard error.
         draw: make statistics, figures and the page at the end.
@@ -325,41 +217,6 @@ def _with_steps(found: Any, eps: float) -> dict[str, Any]:
     return {**found.summary(), "eps": eps, "steps": int(steps) if math.isfinite(steps) else None}
 
 
-def load(directory: str | os.PathLike[str]) -> Run:
-    """Return the run in a directory; raise InputError if there is none."""
-    table.plan_of(directory)
-    return Run(Path(directory))
-
-
-def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides = ()) -> Any:
-    """Return the checked config of a file or a dict with overrides; raise InputError with all problems."""
-    registry.load_plugins()
-    return configs.load(source, overrides, experiments=EXPERIMENTS)
-
-
-def report(directory: str | os.PathLike[str], *, interactive: bool = False) -> Run:
-    """Make summary, figures and report.html of a run again from the rows that are there; return the run.
-
-    `interactive` adds explore.html: every cell and its curve, to filter, sort and search in a browser. A run that
-    has the file gets it again with every report.
-    """
-    from expreg.core.engine import manifest
-    from expreg.core.page.page import write
-
-    found = load(directory)
-    path = found.directory
-    rows = found._warned(table.read(path))
-    vars(found).update(_read=rows, curves=rows[1])  # both in one pass over the parts
-    replace(path / "summary.json", json.dumps(found.summary, indent=1, allow_nan=False).encode())
-    config_text = (path / "config.yaml").read_text("utf-8")
-    if interactive or (path / "explore.html").exists():  # before the report, which links to it
-        from expreg.core.page import explore
-
-        explore.write(path, found.experiment, found.cells, found.curves, found.summary, found._axes)
-    write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)
-    return found
-
-
 def status(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """Return how far a run is: planned, done, failed, by_status, damaged, last_event, running."""
     return table.status(Path(directory))
@@ -467,15 +324,8 @@ def _asked(config: Any) -> _Sweep:
 
 def _experiment(name: str, device: str = "auto") -> Experiment:
     """Return the record of an experiment, once JAX has started; raise InputError where it cannot."""
-    _start(device)
+    start(device)
     return EXPERIMENTS[name]
-
-
-def _start(device: str = "auto") -> None:
-    from expreg.core.engine import devices, trouble
-
-    devices.configure(device)
-    trouble.started()
 
 
 def _unavailable(config: Any) -> list[Problem]:

@@ -331,7 +331,7 @@ def begin(key, *, width=3):
 WRONG = {
     "shape": (
         lambda x: (jnp.append(x, 1), {"loss": x.sum()}), {},
-        r"step changes the state: it from float32\[3\] to float32\[4\]",
+        r"step changes shapes or types: state from float32\[3\] to float32\[4\]",
     ),
     "type": (lambda x: (x.astype(int), {"loss": x.sum()}), {}, r"it from float32\[3\] to int32\[3\]"),
     "structure": (
@@ -340,16 +340,16 @@ WRONG = {
     "none": (lambda x: x, {}, "there are no metrics"),
     "empty": (lambda x: (x, {}), {}, "there are no metrics"),
     "array": (lambda x: (x, {"loss": x}), {}, r"metric loss is float32\[3\], expected a scalar"),
-    "column": (lambda x: (x, {"status": x.sum()}), {}, "no metric can be called status"),
-    "parameter": (lambda x: (x, {"width": x.sum()}), {}, "no metric can be called width: it is a parameter"),
-    "done": (lambda x: (x, {"loss": x.sum(), "done": 1.0}), {}, r"metric done is float32\[\], expected a truth value"),
+    "column": (lambda x: (x, {"status": x.sum()}), {}, "metric 'status' needs another name"),
+    "parameter": (lambda x: (x, {"width": x.sum()}), {}, "metric 'width' needs another name: a parameter"),
+    "done": (lambda x: (x, {"loss": x.sum(), "done": 1.0}), {}, r"metric done is float32\[\], expected a boolean"),
     "raises": (lambda x: 1 / 0, {}, "cannot be traced.*ZeroDivisionError"),
     "axis": (one, {"widht": [1, 2]}, "axis widht sets nothing.*did you mean width"),
     "value": (one, {"lr": ["big"]}, r"sweep.product.lr\[0\]: got 'big' \(text\), expected a finite number"),
     "whole": (one, {"width": [2.5]}, r"sweep.product.width\[0\]: got 2.5 \(number\), expected an integer"),
     "missing": (lambda x, *, rate: (x, {"loss": x.sum()}), {}, "parameters.rate: required key missing"),
     "defaults": (lambda x, *, width=4: (x, {"loss": x.sum()}), {}, "width has the defaults 3 and 4"),
-    "reserved": (lambda x, *, steps=4: (x, {"loss": x.sum()}), {}, "no parameter can be called steps"),
+    "reserved": (lambda x, *, steps=4: (x, {"loss": x.sum()}), {}, "parameter 'steps' needs another name"),
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ NETWORKS = {
     "measure": ["E5"],
 }
 OPEN = """
-import json, resource, sys, time
+import json, re, sys, time
 from expreg.core.store import table
 from expreg.core.store.store import Store
 table.read(sys.argv[2])  # libraries are loaded
@@ -28,7 +28,9 @@ began = time.perf_counter()
 with Store.open(sys.argv[1], json.loads(sys.argv[3]), "") as store:
     assert len(store.finished) == int(sys.argv[4])
 seconds = time.perf_counter() - began
-print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+# ru_maxrss would be that of the process that started this one, where that is larger
+largest = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())
+print(json.dumps([seconds, int(largest[1]) / 1024]))
 """
 LITTLE = """
 import json, resource, sys
@@ -37,10 +39,8 @@ import expreg
 jax.devices()
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[3]) * 2**20,) * 2)
-try:
-    expreg.run(sys.argv[1], out=sys.argv[2], draw=False)
-except expreg.ExpregError as error:
-    sys.exit(error.exit_code)
+found = expreg.run(sys.argv[1], out=sys.argv[2], draw=False)
+sys.exit(3 if found.failed else 0)
 """
 
 

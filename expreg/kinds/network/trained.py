@@ -1,7 +1,7 @@
 """Train the network of one cell once more, and keep its weights: rows have none, because most runs need none."""
 
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,8 +12,7 @@ from expreg.network.module import ExponentialNetwork
 from expreg.types import Array, Experiment, Program, Row, Settings
 
 
-@dataclass(frozen=True)
-class Trained:
+class Trained(NamedTuple):
     """A network at the end of its training, and ||F - y|| as the training left it."""
 
     network: ExponentialNetwork

@@ -1,4 +1,4 @@
-"""Training of one's own: pure functions of JAX become an experiment like any other."""
+"""Your own training function: pure functions of JAX become an experiment like any other."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -14,24 +14,26 @@ _RUNS = ("signature", "build", "prepare", "inputs", "check", "cost")
 
 @dataclass(frozen=True)
 class Training:
-    """Training of one's own, by pure functions that JAX can trace.
+    """Your own training loop, as pure functions that JAX can trace.
 
-    The parameters of the functions behind their first are what `expreg.sweep` and configs set. Those that shapes or the
-    control flow of Python depend on, texts and truth values are static; the others are inputs of one compiled program.
+    All parameters of these functions but the first can be swept, by `expreg.sweep` and by configs. Parameters that
+    determine shapes or Python control flow, strings and booleans are static; the others are inputs of one compiled
+    program.
 
     Args:
         name: of the experiment in configs, and part of the identity of every run.
         init: `init(key, ...)` returns the state at step 0, any pytree of arrays. The key of a run is
             `jax.random.fold_in(jax.random.key(seed), replicate)`.
         step: `step(state, ...)` returns `(state, metrics)`, or the state alone where `record` has all metrics. Metrics
-            are a dict of scalars. A true `done` ends a run as `converged`, one that is not finite as `nonfinite`.
+            are a dict of scalars. A run ends as `converged` when the metric `done` is true, as `nonfinite` when a
+            metric is infinite or nan.
         record: `record(state, ...)` returns metrics that are too costly for every step; it is called at the points of
             the curve only.
         steps: length of a run; `training.steps` in a config.
         points: number of steps at which metrics are kept, `logarithmic` or `regular` (`spacing`).
-        static: parameters that are static although tracing does not show it.
+        static: parameters to treat as static even though they could be traced.
         minimize: the metric by which settings are compared: by default `loss`, or the first where there is none.
-        maximize: the same, where more is better.
+        maximize: the same, for a metric where larger is better.
 
     """
 
@@ -57,7 +59,7 @@ class Training:
 
 
 class Description(NamedTuple):
-    """What readers of results know of a training, in plain values: plan.json keeps it, so that they need no code.
+    """What is needed to read the results of a training, in plain values: plan.json keeps it, so that no code is.
 
     `parameters`: the kind of each (`int`, `float`, `bool`, `str`, `any`, or its options with `|` between), and a list
     of its default, if any; `metrics`: their Arrow types; `final`: the metric by which settings are compared, `largest`:

@@ -1,4 +1,4 @@
-"""The page of a training of one's own: its best settings, the outcome over what was swept, and curves."""
+"""The page of your own training function: its best settings, the outcome over what was swept, and curves."""
 
 from collections.abc import Mapping
 from typing import Any

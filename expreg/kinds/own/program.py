@@ -1,4 +1,4 @@
-"""The program of a training of one's own: steps up to the next point of the curve, and what is kept there."""
+"""The program of your own training function: steps up to the next point of the curve, and what is kept there."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, wraps

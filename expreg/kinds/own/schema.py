@@ -1,4 +1,4 @@
-"""The config of a training of one's own: a block of the parameters of its functions, and one of its length."""
+"""The config of your own training function: a block of the parameters of its functions, and one of its length."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ RESERVED = frozenset([*(column.name for column in BASE), *Config.model_fields, "
 
 @dataclass(frozen=True)
 class _Plain(Rule):
-    """A number, a text, a truth value or null, as it is given."""
+    """A number, a string, a boolean or null, as it is given."""
 
     def _check(self, value: Any, _context: Any) -> Any:
         if is_number(value):
@@ -37,7 +37,7 @@ _STEPS = Number(integer=True, least=1, most=10**9)
 
 
 class _Own(Config):
-    """The config of a training of one's own."""
+    """The config of your own training function."""
 
     blocks: ClassVar[tuple[str, ...]] = ("parameters", "training")
 
@@ -81,7 +81,7 @@ def parameters(training: Training) -> dict[str, tuple[str, list[Any]]]:
             raise refused(training, f"{name} has the defaults {before[0]!r} and {default[0]!r}")
         found[name] = (kind if known == "any" else known, before or default)
     if taken := sorted(found.keys() & RESERVED):
-        raise refused(training, f"no parameter can be called {taken[0]}: it is a key or a column of expreg")
+        raise refused(training, f"parameter {taken[0]!r} needs another name: a key or a column of expreg has it")
     if strange := [name for name in training.static if name not in found]:
         raise refused(training, f"static names {strange[0]!r}, which is no parameter; there are {', '.join(found)}")
     return found

@@ -87,7 +87,7 @@ _static: dict[Any, set[str]] = {}
 def static(training: Training, values: Mapping[str, Any], precision: str) -> set[str]:
     """Return the static parameters: all but the numbers that the functions accept when they are traced.
 
-    They are found once for each combination of texts, truth values and parameters that are declared as static.
+    They are found once for each combination of strings, booleans and parameters that are declared as static.
     """
     fixed = {n: v for n, v in values.items() if n in training.static or not is_number(v)}
     key = (training, precision, *fixed.items())
@@ -123,21 +123,21 @@ def _misfits(found: Shapes, values: Mapping[str, Any]) -> Iterator[str]:
     if changed := [name for name in {**before, **after} if before.get(name) != after.get(name)]:
         shown = [f"{n} from {before.get(n, 'absent')} to {after.get(n, 'absent')}" for n in changed[:_MOST_LEAVES]]
         more = f" and {len(changed) - _MOST_LEAVES} more" if len(changed) > _MOST_LEAVES else ""
-        yield f"step changes the state: {', '.join(shown)}{more}"
+        yield f"step changes shapes or types: {', '.join(shown) + more}"
     metrics = {**found.stepped, **found.recorded}
     if not metrics.keys() - {DONE}:
-        yield "there are no metrics: step should return (state, {name: scalar}), or record {name: scalar}"
+        yield "there are no metrics: expected step to return (state, {name: scalar}), or record {name: scalar}"
     for name, value in metrics.items():
         if value.shape or not _arrow(value):
-            yield f"metric {name} is {_type(value)}, expected a scalar that is a number or a truth value"
+            yield f"metric {name} is {_type(value)}, expected a scalar number or boolean"
         elif name == DONE and value.dtype != bool:
-            yield f"metric {name} is {_type(value)}, expected a truth value: it ends a run"
+            yield f"metric {name} is {_type(value)}, expected a boolean: it ends a run"
         elif not str(name).isidentifier() or name in RESERVED | values.keys() or name.startswith("curve_"):
-            yield f"no metric can be called {name}: it is a parameter, or a key or column of expreg, or not a name"
+            yield f"metric {name!r} needs another name: a parameter or a column has it, or it is no identifier"
 
 
 def _leaves(tree: Tree) -> dict[str, str]:
-    return {jax.tree_util.keystr(at) or "it": _type(leaf) for at, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {jax.tree_util.keystr(at) or "state": _type(leaf) for at, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _type(leaf: Any) -> str:

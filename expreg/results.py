@@ -1,0 +1,184 @@
+"""What a run left: rows, curves, summary, page, and the arrays and networks behind a cell."""
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expreg import registry
+from expreg.core import config as configs
+from expreg.core.config import grid
+from expreg.core.store import table
+from expreg.core.store.disk import replace
+from expreg.errors import InputError, Problem
+from expreg.kinds import EXPERIMENTS, own
+from expreg.types import FAILED, Experiment, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from expreg.network import ExponentialNetwork
+
+    _Rows = tuple[pd.DataFrame, pd.DataFrame, list[str]]
+
+Overrides = Sequence[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left in its directory; everything is read when it is first asked for, and then kept."""
+
+    directory: Path
+
+    @cached_property
+    def cells(self) -> "pd.DataFrame":
+        """One row per finished cell of the plan, a pandas DataFrame."""
+        return self._read[0]
+
+    @cached_property
+    def _read(self) -> "_Rows":
+        return self._warned(table.read(self.directory, curves=False))
+
+    def _warned(self, rows: "_Rows") -> "_Rows":
+        for line in rows[2]:
+            warnings.warn(table.left_out(self.directory, line), stacklevel=2)
+        return rows
+
+    @cached_property
+    def curves(self) -> "pd.DataFrame":
+        """One row per cell and recorded step, a pandas DataFrame: cell, step, residual, linearised."""
+        # of the same cells, even if more have finished since these were read
+        return table.read(self.directory, self.cells["cell"].tolist())[1]
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Thresholds, exponents, intervals and verdicts, computed from the rows."""
+        from expreg.core.stats.summary import summarise
+
+        config = self._config
+        asked = {name: getattr(config.analysis, name) for name in ("delta", "confidence", "resamples")}
+        asked["axes"] = self._axes
+        asked["search"] = self._plan.get("search")
+        found = summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
+        found["description"] = config.description
+        found["counts"] |= table.coverage(self.directory, self.cells["status"], self._read[2])
+        return found
+
+    @property
+    def _axes(self) -> list[str]:
+        return list(grid.names(self._config.source.grid)) if self._config.source.grid else []
+
+    @property
+    def experiment(self) -> Experiment:
+        """The record of the experiment that was run."""
+        return self._experiments[self._config.experiment]
+
+    @property
+    def verdicts(self) -> str:
+        """The answer, the table and the verdicts, as plain text of at most 100 columns."""
+        from expreg.core.page.words import verdict_text
+
+        return verdict_text(self.experiment, self.summary)
+
+    @property
+    def failed(self) -> int:
+        """How many cells failed: their statuses are no measurements, and the same command tries them again."""
+        return int(self.cells["status"].isin(FAILED).sum())
+
+    def inputs(self, cell: str) -> dict[str, Any]:
+        """Return the very arrays that a cell started from: X (n, d), y (n,), W (d, m), a (m,).
+
+        Raises InputError if the plan has no such cell, or if its data file is gone or has changed.
+        """
+        settings = self._settings(cell)
+        registry.load_needed(self._plan.get("modules", ()))
+        start()
+        return dict(EXPERIMENTS.get(self.experiment.name, self.experiment).inputs(settings))
+
+    def trained(self, cell: str) -> "ExponentialNetwork":
+        """Return the network of a cell after training, an `expreg.network.ExponentialNetwork` (a flax module).
+
+        The cell is trained once more, on this machine; a warning says so if ||F - y|| is not, bit for bit, that of its
+        row. Raises InputError as `inputs` does, if the experiment trains no network, and if the cell has no row or
+        failed.
+        """
+        experiment, settings = self.experiment, self._settings(cell)
+        start()
+        rows = self.cells[self.cells["cell"] == cell]
+        if experiment.trained is None:
+            raise InputError(Problem("E-CELL", f"{experiment.name} trains no network", file=str(self.directory)))
+        if rows.empty or rows["status"].isin(FAILED).any():
+            raise InputError(Problem("E-CELL", f"cell {cell} has not been trained", file=str(self.directory)))
+        found, stored = experiment.trained(settings), float(rows["residual_final"].iloc[0])
+        if found.residual != stored and not math.isnan(stored):
+            warnings.warn(f"||F - y|| is {found.residual!r}, in the row it is {stored!r}", stacklevel=2)
+        return found.network
+
+    def _settings(self, cell: str) -> Settings:
+        for name, settings, _ in configs.named(self._config):
+            if name == cell:
+                return settings
+        raise InputError(Problem("E-CELL", f"the plan has no cell {cell!r}", file=str(self.directory)))
+
+    @cached_property
+    def _config(self) -> Any:
+        return configs.load(self.directory / "config.yaml", experiments=self._experiments)
+
+    @cached_property
+    def _experiments(self) -> Mapping[str, Experiment]:
+        if remembered := self._plan.get("remembered"):  # then no code is needed
+            return EXPERIMENTS | {remembered["name"]: own.described(own.Description(**remembered))}
+        registry.load_needed(self._plan.get("modules", ()))
+        return EXPERIMENTS
+
+    @property
+    def _plan(self) -> Mapping[str, Any]:
+        return table.plan_of(self.directory) or {}
+
+
+def load(directory: str | os.PathLike[str]) -> Run:
+    """Return the run in a directory; raise InputError if there is none."""
+    table.plan_of(directory)
+    return Run(Path(directory))
+
+
+def report(directory: str | os.PathLike[str], *, interactive: bool = False) -> Run:
+    """Make summary, figures and report.html of a run again from the rows that are there; return the run.
+
+    `interactive` adds explore.html: every cell and its curve, to filter, sort and search in a browser. A run that
+    has the file gets it again with every report.
+    """
+    from expreg.core.engine import manifest
+    from expreg.core.page.page import write
+
+    found = load(directory)
+    path = found.directory
+    rows = found._warned(table.read(path))
+    vars(found).update(_read=rows, curves=rows[1])  # both in one pass over the parts
+    replace(path / "summary.json", json.dumps(found.summary, indent=1, allow_nan=False).encode())
+    config_text = (path / "config.yaml").read_text("utf-8")
+    if interactive or (path / "explore.html").exists():  # before the report, which links to it
+        from expreg.core.page import explore
+
+        explore.write(path, found.experiment, found.cells, found.curves, found.summary, found._axes)
+    write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)
+    return found
+
+
+def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides = ()) -> Any:
+    """Return the checked config of a file or a dict with overrides; raise InputError with all problems."""
+    registry.load_plugins()
+    return configs.load(source, overrides, experiments=EXPERIMENTS)
+
+
+def start(device: str = "auto") -> None:
+    """Start JAX on a kind of device; raise InputError where it cannot."""
+    from expreg.core.engine import devices, trouble
+
+    devices.configure(device)
+    trouble.started()
