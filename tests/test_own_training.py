@@ -333,9 +333,9 @@ WRONG = {
         lambda x: (jnp.append(x, 1), {"loss": x.sum()}), {},
         r"step changes shapes or types: state from float32\[3\] to float32\[4\]",
     ),
-    "type": (lambda x: (x.astype(int), {"loss": x.sum()}), {}, r"it from float32\[3\] to int32\[3\]"),
+    "type": (lambda x: (x.astype(int), {"loss": x.sum()}), {}, r"state from float32\[3\] to int32\[3\]"),
     "structure": (
-        lambda x: ({"y": x}, {"loss": 1.0}), {}, r"it from float32\[3\] to absent, \['y'\] from absent to float32\[3\]",
+        lambda x: ({"y": x}, {"loss": 1.0}), {}, r"state from float32\[3\] to absent, \['y'\] from absent to float32\[3\]",
     ),
     "none": (lambda x: x, {}, "there are no metrics"),
     "empty": (lambda x: (x, {}), {}, "there are no metrics"),
