@@ -335,7 +335,8 @@ WRONG = {
     ),
     "type": (lambda x: (x.astype(int), {"loss": x.sum()}), {}, r"state from float32\[3\] to int32\[3\]"),
     "structure": (
-        lambda x: ({"y": x}, {"loss": 1.0}), {}, r"state from float32\[3\] to absent, \['y'\] from absent to float32\[3\]",
+        lambda x: ({"y": x}, {"loss": 1.0}), {},
+        r"state from float32\[3\] to absent, \['y'\] from absent to float32\[3\]",
     ),
     "none": (lambda x: x, {}, "there are no metrics"),
     "empty": (lambda x: (x, {}), {}, "there are no metrics"),
