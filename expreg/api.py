@@ -3,12 +3,12 @@
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from expreg import registry
+from expreg import registry, searching
 from expreg.core import config as configs
 from expreg.core.config.fields import Fault
 from expreg.core.store import table
@@ -18,10 +18,8 @@ from expreg.kinds import EXPERIMENTS, own
 from expreg.kinds.own import Training
 from expreg.output import complain
 from expreg.results import Overrides, Run, load, load_config, report, start
-from expreg.types import Experiment, Settings, cores
-
-if TYPE_CHECKING:
-    from expreg.core.engine.search import Source
+from expreg.searching import Sweep
+from expreg.types import Experiment, cores
 
 __all__ = [
     "Run",
@@ -35,6 +33,7 @@ __all__ = [
     "report",
     "run",
     "status",
+    "stream",
     "sweep",
 ]
 
@@ -63,12 +62,46 @@ def run(
         Interrupted: stopped by a signal; the same call resumes.
 
     """
+    running = _running(config, overrides, out, fresh=fresh, progress=progress)
+    directory = next(running)
+    for _ in running:
+        pass
+    if not draw:
+        return Run(directory)
+    if progress:
+        complain("drawing the report")
+    return report(directory)
+
+
+def stream(
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Overrides = (),
+    out: str | os.PathLike[str] | None = None,
+    *,
+    fresh: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Run a config as `run` does, and yield the row of each cell that finishes, once it is stored.
+
+    Cells that were finished before run no more, and are not yielded: `load` has them. Whoever stops iterating stops
+    the run; it is resumed like any other. Raises as `run` does, at the first row.
+    """
+    running = _running(config, overrides, out, fresh=fresh, progress=False)
+    next(running)
+    for rows in running:
+        yield from rows
+
+
+def _running(
+    config: Any, overrides: Overrides, out: str | os.PathLike[str] | None, *, fresh: bool, progress: bool
+) -> Iterator[Any]:
+    """Yield the directory of a run, then the rows of the cells that finish, as they are stored."""
     checked = load_config(config, overrides)
     sweep = _asked(checked)
     directory = Path(out) if out is not None else Path("runs") / checked.name
     from expreg.core.engine.execute import execute
     from expreg.core.store.store import QUARANTINE, Store
 
+    rounds = searching.rounds(sweep)
     _warn_of_change(directory, sweep.plan)
     if progress:
         settings = [settings for settings, _ in sweep.cells.values()]
@@ -76,13 +109,9 @@ def run(
             complain(f"warning: {line}")
     with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
         for line in store.damaged:
-            warnings.warn(f"{directory}: {line}; moved to {QUARANTINE}/, its cells run again", stacklevel=2)
-        execute(store, sweep.experiment, sweep.cells, _source(sweep), checked.execution, progress=progress)
-        if not draw:
-            return Run(directory)
-        if progress:
-            complain("drawing the report")
-        return report(directory)
+            warnings.warn(f"{directory}: {line}; moved to {QUARANTINE}/, its cells run again", stacklevel=3)
+        yield directory
+        yield from execute(store, sweep.experiment, execution=checked.execution, progress=progress, **rounds)
 
 
 def sweep(
@@ -90,6 +119,7 @@ def sweep(
     axes: Mapping[str, Any],
     out: str | os.PathLike[str] | None = None,
     *,
+    search: Mapping[str, Any] | None = None,
     seed: int = 0,
     precision: Literal["f32", "f64"] = "f32",
     overrides: Overrides = (),
@@ -105,6 +135,9 @@ def sweep(
             the number of replicates, each with its own key, or a list of seeds.
         out: run directory, `runs/<name of the training>` by default. An earlier run there is resumed: cells whose
             settings are in it do not run again.
+        search: let optuna choose the settings, in batches: the keys of `sweep.search.optuna` of a config, such as
+            `{"trials": 500, "batch": 64}`, and `prune`. Then `axes` are distributions, `{"log_uniform": [1e-4, 1]}`,
+            or lists of values.
         seed: all randomness follows from it and the replicate.
         precision: `f64` gives JAX 64-bit default types inside the functions.
         overrides: values of other keys of the config, such as `{"training.steps": 100, "execution.lanes": 16}`.
@@ -127,8 +160,14 @@ def sweep(
         del product["seed"]
     registry.enter(own.experiment(training, own.examples(product)))
     config = {"experiment": training.name, "name": training.name, "seed": seed, "precision": precision}
-    swept = {"sweep": {"product": product}} if product else {}
-    return run({**config, **swept}, overrides, out, fresh=fresh, progress=progress, draw=draw)
+    swept: dict[str, Any] = {"product": product}
+    if search is not None:
+        repeated = {name: product.pop(name) for name in ("replicate", "seed") if name in product}
+        more = {"prune": search["prune"]} if "prune" in search else {}
+        asked = {name: value for name, value in search.items() if name != "prune"}
+        swept = {"search": {"optuna": asked, "space": product, **more}} | ({"product": repeated} if repeated else {})
+    config |= {"sweep": swept} if product else {}
+    return run(config, overrides, out, fresh=fresh, progress=progress, draw=draw)
 
 
 def plan(
@@ -149,16 +188,15 @@ def plan(
 
     settings = [settings for settings, _ in sweep.cells.values()]
     rows = [axes for _, axes in sweep.cells.values()]
-    searched = _search_plan(sweep)
-    fewest, most = searched.pop("expected") if searched else ([], sweep.cells)
+    searched, most = searching.outlook(sweep)
     found = {
         "name": checked.name,
         "experiment": checked.experiment,
         "hash": sweep.plan["hash"],
         "cells": sweep.plan["cells"],
-        "axes": {axis: list(dict.fromkeys(row[axis] for row in rows if axis in row)) for axis in sweep.plan["axes"]},
-        **({"search": searched | {"expected": [len(fewest), len(most)]}} if searched else {}),
-        **estimate(sweep.experiment, [sweep.cells[cell][0] for cell in most], _devices(checked)),
+        "axes": {axis: list(dict.fromkeys(row[axis] for row in rows if axis in row)) for axis in sweep.axes},
+        **searched,
+        **estimate(sweep.experiment, [settings for settings, _ in most.values()], _devices(checked)),
         **sweep.experiment.outlook(settings, checked.analysis.model_dump()),
     }
     if cells:
@@ -249,17 +287,9 @@ def json_schema() -> dict[str, Any]:
     return configs.json_schema(EXPERIMENTS)
 
 
-class _Sweep(NamedTuple):
-    """A config whose cells and data have been checked: the plan, settings and axis values of each cell by id."""
-
-    plan: dict[str, Any]
-    cells: Mapping[str, tuple[Settings, Mapping[str, Any]]]
-    experiment: Experiment
-
-
-def _sweep(config: Any) -> _Sweep:
+def _sweep(config: Any) -> Sweep:
     """Check all that a run needs, before anything is written; raise InputError with what is wrong."""
-    cells = {name: (settings, axes) for name, settings, axes in configs.named(config)}
+    cells: searching.Cells = {name: (settings, axes) for name, settings, axes in configs.named(config)}
     plan = configs.plan(config, len(cells))
     experiment = _experiment(config.experiment, config.execution.device)
     _refuse(_unavailable(config))
@@ -268,12 +298,10 @@ def _sweep(config: Any) -> _Sweep:
     from expreg.core.engine.estimate import too_large
 
     _refuse(too_large(experiment, settings, _devices(config)))
-    modules, searched = registry.needed(), config.source.search
-    plan |= {"ids": list(cells)} | ({"modules": modules} if modules else {})
+    plan |= {"modules": modules} if (modules := registry.needed()) else {}
     plan |= {"remembered": dict(experiment.remembered)} if experiment.remembered else {}
-    if searched is not None:
-        plan["search"] = {name: getattr(searched, name) for name in ("axis", "criterion", "verify")}
-    return _Sweep(plan, cells, experiment)
+    plan |= searching.described(config, experiment, cells)
+    return Sweep(config, plan, cells, experiment)
 
 
 def _warn_of_change(directory: Path, plan: Mapping[str, Any]) -> None:
@@ -289,30 +317,7 @@ def _warn_of_change(directory: Path, plan: Mapping[str, Any]) -> None:
             )
 
 
-def _source(sweep: _Sweep) -> "Source":
-    """Return where the cells of a run come from: the whole grid, or a search on it."""
-    from expreg.core.engine.search import grid, lines, search
-
-    asked = sweep.plan.get("search")
-    if asked is None:
-        return grid(sweep.cells)
-    axes = {cell: axes for cell, (_, axes) in sweep.cells.items()}
-    return search(lines(axes, asked["axis"]), asked["criterion"], asked["verify"], sweep.experiment.success)
-
-
-def _search_plan(sweep: _Sweep) -> dict[str, Any] | None:
-    """Return the search of a plan, its lines, and the cells that are expected, few and many; None without a search."""
-    from expreg.core.engine.search import expected, lines
-
-    asked = sweep.plan.get("search")
-    if asked is None:
-        return None
-    along = lines({cell: axes for cell, (_, axes) in sweep.cells.items()}, asked["axis"])
-    few_and_many = [expected(along, criteria, asked["verify"]) for criteria in (1, len(asked["criterion"]))]
-    return asked | {"lines": len(along), "expected": few_and_many}
-
-
-def _asked(config: Any) -> _Sweep:
+def _asked(config: Any) -> Sweep:
     """Return the checked sweep, unless the config asks for a quantile, by its own `delta`, of too few replicates."""
     sweep = _sweep(config)
     if "delta" in (config.source.given.get("analysis") or {}):

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from expreg.core import config as configs
 from expreg.core.config import grid
 from expreg.core.store import table
 from expreg.core.store.disk import replace
+from expreg.core.store.store import leaves
 from expreg.errors import InputError, Problem
 from expreg.kinds import EXPERIMENTS, own
 from expreg.types import FAILED, Experiment, Settings
@@ -62,16 +63,43 @@ class Run:
 
         config = self._config
         asked = {name: getattr(config.analysis, name) for name in ("delta", "confidence", "resamples")}
-        asked["axes"] = self._axes
-        asked["search"] = self._plan.get("search")
-        found = summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
+        asked["axes"] = [axis for axis in self._axes if axis not in self._lengths]
+        asked |= {name: self._plan.get(name) for name in ("search", "trials")}
+        found = summarise(self.experiment, *self._whole, name=config.name, **asked)
         found["description"] = config.description
         found["counts"] |= table.coverage(self.directory, self.cells["status"], self._read[2])
         return found
 
     @property
+    def _whole(self) -> "tuple[pd.DataFrame, pd.DataFrame]":
+        """Cells and curves without those of trials that were stopped early: only whole lengths are comparable."""
+        cells, curves = self.cells, self.curves
+        for axis, length in self._lengths.items():
+            own = reduce(getattr, axis.split("."), self._config)  # of rows that a grid left
+            cells = cells[cells[axis].fillna(own) == length] if axis in cells else cells
+            curves = curves[curves["cell"].isin(cells["cell"])]
+        return cells, curves
+
+    @property
+    def _lengths(self) -> Mapping[str, Any]:
+        """The whole length of trials by its setting, where a search stops some of them early."""
+        return (self._plan.get("trials") or {}).get("whole", {})
+
+    @property
     def _axes(self) -> list[str]:
         return list(grid.names(self._config.source.grid)) if self._config.source.grid else []
+
+    @property
+    def swept(self) -> list[str]:
+        """The axes that have more than one value, without replicates and seeds."""
+        from expreg.core.stats.settings import swept
+
+        return swept(self.cells, self._axes)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that all cells share, by dotted path."""
+        return leaves(self._plan.get("identity", {}))
 
     @property
     def experiment(self) -> Experiment:
@@ -166,7 +194,7 @@ def report(directory: str | os.PathLike[str], *, interactive: bool = False) -> R
         from expreg.core.page import explore
 
         explore.write(path, found.experiment, found.cells, found.curves, found.summary, found._axes)
-    write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)
+    write(path, found.experiment, *found._whole, found.summary, manifest.read(path), config_text)
     return found
 
 

@@ -123,7 +123,7 @@ def run(place, experiment, *, lanes=4, timeout=0.5):
     plan = {"hash": "x", "identity": {"experiment": "countdown"}, "cells": len(cells), "ids": list(cells), "axes": []}
     execution = SimpleNamespace(devices="auto", lanes=lanes, slice_seconds=1e-2, cell_timeout=timeout)
     with Store.open(place, plan, "", columns=experiment.columns()) as store:
-        execute(store, experiment, cells, grid(cells), execution, progress=False)
+        list(execute(store, experiment, cells, grid(cells), execution, progress=False))
         counts = len(store.finished), len(store.failed)
     found, curves, damaged = table.read(place)
     assert damaged == []

@@ -7,6 +7,7 @@ from pydantic.json_schema import models_json_schema
 
 from expreg.core.config.grid import GENERATORS
 from expreg.core.config.search import Search
+from expreg.core.config.space import Space
 from expreg.types import Experiment
 
 Schema = dict[str, Any]
@@ -73,7 +74,7 @@ def _sweep() -> dict[str, Schema]:
         "when": {"type": "string", "description": "keep the cells for which this holds, like m >= n"},
     }
     axes = {"type": "object", "properties": nested, "additionalProperties": axis}
-    top = {**nested, "search": Search.model_json_schema()}
+    top = {**nested, "search": {"anyOf": [Search.model_json_schema(), Space.model_json_schema()]}}
     return {
         "Sweep": {"title": "Sweep", "type": ["object", "null"], "properties": top, "additionalProperties": False},
         "Axes": {"title": "Axes", "description": "axes by name, and combinations of them", **axes},

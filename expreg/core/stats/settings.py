@@ -1,7 +1,8 @@
 """The outcome of every setting of a grid: how many runs of it converge, in how many steps, and what they leave."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,24 +50,29 @@ def outcomes(cells: pd.DataFrame, axes: Sequence[str], final: str, *, largest: b
     return found.reset_index().replace([np.inf, -np.inf], np.nan)
 
 
-def best(cells: pd.DataFrame, axes: Sequence[str], experiment: Experiment) -> Record:
+def best(
+    cells: pd.DataFrame, axes: Sequence[str], experiment: Experiment, metric: Mapping[str, Any] | None = None
+) -> Record:
     """Return the best settings, as a summary keeps them: the largest share, then the fewest steps, then the least left.
 
-    `swept`: all axes that vary; `axes`: those that are compared, where there are any all but the experiment's inner
-    ones; `count`: how many settings there are, in how many `all` and in how many `none` converge.
+    `metric` (name, largest) is what a sampler has optimised: then by this alone. `swept`: all axes that vary; `axes`:
+    those that are compared, where there are any all but the experiment's inner ones; `count`: how many settings there
+    are, in how many `all` and in how many `none` converge.
     """
-    names = swept(cells, axes) if experiment.final and experiment.final in cells else []
+    final, largest = (metric["name"], metric["largest"]) if metric else (experiment.final, experiment.largest)
+    names = swept(cells, axes) if final and final in cells else []
     if not names:
         return {"swept": [], "axes": [], "final": "", "count": 0, "all": 0, "none": 0, "rows": []}
     compared = [name for name in names if name not in experiment.inner] or names
-    found = outcomes(cells, compared, experiment.final, largest=experiment.largest)
-    ranked = found.sort_values(
-        ["share", "steps", "final"], ascending=[False, True, not experiment.largest], kind="stable"
-    )
+    found = outcomes(cells, compared, final, largest=largest)
+    order = {"final": not largest} if metric else {"share": False, "steps": True, "final": not largest}
+    ranked = found.sort_values(list(order), ascending=list(order.values()), kind="stable")
     return {
         "swept": names,
         "axes": compared,
-        "final": experiment.final,
+        "final": final,
+        "largest": largest,
+        "trials": metric is not None,
         "count": len(found),
         "all": int((found["share"] == 1).sum()),
         "none": int((found["share"] == 0).sum()),

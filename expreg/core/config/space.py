@@ -1,0 +1,177 @@
+"""The `search` of a sweep that samples: trials from a space of settings, in batches, each chosen from earlier ones."""
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import create_model
+
+from expreg.core.config.fields import Block, Choice, Fault, Number, Rule, Text, did_you_mean, fault, got, is_number, key
+from expreg.core.config.grid import EVEN_AXES, SPACE, Axis
+from expreg.core.config.grid import Block as Grid
+from expreg.types import TRIAL, Experiment
+
+SAMPLERS = ("tpe", "random", "qmc")
+_Trials = Annotated[int, Number(integer=True, least=1, most=10**6, expression=False)]
+
+
+class _Optuna(Block):
+    """The sampler of optuna: how many trials, and what is best."""
+
+    trials: _Trials = key(..., "number of settings that are tried")
+    batch: _Trials = key(64, "trials that run at the same time, before the sampler learns their results")
+    sampler: Annotated[str, Choice(options=SAMPLERS)] = key("tpe", "how the next settings are chosen")
+    metric: Annotated[str | None, Text(least=1, most=64, null=True)] = key(
+        None, "the column to optimise; null: the result by which the experiment compares settings"
+    )
+    direction: Annotated[str | None, Choice(options=("minimize", "maximize"), null=True)] = key(
+        None, "which values are better; null: minimize, unless the metric is one of which more is better"
+    )
+
+
+_prune: dict[str, Any] = {  # `from` is no name that a class may use
+    "axis": (Annotated[str, Text(least=1, most=64)], key(..., "the length of a run, such as training.steps")),
+    "from": (_Trials, key(..., "the least length at which trials are compared")),
+    "to": (_Trials, key(..., "the whole length; the lengths below are this over powers of `factor`")),
+    "factor": (
+        Annotated[int, Number(integer=True, least=2, most=1000, expression=False)],
+        key(3, "one in so many trials goes on, to a length so many times as large"),
+    ),
+}
+_Prune: Any = create_model(
+    "Prune", __base__=Block, __doc__="Successive halving: only the best trials of a batch run on.", **_prune
+)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Where the values of a setting come from: numbers from `low` to `high`, or `choices`."""
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    step: int = 0  # of whole numbers, 0 for real ones
+    choices: tuple[Any, ...] = ()
+
+    def draws(self, count: int) -> list[Any]:
+        """Return values at random, the ends or the first choices before all others."""
+        rng = random.Random(0)
+        if self.choices:
+            return [*self.choices, *(rng.choice(self.choices) for _ in range(count))][:count]
+        first, last = (math.log(end) if self.log else end for end in (self.low, self.high))
+        found = (first + (last - first) * rng.random() for _ in range(count))
+        values = (math.exp(value) if self.log else value for value in found)
+        return [self.low, self.high, *map(self.inside, values)][:count]
+
+    def inside(self, value: Any) -> Any:
+        """Return the nearest value that the distribution has."""
+        if self.choices:
+            return value
+        near = self.step * round(value / self.step) if self.step else value
+        return min(max(near, self.low), self.high)
+
+
+_KINDS = ("uniform", "log_uniform", "integers", "log_integers")
+
+
+@dataclass(frozen=True)
+class _Space(Rule):
+    """A mapping of names to distributions: `{uniform: [a, b]}` and its like, or a list of values."""
+
+    def _check(self, value: Any, _context: Any) -> dict[str, Distribution]:
+        if not isinstance(value, Mapping) or not value:
+            raise fault("E-TYPE", f"{got(value)}, expected a mapping of at least 1 name to a distribution")
+        return {name: _distribution(name, given) for name, given in value.items()}
+
+    def _describe(self, _handler: Any) -> dict[str, Any]:
+        ends = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"}}
+        one = {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False}
+        values = {"type": "array", "minItems": 1, "items": {"type": ["number", "string", "boolean", "null"]}}
+        forms = [{**one, "properties": dict.fromkeys(_KINDS, ends)}, values]
+        return {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": forms}}
+
+
+def _distribution(name: str, given: Any) -> Distribution:
+    if isinstance(given, list):
+        plain = not any(isinstance(value, list | dict) for value in given)
+        if not plain or not given or len({(type(value), value) for value in given}) < len(given):
+            raise fault("E-TYPE", f"{got(given)}, expected different values, each of them single", name)
+        return Distribution(choices=tuple(given))
+    kind = next(iter(given), "") if isinstance(given, Mapping) else ""
+    if kind not in _KINDS or len(given) != 1:
+        forms = ", ".join(f"{{{known}: [a, b]}}" for known in _KINDS)
+        raise fault(
+            "E-TYPE", f"{got(given)}, expected a list of values or one of {forms}{did_you_mean(kind, _KINDS)}", name
+        )
+    ends, log, whole = given[kind], kind.startswith("log_"), kind.endswith("integers")
+    if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
+        raise fault("E-TYPE", f"{got(ends)}, expected two numbers [a, b]", name, kind)
+    step = (2 if name in EVEN_AXES else 1) if whole else 0
+    low, high = (Number(integer=whole, above=0 if log else None, expression=False).check(end) for end in ends)
+    if step:
+        low, high = step * math.ceil(low / step), step * math.floor(high / step)
+    if low >= high:
+        raise fault("E-RANGE", f"got [{ends[0]:g}, {ends[1]:g}], expected a < b", name, kind)
+    return Distribution(low, high, log, step)
+
+
+class Space(Block):
+    """Trials from a space of settings, in batches; the sampler chooses each batch from the results of earlier ones."""
+
+    optuna: _Optuna = key(..., "the sampler")
+    space: Annotated[Any, _Space()] = key(..., "settings by name, each with a distribution or a list of values")
+    prune: _Prune | None = key(None, "successive halving within each batch; null: all trials run their whole length")
+
+    @property
+    def lengths(self) -> list[int]:
+        """The lengths at which trials are compared, in order; none without `prune`."""
+        if self.prune is None:
+            return []
+        first, last = getattr(self.prune, "from"), self.prune.to
+        rungs = range(math.floor(math.log(last / first, self.prune.factor) + 1e-9), 0, -1)
+        return [round(last / self.prune.factor**rung) for rung in rungs] + [last]
+
+    @property
+    def runs(self) -> int:
+        """How many pairs of a trial and a length run at the most."""
+        whole, last = divmod(self.optuna.trials, self.optuna.batch)
+        factor = self.prune.factor if self.prune else 1
+        rungs = range(max(len(self.lengths), 1))
+        return sum(
+            count * -(-size // factor**rung)
+            for count, size in ((whole, self.optuna.batch), (1, last))
+            for rung in rungs
+        )
+
+    def node(self, path: tuple[Any, ...], values: Mapping[str, list[Any]] | None = None) -> Grid:
+        """Return the block of a grid that stands for the trials: with these values, else with values at random."""
+        count = self.optuna.trials
+        if values is None:
+            values = {name: known.draws(count) for name, known in self.space.items()}
+            values |= {self.prune.axis: [self.prune.to] * count} if self.prune else {}
+        places = {
+            name: (*path, "prune", "axis") if name not in self.space else (*path, "space", name) for name in values
+        }
+        axes = (Axis(name, places[name], len(of), partial(list, of), SPACE) for name, of in values.items())
+        return Grid("zip", tuple(axes), path)
+
+
+def faults(search: Space, experiment: Experiment) -> Iterator[Fault]:
+    """Yield what is wrong between the keys of a search, and between it and the experiment."""
+    numbers = [column.name for column in experiment.columns() if column.type in ("float64", "int64")]
+    metric, path = search.optuna.metric, ("sweep", "search")
+    if metric is None and experiment.final not in numbers:
+        yield Fault((*path, "optuna", "metric"), "E-MISSING", f"{experiment.name} has no default; expected a column")
+    elif metric is not None and metric not in (*numbers, "steps", "seconds"):
+        expected = f"expected a column of numbers{did_you_mean(metric, [*numbers, 'steps'])}"
+        yield Fault((*path, "optuna", "metric"), "E-ENUM", f"got '{metric}', {expected}")
+    if TRIAL in search.space:
+        yield Fault((*path, "space", TRIAL), "E-AXIS", f"'{TRIAL}' is the column with the number of the trial")
+    if search.prune is not None and search.prune.axis in search.space:
+        yield Fault((*path, "prune", "axis"), "E-DUP", f"{search.prune.axis} is in the space already")
+    if search.prune is not None and getattr(search.prune, "from") >= search.prune.to:
+        message = f"got {search.prune.to:g}, expected more than from = {getattr(search.prune, 'from'):g}"
+        yield Fault((*path, "prune", "to"), "E-RANGE", message)

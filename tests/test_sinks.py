@@ -1,0 +1,131 @@
+"""Copies of a run in trackers, read back with the tracker's own reader, offline."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import expreg
+from expreg import sinks
+from expreg.errors import InputError
+
+CONFIG = {
+    "experiment": "convergence",
+    "name": "small",
+    "data": {"kind": "orthonormal", "n": 4},
+    "training": {"max_steps": 60, "tolerance": 0.01},
+    "sweep": {"product": {"m": [8, 32], "replicate": {"count": 3}}},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return expreg.run(CONFIG, out=tmp_path_factory.mktemp("runs") / "small")
+
+
+def medians(run, m):
+    """Return the median residual by step of the runs at a width that reach it."""
+    cells = run.cells.loc[run.cells["m"] == m, "cell"]
+    curves = run.curves[run.curves["cell"].isin(cells)]
+    return {int(step): float(np.median(own["residual"])) for step, own in curves.groupby("step")}
+
+
+def test_tensorboard_reads_the_median_curves(run, tmp_path, command):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    code, out, err = command("push", str(run.directory), f"tensorboard:{tmp_path}/boards")
+    assert (code, err) == (0, "")
+    assert f"tensorboard --logdir {tmp_path}/boards" in out
+    folders = sorted((tmp_path / "boards" / "small").iterdir())
+    assert [folder.name for folder in folders] == ["m=32", "m=8"]
+    for folder, m in zip(folders, (32, 8), strict=True):
+        events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+        events.Reload()
+        found = {e.step: float(np.asarray(e.tensor_proto.float_val)[0]) for e in events.Tensors("residual")}
+        assert found == pytest.approx(medians(run, m), rel=1e-6)
+
+
+def test_wandb_keeps_the_run_offline(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    sinks.push(run.directory, "wandb:widths")
+    [record] = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, found, config = DataStore(), {}, {}
+    store.open_for_scan(str(record))
+    while data := store.scan_data():
+        message = wandb_internal_pb2.Record()
+        message.ParseFromString(data)
+        config |= {item.key: json.loads(item.value_json) for item in message.run.config.update}
+        items = {item.key or "/".join(item.nested_key): item.value_json for item in message.history.item}
+        if "residual/m=32" in items:
+            found[int(json.loads(items["step"]))] = float(json.loads(items["residual/m=32"]))
+    assert found == pytest.approx(medians(run, 32))
+    assert config["training.max_steps"] == 60
+
+
+def test_trackio_keeps_the_run_offline(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert sinks.push(run.directory, "trackio:widths") == "trackio show --project widths"
+    import trackio
+
+    [kept] = trackio.Api().runs("widths")
+    found = {row["step"]: row["residual/m=8"] for row in kept.history() if "residual/m=8" in row}
+    assert found == pytest.approx(medians(run, 8))
+
+
+class Recorder:
+    """Stands for MLflow, and keeps what it is given."""
+
+    def __init__(self):
+        self.metrics, self.params, self.files = {}, {}, []
+
+    def __getattr__(self, name):
+        return lambda *_, **__: self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def log_params(self, values):
+        self.params |= values
+
+    def log_metric(self, name, value, step):
+        self.metrics.setdefault(name, {})[step] = value
+
+    def log_artifact(self, path):
+        self.files.append(path.rpartition("/")[2])
+
+
+def test_mlflow_gets_names_that_it_takes(run, monkeypatch):
+    import re
+
+    recorder = Recorder()
+    monkeypatch.setitem(sys.modules, "mlflow", recorder)
+    sinks.push(run.directory, "mlflow")
+    assert recorder.metrics["residual/m_8"] == pytest.approx(medians(run, 8))
+    assert all(re.fullmatch(r"[\w\-./ ]+", name) for name in (*recorder.metrics, *recorder.params))
+    assert recorder.files == ["report.html", "summary.json", "config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("to", "message"),
+    [
+        ("tensorbord:x", "got 'tensorbord:x', expected tensorboard:DIR, wandb, trackio or mlflow"),
+        ("tensorboard", "expected tensorboard:DIR"),
+        ("mlflow", r"needs mlflow, which is not installed: pip install 'expreg\[mlflow\]'"),
+    ],
+)
+def test_a_tracker_that_is_not_there_is_one_line(run, monkeypatch, to, message):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(InputError, match=message):
+        sinks.push(run.directory, to)
