@@ -3,7 +3,8 @@
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from expreg.kinds.own import Training
 from expreg.output import complain
 from expreg.results import Overrides, Run, load, load_config, report, start
 from expreg.searching import Sweep
-from expreg.types import Experiment, cores
+from expreg.types import Experiment, Row, cores
 
 __all__ = [
     "Run",
@@ -62,15 +63,16 @@ def run(
         Interrupted: stopped by a signal; the same call resumes.
 
     """
-    running = _running(config, overrides, out, fresh=fresh, progress=progress)
-    directory = next(running)
-    for _ in running:
-        pass
-    if not draw:
-        return Run(directory)
-    if progress:
-        complain("drawing the report")
-    return report(directory)
+    from expreg.core.engine.interrupt import graceful
+
+    with _opened(config, overrides, out, fresh=fresh, asked=graceful, progress=progress) as (directory, rows):
+        for _ in rows:
+            pass
+        if not draw:
+            return Run(directory)
+        if progress:
+            complain("drawing the report")
+        return report(directory)
 
 
 def stream(
@@ -80,28 +82,34 @@ def stream(
     *,
     fresh: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Run a config as `run` does, and yield the row of each cell that finishes, once it is stored.
+    """Run a config as `run` does, and yield the row of each cell that finishes, a dict, once it is stored.
 
-    Cells that were finished before run no more, and are not yielded: `load` has them. Whoever stops iterating stops
-    the run; it is resumed like any other. Raises as `run` does, at the first row.
+    Cells that finished in an earlier run are neither run again nor yielded; `load` returns them. Closing the iterator
+    interrupts the run, which the next call resumes. No report is made. Raises as `run` does, at the first row.
     """
-    running = _running(config, overrides, out, fresh=fresh, progress=False)
-    next(running)
-    for rows in running:
-        yield from rows
+    with _opened(config, overrides, out, fresh=fresh, asked=_never, progress=False) as (_, rows):
+        for some in rows:
+            yield from some
 
 
-def _running(
-    config: Any, overrides: Overrides, out: str | os.PathLike[str] | None, *, fresh: bool, progress: bool
-) -> Iterator[Any]:
-    """Yield the directory of a run, then the rows of the cells that finish, as they are stored."""
+@contextmanager
+def _never() -> Iterator[Callable[[], bool]]:
+    """Leave signals to the caller."""
+    yield lambda: False
+
+
+@contextmanager
+def _opened(
+    config: Any, overrides: Overrides, out: str | os.PathLike[str] | None, *, fresh: bool, asked: Any, progress: bool
+) -> Iterator[tuple[Path, Iterator[list[Row]]]]:
+    """Open the directory of a run; the value is its path and an iterator that runs the cells and yields their rows."""
     checked = load_config(config, overrides)
     sweep = _asked(checked)
     directory = Path(out) if out is not None else Path("runs") / checked.name
     from expreg.core.engine.execute import execute
     from expreg.core.store.store import QUARANTINE, Store
 
-    rounds = searching.rounds(sweep)
+    work = searching.work(sweep)
     _warn_of_change(directory, sweep.plan)
     if progress:
         settings = [settings for settings, _ in sweep.cells.values()]
@@ -109,9 +117,9 @@ def _running(
             complain(f"warning: {line}")
     with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
         for line in store.damaged:
-            warnings.warn(f"{directory}: {line}; moved to {QUARANTINE}/, its cells run again", stacklevel=3)
-        yield directory
-        yield from execute(store, sweep.experiment, execution=checked.execution, progress=progress, **rounds)
+            warnings.warn(f"{directory}: {line}; moved to {QUARANTINE}/, its cells run again", stacklevel=4)
+        with closing(execute(store, sweep.experiment, work, checked.execution, asked=asked, progress=progress)) as rows:
+            yield directory, rows
 
 
 def sweep(
@@ -166,7 +174,7 @@ def sweep(
         more = {"prune": search["prune"]} if "prune" in search else {}
         asked = {name: value for name, value in search.items() if name != "prune"}
         swept = {"search": {"optuna": asked, "space": product, **more}} | ({"product": repeated} if repeated else {})
-    config |= {"sweep": swept} if product else {}
+    config |= {"sweep": swept} if axes else {}
     return run(config, overrides, out, fresh=fresh, progress=progress, draw=draw)
 
 
@@ -179,8 +187,9 @@ def plan(
     each n, and `power`, what the replicates can resolve. The expected time comes from the speed of one small program
     on this machine. `cells` adds the list of cells. Of a search `cells` is the most that it can run, and it runs
     `search.expected` of them, from the first number, if on each line of cells all criteria begin to hold at one place,
-    to the second, if each does at a place of its own; programs, flops and time are those of the second. Raises
-    InputError as `run` does.
+    to the second, if each does at a place of its own; programs, flops and time are those of the second. Of a search
+    by a sampler `trials` has its keys, and the numbers are those of settings drawn at random; it has no list of cells.
+    Raises InputError as `run` does.
     """
     checked = load_config(config, overrides)
     sweep = _asked(checked)
@@ -199,7 +208,7 @@ def plan(
         **estimate(sweep.experiment, [settings for settings, _ in most.values()], _devices(checked)),
         **sweep.experiment.outlook(settings, checked.analysis.model_dump()),
     }
-    if cells:
+    if cells and sweep.space is None:
         found["list"] = [{"cell": cell, "axes": dict(axes)} for cell, (_, axes) in sweep.cells.items()]
     return found
 
@@ -224,9 +233,13 @@ def certificates(
     if certify is None:
         message = f"got {checked.experiment}, which trains no network; a certificate is about one"
         raise InputError(Problem("E-ENUM", message, key="experiment"))
+    sweep = _sweep(checked)
+    if sweep.space is not None:
+        message = "expected a grid: which settings a search tries is known when it runs"
+        raise InputError(Problem("E-USAGE", message, key="sweep.search"))
     return [
         {"cell": cell, "axes": dict(axes)} | _with_steps(certify(settings, experiment.inputs(settings), refined), eps)
-        for cell, (settings, axes) in _sweep(checked).cells.items()
+        for cell, (settings, axes) in sweep.cells.items()
     ]
 
 
@@ -289,7 +302,7 @@ def json_schema() -> dict[str, Any]:
 
 def _sweep(config: Any) -> Sweep:
     """Check all that a run needs, before anything is written; raise InputError with what is wrong."""
-    cells: searching.Cells = {name: (settings, axes) for name, settings, axes in configs.named(config)}
+    cells = searching.cells(config)
     plan = configs.plan(config, len(cells))
     experiment = _experiment(config.experiment, config.execution.device)
     _refuse(_unavailable(config))
@@ -300,7 +313,7 @@ def _sweep(config: Any) -> Sweep:
     _refuse(too_large(experiment, settings, _devices(config)))
     plan |= {"modules": modules} if (modules := registry.needed()) else {}
     plan |= {"remembered": dict(experiment.remembered)} if experiment.remembered else {}
-    plan |= searching.described(config, experiment, cells)
+    plan |= searching.described(config, experiment, list(cells))
     return Sweep(config, plan, cells, experiment)
 
 
@@ -313,7 +326,7 @@ def _warn_of_change(directory: Path, plan: Mapping[str, Any]) -> None:
             warnings.warn(
                 f"the functions of {name} have changed since the run in {directory}; finished cells stay as they are,"
                 " fresh=True (--fresh) runs all again",
-                stacklevel=3,
+                stacklevel=5,
             )
 
 

@@ -252,7 +252,9 @@ def compare(
         raise typer.BadParameter("one run; give two or more")
     differences, statistics = side_by_side(runs)
     if as_json:
-        say(*_json({"settings": differences.to_dict("index"), "findings": statistics.to_dict("index")}))
+        found = {"settings": differences, "findings": statistics}
+        rows = {name: dict(zip(of.index, of.to_numpy().tolist(), strict=True)) for name, of in found.items()}
+        say(*_json({"runs": list(statistics.columns), **rows}))
         return
     settings = differences.fillna("–").to_string().split("\n") if len(differences) else ["  none"]
     say("Settings that differ", *settings, "", "Findings", *statistics.fillna("–").to_string().split("\n"))

@@ -153,6 +153,7 @@ def plan_lines(found: Mapping[str, Any], more: list[str]) -> list[str]:
             f"{found['name']}: at most {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}",
             f"  search: {trials['trials']} trials in batches of {trials['batch']}, chosen by optuna's"
             f" {trials['sampler']} sampler to {goal}",
+            *(f"  {name}: {of}" for name, of in trials["space"].items()),
         ]
     for axis, values in found["axes"].items():
         shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]

@@ -6,13 +6,15 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expreg import registry
 from expreg.core import config as configs
 from expreg.core.config import grid
+from expreg.core.config.search import trial
+from expreg.core.config.space import Space
 from expreg.core.store import table
 from expreg.core.store.disk import replace
 from expreg.core.store.store import leaves
@@ -63,7 +65,7 @@ class Run:
 
         config = self._config
         asked = {name: getattr(config.analysis, name) for name in ("delta", "confidence", "resamples")}
-        asked["axes"] = [axis for axis in self._axes if axis not in self._lengths]
+        asked["axes"] = self._axes
         asked |= {name: self._plan.get(name) for name in ("search", "trials")}
         found = summarise(self.experiment, *self._whole, name=config.name, **asked)
         found["description"] = config.description
@@ -72,18 +74,11 @@ class Run:
 
     @property
     def _whole(self) -> "tuple[pd.DataFrame, pd.DataFrame]":
-        """Cells and curves without those of trials that were stopped early: only whole lengths are comparable."""
-        cells, curves = self.cells, self.curves
-        for axis, length in self._lengths.items():
-            own = reduce(getattr, axis.split("."), self._config)  # of rows that a grid left
-            cells = cells[cells[axis].fillna(own) == length] if axis in cells else cells
-            curves = curves[curves["cell"].isin(cells["cell"])]
-        return cells, curves
-
-    @property
-    def _lengths(self) -> Mapping[str, Any]:
-        """The whole length of trials by its setting, where a search stops some of them early."""
-        return (self._plan.get("trials") or {}).get("whole", {})
+        """Cells and curves without pruned trials: only runs of the whole length are comparable."""
+        if "whole" not in self._plan:
+            return self.cells, self.curves
+        cells = self.cells[self.cells["cell"].isin(self._plan["whole"])]
+        return cells, self.curves[self.curves["cell"].isin(cells["cell"])]
 
     @property
     def _axes(self) -> list[str]:
@@ -148,7 +143,12 @@ class Run:
         return found.network
 
     def _settings(self, cell: str) -> Settings:
-        for name, settings, _ in configs.named(self._config):
+        config = self._config
+        if isinstance(config.source.search, Space) and (self.cells["cell"] == cell).any():
+            row = self.cells[self.cells["cell"] == cell].dropna(axis=1).to_dict("records")[0]
+            listed = [axis.name for axis in grid.axes(config.source.grid) if axis.form == grid.SPACE]
+            config = trial(config, {name: row[name] for name in listed if name in row})  # of a grid's row not all
+        for name, settings, _ in configs.named(config):
             if name == cell:
                 return settings
         raise InputError(Problem("E-CELL", f"the plan has no cell {cell!r}", file=str(self.directory)))
@@ -164,7 +164,7 @@ class Run:
         registry.load_needed(self._plan.get("modules", ()))
         return EXPERIMENTS
 
-    @property
+    @cached_property
     def _plan(self) -> Mapping[str, Any]:
         return table.plan_of(self.directory) or {}
 

@@ -1,25 +1,28 @@
 """Where the cells of a sweep come from: all of its grid, bisection along an axis, or trials of a sampler."""
 
 from collections.abc import Mapping
-from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expreg.core import config as configs
 from expreg.core.config import grid
+from expreg.core.config.fields import Fault
 from expreg.core.config.search import trial
 from expreg.core.config.space import Space
-from expreg.types import TRIAL, Experiment, Settings
+from expreg.errors import InputError
+from expreg.types import Experiment, Settings
 
 if TYPE_CHECKING:
-    from expreg.core.engine.search import Line
+    from expreg.core.engine.search import Line, Work
 
 Cells = dict[str, tuple[Settings, Mapping[str, Any]]]
+_PLACE = ("sweep", "search", "optuna")
 
 
 class Sweep(NamedTuple):
     """A config whose cells and data have been checked: the plan, settings and axis values of each cell by id.
 
-    Where a sampler chooses the settings, the cells are such as it may choose.
+    Where a sampler chooses the settings, the cells are examples drawn from the search space.
     """
 
     config: Any
@@ -29,7 +32,7 @@ class Sweep(NamedTuple):
 
     @property
     def axes(self) -> list[str]:
-        """The names of what is swept, without what only a plan of values at random would show."""
+        """The names of what is swept, without those of a search space."""
         return [axis for axis in self.plan["axes"] if self.space is None or axis not in self.space.space]
 
     @property
@@ -39,43 +42,66 @@ class Sweep(NamedTuple):
         return found if isinstance(found, Space) else None
 
 
-def described(config: Any, experiment: Experiment, cells: Cells) -> dict[str, Any]:
-    """Return what a plan keeps of its cells and of its search: `search` of a bisection, `trials` of a sampler."""
+def cells(config: Any) -> Cells:
+    """Return the cells of a config, or examples of those that a sampler may choose; raise InputError for wrong ones.
+
+    Of examples only if all are wrong: a trial whose settings break a rule fails, and the others go on.
+    """
     search = config.source.search
-    if search is None:
-        return {"ids": list(cells)}
     if not isinstance(search, Space):
-        return {"ids": list(cells), "search": {name: getattr(search, name) for name in ("axis", "criterion", "verify")}}
+        return _named(config)
+    found: Cells = {}
+    refusal = None
+    for values in search.examples():
+        try:
+            found |= _named(trial(config, values))
+        except InputError as error:
+            refusal = error
+    if refusal is not None and not found:
+        raise refusal
+    return found
+
+
+def described(config: Any, experiment: Experiment, ids: list[str]) -> dict[str, Any]:
+    """Return what a plan keeps of its cells and of its search: `search` of a bisection, `trials` of a sampler.
+
+    Raises InputError where there would be too many trials, or no optuna.
+    """
+    search = config.source.search
+    if not isinstance(search, Space):
+        names = () if search is None else ("axis", "criterion", "verify")
+        return {"ids": ids} | ({"search": {name: getattr(search, name) for name in names}} if names else {})
     from expreg.core.engine.trials import metric
 
-    whole = {search.prune.axis: search.prune.to} if search.prune else {}
-    most = search.runs * grid.size(config.source.grid) // search.optuna.trials
-    described = search.optuna.model_dump() | {"metric": metric(search, experiment)._asdict(), "whole": whole}
-    return {"ids": [], "cells": most, "trials": described}
+    tree = trial(config, next(search.examples())).source.grid
+    assert tree is not None
+    most = search.runs * grid.size(tree)
+    if most > (limit := config.execution.max_cells):
+        message = f"{most} cells, limit {limit} (execution.max_cells)"
+        raise InputError(configs.problem(config.source, Fault((*_PLACE, "trials"), "E-GRID", message)))
+    if find_spec("optuna") is None:
+        message = "needs optuna, which is not installed: pip install 'expreg[search]'"
+        raise InputError(configs.problem(config.source, Fault(_PLACE, "E-IMPORT", message)))
+    goal = metric(search, experiment)._asdict()
+    space = {name: str(of) for name, of in search.space.items()}
+    return {"cells": most, "trials": {**search.optuna.model_dump(), "metric": goal, "space": space}}
 
 
-def rounds(sweep: Sweep) -> dict[str, Any]:
-    """Return what `execute` needs to know of the cells: `cells`, `source`, and of a search what a round may run."""
-    from expreg.core.engine import search, trials
+def work(sweep: Sweep) -> "Work":
+    """Return what `execute` needs to know of the cells."""
+    from expreg.core.engine import search
+    from expreg.core.engine.trials import Trials, metric
 
     if sweep.space is not None:
-        found: Cells = {}
-        numbers: dict[str, int] = {}
-        one = partial(_one, sweep.config)
-        by = trials.metric(sweep.space, sweep.experiment)
-        source = trials.trials(sweep.space, by, sweep.config.seed, found, numbers, one)
-        plan = lambda: {"ids": list(numbers), TRIAL: list(numbers.values())}  # noqa: E731
+        by = metric(sweep.space, sweep.experiment)
+        trials = Trials(sweep.space, by, sweep.config.seed, lambda values: _named(trial(sweep.config, values)))
         share = sweep.space.optuna.batch / sweep.space.optuna.trials
         batch = dict(list(sweep.cells.items())[: max(1, round(share * len(sweep.cells)))])
-        return {"cells": found, "source": source, "expected": batch, "most": sweep.plan["cells"], "plan": plan}
+        return search.Work(trials.cells, trials, batch, sweep.plan["cells"], trials.plan)
     if (asked := sweep.plan.get("search")) is None:
-        return {"cells": sweep.cells, "source": search.grid(sweep.cells)}
+        return search.Work(sweep.cells, search.grid(sweep.cells))
     source = search.search(_lines(sweep), asked["criterion"], asked["verify"], sweep.experiment.success)
-    return {"cells": sweep.cells, "source": source, "expected": sweep.cells, "most": len(sweep.cells)}
-
-
-def _one(config: Any, values: Mapping[str, Any]) -> Cells:
-    return {name: (settings, axes) for name, settings, axes in configs.named(trial(config, values))}
+    return search.Work(sweep.cells, source, sweep.cells, len(sweep.cells))
 
 
 def outlook(sweep: Sweep) -> tuple[dict[str, Any], Cells]:
@@ -99,3 +125,7 @@ def _lines(sweep: Sweep) -> "list[Line]":
     from expreg.core.engine.search import lines
 
     return lines({cell: axes for cell, (_, axes) in sweep.cells.items()}, sweep.plan["search"]["axis"])
+
+
+def _named(config: Any) -> Cells:
+    return {name: (settings, axes) for name, settings, axes in configs.named(config)}

@@ -1,21 +1,26 @@
-"""Copies of a run for experiment trackers: the median curves of its settings, its counts, its rows and its page."""
+"""Copies of a run for experiment trackers: the median curves of its settings, its counts, and what more they take."""
 
+import io
 import logging
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
+from functools import partial
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import pandas as pd
+
+from expreg.core.stats.describe import shown
 from expreg.core.stats.settings import short
 from expreg.errors import InputError, Problem
 from expreg.output import complain
 from expreg.results import Run, load
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MOST = 100
 """Settings whose curves are copied: the first ones, in the order of their values."""
@@ -36,7 +41,7 @@ class Copy(NamedTuple):
     settings: dict[str, Any]
     numbers: dict[str, float]
     curves: list[Curve]
-    cells: "pd.DataFrame"
+    cells: pd.DataFrame
     files: list[Path]
 
 
@@ -63,31 +68,33 @@ def push(directory: str | os.PathLike[str], sink: str) -> str:
     except ImportError:
         message = f"needs {needs.partition('.')[0]}, which is not installed: pip install 'expreg[{name}]'"
         raise InputError(Problem("E-IMPORT", message, key=name)) from None
+    copy = copied(load(directory))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # trackers have much to say about themselves
-        return write(tracker, copied(load(directory)), place)
+        return write(tracker, copy, place)
 
 
 def copied(run: Run) -> Copy:
-    """Return what a tracker gets of a run."""
-    axes = run.swept
+    """Return what a tracker gets of a run: curves of the best settings where these are known, else of the first."""
+    best = run.summary.get("best") or {}
+    axes = [axis for axis in (best.get("axes") if best.get("trials") else None) or run.swept if axis in run.cells]
+    curves = list(_curves(run, axes, best.get("rows", []) if best.get("trials") else []))
+    if (count := run.cells.groupby(axes, dropna=False).ngroups if axes else 1) > len(curves):
+        complain(f"curves of {len(curves)} of {count} settings are copied")
     numbers = {f"cells/{status}": float(count) for status, count in Counter(run.cells["status"]).items()}
-    curves = list(_curves(run, axes))
-    if (count := run.cells.groupby(axes, dropna=False).ngroups if axes else 1) > MOST:
-        complain(f"curves of the first {MOST} of {count} settings are copied, and all rows")
     files = [path for name in ("report.html", "summary.json", "config.yaml") if (path := run.directory / name).exists()]
     return Copy(run.directory.resolve().name, run.settings, numbers, curves, run.cells, files)
 
 
-def _curves(run: Run, axes: list[str]) -> Iterator[Curve]:
+def _curves(run: Run, axes: list[str], best: list[dict[str, Any]]) -> Iterator[Curve]:
     kinds = [str(name) for name in run.curves if name not in ("cell", "step") and run.curves[name].notna().any()]
     names = short(axes)
     rows = run.curves.merge(run.cells[["cell", *axes]], on="cell")
+    if best:
+        rows = rows.merge(pd.DataFrame(best)[axes], on=axes)
     grouped = rows.groupby(axes, sort=True, dropna=False) if axes else [((), rows)]
-    for number, (values, own) in enumerate(grouped):
-        if number == MOST:
-            return
-        setting = ", ".join(f"{names[axis]}={value}" for axis, value in zip(axes, values, strict=True)) or "all"
+    for values, own in islice(grouped, MOST):
+        setting = ", ".join(f"{names[axis]}={shown(value)}" for axis, value in zip(axes, values, strict=True)) or "all"
         middle = own.groupby("step")[kinds].median().astype(float)
         yield Curve(setting, [int(step) for step in middle.index], {kind: middle[kind].tolist() for kind in kinds})
 
@@ -103,7 +110,7 @@ def _tensorboard(tracker: Any, copy: Copy, place: str) -> str:
         raise InputError(Problem("E-USAGE", "expected tensorboard:DIR", key="TO"))
     folder = Path(place) / copy.name
     for curve in copy.curves:
-        writer = tracker.Writer(str(folder / curve.setting.replace("/", "_")))
+        writer = tracker.Writer(str(folder / curve.setting.replace("/", "_")[:200]))
         for kind, step, value in _points(curve):
             writer.add_scalar(kind, value, step)
         writer.close()
@@ -125,29 +132,31 @@ def _wandb(tracker: Any, copy: Copy, place: str) -> str:
         for path in copy.files:
             kept.add_file(str(path))
         run.log_artifact(kept)
-        return str(run.url or run.dir)
+        return f"{run.dir}" if run.offline else f"{run.url}"
 
 
 def _trackio(tracker: Any, copy: Copy, place: str) -> str:
     """Log to trackio: one run, with the rows as a table."""
     project = place or "expreg"
-    tracker.init(project=project, name=copy.name, config=copy.settings)
-    for step, values in _by_step(copy):
-        tracker.log(values, step=step)
-    tracker.log({**copy.numbers, "rows": tracker.Table(dataframe=copy.cells)})
-    tracker.finish()
+    with redirect_stdout(io.StringIO()):
+        tracker.init(project=project, name=copy.name, config=copy.settings, auto_log_gpu=False, auto_log_cpu=False)
+        for step, values in _by_step(copy):
+            tracker.log(values, step=step)
+        tracker.log({**copy.numbers, "rows": tracker.Table(dataframe=copy.cells)})
+        tracker.finish()
     return f"trackio show --project {project}"
 
 
 def _mlflow(tracker: Any, copy: Copy, place: str) -> str:
-    """Log to MLflow: one run, with rows and page as artifacts."""
+    """Log to MLflow: one run, with report, summary and config as artifacts."""
+    name = partial(re.sub, r"[^\w\-./ ]", "_")  # what MLflow takes
     tracker.set_experiment(place or "expreg")
     with tracker.start_run(run_name=copy.name) as run:
-        tracker.log_params(copy.settings)
-        tracker.log_metrics({name.replace("/", "_"): value for name, value in copy.numbers.items()})
+        tracker.log_params({name(key): value for key, value in copy.settings.items()})
+        tracker.log_metrics({name(key): value for key, value in copy.numbers.items()})
         for curve in copy.curves:
             for kind, step, value in _points(curve):
-                tracker.log_metric(f"{kind}/{curve.setting}".replace(",", "").replace("=", "_"), value, step=step)
+                tracker.log_metric(name(f"{kind}/{curve.setting}"), value, step=step)
         for path in copy.files:
             tracker.log_artifact(str(path))
         return str(run.info.run_id)

@@ -74,8 +74,11 @@ def _sweep() -> dict[str, Schema]:
         "when": {"type": "string", "description": "keep the cells for which this holds, like m >= n"},
     }
     axes = {"type": "object", "properties": nested, "additionalProperties": axis}
-    top = {**nested, "search": {"anyOf": [Search.model_json_schema(), Space.model_json_schema()]}}
+    places, made = models_json_schema([(Search, "validation"), (Space, "validation")])
+    forms = [places[model, "validation"] for model in (Search, Space)]
+    top = {**nested, "search": {"anyOf": forms, "description": "bisection along an axis, or trials of a sampler"}}
     return {
+        **made["$defs"],
         "Sweep": {"title": "Sweep", "type": ["object", "null"], "properties": top, "additionalProperties": False},
         "Axes": {"title": "Axes", "description": "axes by name, and combinations of them", **axes},
     }

@@ -24,6 +24,7 @@ COMBINATIONS = ("product", "zip", "concat")
 SEARCH, SPACE = "search", "space"
 KEYWORDS = (*COMBINATIONS, "when", SEARCH)
 GENERATORS = {"geometric": "[a, b, k]", "linear": "[a, b, k]", "range": "[a, b, step]", "count": "k"}
+DISTRIBUTIONS = ("uniform", "log_uniform", "integers", "log_integers")
 EVEN_AXES = ("m", "network.m")  # coupled initialisation needs an even width
 
 

@@ -71,7 +71,7 @@ def load(
     first += [_meant_as_sweep(found, given, known, model.sizes) for found in wrong]
     first += [Fault((key,), "E-UNKNOWN", f"{experiment.name} has no {key}; remove this key") for key in strange]
     if searched is not None and config is not None:
-        first += search.faults(searched, experiment, config)
+        first += search.faults(searched, experiment, config, targets)
     if tree is not None:
         second += _grid(made, experiment, config, known, {found.path for found in first})
     faults = _independent(first, document.faulty)

@@ -4,7 +4,7 @@ Or, with the key `optuna`, one that samples (`space.py`).
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -27,8 +27,7 @@ from expreg.core.config.fields import (
 from expreg.core.config.grid import SEARCH, Axis, Node, generate
 from expreg.core.config.model import Config, check
 from expreg.core.config.reader import Path
-from expreg.core.config.space import Space
-from expreg.core.config.space import faults as faults_of_space
+from expreg.core.config.space import KEYS, Space, faults_of
 from expreg.types import Experiment
 
 PATH = ("sweep", "search")
@@ -84,7 +83,7 @@ def read(given: Any) -> tuple[Any, list[Fault]]:
     """Return the search that the value of `sweep` asks for, None without one, and what is wrong with it."""
     if not isinstance(given, dict) or "search" not in given:
         return None, []
-    samples = isinstance(given["search"], dict) and "optuna" in given["search"]
+    samples = isinstance(given["search"], dict) and not given["search"].keys().isdisjoint(KEYS)
     found, wrong = check(Space if samples else Search, given["search"], None, PATH)
     if found is None or samples or numbers(found)[0] < numbers(found)[1]:
         return found, wrong
@@ -103,9 +102,9 @@ def node(search: Any, path: Path, whole: Callable[[str], bool | None]) -> Node:
 
 def trial(config: Config, values: Mapping[str, Any]) -> Config:
     """Return the config in which the search is one trial with these values."""
-    tree, listed = config.source.grid, {name: [value] for name, value in values.items()}
+    tree = config.source.grid
     assert tree is not None
-    members = (config.source.search.node(PATH, listed) if one.path == PATH else one for one in tree.members)
+    members = (config.source.search.node(PATH, values) if one.path == PATH else one for one in tree.members)
     return config.with_source(replace(config.source, grid=replace(tree, members=tuple(members))))
 
 
@@ -115,10 +114,10 @@ def numbers(search: Any) -> tuple[float, float, int]:
     return first, last, search.points or max(2, round(PER_OCTAVE * abs(math.log2(last / first))) + 1)
 
 
-def faults(search: Any, experiment: Experiment, config: Config) -> Iterator[Fault]:
+def faults(search: Any, experiment: Experiment, config: Config, axes: Iterable[str]) -> Iterator[Fault]:
     """Yield what the experiment does not define: success along the axis, or the criteria; or the metric of trials."""
     if isinstance(search, Space):
-        yield from faults_of_space(search, experiment)
+        yield from faults_of(search, experiment, axes)
         return
     known = dict(experiment.searches(config))
     if not known:

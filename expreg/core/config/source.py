@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from expreg.core.config.fields import Fault, Target
-from expreg.core.config.grid import GENERATORS, KEYWORDS, SEARCH, SPACE, Block, axes
+from expreg.core.config.grid import DISTRIBUTIONS, GENERATORS, KEYWORDS, SEARCH, SPACE, Block, axes
 from expreg.core.config.reader import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, Document, Mark, Marks, place, read, show_path
 from expreg.core.config.reader import Path as KeyPath
 from expreg.errors import InputError, Problem
@@ -27,8 +27,8 @@ Overrides = Sequence[str] | Mapping[str, Any]
 class Source:
     """What a config was made from: the merged mapping, the marks of its entries, the grid, and what its axes set.
 
-    `search`: the search of the sweep, a `search.Search`, None without one; `swept_only`: required keys that only the
-    sweep has.
+    `search`: the search of the sweep, a `search.Search` or a `space.Space`, None without one; `swept_only`: required
+    keys that only the sweep has.
     """
 
     given: Mapping[str, Any]
@@ -232,7 +232,7 @@ def _override(document: Document, key: str, change: Document) -> None:
     path = _key_path(key, document.value)
     value, inside = change.value, path
     axis, dot, generator = str(path[-1]).rpartition(".")
-    if path[0] == "sweep" and dot and generator in GENERATORS:
+    if path[0] == "sweep" and dot and generator in (*GENERATORS, *DISTRIBUTIONS):
         path, value = (*path[:-1], axis), {generator: value}
         inside = (*path, generator)
     mark = place(change.marks, ())

@@ -2,20 +2,37 @@
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
 from pydantic import create_model
+from pydantic_core import PydanticCustomError
 
-from expreg.core.config.fields import Block, Choice, Fault, Number, Rule, Text, did_you_mean, fault, got, is_number, key
-from expreg.core.config.grid import EVEN_AXES, SPACE, Axis
+from expreg.core.config.fields import (
+    Block,
+    Choice,
+    Fault,
+    Number,
+    Rule,
+    Text,
+    carried,
+    did_you_mean,
+    fault,
+    faults,
+    got,
+    is_number,
+    key,
+)
+from expreg.core.config.grid import DISTRIBUTIONS, EVEN_AXES, SPACE, Axis
 from expreg.core.config.grid import Block as Grid
 from expreg.types import TRIAL, Experiment
 
+KEYS = ("optuna", "space", "prune")
 SAMPLERS = ("tpe", "random", "qmc")
 _Trials = Annotated[int, Number(integer=True, least=1, most=10**6, expression=False)]
+_Length = Annotated[int, Number(integer=True, least=1, most=10**9, expression=False)]
 
 
 class _Optuna(Block):
@@ -34,11 +51,11 @@ class _Optuna(Block):
 
 _prune: dict[str, Any] = {  # `from` is no name that a class may use
     "axis": (Annotated[str, Text(least=1, most=64)], key(..., "the length of a run, such as training.steps")),
-    "from": (_Trials, key(..., "the least length at which trials are compared")),
-    "to": (_Trials, key(..., "the whole length; the lengths below are this over powers of `factor`")),
+    "from": (_Length, key(..., "the least length at which trials are compared")),
+    "to": (_Length, key(..., "the whole length; those below are this over powers of `factor`")),
     "factor": (
         Annotated[int, Number(integer=True, least=2, most=1000, expression=False)],
-        key(3, "one in so many trials goes on, to a length so many times as large"),
+        key(3, "the best 1/factor of the trials continue, at `factor` times the length"),
     ),
 }
 _Prune: Any = create_model(
@@ -57,7 +74,7 @@ class Distribution:
     choices: tuple[Any, ...] = ()
 
     def draws(self, count: int) -> list[Any]:
-        """Return values at random, the ends or the first choices before all others."""
+        """Return values at random, the ends or the choices before all others."""
         rng = random.Random(0)
         if self.choices:
             return [*self.choices, *(rng.choice(self.choices) for _ in range(count))][:count]
@@ -73,8 +90,12 @@ class Distribution:
         near = self.step * round(value / self.step) if self.step else value
         return min(max(near, self.low), self.high)
 
-
-_KINDS = ("uniform", "log_uniform", "integers", "log_integers")
+    def __str__(self) -> str:
+        """Return it in a few words."""
+        if self.choices:
+            return ", ".join(map(str, self.choices))
+        kind = "whole numbers " if self.step else ""
+        return f"{kind}from {self.low:g} to {self.high:g}{', logarithmic' if self.log else ''}"
 
 
 @dataclass(frozen=True)
@@ -84,13 +105,21 @@ class _Space(Rule):
     def _check(self, value: Any, _context: Any) -> dict[str, Distribution]:
         if not isinstance(value, Mapping) or not value:
             raise fault("E-TYPE", f"{got(value)}, expected a mapping of at least 1 name to a distribution")
-        return {name: _distribution(name, given) for name, given in value.items()}
+        found, wrong = {}, []
+        for name, given in value.items():
+            try:
+                found[name] = _distribution(name, given)
+            except PydanticCustomError as error:
+                wrong.append(carried(error).below((name,)))
+        if wrong:
+            raise faults(wrong)
+        return found
 
     def _describe(self, _handler: Any) -> dict[str, Any]:
         ends = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"}}
         one = {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False}
         values = {"type": "array", "minItems": 1, "items": {"type": ["number", "string", "boolean", "null"]}}
-        forms = [{**one, "properties": dict.fromkeys(_KINDS, ends)}, values]
+        forms = [{**one, "properties": dict.fromkeys(DISTRIBUTIONS, ends)}, values]
         return {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": forms}}
 
 
@@ -98,23 +127,27 @@ def _distribution(name: str, given: Any) -> Distribution:
     if isinstance(given, list):
         plain = not any(isinstance(value, list | dict) for value in given)
         if not plain or not given or len({(type(value), value) for value in given}) < len(given):
-            raise fault("E-TYPE", f"{got(given)}, expected different values, each of them single", name)
+            raise fault("E-TYPE", f"{got(given)}, expected different values, each of them single")
         return Distribution(choices=tuple(given))
     kind = next(iter(given), "") if isinstance(given, Mapping) else ""
-    if kind not in _KINDS or len(given) != 1:
-        forms = ", ".join(f"{{{known}: [a, b]}}" for known in _KINDS)
-        raise fault(
-            "E-TYPE", f"{got(given)}, expected a list of values or one of {forms}{did_you_mean(kind, _KINDS)}", name
-        )
+    if kind not in DISTRIBUTIONS or len(given) != 1:
+        forms = ", ".join(f"{{{known}: [a, b]}}" for known in DISTRIBUTIONS)
+        hint = did_you_mean(kind, DISTRIBUTIONS)
+        raise fault("E-TYPE", f"{got(given)}, expected a list of values or one of {forms}{hint}")
     ends, log, whole = given[kind], kind.startswith("log_"), kind.endswith("integers")
     if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
-        raise fault("E-TYPE", f"{got(ends)}, expected two numbers [a, b]", name, kind)
+        raise fault("E-TYPE", f"{got(ends)}, expected two numbers [a, b]", kind)
     step = (2 if name in EVEN_AXES else 1) if whole else 0
-    low, high = (Number(integer=whole, above=0 if log else None, expression=False).check(end) for end in ends)
+    rule = Number(integer=whole, above=0 if log else None, expression=False)
+    try:
+        low, high = map(rule.check, ends)
+    except PydanticCustomError as error:
+        raise faults([carried(error).below((kind,))]) from None
     if step:
         low, high = step * math.ceil(low / step), step * math.floor(high / step)
     if low >= high:
-        raise fault("E-RANGE", f"got [{ends[0]:g}, {ends[1]:g}], expected a < b", name, kind)
+        expected = "at least two even numbers from a to b" if step == 2 and ends[0] < ends[1] else "a < b"
+        raise fault("E-RANGE", f"got [{ends[0]:g}, {ends[1]:g}], expected {expected}", kind)
     return Distribution(low, high, log, step)
 
 
@@ -136,31 +169,40 @@ class Space(Block):
 
     @property
     def runs(self) -> int:
-        """How many pairs of a trial and a length run at the most."""
+        """The largest number of pairs of a trial and a length."""
         whole, last = divmod(self.optuna.trials, self.optuna.batch)
         factor = self.prune.factor if self.prune else 1
         rungs = range(max(len(self.lengths), 1))
-        return sum(
-            count * -(-size // factor**rung)
-            for count, size in ((whole, self.optuna.batch), (1, last))
-            for rung in rungs
-        )
+        sizes = ((whole, self.optuna.batch), (1, last))
+        return sum(count * -(-size // factor**rung) for count, size in sizes for rung in rungs)
 
-    def node(self, path: tuple[Any, ...], values: Mapping[str, list[Any]] | None = None) -> Grid:
-        """Return the block of a grid that stands for the trials: with these values, else with values at random."""
+    def examples(self) -> Iterator[dict[str, Any]]:
+        """Yield settings such as trials may have, about as many of each length as will run."""
         count = self.optuna.trials
+        drawn = {name: of.draws(count) for name, of in self.space.items()}
+        for number in range(count):
+            values = {name: of[number] for name, of in drawn.items()}
+            if self.prune is None:
+                yield values
+                continue
+            for rung, length in enumerate(self.lengths):
+                if number % self.prune.factor**rung == 0:
+                    yield {**values, self.prune.axis: length}
+
+    def node(self, path: tuple[Any, ...], values: Mapping[str, Any] | None = None) -> Grid:
+        """Return the block of a grid that stands for the trials: one with these values, else all values to check."""
+        listed = {name: [value] for name, value in (values or {}).items()}
         if values is None:
-            values = {name: known.draws(count) for name, known in self.space.items()}
-            values |= {self.prune.axis: [self.prune.to] * count} if self.prune else {}
-        places = {
-            name: (*path, "prune", "axis") if name not in self.space else (*path, "space", name) for name in values
-        }
-        axes = (Axis(name, places[name], len(of), partial(list, of), SPACE) for name, of in values.items())
+            count = max(3, *(len(of.choices) for of in self.space.values()))
+            listed = {name: of.draws(count) for name, of in self.space.items()}
+            listed |= {self.prune.axis: (self.lengths * count)[:count]} if self.prune else {}
+        places = {name: (*path, "space", name) if name in self.space else (*path, "prune", "axis") for name in listed}
+        axes = (Axis(name, places[name], len(of), partial(list, of), SPACE) for name, of in listed.items())
         return Grid("zip", tuple(axes), path)
 
 
-def faults(search: Space, experiment: Experiment) -> Iterator[Fault]:
-    """Yield what is wrong between the keys of a search, and between it and the experiment."""
+def faults_of(search: Space, experiment: Experiment, axes: Iterable[str]) -> Iterator[Fault]:
+    """Yield what is wrong between the keys of a search, the experiment, and the axes of the sweep."""
     numbers = [column.name for column in experiment.columns() if column.type in ("float64", "int64")]
     metric, path = search.optuna.metric, ("sweep", "search")
     if metric is None and experiment.final not in numbers:
@@ -168,10 +210,14 @@ def faults(search: Space, experiment: Experiment) -> Iterator[Fault]:
     elif metric is not None and metric not in (*numbers, "steps", "seconds"):
         expected = f"expected a column of numbers{did_you_mean(metric, [*numbers, 'steps'])}"
         yield Fault((*path, "optuna", "metric"), "E-ENUM", f"got '{metric}', {expected}")
-    if TRIAL in search.space:
-        yield Fault((*path, "space", TRIAL), "E-AXIS", f"'{TRIAL}' is the column with the number of the trial")
-    if search.prune is not None and search.prune.axis in search.space:
+    if TRIAL in axes:
+        place = (*path, "space", TRIAL) if TRIAL in search.space else path
+        yield Fault(place, "E-AXIS", f"'{TRIAL}' is the column with the number of the trial; choose another name")
+    if search.prune is None:
+        return
+    if search.prune.axis in search.space:
         yield Fault((*path, "prune", "axis"), "E-DUP", f"{search.prune.axis} is in the space already")
-    if search.prune is not None and getattr(search.prune, "from") >= search.prune.to:
-        message = f"got {search.prune.to:g}, expected more than from = {getattr(search.prune, 'from'):g}"
+    first, least = getattr(search.prune, "from"), getattr(search.prune, "from") * search.prune.factor
+    if search.prune.to < least:
+        message = f"got {search.prune.to}, expected at least factor * from = {search.prune.factor} * {first} = {least}"
         yield Fault((*path, "prune", "to"), "E-RANGE", message)

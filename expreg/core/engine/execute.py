@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,7 +16,7 @@ from expreg.core.engine.interrupt import graceful
 from expreg.core.engine.lanes import Engine, compilers
 from expreg.core.engine.pace import Load, Pace, load
 from expreg.core.engine.progress import Reporter
-from expreg.core.engine.search import Source
+from expreg.core.engine.search import Cells, Work
 from expreg.core.store import live, table
 from expreg.core.store.columns import check_row, types_of
 from expreg.core.store.store import Store
@@ -27,8 +27,6 @@ from expreg.types import FAILED, Experiment, Row, Settings
 if TYPE_CHECKING:
     import pandas as pd
 
-Cells = Mapping[str, tuple[Settings, Mapping[str, Any]]]
-"""Settings and axis values of each cell, by id."""
 COMMIT_SECONDS = (1.0, 10.0)
 """Finished cells wait at least and at most this long until they are on disk together; at first the shorter."""
 COMMIT_SHARE = 0.01
@@ -40,37 +38,33 @@ SHOW_SECONDS = 2.0
 def execute(
     store: Store,
     experiment: Experiment,
-    cells: Cells,
-    source: Source,
+    work: Work,
     execution: Any,
     *,
-    expected: Cells | None = None,
-    most: int = 0,
-    plan: Callable[[], Mapping[str, Any]] = dict,
+    asked: Callable[[], AbstractContextManager[Callable[[], bool]]] = graceful,
     progress: bool,
-) -> Iterator[list[Row]]:
+) -> Generator[list[Row], None, None]:
     """Run the cells that the source wants and that are not finished yet; yield their rows once they are committed.
 
-    Whoever stops iterating interrupts the run. The source is asked again after each round, until it wants no cell that
-    this execution has not tried. `execution` is that of the config. Of a search, `expected` are cells such as a round
-    may run, for which lanes are chosen, and `most` is how many there are at the most; the source may add to `cells`,
-    and `plan()` is what the plan then says of them. Raises Interrupted when a signal asked to stop, StorageError when
-    the disk fails; what was finished by then is stored.
+    Whoever closes the iterator interrupts the run. The source is asked again after each round, until it wants no cell
+    that this execution has not tried. `execution` is that of the config; `asked()` is the context in which a function
+    says whether to stop. Raises Interrupted when it did, StorageError when the disk fails; what was finished by then
+    is stored.
     """
     store.remove(live.NAME)  # of an execution that was killed
     tried: set[str] = set()
+    cells = work.cells
 
     def stored() -> "pd.DataFrame":
-        found = table.read(store.directory, curves=False)[0]
-        return found[~found["status"].isin(FAILED) | found["cell"].isin(tried)]  # old failures are tried again
+        only = {*store.finished, *store.failed} if work.plan else None
+        found = table.read(store.directory, only, curves=False)[0]
+        return found if work.plan else found[~found["status"].isin(FAILED) | found["cell"].isin(tried)]
 
     def wanted() -> dict[str, Settings]:
-        known = len(cells)
-        found = source(stored)
-        if further := len(cells) > known:
-            store.extend(plan())
-        asked = {cell: cells[cell][0] for cell in found if cell not in store.finished and cell not in tried}
-        return wanted() if found and further and not asked else asked  # all of them ran in an earlier execution
+        found = work.source(stored)
+        if work.plan:
+            store.extend(work.plan())
+        return {cell: cells[cell][0] for cell in found if cell not in store.finished and cell not in tried}
 
     waiting = wanted()
     done = sum(cell in store.finished for cell in cells)
@@ -79,14 +73,14 @@ def execute(
         if progress:
             complain(f"{counted(done, 'cell')}, all finished before")
         return
-    whole = expected is None  # a grid, which one round runs
+    whole = work.expected is None  # a grid, which one round runs
     record = manifest.begun(store.directory, len(waiting))
     store.write(manifest.NAME, manifest.text(record))
     store.event("start", cells=len(cells), open=len(waiting))
     began, rounds = time.monotonic(), 0
-    with graceful() as stop:
+    with asked() as stop:
         engine = _engine(experiment, execution, stop)
-        engine.expected = _expected(experiment, expected or {})
+        engine.expected = _expected(experiment, work.expected or {})
 
         def end(how: str) -> None:
             store.remove(live.NAME)
@@ -103,13 +97,13 @@ def execute(
                         tried.update(row["cell"] for row in rows)
                         yield rows
                 waiting = {cell: waiting[cell] for cell in waiting if cell not in tried} or wanted()
-        except GeneratorExit:
+        except (GeneratorExit, KeyboardInterrupt):
             end("interrupted")
             raise
         ending = "interrupted" if waiting or stop() else "finished"  # finished: every cell that was wanted has a row
     end(ending)
     done = sum(cell in store.finished for cell in cells)
-    of = f"{len(cells)} cells" if whole else f"at most {most} cells"
+    of = f"{len(cells)} cells" if whole else f"at most {work.most} cells"
     if ending == "interrupted":
         raise Interrupted(f"interrupted, {done} of {of} done; resume with the same command")
     if progress and not whole:

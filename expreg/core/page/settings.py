@@ -22,7 +22,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     first, names = found["rows"][0], short(found["axes"])
     setting = ", ".join(f"{names[axis]} = {shown(first[axis])}" for axis in found["axes"])
     converged = round(first["share"] * first["runs"])
-    if found["trials"] or found["none"] == found["count"]:
+    if found.get("trials") or found["none"] == found["count"]:
         of = f"{found['final']} {number(first['final'])} (median of {first['runs']} runs)"
         return [f"The best of {found['count']} settings is {setting}: {of}."]
     steps = f", in {number(first['steps'])} steps (median)" if finite(first["steps"]) is not None else ""

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from expreg.core.page import style as plot
-from expreg.core.stats.settings import short
+from expreg.core.stats.settings import outcomes, short
 from expreg.types import TRIAL
 
 MOST_WORDS = 12
@@ -18,21 +17,15 @@ MOST_WORDS = 12
 
 def figures(cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
     """Draw the results of trials in their order and over each setting; `cells` are those of whole lengths."""
-    found = summary["best"]
-    if not found["rows"]:
+    best = summary["best"]
+    if not best["rows"]:
         return []
-    settings, largest = found["axes"], found["largest"]
-    worst = -np.inf if largest else np.inf
-    values = pd.to_numeric(cells[found["final"]], errors="coerce").astype(float).fillna(worst)
-    rows = cells.assign(result=values).groupby(TRIAL)
-    results = rows[settings].first().assign(result=rows["result"].median()).sort_index()
-    results["best"] = results["result"].cummax() if largest else results["result"].cummin()
-    shown = results[np.isfinite(results["result"])]
-    if shown.empty:
-        return []
-    final = found["final"]
+    settings = [axis for axis in best["axes"] if axis != TRIAL]
+    results = outcomes(cells, best["axes"], best["final"], largest=best["largest"]).set_index(TRIAL).sort_index()
+    shown = results[results["final"].notna()]
+    final = best["final"]
     more = f" {len(results) - len(shown)} trials have no number." if len(shown) < len(results) else ""
-    order = f"Median of {final} over the runs of each trial, in order, and the best so far.{more}"
+    order = f"Median of {final} over the cells of each trial, in order, and the best so far.{more}"
     over = "The same over each setting: the later a trial, the lighter its point."
     names = [axis for axis in settings if _numeric(results[axis]) or results[axis].nunique() <= MOST_WORDS]
 
@@ -43,17 +36,19 @@ def figures(cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, An
         plot.outer_labels(axes, "", plot.plain(final))
         return figure
 
-    first = plot.Figure("trials", "Results in the order of the trials", order, _history(shown, final))
+    drawn = _history(shown["final"], final, largest=best["largest"])
+    first = plot.Figure("trials", "Results in the order of the trials", order, drawn)
     return [first, *plot.paged("space", "Results over each setting", over, names, draw)]
 
 
-def _history(shown: pd.DataFrame, final: str) -> Canvas:
+def _history(shown: pd.Series, final: str, *, largest: bool) -> Canvas:
     figure, [axis] = plot.canvas(1, 2.6)
-    axis.scatter(shown.index, shown["result"], s=9, color=plot.look(0)["color"], alpha=0.6, linewidths=0, label="trial")
-    axis.step(shown.index, shown["best"], where="post", color=plot.look(1)["color"], label="best so far")
-    _scaled(axis, shown["result"])
+    dots, line = plot.look(0)["color"], plot.look(1)["color"]
+    axis.scatter(shown.index, shown, s=9, color=dots, alpha=0.6, linewidths=0, label="trial")
+    axis.step(shown.index, shown.cummax() if largest else shown.cummin(), where="post", color=line, label="best so far")
+    _scaled(axis, shown)
     axis.set(xlabel="trial", ylabel=plot.plain(final))
-    axis.legend(loc="upper right")
+    axis.legend(loc="lower right" if largest else "upper right")
     return figure
 
 
@@ -67,8 +62,8 @@ def _slice(axis: Axes, shown: pd.DataFrame, name: str, called: str) -> None:
         words = sorted(map(str, values.unique()))
         places = values.astype(str).map({word: place for place, word in enumerate(words)})
         axis.set_xticks(range(len(words)), [plot.plain(word) for word in words])
-    axis.scatter(places, shown["result"], s=9, c=shown.index, cmap="viridis", linewidths=0)
-    _scaled(axis, shown["result"])
+    axis.scatter(places, shown["final"], s=9, c=shown.index, cmap="viridis", linewidths=0)
+    _scaled(axis, shown["final"])
     axis.set_xlabel(plot.plain(called))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from expreg.core.stats.describe import Record
-from expreg.types import FAILED, Experiment
+from expreg.types import FAILED, TRIAL, Experiment
 
 _SAME = ("replicate", "seed")
 MOST = 20
@@ -51,28 +51,32 @@ def outcomes(cells: pd.DataFrame, axes: Sequence[str], final: str, *, largest: b
 
 
 def best(
-    cells: pd.DataFrame, axes: Sequence[str], experiment: Experiment, metric: Mapping[str, Any] | None = None
+    cells: pd.DataFrame, axes: Sequence[str], experiment: Experiment, trials: Mapping[str, Any] | None = None
 ) -> Record:
     """Return the best settings, as a summary keeps them: the largest share, then the fewest steps, then the least left.
 
-    `metric` (name, largest) is what a sampler has optimised: then by this alone. `swept`: all axes that vary; `axes`:
-    those that are compared, where there are any all but the experiment's inner ones; `count`: how many settings there
-    are, in how many `all` and in how many `none` converge.
+    Of `trials` (their `metric` and `space`) the best by the metric alone. `swept`: all axes that vary; `axes`: those
+    that are compared, where there are any all but the experiment's inner ones; `count`: how many settings there are,
+    in how many `all` and in how many `none` converge.
     """
-    final, largest = (metric["name"], metric["largest"]) if metric else (experiment.final, experiment.largest)
-    names = swept(cells, axes) if final and final in cells else []
-    if not names:
-        return {"swept": [], "axes": [], "final": "", "count": 0, "all": 0, "none": 0, "rows": []}
+    final, largest = experiment.final, experiment.largest
+    names = swept(cells, axes)
     compared = [name for name in names if name not in experiment.inner] or names
+    order = {"share": False, "steps": True, "final": not largest}
+    if trials:
+        final, largest = trials["metric"]["name"], trials["metric"]["largest"]
+        compared = [name for name in (TRIAL, *trials["space"]) if name in cells]
+        order = {"final": not largest}
+    if not compared or not final or final not in cells:
+        return {"swept": [], "axes": [], "final": "", "count": 0, "all": 0, "none": 0, "rows": []}
     found = outcomes(cells, compared, final, largest=largest)
-    order = {"final": not largest} if metric else {"share": False, "steps": True, "final": not largest}
     ranked = found.sort_values(list(order), ascending=list(order.values()), kind="stable")
     return {
         "swept": names,
         "axes": compared,
         "final": final,
         "largest": largest,
-        "trials": metric is not None,
+        "trials": bool(trials),
         "count": len(found),
         "all": int((found["share"] == 1).sum()),
         "none": int((found["share"] == 0).sum()),

@@ -22,7 +22,7 @@ from expreg.core.store import disk
 from expreg.core.store.columns import check_curves
 from expreg.core.store.disk import failure, holds, make_directory, read_bytes, read_json, replace, storage
 from expreg.core.store.part import PARTS, decode, digest, encode, expect_same_numbers, publish, scan
-from expreg.types import FAILED, Column
+from expreg.types import FAILED, TRIAL, Column
 
 QUARANTINE, PLAN, CONFIG, EVENTS, FIGURES = "quarantine", "plan.json", "config.yaml", "events.jsonl", "figures"
 _OURS = (CONFIG, "manifest.json", "summary.json", "report.html", "explore.html", FIGURES)
@@ -170,12 +170,20 @@ class Store:
             else:
                 for row in part.rows:
                     self._remember(*row, part.name)
-        self._write_plan(plan)
+        self._write_plan(plan if "ids" in plan else {**plan, **self._known()})
         if not holds(self.directory / CONFIG, config_text.encode()):
             self.write(CONFIG, config_text)
         for line in self.damaged:
             self.event("quarantined", file=line)
         self.event("opened", plan=plan["hash"], finished=len(self.finished), failed=len(self.failed))
+
+    def _known(self) -> dict[str, Any]:
+        """Return what the plan of an earlier search here knows of its cells, until this one knows more."""
+        try:
+            before = read_plan(self.directory) or {}
+        except ValueError:
+            before = {}
+        return {key: before[key] for key in ("ids", TRIAL, "whole")} if TRIAL in before else {}
 
     def _write_plan(self, plan: Mapping[str, Any]) -> None:
         text = json.dumps({**plan, "checksum": digest(canonical(plan))}, indent=1, sort_keys=True, allow_nan=False)
