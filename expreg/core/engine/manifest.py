@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from expreg import __version__
 from expreg.core.store.disk import read_json
 
 NAME = "manifest.json"
-LIBRARIES = ("numpy", "scipy", "optax", "flax")
-"""Whose versions are kept, beside those of JAX."""
+LIBRARIES = ("numpy", "scipy", "optax", "flax", "optuna")
+"""Whose versions are kept, beside those of JAX; optuna is optional."""
 
 
 def setup() -> dict[str, Any]:
@@ -35,7 +36,7 @@ def code() -> dict[str, Any]:
         # installed, a repository around it is someone else's
         "commit": _commit(package) if (package / ".git").exists() else None,
         "working_directory_commit": _commit(Path.cwd()),
-        **{name: version(name) for name in LIBRARIES},
+        **{name: version(name) for name in LIBRARIES if find_spec(name)},
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
