@@ -105,7 +105,7 @@ def work(sweep: Sweep) -> "Work":
 
 
 def outlook(sweep: Sweep) -> tuple[dict[str, Any], Cells]:
-    """Return what a plan says of its search, and the cells by which it estimates time: the most that are expected.
+    """Return what a plan shows about its search, and the cells by which it estimates time: the most that are expected.
 
     Of a bisection its lines, and how many cells are `expected`, few and many.
     """

@@ -207,6 +207,10 @@ def test_one_directory_one_process(place: Path) -> None:
         assert listing(place) == before
 
 
+class Killed(BaseException):
+    """Ends an execution as a kill would, which writes nothing more."""
+
+
 def test_manifest_tells_of_every_execution(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
     original = engine.Engine.run
@@ -214,11 +218,11 @@ def test_manifest_tells_of_every_execution(place: Path, monkeypatch: pytest.Monk
     def killed(self: engine.Engine, cells: Any) -> Any:
         seen.append(json.loads((place / "run" / "manifest.json").read_text()))
         yield from original(self, cells)
-        raise KeyboardInterrupt
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.Engine, "run", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             expreg.run(TINY, {"sweep.product.m": [8]}, out="run")
     assert seen[0].items() >= {"ending": "running", "cells": 3, "jax": jax.__version__, "earlier": []}.items()
     expreg.run(TINY, out="run")

@@ -45,8 +45,8 @@ LONG = {
     },
 }
 COMMANDS = [
-    *("init", "run", "plan", "certify", "status", "report", "query", "export", "compare", "solve", "bench", "doctor"),
-    *("schema", "push"),
+    *("init", "run", "plan", "certify", "status", "report", "query", "export", "push", "compare", "solve", "bench"),
+    *("doctor", "schema"),
 ]
 CIRCUMSTANCES = ["seconds", "attempt", "device", "expreg_version", "jax_version"]
 

@@ -35,7 +35,7 @@ _Trials = Annotated[int, Number(integer=True, least=1, most=10**6, expression=Fa
 _Length = Annotated[int, Number(integer=True, least=1, most=10**9, expression=False)]
 
 
-class _Optuna(Block):
+class Optuna(Block):
     """The sampler of optuna: how many trials, and what is best."""
 
     trials: _Trials = key(..., "number of settings that are tried")
@@ -154,7 +154,7 @@ def _distribution(name: str, given: Any) -> Distribution:
 class Space(Block):
     """Trials from a space of settings, in batches; the sampler chooses each batch from the results of earlier ones."""
 
-    optuna: _Optuna = key(..., "the sampler")
+    optuna: Optuna = key(..., "the sampler")
     space: Annotated[Any, _Space()] = key(..., "settings by name, each with a distribution or a list of values")
     prune: _Prune | None = key(None, "successive halving within each batch; null: all trials run their whole length")
 

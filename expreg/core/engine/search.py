@@ -30,8 +30,8 @@ class Work(NamedTuple):
     """The cells of a run, and their source; of a search also what is known of its rounds.
 
     `expected`: cells such as one round may run, for which lanes are chosen; `most`: how many cells there are at the
-    most; `plan()`: what the plan says of the cells, where the source finds them as it goes. It then reads all rows of
-    the directory, old failures too, while those of other sources run again first.
+    most; `plan()`: what the plan keeps about the cells, where the source finds them as it goes. It then reads all rows
+    of the directory, old failures too, while those of other sources run again first.
     """
 
     cells: Cells

@@ -63,7 +63,7 @@ class Trials:
         self._rung = self._asked = 0
 
     def plan(self) -> dict[str, Any]:
-        """Return what the plan says of the cells: in order, with the numbers of their trials."""
+        """Return what the plan keeps about the cells: their order, and the numbers of their trials."""
         return {"ids": list(self._numbers), TRIAL: list(self._numbers.values()), "whole": list(self._whole)}
 
     def __call__(self, read: "Callable[[], pd.DataFrame]") -> Sequence[str]:
@@ -89,7 +89,7 @@ class Trials:
     def _name(self, trials: Iterable[Any]) -> None:
         """Let these trials run, those that have cells."""
         self._batch, refusal = {}, None
-        for trial in list(trials):  # all are asked for before any is told of
+        for trial in list(trials):  # all are proposed before one fails
             try:
                 self._batch[trial] = self._cells(trial)
             except InputError as error:
