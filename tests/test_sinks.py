@@ -4,6 +4,7 @@ import json
 import re
 import struct
 import sys
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -75,7 +76,11 @@ def test_wandb_keeps_the_run_offline(run, tmp_path, monkeypatch):
     sinks.push(run.directory, "wandb:widths")
     [record] = tmp_path.glob("wandb/offline-run-*/*.wandb")
     found, config = {}, {}
-    for message in records(record.read_bytes()):
+    for _ in range(100):  # wandb has a process of its own, which writes the end
+        if (messages := list(records(record.read_bytes()))) and messages[-1].HasField("exit"):
+            break
+        time.sleep(0.2)
+    for message in messages:
         config |= {item.key: json.loads(item.value_json) for item in message.run.config.update}
         items = {item.key or "/".join(item.nested_key): item.value_json for item in message.history.item}
         if "residual/m=32" in items:
