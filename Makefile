@@ -30,6 +30,8 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file= --strict --follow-imports=silent tests/typing/user.py
+	$(BIN)/basedpyright --level error tests/typing/user.py
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/proselint check --config docs/proselint.json README.md CHANGELOG.md docs/*.md

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from expreg import solver as solver
     from expreg import theory as theory
     from expreg.api import run as run
+    from expreg.api import stream as stream
     from expreg.api import sweep as sweep
     from expreg.certificate import certify as certify
     from expreg.kinds.own import Training as Training
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_FUNCTIONS = {"run": "api", "load": "results", "sweep": "api", "Training": "kinds.own", "register": "registry"}
+_FUNCTIONS = {
+    "run": "api",
+    "load": "results",
+    "stream": "api",
+    "sweep": "api",
+    "Training": "kinds.own",
+    "register": "registry",
+}
 _FUNCTIONS |= {"certify": "certificate", "solve": "solver"}
 _MODULES = ("activation", "data", "network", "ntk", "residual", "solver", "theory")
 

@@ -3,12 +3,13 @@
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from expreg import registry
+from expreg import registry, searching
 from expreg.core import config as configs
 from expreg.core.config.fields import Fault
 from expreg.core.store import table
@@ -18,10 +19,8 @@ from expreg.kinds import EXPERIMENTS, own
 from expreg.kinds.own import Training
 from expreg.output import complain
 from expreg.results import Overrides, Run, load, load_config, report, start
-from expreg.types import Experiment, Settings, cores
-
-if TYPE_CHECKING:
-    from expreg.core.engine.search import Source
+from expreg.searching import Sweep
+from expreg.types import Experiment, Row, cores
 
 __all__ = [
     "Run",
@@ -35,6 +34,7 @@ __all__ = [
     "report",
     "run",
     "status",
+    "stream",
     "sweep",
 ]
 
@@ -63,21 +63,11 @@ def run(
         Interrupted: stopped by a signal; the same call resumes.
 
     """
-    checked = load_config(config, overrides)
-    sweep = _asked(checked)
-    directory = Path(out) if out is not None else Path("runs") / checked.name
-    from expreg.core.engine.execute import execute
-    from expreg.core.store.store import QUARANTINE, Store
+    from expreg.core.engine.interrupt import graceful
 
-    _warn_of_change(directory, sweep.plan)
-    if progress:
-        settings = [settings for settings, _ in sweep.cells.values()]
-        for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
-            complain(f"warning: {line}")
-    with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
-        for line in store.damaged:
-            warnings.warn(f"{directory}: {line}; moved to {QUARANTINE}/, its cells run again", stacklevel=2)
-        execute(store, sweep.experiment, sweep.cells, _source(sweep), checked.execution, progress=progress)
+    with _opened(config, overrides, out, fresh=fresh, asked=graceful, progress=progress) as (directory, rows):
+        for _ in rows:
+            pass
         if not draw:
             return Run(directory)
         if progress:
@@ -85,11 +75,59 @@ def run(
         return report(directory)
 
 
+def stream(
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Overrides = (),
+    out: str | os.PathLike[str] | None = None,
+    *,
+    fresh: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Run a config as `run` does, and yield the row of each cell that finishes, a dict, once it is stored.
+
+    Cells that finished in an earlier run are neither run again nor yielded; `load` returns them. Closing the iterator
+    interrupts the run, which the next call resumes. No report is made. Raises as `run` does, at the first row.
+    """
+    with _opened(config, overrides, out, fresh=fresh, asked=_never, progress=False) as (_, rows):
+        for some in rows:
+            yield from some
+
+
+@contextmanager
+def _never() -> Iterator[Callable[[], bool]]:
+    """Leave signals to the caller."""
+    yield lambda: False
+
+
+@contextmanager
+def _opened(
+    config: Any, overrides: Overrides, out: str | os.PathLike[str] | None, *, fresh: bool, asked: Any, progress: bool
+) -> Iterator[tuple[Path, Iterator[list[Row]]]]:
+    """Open the directory of a run; the value is its path and an iterator that runs the cells and yields their rows."""
+    checked = load_config(config, overrides)
+    sweep = _asked(checked)
+    directory = Path(out) if out is not None else Path("runs") / checked.name
+    from expreg.core.engine.execute import execute
+    from expreg.core.store.store import QUARANTINE, Store
+
+    work = searching.work(sweep)
+    _warn_of_change(directory, sweep.plan)
+    if progress:
+        settings = [settings for settings, _ in sweep.cells.values()]
+        for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
+            complain(f"warning: {line}")
+    with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
+        for line in store.damaged:
+            warnings.warn(f"{directory}: {line}; moved to {QUARANTINE}/, its cells run again", stacklevel=4)
+        with closing(execute(store, sweep.experiment, work, checked.execution, asked=asked, progress=progress)) as rows:
+            yield directory, rows
+
+
 def sweep(
     training: Training,
     axes: Mapping[str, Any],
     out: str | os.PathLike[str] | None = None,
     *,
+    search: Mapping[str, Any] | None = None,
     seed: int = 0,
     precision: Literal["f32", "f64"] = "f32",
     overrides: Overrides = (),
@@ -105,6 +143,9 @@ def sweep(
             the number of replicates, each with its own key, or a list of seeds.
         out: run directory, `runs/<name of the training>` by default. An earlier run there is resumed: cells whose
             settings are in it do not run again.
+        search: let optuna choose the settings, in batches: the keys of `sweep.search.optuna` of a config, such as
+            `{"trials": 500, "batch": 64}`, and `prune`. Then `axes` are distributions, `{"log_uniform": [1e-4, 1]}`,
+            or lists of values.
         seed: all randomness follows from it and the replicate.
         precision: `f64` gives JAX 64-bit default types inside the functions.
         overrides: values of other keys of the config, such as `{"training.steps": 100, "execution.lanes": 16}`.
@@ -127,8 +168,14 @@ def sweep(
         del product["seed"]
     registry.enter(own.experiment(training, own.examples(product)))
     config = {"experiment": training.name, "name": training.name, "seed": seed, "precision": precision}
-    swept = {"sweep": {"product": product}} if product else {}
-    return run({**config, **swept}, overrides, out, fresh=fresh, progress=progress, draw=draw)
+    swept: dict[str, Any] = {"product": product}
+    if search is not None:
+        repeated = {name: product.pop(name) for name in ("replicate", "seed") if name in product}
+        more = {"prune": search["prune"]} if "prune" in search else {}
+        asked = {name: value for name, value in search.items() if name != "prune"}
+        swept = {"search": {"optuna": asked, "space": product, **more}} | ({"product": repeated} if repeated else {})
+    config |= {"sweep": swept} if axes else {}
+    return run(config, overrides, out, fresh=fresh, progress=progress, draw=draw)
 
 
 def plan(
@@ -140,8 +187,9 @@ def plan(
     each n, and `power`, what the replicates can resolve. The expected time comes from the speed of one small program
     on this machine. `cells` adds the list of cells. Of a search `cells` is the most that it can run, and it runs
     `search.expected` of them, from the first number, if on each line of cells all criteria begin to hold at one place,
-    to the second, if each does at a place of its own; programs, flops and time are those of the second. Raises
-    InputError as `run` does.
+    to the second, if each does at a place of its own; programs, flops and time are those of the second. Of a search
+    by a sampler `trials` has its keys, and the numbers are those of settings drawn at random; it has no list of cells.
+    Raises InputError as `run` does.
     """
     checked = load_config(config, overrides)
     sweep = _asked(checked)
@@ -149,19 +197,18 @@ def plan(
 
     settings = [settings for settings, _ in sweep.cells.values()]
     rows = [axes for _, axes in sweep.cells.values()]
-    searched = _search_plan(sweep)
-    fewest, most = searched.pop("expected") if searched else ([], sweep.cells)
+    searched, most = searching.outlook(sweep)
     found = {
         "name": checked.name,
         "experiment": checked.experiment,
         "hash": sweep.plan["hash"],
         "cells": sweep.plan["cells"],
-        "axes": {axis: list(dict.fromkeys(row[axis] for row in rows if axis in row)) for axis in sweep.plan["axes"]},
-        **({"search": searched | {"expected": [len(fewest), len(most)]}} if searched else {}),
-        **estimate(sweep.experiment, [sweep.cells[cell][0] for cell in most], _devices(checked)),
+        "axes": {axis: list(dict.fromkeys(row[axis] for row in rows if axis in row)) for axis in sweep.axes},
+        **searched,
+        **estimate(sweep.experiment, [settings for settings, _ in most.values()], _devices(checked)),
         **sweep.experiment.outlook(settings, checked.analysis.model_dump()),
     }
-    if cells:
+    if cells and sweep.space is None:
         found["list"] = [{"cell": cell, "axes": dict(axes)} for cell, (_, axes) in sweep.cells.items()]
     return found
 
@@ -186,9 +233,13 @@ def certificates(
     if certify is None:
         message = f"got {checked.experiment}, which trains no network; a certificate is about one"
         raise InputError(Problem("E-ENUM", message, key="experiment"))
+    sweep = _sweep(checked)
+    if sweep.space is not None:
+        message = "expected a grid: which settings a search tries is known when it runs"
+        raise InputError(Problem("E-USAGE", message, key="sweep.search"))
     return [
         {"cell": cell, "axes": dict(axes)} | _with_steps(certify(settings, experiment.inputs(settings), refined), eps)
-        for cell, (settings, axes) in _sweep(checked).cells.items()
+        for cell, (settings, axes) in sweep.cells.items()
     ]
 
 
@@ -249,17 +300,9 @@ def json_schema() -> dict[str, Any]:
     return configs.json_schema(EXPERIMENTS)
 
 
-class _Sweep(NamedTuple):
-    """A config whose cells and data have been checked: the plan, settings and axis values of each cell by id."""
-
-    plan: dict[str, Any]
-    cells: Mapping[str, tuple[Settings, Mapping[str, Any]]]
-    experiment: Experiment
-
-
-def _sweep(config: Any) -> _Sweep:
+def _sweep(config: Any) -> Sweep:
     """Check all that a run needs, before anything is written; raise InputError with what is wrong."""
-    cells = {name: (settings, axes) for name, settings, axes in configs.named(config)}
+    cells = searching.cells(config)
     plan = configs.plan(config, len(cells))
     experiment = _experiment(config.experiment, config.execution.device)
     _refuse(_unavailable(config))
@@ -268,12 +311,10 @@ def _sweep(config: Any) -> _Sweep:
     from expreg.core.engine.estimate import too_large
 
     _refuse(too_large(experiment, settings, _devices(config)))
-    modules, searched = registry.needed(), config.source.search
-    plan |= {"ids": list(cells)} | ({"modules": modules} if modules else {})
+    plan |= {"modules": modules} if (modules := registry.needed()) else {}
     plan |= {"remembered": dict(experiment.remembered)} if experiment.remembered else {}
-    if searched is not None:
-        plan["search"] = {name: getattr(searched, name) for name in ("axis", "criterion", "verify")}
-    return _Sweep(plan, cells, experiment)
+    plan |= searching.described(config, experiment, list(cells))
+    return Sweep(config, plan, cells, experiment)
 
 
 def _warn_of_change(directory: Path, plan: Mapping[str, Any]) -> None:
@@ -285,34 +326,11 @@ def _warn_of_change(directory: Path, plan: Mapping[str, Any]) -> None:
             warnings.warn(
                 f"the functions of {name} have changed since the run in {directory}; finished cells stay as they are,"
                 " fresh=True (--fresh) runs all again",
-                stacklevel=3,
+                stacklevel=5,
             )
 
 
-def _source(sweep: _Sweep) -> "Source":
-    """Return where the cells of a run come from: the whole grid, or a search on it."""
-    from expreg.core.engine.search import grid, lines, search
-
-    asked = sweep.plan.get("search")
-    if asked is None:
-        return grid(sweep.cells)
-    axes = {cell: axes for cell, (_, axes) in sweep.cells.items()}
-    return search(lines(axes, asked["axis"]), asked["criterion"], asked["verify"], sweep.experiment.success)
-
-
-def _search_plan(sweep: _Sweep) -> dict[str, Any] | None:
-    """Return the search of a plan, its lines, and the cells that are expected, few and many; None without a search."""
-    from expreg.core.engine.search import expected, lines
-
-    asked = sweep.plan.get("search")
-    if asked is None:
-        return None
-    along = lines({cell: axes for cell, (_, axes) in sweep.cells.items()}, asked["axis"])
-    few_and_many = [expected(along, criteria, asked["verify"]) for criteria in (1, len(asked["criterion"]))]
-    return asked | {"lines": len(along), "expected": few_and_many}
-
-
-def _asked(config: Any) -> _Sweep:
+def _asked(config: Any) -> Sweep:
     """Return the checked sweep, unless the config asks for a quantile, by its own `delta`, of too few replicates."""
     sweep = _sweep(config)
     if "delta" in (config.source.given.get("analysis") or {}):

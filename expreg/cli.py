@@ -79,6 +79,7 @@ def run(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.  [default: runs/<name>]")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start again.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a config, or resume it: finished cells never run again.
 
@@ -88,7 +89,7 @@ def run(
     from expreg import api
 
     found = api.run(config, overrides or (), out, fresh=fresh, progress=True)
-    _say_verdicts(found)
+    _say_verdicts(found, as_json=as_json)
     if found.failed:
         complain(f"{found.failed} cells failed; the same command tries them again")
         raise typer.Exit(3)
@@ -172,12 +173,13 @@ def report(
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Add explore.html: filter, sort and search all cells in a browser.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make summary.json, figures/ and report.html again from the rows that are there, also of a run in progress."""
     from expreg import api
 
-    _say_verdicts(api.report(run, interactive=interactive))
-    if interactive:
+    _say_verdicts(api.report(run, interactive=interactive), as_json=as_json)
+    if interactive and not as_json:
         say(f"cells: {run / 'explore.html'}")
 
 
@@ -218,9 +220,30 @@ def export(
     say(str(write(run, file, complain)))
 
 
+@app.command(short_help="Copy a run to an experiment tracker.")
+def push(
+    run: RunDirectory,
+    to: Annotated[
+        str,
+        typer.Argument(metavar="TO", help="tensorboard:DIR, wandb, trackio or mlflow[:PROJECT]", show_default=False),
+    ],
+) -> None:
+    """Copy a run to TensorBoard, Weights & Biases, trackio or MLflow.
+
+    Curves are medians over the replicates of each setting; rows and page go along where the tracker takes them. What
+    is pushed again is a further copy.
+
+    expreg push runs/quickstart tensorboard:boards
+    """
+    from expreg import sinks
+
+    say(f"{run} is copied: {sinks.push(run, to)}")
+
+
 @app.command(short_help="Show how runs differ.")
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Two or more run directories.", show_default=False)],
+    as_json: AsJson = False,
 ) -> None:
     """Show the settings in which runs differ, and what they found side by side: counts, widths, exponents."""
     from expreg.core.page.compare import compare as side_by_side
@@ -228,6 +251,11 @@ def compare(
     if len(runs) < 2:
         raise typer.BadParameter("one run; give two or more")
     differences, statistics = side_by_side(runs)
+    if as_json:
+        found = {"settings": differences, "findings": statistics}
+        rows = {name: dict(zip(of.index, of.to_numpy().tolist(), strict=True)) for name, of in found.items()}
+        say(*_json({"runs": list(statistics.columns), **rows}))
+        return
     settings = differences.fillna("–").to_string().split("\n") if len(differences) else ["  none"]
     say("Settings that differ", *settings, "", "Findings", *statistics.fillna("–").to_string().split("\n"))
 
@@ -428,9 +456,12 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
         complain(f"warning: {message}")
 
 
-def _say_verdicts(found: Any) -> None:
+def _say_verdicts(found: Any, *, as_json: bool = False) -> None:
     from expreg.core.store.table import coverage_text
 
+    if as_json:
+        say(*_json(found.summary))
+        return
     counted = coverage_text(found.summary["counts"])
     say(*found.verdicts.split("\n"), "", counted, f"report: {found.directory / 'report.html'}")
 

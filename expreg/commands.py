@@ -147,6 +147,14 @@ def plan_lines(found: Mapping[str, Any], more: list[str]) -> list[str]:
             f"  search: where {', '.join(search['criterion'])} begin to hold along {search['axis']};"
             f" {search['verify']:.3g} of the replicates run all of it",
         ]
+    if trials := found.get("trials"):
+        goal = f"{'maximize' if trials['metric']['largest'] else 'minimize'} {trials['metric']['name']}"
+        lines = [
+            f"{found['name']}: at most {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}",
+            f"  search: {trials['trials']} trials in batches of {trials['batch']}, chosen by optuna's"
+            f" {trials['sampler']} sampler to {goal}",
+            *(f"  {name}: {of}" for name, of in trials["space"].items()),
+        ]
     for axis, values in found["axes"].items():
         shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
         shown = shown if len(shown) <= 12 else [*shown[:8], "...", shown[-1]]

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 from expreg import registry
 from expreg.core import config as configs
 from expreg.core.config import grid
+from expreg.core.config.search import trial
+from expreg.core.config.space import Space
 from expreg.core.store import table
 from expreg.core.store.disk import replace
+from expreg.core.store.store import leaves
 from expreg.errors import InputError, Problem
 from expreg.kinds import EXPERIMENTS, own
 from expreg.types import FAILED, Experiment, Settings
@@ -63,15 +66,35 @@ class Run:
         config = self._config
         asked = {name: getattr(config.analysis, name) for name in ("delta", "confidence", "resamples")}
         asked["axes"] = self._axes
-        asked["search"] = self._plan.get("search")
-        found = summarise(self.experiment, self.cells, self.curves, name=config.name, **asked)
+        asked |= {name: self._plan.get(name) for name in ("search", "trials")}
+        found = summarise(self.experiment, *self._whole, name=config.name, **asked)
         found["description"] = config.description
         found["counts"] |= table.coverage(self.directory, self.cells["status"], self._read[2])
         return found
 
     @property
+    def _whole(self) -> "tuple[pd.DataFrame, pd.DataFrame]":
+        """Cells and curves without pruned trials: only runs of the whole length are comparable."""
+        if "whole" not in self._plan:
+            return self.cells, self.curves
+        cells = self.cells[self.cells["cell"].isin(self._plan["whole"])]
+        return cells, self.curves[self.curves["cell"].isin(cells["cell"])]
+
+    @property
     def _axes(self) -> list[str]:
         return list(grid.names(self._config.source.grid)) if self._config.source.grid else []
+
+    @property
+    def swept(self) -> list[str]:
+        """The axes that have more than one value, without replicates and seeds."""
+        from expreg.core.stats.settings import swept
+
+        return swept(self.cells, self._axes)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that all cells share, by dotted path."""
+        return leaves(self._plan.get("identity", {}))
 
     @property
     def experiment(self) -> Experiment:
@@ -120,7 +143,12 @@ class Run:
         return found.network
 
     def _settings(self, cell: str) -> Settings:
-        for name, settings, _ in configs.named(self._config):
+        config = self._config
+        if isinstance(config.source.search, Space) and (self.cells["cell"] == cell).any():
+            row = self.cells[self.cells["cell"] == cell].dropna(axis=1).to_dict("records")[0]
+            listed = [axis.name for axis in grid.axes(config.source.grid) if axis.form == grid.SPACE]
+            config = trial(config, {name: row[name] for name in listed if name in row})  # of a grid's row not all
+        for name, settings, _ in configs.named(config):
             if name == cell:
                 return settings
         raise InputError(Problem("E-CELL", f"the plan has no cell {cell!r}", file=str(self.directory)))
@@ -136,7 +164,7 @@ class Run:
         registry.load_needed(self._plan.get("modules", ()))
         return EXPERIMENTS
 
-    @property
+    @cached_property
     def _plan(self) -> Mapping[str, Any]:
         return table.plan_of(self.directory) or {}
 
@@ -166,7 +194,7 @@ def report(directory: str | os.PathLike[str], *, interactive: bool = False) -> R
         from expreg.core.page import explore
 
         explore.write(path, found.experiment, found.cells, found.curves, found.summary, found._axes)
-    write(path, found.experiment, found.cells, found.curves, found.summary, manifest.read(path), config_text)
+    write(path, found.experiment, *found._whole, found.summary, manifest.read(path), config_text)
     return found
 
 

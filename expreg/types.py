@@ -125,6 +125,8 @@ BASE: tuple[Column, ...] = (
     Column("attempt", "int64", "number of the execution: more than 1 after failures"),
 )
 """The columns of every experiment, before its own."""
+TRIAL = "trial"
+"""The column with the number of the trial, where a sampler has chosen the settings."""
 
 
 def later(place: str) -> Callable[..., Any]:

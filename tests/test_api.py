@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 import expreg
 from expreg import api
-from expreg.core.engine import estimate, programs
+from expreg.core.engine import estimate, manifest, programs
 from expreg.core.engine import lanes as engine
 from expreg.core.store.store import Store
 from expreg.core.store.table import read_events
@@ -131,11 +132,11 @@ def test_lanes_devices_and_slices_change_no_bit(reference: api.Run, execution: d
 def test_what_is_finished_never_runs_again(reference: api.Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expreg.run(TINY, out="run")
     before = listing(place)
-    manifest = (place / "run" / "manifest.json").read_bytes()
+    kept = (place / "run" / "manifest.json").read_bytes()
     monkeypatch.setattr(engine, "compile_program", None)  # nothing may be compiled, so nothing can run
     expreg.run(TINY, out="run")
     assert listing(place) == before
-    assert (place / "run" / "manifest.json").read_bytes() == manifest
+    assert (place / "run" / "manifest.json").read_bytes() == kept
 
 
 def test_adding_values_runs_the_new_cells_only_and_removing_them_hides_rows(reference: api.Run, place: Path) -> None:
@@ -206,6 +207,10 @@ def test_one_directory_one_process(place: Path) -> None:
         assert listing(place) == before
 
 
+class Killed(BaseException):
+    """Ends an execution as a kill would, which writes nothing more."""
+
+
 def test_manifest_tells_of_every_execution(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
     original = engine.Engine.run
@@ -213,19 +218,19 @@ def test_manifest_tells_of_every_execution(place: Path, monkeypatch: pytest.Monk
     def killed(self: engine.Engine, cells: Any) -> Any:
         seen.append(json.loads((place / "run" / "manifest.json").read_text()))
         yield from original(self, cells)
-        raise KeyboardInterrupt
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.Engine, "run", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             expreg.run(TINY, {"sweep.product.m": [8]}, out="run")
     assert seen[0].items() >= {"ending": "running", "cells": 3, "jax": jax.__version__, "earlier": []}.items()
     expreg.run(TINY, out="run")
-    manifest = json.loads((place / "run" / "manifest.json").read_text())
-    assert manifest.items() >= {"ending": "finished", "cells": 3, "expreg": expreg.__version__}.items()
-    assert len(manifest["compilations"]) == 1
-    assert [earlier["ending"] for earlier in manifest["earlier"]] == ["killed"]
-    assert all("earlier" not in earlier for earlier in manifest["earlier"])
+    last = json.loads((place / "run" / "manifest.json").read_text())
+    assert last.items() >= {"ending": "finished", "cells": 3, "expreg": expreg.__version__}.items()
+    assert len(last["compilations"]) == 1
+    assert [earlier["ending"] for earlier in last["earlier"]] == ["killed"]
+    assert all("earlier" not in earlier for earlier in last["earlier"])
 
 
 def test_report_of_a_part_of_the_run(place: Path) -> None:
@@ -389,6 +394,17 @@ def test_doctor_tells_what_numbers_depend_on() -> None:
     assert told["memory_bytes"] > 2**28
     assert {"expreg", "jax", "jaxlib", "python", "device_kind", "matmul_precision", "prng", "xla_flags"} <= told.keys()
     json.dumps(told)
+    assert told["numpy"] == np.__version__
+
+
+def test_a_manifest_names_the_commits_of_the_code_and_of_the_working_directory(place: Path) -> None:
+    assert manifest.code()["working_directory_commit"] is None
+    for words in ("init -q", "-c user.name=a -c user.email=a@b.c commit -q --allow-empty -m one"):
+        subprocess.run(["git", *words.split()], check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert head.startswith(manifest.code()["working_directory_commit"])
+    package = Path(expreg.__file__).resolve().parents[1]
+    assert bool(manifest.code()["commit"]) == (package / ".git").exists()
 
 
 @pytest.mark.parametrize("init", ["coupled", "iid"])

@@ -45,8 +45,8 @@ LONG = {
     },
 }
 COMMANDS = [
-    *("init", "run", "plan", "certify", "status", "report", "query", "export", "compare", "solve", "bench", "doctor"),
-    "schema",
+    *("init", "run", "plan", "certify", "status", "report", "query", "export", "push", "compare", "solve", "bench"),
+    *("doctor", "schema"),
 ]
 CIRCUMSTANCES = ["seconds", "attempt", "device", "expreg_version", "jax_version"]
 
@@ -249,6 +249,11 @@ def test_a_run_from_plan_to_export(call: Call, place: Path) -> None:
     assert call("report", "run")[1] == out
     assert (place / "run" / "explore.html").read_bytes() == page
 
+    summary = json.loads((place / "run" / "summary.json").read_text())
+    assert json.loads(call("run", "tiny.yaml", "--out", "run", "--json")[1]) == summary
+    assert json.loads(call("report", "run", "--json")[1]) == summary
+    found = json.loads(call("compare", "run", "run", "--json")[1])
+    assert (found["runs"], found["settings"], found["findings"]["cells"]) == (["run", "run"], {}, [4, 4])
     assert call("status", "run")[1].startswith("run: 4 of 4 cells done, not running\n")
     assert not (place / "run" / "progress.json").exists()
     assert call("status", "run", "--watch") == call("status", "run")

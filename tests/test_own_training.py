@@ -15,6 +15,7 @@ import expreg
 from expreg.core.engine.devices import idle_cores, numerics
 from expreg.core.engine.packing import packed
 from expreg.core.engine.programs import slice_of_lanes
+from expreg.core.store.table import read_events
 from expreg.errors import InputError, StorageError
 from expreg.kinds import EXPERIMENTS
 from expreg.kinds.own import program, trace
@@ -408,3 +409,23 @@ def test_cores_that_stay_idle_are_named(monkeypatch):
     monkeypatch.setattr("expreg.core.engine.devices.workers", lambda: jax.local_devices()[:1])
     monkeypatch.setattr("expreg.core.engine.devices.cores", lambda: 8)
     assert "only 1 of 8 cores will train" in idle_cores()
+
+
+def test_rows_come_one_after_the_other(tmp_path, monkeypatch):
+    """Those of a stream are those of a run; whoever leaves it can go on later."""
+    expreg.register(MLP)
+    monkeypatch.setattr("expreg.core.engine.execute.COMMIT_SECONDS", (0.0, 0.0))  # after every slice
+    config = {"experiment": "mlp", "name": "x", "sweep": {"product": {"lr": [0.01, 0.02], "replicate": {"count": 20}}}}
+    whole = expreg.run(config, out=tmp_path / "whole", draw=False).cells
+    slow = {"execution.lanes": 2, "execution.slice_seconds": 0.01}
+    stream = expreg.stream(config, slow, out=tmp_path / "part")
+    first = next(stream)
+    stream.close()
+    assert first["loss"] == whole.set_index("cell")["loss"][first["cell"]]
+    ends = [event["kind"] for event in read_events(tmp_path / "part")]
+    stored = expreg.load(tmp_path / "part").cells
+    assert first["cell"] in set(stored["cell"])
+    assert ends[-1] == "interrupted"
+    assert len(stored) < 40
+    rest = [row["cell"] for row in expreg.stream(config, slow, out=tmp_path / "part")]
+    assert sorted([*rest, *stored["cell"]]) == sorted(whole["cell"])

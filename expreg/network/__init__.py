@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from expreg.activation import ACTIVATIONS
+from expreg.types import Array
 
 if TYPE_CHECKING:
     from expreg.network.module import ExponentialNetwork
@@ -62,7 +63,7 @@ def initialise(key: jax.Array, m: int, d: int, *, init: str = "coupled") -> tupl
     return jnp.concatenate([weights, weights], axis=1), jnp.concatenate([signs, -signs])
 
 
-def forward(W: jax.Array, a: jax.Array, X: jax.Array, *, activation: str = "exp", scale: float = 1.0) -> jax.Array:
+def forward(W: Array, a: Array, X: Array, *, activation: str = "exp", scale: float = 1.0) -> Array:
     """Return the outputs F(W, x) = kappa sum_r a_r phi(<w_r, x>) (A.1) of points X (..., d), shape (...).
 
     Args:
@@ -78,9 +79,7 @@ def forward(W: jax.Array, a: jax.Array, X: jax.Array, *, activation: str = "exp"
     return scale * (ACTIVATIONS[activation].value(X @ W) @ a)
 
 
-def gradient(
-    W: jax.Array, a: jax.Array, X: jax.Array, y: jax.Array, *, activation: str = "exp", scale: float = 1.0
-) -> jax.Array:
+def gradient(W: Array, a: Array, X: Array, y: Array, *, activation: str = "exp", scale: float = 1.0) -> Array:
     """Return the gradient of 1/2 ||F(W, X) - y||^2 in W, kappa X^T (D o (r a^T)) (A.4), shape (d, m)."""
     residual = forward(W, a, X, activation=activation, scale=scale) - y
     derivative = ACTIVATIONS[activation].derivative(X @ W)

@@ -58,7 +58,8 @@ class Script:
 
 def collect(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execute, "time", SimpleNamespace(monotonic=script.monotonic, sleep=time.sleep))
-    _collect(script, {}, script, lambda row: row, script)  # type: ignore[arg-type]
+    for rows in _collect(script, {}, script, lambda row: row, script):  # type: ignore[arg-type]
+        assert [row["at"] for row in rows] == (script.commits[-1][1] if rows else [])  # stored before they are seen
 
 
 def test_rows_are_stored_within_a_second_at_first_and_ten_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from expreg.core.engine import lanes as engine_module
 from expreg.core.engine.execute import execute
 from expreg.core.engine.lanes import Engine
-from expreg.core.engine.search import grid
+from expreg.core.engine.search import Work, grid
 from expreg.core.store import table
 from expreg.core.store.store import Store
 from expreg.data.files import read_file
@@ -123,7 +123,7 @@ def run(place, experiment, *, lanes=4, timeout=0.5):
     plan = {"hash": "x", "identity": {"experiment": "countdown"}, "cells": len(cells), "ids": list(cells), "axes": []}
     execution = SimpleNamespace(devices="auto", lanes=lanes, slice_seconds=1e-2, cell_timeout=timeout)
     with Store.open(place, plan, "", columns=experiment.columns()) as store:
-        execute(store, experiment, cells, grid(cells), execution, progress=False)
+        list(execute(store, experiment, Work(cells, grid(cells)), execution, progress=False))
         counts = len(store.finished), len(store.failed)
     found, curves, damaged = table.read(place)
     assert damaged == []

@@ -7,6 +7,7 @@ from pydantic.json_schema import models_json_schema
 
 from expreg.core.config.grid import GENERATORS
 from expreg.core.config.search import Search
+from expreg.core.config.space import Space
 from expreg.types import Experiment
 
 Schema = dict[str, Any]
@@ -73,8 +74,11 @@ def _sweep() -> dict[str, Schema]:
         "when": {"type": "string", "description": "keep the cells for which this holds, like m >= n"},
     }
     axes = {"type": "object", "properties": nested, "additionalProperties": axis}
-    top = {**nested, "search": Search.model_json_schema()}
+    places, made = models_json_schema([(Search, "validation"), (Space, "validation")])
+    forms = [places[model, "validation"] for model in (Search, Space)]
+    top = {**nested, "search": {"anyOf": forms, "description": "bisection along an axis, or trials of a sampler"}}
     return {
+        **made["$defs"],
         "Sweep": {"title": "Sweep", "type": ["object", "null"], "properties": top, "additionalProperties": False},
         "Axes": {"title": "Axes", "description": "axes by name, and combinations of them", **axes},
     }

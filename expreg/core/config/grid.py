@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from expreg.core.config.expression import ExpressionError, parse
@@ -21,9 +21,10 @@ Scalar = None | bool | int | float | str
 Row = dict[str, Scalar]
 
 COMBINATIONS = ("product", "zip", "concat")
-SEARCH = "search"
+SEARCH, SPACE = "search", "space"
 KEYWORDS = (*COMBINATIONS, "when", SEARCH)
 GENERATORS = {"geometric": "[a, b, k]", "linear": "[a, b, k]", "range": "[a, b, step]", "count": "k"}
+DISTRIBUTIONS = ("uniform", "log_uniform", "integers", "log_integers")
 EVEN_AXES = ("m", "network.m")  # coupled initialisation needs an even width
 
 
@@ -31,7 +32,7 @@ EVEN_AXES = ("m", "network.m")  # coupled initialisation needs an even width
 class Axis:
     """One swept name; `size` is its declared length, an upper bound where rounding makes values equal.
 
-    `form` is how it was given: list, scalar, generator, search, or broken where a problem was reported.
+    `form` is how it was given: list, scalar, generator, search, space, or broken where a problem was reported.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Axis:
     @cached_property
     def numeric(self) -> bool:
         """Whether all values are numbers."""
-        return self.form not in ("list", "scalar") or all(map(is_number, self.values))
+        return self.form not in ("list", "scalar", SPACE) or all(map(is_number, self.values))
 
     @cached_property
     def values(self) -> tuple[Scalar, ...]:
@@ -138,12 +139,12 @@ def read(
     sweep: Any,
     integer: Callable[[str], bool | None],
     constants: Mapping[str, Any],
-    searched: tuple[str, tuple[float, float, int]] | None = None,
+    searched: Callable[[Path], Node] | None = None,
 ) -> tuple[Block, list[Fault]]:
     """Return the tree that the value of `sweep` describes, without what is wrong, and what is wrong.
 
     `integer(name)` says whether an axis takes whole numbers (True), real ones (False) or both (None); the `constants`
-    may stand in conditions beside the axes; `searched` is the axis of the search: name and (a, b, k) of its candidates.
+    may stand in conditions beside the axes; `searched(path)` is what stands for the search at its path.
     Codes: E-TYPE, E-EMPTY, E-DUP, E-UNKNOWN, E-RANGE, E-EXPR, E-GRID.
     """
     reader = _Reader(integer, constants, searched)
@@ -162,7 +163,7 @@ def read(
 class _Reader:
     integer: Callable[[str], bool | None]
     constants: Mapping[str, Any]
-    searched: tuple[str, tuple[float, float, int]] | None = None
+    searched: Callable[[Path], Node] | None = None
     faults: list[Fault] = field(default_factory=list)
 
     def fault(self, path: Path, code: str, message: str) -> None:
@@ -233,15 +234,11 @@ class _Reader:
         form = "list" if isinstance(value, list) else "scalar"
         return Axis(name, path, len(values), lambda: values, form) if len(self.faults) == before else None
 
-    def candidates(self, path: Path) -> Axis | None:
+    def candidates(self, path: Path) -> Node | None:
         if path != ("sweep", SEARCH):
             self.fault(path, "E-GRID", "a search stands at the top of sweep, beside product")
             return None
-        if self.searched is None:
-            return None
-        name, numbers = self.searched
-        make = partial(_values, "geometric", list(numbers), name, self.integer(name))
-        return Axis(name, (*path, "axis"), numbers[-1], make, SEARCH)
+        return None if self.searched is None else self.searched(path)
 
     def generated(self, name: str, value: dict[str, Any], path: Path) -> Axis | None:
         kind = next(iter(value), "")
@@ -259,7 +256,7 @@ class _Reader:
             self.fault((*path, kind), "E-RANGE", f"got {shown}, expected {expected}")
             return None
         whole = self.integer(name)
-        return Axis(name, path, _length(kind, numbers), lambda: _values(kind, numbers, name, whole), "generator")
+        return Axis(name, path, _length(kind, numbers), lambda: generate(kind, numbers, name, whole), "generator")
 
 
 # --- generators -----------------------------------------------------------------------------------
@@ -287,7 +284,7 @@ def _length(kind: str, numbers: list[Any]) -> int:
     return int((b - a) // step) + 1
 
 
-def _values(kind: str, numbers: list[Any], name: str, whole: bool | None) -> Iterable[Scalar]:
+def generate(kind: str, numbers: list[Any], name: str, whole: bool | None) -> Iterable[Scalar]:
     """Return the values of a generator; rounding keeps the order and drops repeats."""
     if kind == "count":
         return range(numbers[0])

@@ -50,8 +50,8 @@ def load(
         constants = {name: value for name, path in model.sizes.items() if is_number(value := at(given, path))}
         searched, wrong = search.read(given["sweep"])
         first += wrong
-        candidates = None if searched is None else (searched.axis, search.numbers(searched))
         whole = lambda axis: target(model, known, axis).whole  # noqa: E731
+        candidates = None if searched is None else lambda path: search.node(searched, path, whole)
         tree, second = grid.read(given["sweep"], whole, constants, candidates)
     targets = {name: target(model, known, name) for name in grid.names(tree)}
     used = set[str]()
@@ -61,7 +61,7 @@ def load(
     first_values = {
         targets[axis.name].path: axis.values[0]
         for axis in grid.axes(tree)
-        if axis.form == "list" or (axis.form == "generator" and axis.size <= MAX_HINTS)
+        if axis.form in ("list", grid.SPACE) or (axis.form == "generator" and axis.size <= MAX_HINTS)
     }
     if swept_only := lacking & first_values.keys():  # a key that an axis sets in every cell need not be given too
         for path in swept_only:
@@ -71,7 +71,7 @@ def load(
     first += [_meant_as_sweep(found, given, known, model.sizes) for found in wrong]
     first += [Fault((key,), "E-UNKNOWN", f"{experiment.name} has no {key}; remove this key") for key in strange]
     if searched is not None and config is not None:
-        first += search.faults(searched, experiment, config)
+        first += search.faults(searched, experiment, config, targets)
     if tree is not None:
         second += _grid(made, experiment, config, known, {found.path for found in first})
     faults = _independent(first, document.faulty)
@@ -176,11 +176,14 @@ def _values(axis: grid.Axis, rules: tuple[Rule, ...]) -> Iterator[Fault]:
     """Yield the values that no rule takes, in the words of the first rule."""
     # The values of a generator or a search lie between its ends, and the rules are intervals.
     listed = axis.form == "list"
-    for index, value in enumerate(axis.values if listed else dict.fromkeys((axis.values[0], axis.values[-1]))):
+    shown = axis.values if listed or axis.form == grid.SPACE else (axis.values[0], axis.values[-1])
+    for index, value in enumerate(shown if listed else dict.fromkeys(shown)):
         refusals = [found for rule in rules if (found := rule.axis(value))]
         if len(refusals) == len(rules):
             end = (*axis.path[:-1], ("from", "to")[index]) if axis.form == grid.SEARCH else axis.path
             yield refusals[0]._replace(path=(*axis.path, index) if listed else end)
+            if axis.form == grid.SPACE:  # its ends come first
+                return
 
 
 def _idle(source: Source, used: set[str], known: Iterable[str]) -> Iterator[Fault]:

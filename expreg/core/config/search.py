@@ -1,8 +1,12 @@
-"""The `search` of a sweep: along its axis only those cells run that bracket where criteria begin to hold."""
+"""The `search` of a sweep: along its axis only those cells run that bracket where criteria begin to hold.
+
+Or, with the key `optuna`, one that samples (`space.py`).
+"""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import create_model
@@ -20,7 +24,10 @@ from expreg.core.config.fields import (
     key,
     show,
 )
+from expreg.core.config.grid import SEARCH, Axis, Node, generate
 from expreg.core.config.model import Config, check
+from expreg.core.config.reader import Path
+from expreg.core.config.space import KEYS, Space, faults_of
 from expreg.types import Experiment
 
 PATH = ("sweep", "search")
@@ -76,11 +83,29 @@ def read(given: Any) -> tuple[Any, list[Fault]]:
     """Return the search that the value of `sweep` asks for, None without one, and what is wrong with it."""
     if not isinstance(given, dict) or "search" not in given:
         return None, []
-    found, wrong = check(Search, given["search"], None, PATH)
-    if found is None or numbers(found)[0] < numbers(found)[1]:
+    samples = isinstance(given["search"], dict) and not given["search"].keys().isdisjoint(KEYS)
+    found, wrong = check(Space if samples else Search, given["search"], None, PATH)
+    if found is None or samples or numbers(found)[0] < numbers(found)[1]:
         return found, wrong
     first, last, _ = numbers(found)
     return None, [Fault((*PATH, "to"), "E-RANGE", f"got {last:g}, expected more than from = {first:g}")]
+
+
+def node(search: Any, path: Path, whole: Callable[[str], bool | None]) -> Node:
+    """Return what stands for a search in a grid: the axis of its candidates, or its trials."""
+    if isinstance(search, Space):
+        return search.node(path)
+    ends = numbers(search)
+    make = partial(generate, "geometric", list(ends), search.axis, whole(search.axis))
+    return Axis(search.axis, (*path, "axis"), ends[-1], make, SEARCH)
+
+
+def trial(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return the config in which the search is one trial with these values."""
+    tree = config.source.grid
+    assert tree is not None
+    members = (config.source.search.node(PATH, values) if one.path == PATH else one for one in tree.members)
+    return config.with_source(replace(config.source, grid=replace(tree, members=tuple(members))))
 
 
 def numbers(search: Any) -> tuple[float, float, int]:
@@ -89,8 +114,11 @@ def numbers(search: Any) -> tuple[float, float, int]:
     return first, last, search.points or max(2, round(PER_OCTAVE * abs(math.log2(last / first))) + 1)
 
 
-def faults(search: Any, experiment: Experiment, config: Config) -> Iterator[Fault]:
-    """Yield what the experiment does not define: success along the axis, or the criteria."""
+def faults(search: Any, experiment: Experiment, config: Config, axes: Iterable[str]) -> Iterator[Fault]:
+    """Yield what the experiment does not define: success along the axis, or the criteria; or the metric of trials."""
+    if isinstance(search, Space):
+        yield from faults_of(search, experiment, axes)
+        return
     known = dict(experiment.searches(config))
     if not known:
         yield Fault(PATH, "E-AXIS", f"experiment {experiment.name} defines no success to search for; remove this key")

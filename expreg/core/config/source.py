@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from expreg.core.config.fields import Fault, Target
-from expreg.core.config.grid import GENERATORS, KEYWORDS, Block, axes
+from expreg.core.config.grid import DISTRIBUTIONS, GENERATORS, KEYWORDS, SEARCH, SPACE, Block, axes
 from expreg.core.config.reader import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, Document, Mark, Marks, place, read, show_path
 from expreg.core.config.reader import Path as KeyPath
 from expreg.errors import InputError, Problem
@@ -27,8 +27,8 @@ Overrides = Sequence[str] | Mapping[str, Any]
 class Source:
     """What a config was made from: the merged mapping, the marks of its entries, the grid, and what its axes set.
 
-    `search`: the search of the sweep, a `search.Search`, None without one; `swept_only`: required keys that only the
-    sweep has.
+    `search`: the search of the sweep, a `search.Search` or a `space.Space`, None without one; `swept_only`: required
+    keys that only the sweep has.
     """
 
     given: Mapping[str, Any]
@@ -80,7 +80,7 @@ def make_absolute(document: Document, names: Iterable[str]) -> None:
     """Put full paths in place of those at these dotted names, fields and axes: relative to the file that has them."""
     names = set(names)
     for path, (_, mark) in document.marks.items():
-        name = ".".join(part for part in path if isinstance(part, str) and part not in ("sweep", *KEYWORDS))
+        name = ".".join(part for part in path if isinstance(part, str) and part not in ("sweep", SPACE, *KEYWORDS))
         text = at(document.value, path) if name in names else None
         if isinstance(text, str) and not _remote(text):
             directory = Path.cwd() if mark.file in (None, COMMAND_LINE, MAPPING) else Path(str(mark.file)).parent
@@ -232,7 +232,7 @@ def _override(document: Document, key: str, change: Document) -> None:
     path = _key_path(key, document.value)
     value, inside = change.value, path
     axis, dot, generator = str(path[-1]).rpartition(".")
-    if path[0] == "sweep" and dot and generator in GENERATORS:
+    if path[0] == "sweep" and dot and generator in (*GENERATORS, *DISTRIBUTIONS):
         path, value = (*path[:-1], axis), {generator: value}
         inside = (*path, generator)
     mark = place(change.marks, ())
@@ -257,13 +257,13 @@ def _override(document: Document, key: str, change: Document) -> None:
 
 
 def _key_path(key: str, value: Any) -> KeyPath:
-    """Split a dotted key; inside the sweep everything behind product or zip names one axis."""
+    """Split a dotted key; inside the sweep everything behind product, zip or space names one axis."""
     parts = key.replace("[", ".").replace("]", "").split(".")
     path: list[str | int] = []
     for position, part in enumerate(parts):
         if part.isascii() and part.isdigit() and isinstance(value, list):
             path.append(int(part))
-        elif path[:1] == ["sweep"] and part not in KEYWORDS:
+        elif path[:1] == ["sweep"] and part not in KEYWORDS and (SEARCH not in path or path[-1] == SPACE):
             return (*path, ".".join(parts[position:]))
         else:
             path.append(part)

@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,7 +16,7 @@ from expreg.core.engine.interrupt import graceful
 from expreg.core.engine.lanes import Engine, compilers
 from expreg.core.engine.pace import Load, Pace, load
 from expreg.core.engine.progress import Reporter
-from expreg.core.engine.search import Source
+from expreg.core.engine.search import Cells, Work
 from expreg.core.store import live, table
 from expreg.core.store.columns import check_row, types_of
 from expreg.core.store.store import Store
@@ -27,8 +27,6 @@ from expreg.types import FAILED, Experiment, Row, Settings
 if TYPE_CHECKING:
     import pandas as pd
 
-Cells = Mapping[str, tuple[Settings, Mapping[str, Any]]]
-"""Settings and axis values of each cell, by id."""
 COMMIT_SECONDS = (1.0, 10.0)
 """Finished cells wait at least and at most this long until they are on disk together; at first the shorter."""
 COMMIT_SHARE = 0.01
@@ -38,24 +36,35 @@ SHOW_SECONDS = 2.0
 
 
 def execute(
-    store: Store, experiment: Experiment, cells: Cells, source: Source, execution: Any, *, progress: bool
-) -> None:
-    """Run the cells that the source wants and that are not finished yet; commit their rows as they come.
+    store: Store,
+    experiment: Experiment,
+    work: Work,
+    execution: Any,
+    *,
+    asked: Callable[[], AbstractContextManager[Callable[[], bool]]] = graceful,
+    progress: bool,
+) -> Generator[list[Row], None, None]:
+    """Run the cells that the source wants and that are not finished yet; yield their rows once they are committed.
 
-    The source is asked again after each round, until it wants no cell that this execution has not tried. `execution`
-    is that of the config. Raises Interrupted when a signal asked to stop, StorageError when the disk fails; what was
-    finished by then is stored.
+    Whoever closes the iterator interrupts the run. The source is asked again after each round, until it wants no cell
+    that this execution has not tried. `execution` is that of the config; `asked()` is the context in which a function
+    says whether to stop. Raises Interrupted when it did, StorageError when the disk fails; what was finished by then
+    is stored.
     """
     store.remove(live.NAME)  # of an execution that was killed
     tried: set[str] = set()
+    cells = work.cells
 
-    def rows() -> "pd.DataFrame":
-        found = table.read(store.directory, curves=False)[0]
-        return found[~found["status"].isin(FAILED) | found["cell"].isin(tried)]  # old failures are tried again
+    def stored() -> "pd.DataFrame":
+        only = {*store.finished, *store.failed} if work.plan else None
+        found = table.read(store.directory, only, curves=False)[0]
+        return found if work.plan else found[~found["status"].isin(FAILED) | found["cell"].isin(tried)]
 
     def wanted() -> dict[str, Settings]:
-        asked = (cell for cell in source(rows) if cell not in store.finished and cell not in tried)
-        return {cell: cells[cell][0] for cell in asked}
+        found = work.source(stored)
+        if work.plan:
+            store.extend(work.plan())
+        return {cell: cells[cell][0] for cell in found if cell not in store.finished and cell not in tried}
 
     waiting = wanted()
     done = sum(cell in store.finished for cell in cells)
@@ -64,29 +73,37 @@ def execute(
         if progress:
             complain(f"{counted(done, 'cell')}, all finished before")
         return
-    whole = len(waiting) + done == len(cells)  # a grid, which one round runs
+    whole = work.expected is None  # a grid, which one round runs
     record = manifest.begun(store.directory, len(waiting))
     store.write(manifest.NAME, manifest.text(record))
     store.event("start", cells=len(cells), open=len(waiting))
     began, rounds = time.monotonic(), 0
-    with graceful() as stop:
+    with asked() as stop:
         engine = _engine(experiment, execution, stop)
-        if not whole:
-            engine.expected = _expected(experiment, cells)
-        while waiting and not stop():
-            rounds += 1
-            with _reporter(
-                engine, waiting, done if whole else 0, "" if whole else f"round {rounds}: ", progress
-            ) as reporter:
-                tried |= _collect(engine, waiting, store, _completed(experiment, cells), reporter)
-            waiting = {cell: waiting[cell] for cell in waiting if cell not in tried} or wanted()
+        engine.expected = _expected(experiment, work.expected or {})
+
+        def end(how: str) -> None:
+            store.remove(live.NAME)
+            facts = {"seconds": round(time.monotonic() - began, 3), "compilations": _compilations(engine)}
+            store.write(manifest.NAME, manifest.text(manifest.ended(record, how, cells=len(tried), **facts)))
+            store.event(how, cells=len(tried), seconds=facts["seconds"])
+
+        try:
+            while waiting and not stop():
+                rounds += 1
+                label = "" if whole else f"round {rounds}: "
+                with _reporter(engine, waiting, done if whole else 0, label, progress) as reporter:
+                    for rows in _collect(engine, waiting, store, _completed(experiment, cells), reporter):
+                        tried.update(row["cell"] for row in rows)
+                        yield rows
+                waiting = {cell: waiting[cell] for cell in waiting if cell not in tried} or wanted()
+        except (GeneratorExit, KeyboardInterrupt):
+            end("interrupted")
+            raise
         ending = "interrupted" if waiting or stop() else "finished"  # finished: every cell that was wanted has a row
-    store.remove(live.NAME)
-    facts = {"seconds": round(time.monotonic() - began, 3), "compilations": _compilations(engine)}
-    store.write(manifest.NAME, manifest.text(manifest.ended(record, ending, cells=len(tried), **facts)))
-    store.event(ending, cells=len(tried), seconds=facts["seconds"])
+    end(ending)
     done = sum(cell in store.finished for cell in cells)
-    of = f"{len(cells)} cells" if whole else f"at most {len(cells)} cells"
+    of = f"{len(cells)} cells" if whole else f"at most {work.most} cells"
     if ending == "interrupted":
         raise Interrupted(f"interrupted, {done} of {of} done; resume with the same command")
     if progress and not whole:
@@ -146,19 +163,18 @@ def _collect(
     store: Store,
     completed: Callable[[Row], Row],
     reporter: Reporter,
-) -> set[str]:
-    """Commit rows in time, and return their cells; what is finished is stored however the engine ends, then shown."""
+) -> Iterator[list[Row]]:
+    """Commit rows in time, and yield them; what is finished is stored however the engine ends, then shown."""
     pending: list[Row] = []
-    stored: set[str] = set()
     before, earlier = len(engine.compilations), engine.spent
     began = last = shown = time.monotonic()
 
-    def commit() -> None:
+    def commit() -> list[Row]:
         rows = pending.copy()
         pending.clear()  # first: what cannot be stored is not tried again
         rows = _stored(store, rows, completed)
-        stored.update(row["cell"] for row in rows)
         show(rows)
+        return rows
 
     def show(rows: Collection[Row]) -> None:
         compiled = [seconds for _, _, seconds in engine.compilations[before:]]
@@ -171,14 +187,14 @@ def _collect(
             pending.extend(map(completed, rows))
             now = time.monotonic()
             if now - last >= min(max(COMMIT_SHARE * (now - began), COMMIT_SECONDS[0]), COMMIT_SECONDS[1]):
-                commit()
+                yield commit()
                 last = shown = now
             elif now - shown >= SHOW_SECONDS:
                 show(())
                 shown = now
     finally:
-        commit()
-    return stored
+        rest = commit()
+    yield rest
 
 
 def _stored(store: Store, rows: list[Row], completed: Callable[[Row], Row]) -> list[Row]:

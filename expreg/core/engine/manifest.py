@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from expreg import __version__
 from expreg.core.store.disk import read_json
 
 NAME = "manifest.json"
+LIBRARIES = ("numpy", "scipy", "optax", "flax", "optuna")
+"""Whose versions are kept, beside those of JAX; optuna is optional."""
 
 
 def setup() -> dict[str, Any]:
@@ -26,9 +30,13 @@ def setup() -> dict[str, Any]:
 
 def code() -> dict[str, Any]:
     """Return which code this process runs."""
+    package = Path(__file__).resolve().parents[3]
     return {
         "expreg": __version__,
-        "commit": _commit(),
+        # installed, a repository around it is someone else's
+        "commit": _commit(package) if (package / ".git").exists() else None,
+        "working_directory_commit": _commit(Path.cwd()),
+        **{name: version(name) for name in LIBRARIES if find_spec(name)},
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
@@ -75,14 +83,11 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _commit() -> str | None:
-    """Return the commit of expreg's own checkout, with a mark if it was changed; None outside one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed: a repository around it is someone else's
-        return None
+def _commit(directory: Path) -> str | None:
+    """Return the commit of the checkout around a directory, with a mark if it was changed; None outside one."""
     try:
         answer = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            ["git", "-C", str(directory), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True,
             text=True,
             timeout=5,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from expreg.core.bisection import bisect, verified
+from expreg.types import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +20,25 @@ cell, the run is over. What it returns must depend on the rows alone: then a res
 """
 Success = Callable[["pd.DataFrame", str], Mapping[str, float]]
 """(rows, criterion) to 1, 0 or nan by the id of the cell."""
+
+
+Cells = dict[str, tuple[Settings, Mapping[str, Any]]]
+"""Settings and axis values of each cell, by id."""
+
+
+class Work(NamedTuple):
+    """The cells of a run, and their source; of a search also what is known of its rounds.
+
+    `expected`: cells such as one round may run, for which lanes are chosen; `most`: how many cells there are at the
+    most; `plan()`: what the plan keeps about the cells, where the source finds them as it goes. It then reads all rows
+    of the directory, old failures too, while those of other sources run again first.
+    """
+
+    cells: Cells
+    source: Source
+    expected: Cells | None = None
+    most: int = 0
+    plan: Callable[[], Mapping[str, Any]] | None = None
 
 
 class Line(NamedTuple):

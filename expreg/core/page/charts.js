@@ -89,8 +89,9 @@ async function show(id, traces, arrangement, label) {
 }
 
 function drawCharts() {
-  const hue = colours();
   $("curves-part").hidden = !curves.size;
+  if (!window.Plotly) return;  // it is still being read
+  const hue = colours();
   drawScatter(hue);
   if (curves.size) drawCurves(hue);
 }

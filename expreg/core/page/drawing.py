@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from expreg.core.page import trials
 from expreg.core.page.style import Figure, style
 from expreg.errors import printable
 from expreg.types import Experiment
@@ -24,7 +25,10 @@ def figures(
 ) -> list[Figure]:
     """Draw every figure that the data allow; one that fails is returned without drawing, with its reason."""
     drawn: list[Figure] = []
-    for name, build in experiment.figures.items():
+    sampled = (summary.get("best") or {}).get("trials")
+    for name, build in ({"trials": trials.figures} | dict(experiment.figures)).items():
+        if name == ("settings" if sampled else "trials"):  # lines over settings need a grid
+            continue
         try:
             with style():
                 drawn += build(cells, curves, summary)

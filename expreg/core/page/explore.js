@@ -34,9 +34,7 @@ async function unpacked(id) {
 
 async function start() {
   notice("Opening ...");
-  const [library, data] = await Promise.all([unpacked("library"), unpacked("data")]);
-  document.head.append(element("script", { textContent: library }));
-  const lines = data.split("\n");
+  const library = unpacked("library"), lines = (await unpacked("data")).split("\n");
   head = JSON.parse(lines.pop());
   columns = lines.slice(0, head.columns).map(column);
   curves = new Map(lines.slice(head.columns).map(JSON.parse).map(([row, ...values]) => [row, values]));
@@ -44,6 +42,14 @@ async function start() {
   if (!head.cells) return notice("No cell is finished yet.");
   notice("");
   build();
+  await painted();  // table and filters can be used while the library of the charts is read
+  document.head.append(element("script", { textContent: await library }));
+  drawCharts();
+}
+
+/** Wait until the browser has shown the page as it is. */
+function painted() {
+  return new Promise((shown) => { requestAnimationFrame(() => setTimeout(shown)); });
 }
 
 /** Show a line in place of the page. */

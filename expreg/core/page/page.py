@@ -60,7 +60,7 @@ def write(
     report, folder = Path(directory) / "report.html", Path(directory) / "figures"
     rendered = [_rendered(figure) for figure in figures(experiment, cells, curves, summary)]
     written = {f"{shown.name}.{suffix}": data for shown, formats in rendered for suffix, data in formats.items()}
-    ours = re.compile(rf"({'|'.join(map(re.escape, experiment.figures))})(-\d)?\.(svg|pdf|png)")
+    ours = re.compile(rf"({'|'.join(map(re.escape, ['trials', 'space', *experiment.figures]))})(-\d)?\.(svg|pdf|png)")
     with storage(folder):
         refuse_link(folder)
         make_directory(folder)

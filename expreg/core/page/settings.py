@@ -22,7 +22,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     first, names = found["rows"][0], short(found["axes"])
     setting = ", ".join(f"{names[axis]} = {shown(first[axis])}" for axis in found["axes"])
     converged = round(first["share"] * first["runs"])
-    if found["none"] == found["count"]:
+    if found.get("trials") or found["none"] == found["count"]:
         of = f"{found['final']} {number(first['final'])} (median of {first['runs']} runs)"
         return [f"The best of {found['count']} settings is {setting}: {of}."]
     steps = f", in {number(first['steps'])} steps (median)" if finite(first["steps"]) is not None else ""
@@ -37,7 +37,7 @@ def table(summary: Mapping[str, Any]) -> dict[str, Any]:
     found = best(summary)
     names = short(found["axes"])
     more = f" The first {len(found['rows'])} of {found['count']}." if found.get("count", 0) > len(found["rows"]) else ""
-    final, converge = found.get("final", ""), found.get("none") != found.get("count")
+    final, converge = found.get("final", ""), not found.get("trials") and found.get("none") != found.get("count")
     by = "the share of runs that converge, then by the medians of their steps and of" if converge else "the median of"
     return {
         "title": "Best settings",

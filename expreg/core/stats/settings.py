@@ -1,13 +1,14 @@
 """The outcome of every setting of a grid: how many runs of it converge, in how many steps, and what they leave."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from expreg.core.stats.describe import Record
-from expreg.types import FAILED, Experiment
+from expreg.types import FAILED, TRIAL, Experiment
 
 _SAME = ("replicate", "seed")
 MOST = 20
@@ -49,24 +50,33 @@ def outcomes(cells: pd.DataFrame, axes: Sequence[str], final: str, *, largest: b
     return found.reset_index().replace([np.inf, -np.inf], np.nan)
 
 
-def best(cells: pd.DataFrame, axes: Sequence[str], experiment: Experiment) -> Record:
+def best(
+    cells: pd.DataFrame, axes: Sequence[str], experiment: Experiment, trials: Mapping[str, Any] | None = None
+) -> Record:
     """Return the best settings, as a summary keeps them: the largest share, then the fewest steps, then the least left.
 
-    `swept`: all axes that vary; `axes`: those that are compared, where there are any all but the experiment's inner
-    ones; `count`: how many settings there are, in how many `all` and in how many `none` converge.
+    Of `trials` (their `metric` and `space`) the best by the metric alone. `swept`: all axes that vary; `axes`: those
+    that are compared, where there are any all but the experiment's inner ones; `count`: how many settings there are,
+    in how many `all` and in how many `none` converge.
     """
-    names = swept(cells, axes) if experiment.final and experiment.final in cells else []
-    if not names:
-        return {"swept": [], "axes": [], "final": "", "count": 0, "all": 0, "none": 0, "rows": []}
+    final, largest = experiment.final, experiment.largest
+    names = swept(cells, axes)
     compared = [name for name in names if name not in experiment.inner] or names
-    found = outcomes(cells, compared, experiment.final, largest=experiment.largest)
-    ranked = found.sort_values(
-        ["share", "steps", "final"], ascending=[False, True, not experiment.largest], kind="stable"
-    )
+    order = {"share": False, "steps": True, "final": not largest}
+    if trials:
+        final, largest = trials["metric"]["name"], trials["metric"]["largest"]
+        compared = [name for name in (TRIAL, *trials["space"]) if name in cells]
+        order = {"final": not largest}
+    if not compared or not final or final not in cells:
+        return {"swept": [], "axes": [], "final": "", "count": 0, "all": 0, "none": 0, "rows": []}
+    found = outcomes(cells, compared, final, largest=largest)
+    ranked = found.sort_values(list(order), ascending=list(order.values()), kind="stable")
     return {
         "swept": names,
         "axes": compared,
-        "final": experiment.final,
+        "final": final,
+        "largest": largest,
+        "trials": bool(trials),
         "count": len(found),
         "all": int((found["share"] == 1).sum()),
         "none": int((found["share"] == 0).sum()),

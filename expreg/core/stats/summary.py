@@ -18,7 +18,8 @@ class Asked(NamedTuple):
     """What a summary is asked for: the names of the swept columns, the settings of the analysis, and the search.
 
     `delta`: allowed failure probability; `confidence`: level of all intervals; `resamples`, `seed`: bootstrap samples;
-    `search`: `axis`, `criterion` and `verify` where a search chose the cells, None where all of the grid was run.
+    `search`: `axis`, `criterion` and `verify` where a bisection chose the cells, None where all of the grid was run;
+    `trials`: `metric` and `space` of a sampler, where one chose the cells.
     """
 
     axes: Sequence[str] = ()
@@ -27,6 +28,7 @@ class Asked(NamedTuple):
     resamples: int = 1000
     seed: int = 0
     search: Mapping[str, Any] | None = None
+    trials: Mapping[str, Any] | None = None
 
 
 def summarise(experiment: Experiment, cells: pd.DataFrame, curves: pd.DataFrame, *, name: str, **asked: Any) -> Record:
@@ -45,7 +47,7 @@ def summarise(experiment: Experiment, cells: pd.DataFrame, curves: pd.DataFrame,
         "experiment": experiment.name,
         "counts": {"cells": len(cells), "by_status": statuses.value_counts().sort_index().to_dict()},
         "settings": {"delta": options.delta, "confidence": options.confidence},
-        "best": settings.best(cells, options.axes, experiment),
+        "best": settings.best(cells, options.axes, experiment, options.trials),
     }
     with threadpool_limits(1, user_api="blas"):  # many small products: threads wait for each other far longer
         own = experiment.summarise(cells, curves, options) or {"tables": _columns(experiment.columns(), cells)}

@@ -22,7 +22,7 @@ from expreg.core.store import disk
 from expreg.core.store.columns import check_curves
 from expreg.core.store.disk import failure, holds, make_directory, read_bytes, read_json, replace, storage
 from expreg.core.store.part import PARTS, decode, digest, encode, expect_same_numbers, publish, scan
-from expreg.types import FAILED, Column
+from expreg.types import FAILED, TRIAL, Column
 
 QUARANTINE, PLAN, CONFIG, EVENTS, FIGURES = "quarantine", "plan.json", "config.yaml", "events.jsonl", "figures"
 _OURS = (CONFIG, "manifest.json", "summary.json", "report.html", "explore.html", FIGURES)
@@ -43,6 +43,7 @@ class Store:
         self.attempts: dict[str, int] = {}
         self.damaged: list[str] = []
         self._columns = columns
+        self._plan = plan
         self._identity = identity_hash(plan)
         self._part_of: dict[str, str] = {}
         self._lock = lock
@@ -138,9 +139,13 @@ class Store:
             finally:
                 os.close(descriptor)
 
+    def extend(self, known: Mapping[str, Any]) -> None:
+        """Let the plan know further cells, which a search has found."""
+        self._write_plan({**self._plan, **known})
+
     def write(self, name: str, content: str | bytes) -> Path:
         """Replace one file of the run directory; a reader sees the old content or the new, never a mix."""
-        reserved = (PARTS, QUARANTINE, EVENTS, PLAN)  # open() alone writes the plan, with its checksum
+        reserved = (PARTS, QUARANTINE, EVENTS, PLAN)  # the plan has a checksum
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name in reserved:
             raise ValueError(f"{name!r} is not the name of a file that a run keeps")
         path = self.directory / name
@@ -165,6 +170,22 @@ class Store:
             else:
                 for row in part.rows:
                     self._remember(*row, part.name)
+        self._write_plan(plan if "ids" in plan else {**plan, **self._known()})
+        if not holds(self.directory / CONFIG, config_text.encode()):
+            self.write(CONFIG, config_text)
+        for line in self.damaged:
+            self.event("quarantined", file=line)
+        self.event("opened", plan=plan["hash"], finished=len(self.finished), failed=len(self.failed))
+
+    def _known(self) -> dict[str, Any]:
+        """Return what the plan of an earlier search here knows of its cells, until this one knows more."""
+        try:
+            before = read_plan(self.directory) or {}
+        except ValueError:
+            before = {}
+        return {key: before[key] for key in ("ids", TRIAL, "whole")} if TRIAL in before else {}
+
+    def _write_plan(self, plan: Mapping[str, Any]) -> None:
         text = json.dumps({**plan, "checksum": digest(canonical(plan))}, indent=1, sort_keys=True, allow_nan=False)
         path = self.directory / PLAN
         if not holds(path, text.encode()):
@@ -173,11 +194,7 @@ class Store:
             except ValueError as error:
                 os.link(path, self._shelf(PLAN, str(error)), follow_symlinks=False)
             replace(path, text.encode())
-        if not holds(self.directory / CONFIG, config_text.encode()):
-            self.write(CONFIG, config_text)
-        for line in self.damaged:
-            self.event("quarantined", file=line)
-        self.event("opened", plan=plan["hash"], finished=len(self.finished), failed=len(self.failed))
+        self._plan = plan
 
     def _shelf(self, name: str, reason: str) -> Path:
         """Return a free name in quarantine/ for a damaged file, and note why it goes there."""

@@ -20,7 +20,7 @@ from expreg.core.store.disk import is_locked, read_bytes, storage
 from expreg.core.store.part import PARTS, Part, decode, scan, table_of
 from expreg.core.store.store import EVENTS, identity_hash, read_plan
 from expreg.errors import InputError, Problem
-from expreg.types import FAILED
+from expreg.types import FAILED, TRIAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ def coverage(directory: Path | str, statuses: Iterable[str], damaged: Collection
     """Return of how many planned cells there are rows, with these statuses, and how many parts are damaged."""
     plan, counts = plan_of(directory) or {}, Counter(statuses)
     known = {"cells": counts.total(), "by_status": dict(sorted(counts.items())), "planned": plan.get("cells")}
-    return {**known, "search": "search" in plan, "damaged": len(damaged)}
+    return {**known, "search": bool(plan.keys() & {"search", "trials"}), "damaged": len(damaged)}
 
 
 def coverage_text(counts: Mapping[str, Any], more: str = ",") -> str:
@@ -86,7 +86,7 @@ def status(directory: Path | str) -> dict[str, Any]:
     progress = live.read(directory) if running else None
     return {
         "planned": plan.get("cells") if plan else None,
-        "search": plan.get("search") if plan else None,
+        "search": (plan.get("search") or plan.get("trials")) if plan else None,
         "done": counts.total() - failed,
         "failed": failed,
         "by_status": dict(sorted(counts.items())),
@@ -180,9 +180,15 @@ def _gather(
         if len(tables) == _BATCH:
             tables[:] = [_join(tables).combine_chunks()]
 
-    best, damaged = survey(directory, plan_of(directory), only, add)
+    plan = plan_of(directory) or {}
+    best, damaged = survey(directory, plan or None, only, add)
     order = pa.array([best[cell].place for cell in sorted(best)], pa.int64())
-    return _join(tables).select(merged(layouts, axes)).take(order).combine_chunks(), damaged
+    table = _join(tables).select(merged(layouts, axes)).take(order).combine_chunks()
+    if TRIAL in plan:  # in the plan, for a row may be that of an earlier search, or of a grid
+        number = dict(zip(plan["ids"], plan[TRIAL], strict=True))
+        table = table.drop_columns([name for name in table.column_names if name == TRIAL])
+        table = table.add_column(0, TRIAL, pa.array([number.get(cell) for cell in sorted(best)], pa.int64()))
+    return table, damaged
 
 
 def gathered(directory: Path, say: Callable[[str], None]) -> "pa.Table":
