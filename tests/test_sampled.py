@@ -245,7 +245,7 @@ def test_results_are_medians_over_replicates_and_what_has_none_is_worst(tmp_path
     assert np.isinf(losses).any()
     assert best["rows"][0]["final"] == losses.min()
     assert best["rows"][0]["trial"] == losses.idxmin()
-    assert "The best of 20 settings is trial = " in run.verdicts
+    assert f"The best of 20 trials is number {losses.idxmin()} (" in run.verdicts
 
 
 def test_pruning_stops_the_worst_of_a_batch(tmp_path):
@@ -261,6 +261,7 @@ def test_pruning_stops_the_worst_of_a_batch(tmp_path):
         assert set(longer["trial"]) == set(shortest.nsmallest(3, "loss")["trial"])
     # the best are compared at the whole length only
     assert run.summary["best"]["count"] == 2
+    assert "The best of 18 trials, 2 of which ran in full, is number " in run.verdicts
     plan = api.plan(tmp_path / "run" / "config.yaml")
     assert plan["cells"] == len(cells) == json.loads((tmp_path / "run" / "plan.json").read_text())["cells"]
 

@@ -12,9 +12,11 @@ from expreg.core.page import style as plot
 from expreg.core.stats.describe import shown
 from expreg.core.stats.settings import short
 from expreg.kinds.own import Description
+from expreg.types import TRIAL
 
 MAX_LINES = 6
 """Settings whose curves are drawn, the best ones."""
+LONG = 36  # characters of a label of which two have no room side by side
 
 
 def page(summary: Mapping[str, Any]) -> words.Parts:
@@ -42,11 +44,13 @@ def curves(
     lines = {}
     for values in found["rows"][:MAX_LINES] or [{}]:
         same = (cells[list(called)] == pd.Series({axis: values[axis] for axis in called})).all(axis=1)
-        label = ", ".join(f"{name} = {shown(values[axis])}" for axis, name in called.items())
+        named = [TRIAL] if found.get("trials") else list(called)
+        label = ", ".join(f"{called[axis]} = {shown(values[axis])}" for axis in named)
         lines[label] = curves[curves["cell"].isin(cells.loc[same, "cell"])].groupby("step")
 
     def draw(panels: list[str]) -> Canvas:
-        figure, axes = plot.canvas(len(panels), 2.6, legend=0.2 * len(lines))
+        columns = 1 if max(map(len, lines)) > LONG else 2
+        figure, axes = plot.canvas(len(panels), 2.6, legend=0.4 / columns * len(lines))
         for axis, metric in zip(axes, panels, strict=True):
             for rank, (label, steps) in enumerate(lines.items()):
                 low, middle, high = (steps[metric].quantile(level).astype(float) for level in (0.1, 0.5, 0.9))
@@ -58,7 +62,7 @@ def curves(
             axis.set_xscale("log" if description.curve["spacing"] == "logarithmic" else "linear")
             axis.set(xlabel="step", ylabel=plot.plain(metric))
         if called:
-            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
         return figure
 
     which = f"the best {len(lines)} of {found['count']} settings" if found["count"] > len(lines) else "every setting"
