@@ -429,3 +429,18 @@ def test_rows_come_one_after_the_other(tmp_path, monkeypatch):
     assert len(stored) < 40
     rest = [row["cell"] for row in expreg.stream(config, slow, out=tmp_path / "part")]
     assert sorted([*rest, *stored["cell"]]) == sorted(whole["cell"])
+
+
+def test_an_axis_with_the_name_of_the_width_of_networks_is_no_width(tmp_path):
+    """Generated values of m are even for networks only."""
+
+    def init_one(key, *, m: int):
+        return jnp.float32(m)
+
+    training = expreg.Training("one", init_one, lambda state: (state, {"loss": state}), steps=2)
+    run = sweep(training, {"m": {"geometric": [3, 81, 4]}}, tmp_path / "run")
+    assert sorted(run.cells["m"]) == [3, 9, 27, 81]
+    found = sweep(
+        training, {"m": {"integers": [3, 9]}}, tmp_path / "search", search={"trials": 30, "sampler": "random"}
+    )
+    assert {*range(3, 10)} >= set(found.cells["m"]) > {4, 6, 8}

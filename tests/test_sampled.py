@@ -380,7 +380,6 @@ data: {n: 4}
             "[E-AXIS] x.yaml:7:14: sweep.search.space.trial: 'trial' is the column with",
         ),
         ("m: {integers: [4, 40]}", "x: {log_uniform: [0, 1]}", "sweep.search.space.x.log_uniform: got 0, expected a"),
-        ("integers: [4, 40]", "integers: [4, 5]", "got [4, 5], expected at least two even numbers from a to b"),
         ("m: {integers: [4, 40]}", "network.activation: [exp, cosh, foo]", "network.activation: got 'foo', expected"),
         ("m: {int", "k: [1, 2]\n      m: {int", "[E-AXIS] x.yaml:7:10: sweep.search.space.k: axis k sets nothing"),
         (

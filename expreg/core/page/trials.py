@@ -33,7 +33,8 @@ def figures(cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, An
         figure, axes = plot.canvas(len(panels), 2.4)
         for axis, name in zip(axes, panels, strict=True):
             _slice(axis, shown, name, short(settings)[name])
-            axis.set_ylabel(plot.plain(final) if axis.get_subplotspec().is_first_col() else "")
+            place = axis.get_subplotspec()
+            axis.set_ylabel(plot.plain(final) if place is not None and place.is_first_col() else "")
         return figure
 
     drawn = _history(shown["final"], final, largest=best["largest"])
