@@ -110,7 +110,8 @@ def _opened(
     from expreg.core.store.store import QUARANTINE, Store
 
     work = searching.work(sweep)
-    _warn_of_change(directory, sweep.plan)
+    if not fresh:
+        _warn_of_change(directory, sweep.plan)
     if progress:
         settings = [settings for settings, _ in sweep.cells.values()]
         for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
@@ -318,9 +319,18 @@ def _sweep(config: Any) -> Sweep:
 
 
 def _warn_of_change(directory: Path, plan: Mapping[str, Any]) -> None:
-    """Warn where an earlier run in the directory had other functions: its cells do not run again."""
+    """Warn where an earlier run in the directory had other functions: its cells do not run again.
+
+    Raises InputError where its rows lack a metric.
+    """
     if "remembered" in plan and (directory / PLAN).exists():
         before = (table.plan_of(directory) or {}).get("remembered") or plan["remembered"]
+        lost = [name for name in plan["remembered"]["metrics"] if name not in before["metrics"]]
+        if lost:
+            message = (
+                f"its rows have no {', '.join(lost)}: the functions have changed; give another out (--out), or fresh"
+            )
+            raise InputError(Problem("E-TRAINING", message, file=str(directory)))
         if before["source"] != plan["remembered"]["source"]:
             name = plan["remembered"]["name"]
             warnings.warn(

@@ -104,7 +104,9 @@ def _experiment(given: Mapping[str, Any], experiments: Mapping[str, Experiment])
     try:
         return experiments[Choice(options=tuple(experiments)).check(given["experiment"])], []
     except PydanticCustomError as error:
-        return likely, [carried(error).below(("experiment",))]
+        found = carried(error)
+        own = "; one of your own needs --import FILE" if isinstance(given["experiment"], str) else ""
+        return likely, [found._replace(message=found.message + own).below(("experiment",))]
 
 
 def _meant_as_sweep(

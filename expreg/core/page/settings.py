@@ -23,6 +23,8 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     first, names = found["rows"][0], short(found["axes"])
     setting = ", ".join(f"{names[axis]} = {shown(first[axis])}" for axis in found["axes"] if axis != TRIAL)
     converged = round(first["share"] * first["runs"])
+    if finite(first["final"]) is None and found["none"] == found["count"]:
+        return [f"In none of {found['count']} settings does the median run end with a finite {found['final']}."]
     if found.get("trials") or found["none"] == found["count"]:
         of = f"{found['final']} {number(first['final'])} (median of {first['runs']} runs)"
         if not found.get("trials"):
@@ -31,7 +33,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         return [f"The best of {found['trials']} trials{whole} is number {first[TRIAL]} ({setting}): {of}."]
     steps = f", in {number(first['steps'])} steps (median)" if finite(first["steps"]) is not None else ""
     return [
-        f"Of {found['count']} settings {found['all']} converge in every run and {found['none']} in none. The best is"
+        f"In {found['all']} of {found['count']} settings every run converges, in {found['none']} none does. The best is"
         f" {setting}: {converged} of {first['runs']} converge{steps}."
     ]
 

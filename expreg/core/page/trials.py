@@ -57,7 +57,7 @@ def _slice(axis: Axes, shown: pd.DataFrame, name: str, called: str) -> None:
     values = shown[name]
     if _numeric(values):
         places = values.astype(float)
-        if places.min() > 0 and places.max() >= 20 * places.min():
+        if places.min() > 0 and places.max() >= 5 * places.min():
             axis.set_xscale("log")
     else:
         words = sorted(map(str, values.unique()))

@@ -16,6 +16,7 @@ from expreg.types import TRIAL
 
 MAX_LINES = 6
 """Settings whose curves are drawn, the best ones."""
+MOST_LOST = 0.5  # share of the runs that a line needs: those that are left say nothing about the others
 LONG = 36  # characters of a label of which two have no room side by side
 
 
@@ -53,12 +54,14 @@ def curves(
         figure, axes = plot.canvas(len(panels), 2.6, legend=0.4 / columns * len(lines))
         for axis, metric in zip(axes, panels, strict=True):
             for rank, (label, steps) in enumerate(lines.items()):
-                low, middle, high = (steps[metric].quantile(level).astype(float) for level in (0.1, 0.5, 0.9))
+                alive = steps[metric].count() >= MOST_LOST * steps[metric].count().max()
+                low, middle, high = (steps[metric].quantile(at).astype(float).where(alive) for at in (0.1, 0.5, 0.9))
                 look = {**plot.look(rank), "marker": None}
                 axis.fill_between(middle.index, low, high, color=look["color"], alpha=0.15, linewidth=0)
                 axis.plot(middle.index, middle, **look, label=plot.plain(label))
-            known = curves[metric].dropna()
-            axis.set_yscale("log" if known.min() > 0 and known.max() > 10 * known.min() else "linear")
+            known = curves.groupby("step")[metric].median().dropna()
+            falls = known.iloc[0] > known.iloc[-1]  # a loss, not an accuracy
+            axis.set_yscale("log" if falls and known.min() > 0 and known.max() > 10 * known.min() else "linear")
             axis.set_xscale("log" if description.curve["spacing"] == "logarithmic" else "linear")
             axis.set(xlabel="step", ylabel=plot.plain(metric))
         if called:
@@ -66,6 +69,9 @@ def curves(
         return figure
 
     which = f"the best {len(lines)} of {found['count']} settings" if found["count"] > len(lines) else "every setting"
-    caption = f"Metrics along the run for {which}: median over the runs that reach a step, band of the middle 80 %."
+    caption = (
+        f"Metrics along the run for {which}: median over the runs that reach a step, while at least half do, and band"
+        " of the middle 80 %."
+    )
     metrics = [description.final, *(name for name in description.metrics if name != description.final)]
     return plot.paged("curves", "Metrics over steps", caption, metrics, draw)
