@@ -185,7 +185,8 @@ def test_failed_cells_are_no_results_and_run_again_at_the_end(tmp_path, replaced
         return row(description, settings, record)
 
     replaced(fragile)
-    first = sweep(tmp_path / "run", search)
+    with pytest.warns(UserWarning, match="of 24 cells failed, the first with 'ValueError: too far right'"):
+        first = sweep(tmp_path / "run", search)
     failed = set(first.cells.query("status == 'error'")["trial"])
     assert failed == set(first.cells.query("x > 1")["trial"]) != set()
     failing[0] = False
@@ -201,7 +202,8 @@ def test_a_search_in_which_everything_fails_ends(tmp_path, replaced):
         raise ValueError("never")
 
     replaced(broken)
-    run = sweep(tmp_path / "run", {"trials": 8, "batch": 3}, draw=True)
+    with pytest.warns(UserWarning, match="8 of 8 cells failed"):
+        run = sweep(tmp_path / "run", {"trials": 8, "batch": 3}, draw=True)
     assert (len(run.cells), run.failed) == (8, 8)
 
 

@@ -115,7 +115,8 @@ def _growth(summary: Record, group: Record, criterion: Record) -> str:
     )
     if not (applies and criterion.get("criterion") == "E5"):
         return grows
-    return f"{grows}; by the theorem a width of order n^(2+o(1)) log(n/delta) is enough"
+    by = ". By" if "cannot" in grows else "; by"
+    return f"{grows}{by} the theorem a width of order n^(2+o(1)) log(n/delta) is enough"
 
 
 def table(summary: Record) -> dict[str, Any]:
