@@ -498,3 +498,33 @@ def test_curves_end_where_half_of_the_runs_have_and_what_rises_has_a_linear_axis
     x, y = loss.lines[0].get_data()
     assert max(x[np.isfinite(y)]) == 4
     assert (loss.get_yscale(), accuracy.get_yscale()) == ("log", "linear")
+
+
+@pytest.mark.parametrize("precision", ["f32", "f64"])
+def test_the_state_at_the_end_is_that_of_a_plain_loop(tmp_path, precision):
+    """A warning would say that it does not end as its row, bit for bit."""
+    run = sweep(MLP, {"lr": [0.03], "width": [4, 8], "seed": 2}, tmp_path / "run", precision=precision)
+    for cell in run.cells.itertuples():
+        params, moments = run.trained(cell.cell)
+        with jax.enable_x64(precision == "f64"):
+            state = init(jax.random.fold_in(jax.random.key(0), cell.replicate), width=cell.width)
+            for _ in range(STEPS):
+                state, _ = step(state, lr=0.03)
+        assert params["W"] == pytest.approx(np.asarray(state[0]["W"]), rel=1e-4, abs=1e-5)
+        assert moments[0].count == STEPS
+
+
+def test_modules_and_keys_are_part_of_the_state_at_the_end(tmp_path):
+    def begin(key, *, width: int = 3):
+        graph, params = nnx.split(nnx.Linear(2, width, rngs=nnx.Rngs(key)))
+        return graph, params, key
+
+    def advance(state):
+        graph, params, key = state
+        return (graph, jax.tree.map(lambda leaf: leaf / 2, params), jax.random.split(key)[0]), {"loss": jnp.float32(1)}
+
+    run = sweep(expreg.Training("linear", begin, advance, steps=3), {"seed": 1}, tmp_path / "run")
+    graph, params, key = run.trained(run.cells["cell"][0])
+    first = nnx.split(nnx.Linear(2, 3, rngs=nnx.Rngs(jax.random.fold_in(jax.random.key(0), 0))))[1]
+    assert nnx.merge(graph, params).kernel[...] == pytest.approx(np.asarray(first["kernel"][...]) / 8)
+    assert jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
