@@ -46,6 +46,7 @@ nb_execution_in_temp = True  # a run never lands in the tree
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+os.environ["PYTHONWARNINGS"] = "ignore:os.fork:RuntimeWarning"  # JAX warns of the commands that a page runs
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"

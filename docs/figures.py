@@ -506,7 +506,8 @@ def coefficients(name: str) -> str:
 def reliability() -> str:
     """Return what `make soak` found, a row for each kind of fault."""
     rows = []
-    for path in sorted((RESULTS / "reliability").glob("*.json")):
+    ordered = sorted((RESULTS / "reliability").glob("*.json"), key=lambda path: (len(path.stem.split("-")[0]), path))
+    for path in ordered:
         found = json.loads(path.read_text())
         numbers = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in found["numbers"].items())
         rows.append([path.stem, found["title"], numbers, found["date"]])

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -20,7 +21,7 @@ from expreg.kinds.own import Training
 from expreg.output import complain
 from expreg.results import Overrides, Run, load, load_config, report, start
 from expreg.searching import Sweep
-from expreg.types import Experiment, Row, cores
+from expreg.types import FAILED, Experiment, Row, cores
 
 __all__ = [
     "Run",
@@ -110,7 +111,8 @@ def _opened(
     from expreg.core.store.store import QUARANTINE, Store
 
     work = searching.work(sweep)
-    _warn_of_change(directory, sweep.plan)
+    if not fresh:
+        _warn_of_change(directory, sweep.plan)
     if progress:
         settings = [settings for settings, _ in sweep.cells.values()]
         for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
@@ -132,7 +134,7 @@ def sweep(
     precision: Literal["f32", "f64"] = "f32",
     overrides: Overrides = (),
     fresh: bool = False,
-    progress: bool = False,
+    progress: bool | None = None,
     draw: bool = True,
 ) -> Run:
     """Train your own functions over a grid of their parameters, many runs side by side, and return the results.
@@ -150,7 +152,7 @@ def sweep(
         precision: `f64` gives JAX 64-bit default types inside the functions.
         overrides: values of other keys of the config, such as `{"training.steps": 100, "execution.lanes": 16}`.
         fresh: set an earlier run aside and start again.
-        progress: show it on standard error.
+        progress: show it on standard error; by default if that is a terminal.
         draw: make statistics, figures and the page at the end.
 
     Raises:
@@ -175,7 +177,15 @@ def sweep(
         asked = {name: value for name, value in search.items() if name != "prune"}
         swept = {"search": {"optuna": asked, "space": product, **more}} | ({"product": repeated} if repeated else {})
     config |= {"sweep": swept} if axes else {}
-    return run(config, overrides, out, fresh=fresh, progress=progress, draw=draw)
+    progress = sys.stderr.isatty() if progress is None else progress
+    found = run(config, overrides, out, fresh=fresh, progress=progress, draw=draw)
+    if found.failed:
+        first = found.cells.loc[found.cells["status"].isin(FAILED), "status_detail"].iloc[0]
+        lost = f"{found.failed} of {len(found.cells)} cells failed, the first with {first!r}"
+        warnings.warn(f"{lost}; the same call tries them again", stacklevel=2)
+    if progress and draw:
+        complain(f"report: {found.directory / 'report.html'}")
+    return found
 
 
 def plan(
@@ -318,9 +328,18 @@ def _sweep(config: Any) -> Sweep:
 
 
 def _warn_of_change(directory: Path, plan: Mapping[str, Any]) -> None:
-    """Warn where an earlier run in the directory had other functions: its cells do not run again."""
+    """Warn where an earlier run in the directory had other functions: its cells do not run again.
+
+    Raises InputError where its rows lack a metric.
+    """
     if "remembered" in plan and (directory / PLAN).exists():
         before = (table.plan_of(directory) or {}).get("remembered") or plan["remembered"]
+        lost = [name for name in plan["remembered"]["metrics"] if name not in before["metrics"]]
+        if lost:
+            message = (
+                f"its rows have no {', '.join(lost)}: the functions have changed; give another out (--out), or fresh"
+            )
+            raise InputError(Problem("E-TRAINING", message, file=str(directory)))
         if before["source"] != plan["remembered"]["source"]:
             name = plan["remembered"]["name"]
             warnings.warn(

@@ -276,6 +276,10 @@ def solve(
     weights: Annotated[str | None, typer.Option(help="Regulariser 1/2 ||diag(w) A x||^2: a number or a file.")] = None,
     start: Annotated[Path | None, typer.Option(help="A file with the x (d,) to start from.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="For everything random.")] = 0,
+    starts: Annotated[int, typer.Option(help="Starts that are tried, the others at random; the best counts.")] = 1,
+    max_steps: Annotated[int | None, typer.Option(help="Steps at the most.  [default: by the solver]")] = None,
+    sketch_size: Annotated[int | None, typer.Option(help="Sampled rows.  [default: by the sketch]")] = None,
+    no_header: Annotated[bool, typer.Option("--no-header", help="A .csv begins with numbers, not names.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write x to this file: .npy, .npz or .csv.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -290,10 +294,17 @@ def solve(
 
     registry.load_plugins()
     options = {"loss": loss, "activation": activation, "solver": solver, "sketch": sketch, "tol": tol, "key": seed}
+    options |= {"starts": starts, "max_steps": max_steps, "sketch_size": sketch_size}
     found = commands.solve_files(
-        matrix, target, weights=weights, start=start, out=out, complain=complain, options=options
+        matrix, target, weights=weights, start=start, out=out, header=not no_header, complain=complain, options=options
     )
-    say(*(_json({**found._asdict(), "x": found.x}) if as_json else commands.solution_lines(found)))
+    say(
+        *(
+            _json({**found._asdict(), "x": found.x})
+            if as_json
+            else commands.solution_lines(found, f"{loss}, {activation}")
+        )
+    )
 
 
 @app.command(short_help="Time expreg side by side with its peers.")

@@ -32,13 +32,15 @@ def solve_files(
     weights: str | None = None,
     start: Path | None = None,
     out: Path | None = None,
+    header: bool = True,
     complain: Callable[[str], None],
     options: Mapping[str, Any],
 ) -> Any:
     """Return the Solution for A and b in files, and write x where asked; warnings go to `complain`, one line each.
 
-    `weights` is a number or a file with w (n,); `options` are those of `expreg.solve`. Raises InputError for what is
-    wrong with files or arrays, before anything is computed also for `out`.
+    `weights` is a number or a file with w (n,); without `header` a .csv begins with numbers; `options` are those of
+    `expreg.solve`. Raises InputError for what is wrong with files or arrays, before anything is computed also for
+    `out`.
     """
     from expreg.solver import solve
 
@@ -48,7 +50,7 @@ def solve_files(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         with named(""):
-            A, b = read_problem(matrix, target)
+            A, b = read_problem(matrix, target, header=header)
         w = None if weights is None else _weights(weights)
         with named("--start", _OF_VECTOR):
             x0 = None if start is None else read_vector(start)
@@ -104,9 +106,9 @@ def vector_bytes(path: Path, x: np.ndarray) -> bytes:
 _LINES = ("loss", "alpha", "softmax_residual", "projective_loss", "max_logit", "gradient_norm", "decrement", "steps")
 
 
-def solution_lines(found: Any) -> list[str]:
-    """Return the lines that people read: how it ended, what is always reported, and x."""
-    lines = [f"{found.status}: {found.message}", ""]
+def solution_lines(found: Any, problem: str) -> list[str]:
+    """Return the lines that people read: how it ended, which problem it was, what is always reported, and x."""
+    lines = [f"{found.status}: {found.message}", "", f"{'problem':18s}{problem}"]
     for name in _LINES:
         value, words = getattr(found, name), "max |z|" if name == "max_logit" else name.replace("_", " ")
         # before the first step nothing is known of the next

@@ -25,8 +25,6 @@ from expreg.types import FAILED, Experiment, Settings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from expreg.network import ExponentialNetwork
-
     _Rows = tuple[pd.DataFrame, pd.DataFrame, list[str]]
 
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -123,24 +121,26 @@ class Run:
         start()
         return dict(EXPERIMENTS.get(self.experiment.name, self.experiment).inputs(settings))
 
-    def trained(self, cell: str) -> "ExponentialNetwork":
-        """Return the network of a cell after training, an `expreg.network.ExponentialNetwork` (a flax module).
+    def trained(self, cell: str) -> Any:
+        """Return what a cell has trained: an `expreg.network.ExponentialNetwork` (a flax module), or your own state.
 
-        The cell is trained once more, on this machine; a warning says so if ||F - y|| is not, bit for bit, that of its
-        row. Raises InputError as `inputs` does, if the experiment trains no network, and if the cell has no row or
-        failed.
+        The cell is trained once more, on this machine; a warning says so if it does not end, bit for bit, as its row.
+        Raises InputError as `inputs` does, if the experiment trains nothing, and if the cell has no row or failed.
         """
-        experiment, settings = self.experiment, self._settings(cell)
+        settings = self._settings(cell)
+        registry.load_needed(self._plan.get("modules", ()))
         start()
+        experiment = EXPERIMENTS.get(self.experiment.name, self.experiment)
         rows = self.cells[self.cells["cell"] == cell]
         if experiment.trained is None:
-            raise InputError(Problem("E-CELL", f"{experiment.name} trains no network", file=str(self.directory)))
+            message = "its functions are not known here" if experiment.remembered else "it trains nothing"
+            raise InputError(Problem("E-CELL", f"{experiment.name}: {message}", file=str(self.directory)))
         if rows.empty or rows["status"].isin(FAILED).any():
             raise InputError(Problem("E-CELL", f"cell {cell} has not been trained", file=str(self.directory)))
-        found, stored = experiment.trained(settings), float(rows["residual_final"].iloc[0])
-        if found.residual != stored and not math.isnan(stored):
-            warnings.warn(f"||F - y|| is {found.residual!r}, in the row it is {stored!r}", stacklevel=2)
-        return found.network
+        found, stored = experiment.trained(settings), float(rows[experiment.final].iloc[0])
+        if found.final != stored and not math.isnan(stored):
+            warnings.warn(f"{experiment.final} is {found.final!r}, in the row it is {stored!r}", stacklevel=2)
+        return found.value
 
     def _settings(self, cell: str) -> Settings:
         config = self._config

@@ -18,6 +18,7 @@ import pandas as pd
 
 from expreg.core.stats.describe import shown
 from expreg.core.stats.settings import short
+from expreg.core.store.disk import free_name
 from expreg.errors import InputError, Problem
 from expreg.output import complain
 from expreg.results import Run, load
@@ -83,7 +84,9 @@ def copied(run: Run) -> Copy:
         complain(f"curves of {len(curves)} of {count} settings are copied")
     numbers = {f"cells/{status}": float(count) for status, count in Counter(run.cells["status"]).items()}
     files = [path for name in ("report.html", "summary.json", "config.yaml") if (path := run.directory / name).exists()]
-    return Copy(run.directory.resolve().name, run.settings, numbers, curves, run.cells, files)
+    swept = {axis.rpartition(".")[2] for axis in run.swept}
+    shared = {name: value for name, value in run.settings.items() if name.rpartition(".")[2] not in swept}
+    return Copy(run.directory.resolve().name, shared, numbers, curves, run.cells, files)
 
 
 def _curves(run: Run, axes: list[str], best: list[dict[str, Any]]) -> Iterator[Curve]:
@@ -109,6 +112,7 @@ def _tensorboard(tracker: Any, copy: Copy, place: str) -> str:
     if not place:
         raise InputError(Problem("E-USAGE", "expected tensorboard:DIR", key="TO"))
     folder = Path(place) / copy.name
+    folder = free_name(folder) if folder.exists() else folder  # a second writer would double every point
     for curve in copy.curves:
         writer = tracker.Writer(str(folder / curve.setting.replace("/", "_")[:200]))
         for kind, step, value in _points(curve):
@@ -132,7 +136,7 @@ def _wandb(tracker: Any, copy: Copy, place: str) -> str:
         for path in copy.files:
             kept.add_file(str(path))
         run.log_artifact(kept)
-        return f"{run.dir}" if run.offline else f"{run.url}"
+        return f"to send it: wandb sync {Path(run.dir).parent}" if run.offline else f"{run.url}"
 
 
 def _trackio(tracker: Any, copy: Copy, place: str) -> str:

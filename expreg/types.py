@@ -142,6 +142,13 @@ def later(place: str) -> Callable[..., Any]:
     return call
 
 
+class Trained(NamedTuple):
+    """What has been trained, and what its training left in the column `final` of the experiment."""
+
+    value: Any
+    final: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One kind of experiment: what a cell computes, what its row means, and what a reader sees of many rows.
@@ -170,7 +177,7 @@ class Experiment:
     - `success(cells, criterion)`: 1, 0 or nan (no answer) by the id of the cell, for rows as the store gives them.
     - `warnings(cells, analysis)`: what a run of them cannot decide, shown before it starts.
     - `certify(settings, arrays, refined)`: the certificate of a cell's `inputs`; None where there is none.
-    - `trained(settings)`: what the cell is at its end, `network` and `residual`; None where nothing is trained.
+    - `trained(settings)`: what the cell is at its end, a `Trained`; None where nothing is trained.
     - `remembered`: what plan.json keeps of the experiment, where results can be read with that alone.
     - `probe`: a small cell of a known number of steps, by which the speed of a machine is measured.
 
@@ -206,7 +213,7 @@ class Experiment:
     success: Callable[[Any, str], Mapping[str, float]] = lambda *_: {}
     warnings: Callable[[Sequence[Settings], Mapping[str, Any]], list[str]] = lambda *_: []
     certify: Callable[[Settings, Mapping[str, Array], bool], Any] | None = None
-    trained: Callable[[Settings], Any] | None = None
+    trained: Callable[[Settings], Trained] | None = None
     remembered: Mapping[str, Any] = field(default_factory=dict)
     probe: Settings | None = None
     summarise: Callable[..., dict[str, Any]] = lambda *_: {}

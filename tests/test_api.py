@@ -436,7 +436,7 @@ def test_a_trained_network_is_that_of_the_row(init, optimizer, tmp_path):
 def test_what_is_not_trained_has_no_network(tmp_path):
     axes = {"sweep": {"product": {"n": [4], "m": [8]}}}
     run = expreg.run({"experiment": "concentration", "name": "x", **axes}, out=tmp_path, draw=False)
-    with pytest.raises(InputError, match="concentration trains no network"):
+    with pytest.raises(InputError, match="concentration: it trains nothing"):
         run.trained(run.cells["cell"][0])
     with pytest.raises(InputError, match="the plan has no cell"):
         run.trained("0" * 16)

@@ -405,3 +405,9 @@ def test_a_block_of_a_page_is_replaced_and_nothing_else() -> None:
     assert made.startswith("a <!-- figures: slopes 0.5 -->\n| coherence")
     assert made.endswith("<!-- end --> b <!-- end -->")
     assert figures.rewritten(made) == made
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_line_begins_with_a_mark_and_goes_on(page):
+    """Markdown takes such a line for HTML, and shows the signs of what follows."""
+    assert not re.findall(r"^ *<!--[^>]*-->.*\S.*", page.read_text(), re.MULTILINE)

@@ -15,10 +15,12 @@ import expreg
 from expreg.core.engine.devices import idle_cores, numerics
 from expreg.core.engine.packing import packed
 from expreg.core.engine.programs import slice_of_lanes
+from expreg.core.page import words
 from expreg.core.store.table import read_events
 from expreg.errors import InputError, StorageError
 from expreg.kinds import EXPERIMENTS
-from expreg.kinds.own import program, trace
+from expreg.kinds import own as own_kind
+from expreg.kinds.own import page, program, trace
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(20, 5)).astype(np.float32), RNG.normal(size=(20,)).astype(np.float32)
@@ -429,3 +431,100 @@ def test_rows_come_one_after_the_other(tmp_path, monkeypatch):
     assert len(stored) < 40
     rest = [row["cell"] for row in expreg.stream(config, slow, out=tmp_path / "part")]
     assert sorted([*rest, *stored["cell"]]) == sorted(whole["cell"])
+
+
+def test_an_axis_with_the_name_of_the_width_of_networks_is_no_width(tmp_path):
+    """Generated values of m are even for networks only."""
+
+    def init_one(key, *, m: int):
+        return jnp.float32(m)
+
+    training = expreg.Training("one", init_one, lambda state: (state, {"loss": state}), steps=2)
+    run = sweep(training, {"m": {"geometric": [3, 81, 4]}}, tmp_path / "run")
+    assert sorted(run.cells["m"]) == [3, 9, 27, 81]
+    found = sweep(
+        training, {"m": {"integers": [3, 9]}}, tmp_path / "search", search={"trials": 30, "sampler": "random"}
+    )
+    assert {*range(3, 10)} >= set(found.cells["m"]) > {4, 6, 8}
+
+
+def test_what_functions_call_and_the_data_they_use_are_compared(tmp_path):
+    """By the compiled program, at values that the sweep does not change."""
+    scale, used = np.float32(2.0), [jnp.tanh]
+
+    def own_step(state, *, lr: float):
+        return state - lr * used[0](scale * state), {"loss": (state**2).sum()}
+
+    def own():
+        return expreg.Training("own", lambda key, *, width=3: jax.random.normal(key, (width,)), own_step, steps=2)
+
+    place = tmp_path / "run"
+    sweep(own(), {"lr": [0.1], "width": [2]}, place)
+    sweep(own(), {"lr": [0.3], "width": [4]}, place)
+    used[0] = jnp.sin
+    with pytest.warns(UserWarning, match="the functions of own have changed"):
+        sweep(own(), {"lr": [0.5], "width": [4]}, place)
+    scale = np.float32(3.0)
+    with pytest.warns(UserWarning, match="the functions of own have changed"):
+        run = sweep(own(), {"lr": [0.7], "width": [4]}, place)
+    manifest = json.loads((place / "manifest.json").read_text())
+    assert len({one["functions"] for one in (manifest, *manifest["earlier"])}) == 3
+    assert "The rows come from different set-ups, functions" in (
+        " ".join(words.warnings(run.cells, run.summary, (), manifest))
+    )
+
+
+def test_rows_without_a_metric_of_the_training_are_refused(tmp_path):
+    sweep(MLP, {"lr": [0.01]}, tmp_path / "run")
+    more = expreg.Training("mlp", init, step, lambda state: {"size": state[0]["a"].sum()}, steps=STEPS)
+    with pytest.raises(InputError, match="its rows have no size: the functions have changed"):
+        sweep(more, {"lr": [0.01, 0.02]}, tmp_path / "run")
+    assert len(sweep(more, {"lr": [0.01, 0.02]}, tmp_path / "run", fresh=True).cells) == 2
+
+
+def test_curves_end_where_half_of_the_runs_have_and_what_rises_has_a_linear_axis(tmp_path, monkeypatch):
+    def dying(state, *, lr: float):
+        alive = state < 5 + 100 * (lr < 0.15)
+        return state + 1, {"loss": jnp.where(alive, 2.0**-state, jnp.nan), "accuracy": 1 - 0.9**state}
+
+    training = expreg.Training("dying", lambda key: jnp.float32(1), dying, steps=20)
+    run = sweep(training, {"lr": [0.1, 0.2, 0.3], "seed": 2}, tmp_path / "run")
+    drawn = []
+    monkeypatch.setattr(page.plot, "paged", lambda *arguments, **_: drawn.append(arguments[-1](arguments[-2])) or [])
+    cells = run.cells.assign(lr=0.0)  # one setting, of which a third of the runs go on
+    described = json.loads((run.directory / "plan.json").read_text())["remembered"]
+    page.curves(own_kind.Description(**described), cells, run.curves, {"best": {"axes": [], "rows": [], "count": 1}})
+    loss, accuracy = drawn[0].axes
+    x, y = loss.lines[0].get_data()
+    assert max(x[np.isfinite(y)]) == 4
+    assert (loss.get_yscale(), accuracy.get_yscale()) == ("log", "linear")
+
+
+@pytest.mark.parametrize("precision", ["f32", "f64"])
+def test_the_state_at_the_end_is_that_of_a_plain_loop(tmp_path, precision):
+    """A warning would say that it does not end as its row, bit for bit."""
+    run = sweep(MLP, {"lr": [0.03], "width": [4, 8], "seed": 2}, tmp_path / "run", precision=precision)
+    for cell in run.cells.itertuples():
+        params, moments = run.trained(cell.cell)
+        with jax.enable_x64(precision == "f64"):
+            state = init(jax.random.fold_in(jax.random.key(0), cell.replicate), width=cell.width)
+            for _ in range(STEPS):
+                state, _ = step(state, lr=0.03)
+        assert params["W"] == pytest.approx(np.asarray(state[0]["W"]), rel=1e-4, abs=1e-5)
+        assert moments[0].count == STEPS
+
+
+def test_modules_and_keys_are_part_of_the_state_at_the_end(tmp_path):
+    def begin(key, *, width: int = 3):
+        graph, params = nnx.split(nnx.Linear(2, width, rngs=nnx.Rngs(key)))
+        return graph, params, key
+
+    def advance(state):
+        graph, params, key = state
+        return (graph, jax.tree.map(lambda leaf: leaf / 2, params), jax.random.split(key)[0]), {"loss": jnp.float32(1)}
+
+    run = sweep(expreg.Training("linear", begin, advance, steps=3), {"seed": 1}, tmp_path / "run")
+    graph, params, key = run.trained(run.cells["cell"][0])
+    first = nnx.split(nnx.Linear(2, 3, rngs=nnx.Rngs(jax.random.fold_in(jax.random.key(0), 0))))[1]
+    assert nnx.merge(graph, params).kernel[...] == pytest.approx(np.asarray(first["kernel"][...]) / 8)
+    assert jnp.issubdtype(key.dtype, jax.dtypes.prng_key)

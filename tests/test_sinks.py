@@ -52,6 +52,19 @@ def test_tensorboard_reads_the_median_curves(run, tmp_path, command):
         assert found == pytest.approx(medians(run, m), rel=1e-6)
 
 
+def test_what_is_pushed_again_is_a_copy_of_its_own(run, tmp_path):
+    for name in ("small", "small.1"):
+        assert sinks.push(run.directory, f"tensorboard:{tmp_path}").startswith(f"{tmp_path / name};")
+    for folder in ("small/m=8", "small.1/m=8"):
+        assert len(list((tmp_path / folder).iterdir())) == 1
+
+
+def test_settings_that_were_swept_are_no_settings_of_the_copy(run):
+    copy = sinks.copied(run)
+    assert copy.settings["training.max_steps"] == 60
+    assert not [name for name in copy.settings if name.rpartition(".")[2] == "m"]
+
+
 def records(log):
     """Yield the records of a W&B file: a LevelDB log behind 7 bytes, in blocks of 32 KiB."""
     from wandb.proto import wandb_internal_pb2

@@ -172,3 +172,20 @@ def test_a_file_that_would_be_misread_is_refused_and_another_says_how_it_was_rea
     code, _, err = solve("one.svm", "--loss=exponential")
     assert code == 0
     assert err == "warning: svmlight: none of the indices is 0, so they count from 1: x[0] is feature 1\n"
+
+
+def test_files_without_names_and_options_of_the_solver(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(40, 3))
+    b = rng.dirichlet(np.ones(40))
+    np.savetxt("A.csv", A, delimiter=",")
+    np.savetxt("b.csv", b)
+    code, _, err = command("solve", "A.csv", "b.csv")
+    assert (code, "--no-header for solve" in err) == (2, True)
+    words = ["solve", "A.csv", "b.csv", "--no-header", "--loss", "softmax", "--json"]
+    found = json.loads(command(*words, "--starts", "3", "--max-steps", "50")[1])
+    expected = expreg.solve(A, b, loss="softmax", starts=3, max_steps=50)
+    assert found["x"] == pytest.approx(expected.x, rel=1e-12)
+    assert json.loads(command(*words, "--max-steps", "1")[1])["steps"] == 1
+    assert "problem           softmax, exp\n" in command(*words[:-1])[1]

@@ -25,17 +25,20 @@ _SCIPY = {
 """By format, what scipy.sparse.save_npz writes beside data and shape."""
 
 
-def read_problem(matrix: str | Path, vector: str | Path | None = None) -> tuple[Any, np.ndarray]:
+def read_problem(
+    matrix: str | Path, vector: str | Path | None = None, *, header: bool = True
+) -> tuple[Any, np.ndarray]:
     """Return A (n, d), dense or a scipy.sparse.csr_array with each position once, and b (n,), float64.
 
     Formats: .npy .npz .csv .parquet .mtx .svm. Without `vector` the labels that stand beside the matrix are b: of a
-    .svm file, the array `b` or `y` of an .npz file, the column `y` of a table. Raises InputError; object arrays and
-    pickles are refused, as are numbers that float64 cannot hold. Warns (UserWarning) of what a file leaves open.
+    .svm file, the array `b` or `y` of an .npz file, the column `y` of a table. Without `header` a .csv begins with
+    numbers. Raises InputError; object arrays and pickles are refused, as are numbers that float64 cannot hold. Warns
+    (UserWarning) of what a file leaves open.
     """
-    A, beside = _read(matrix, {} if vector is None else {"target": False})
+    A, beside = _read(matrix, {"header": header} | ({} if vector is None else {"target": False}))
     if A.ndim != 2 or 0 in A.shape:
         raise refusal("E-SHAPE", f"got shape {A.shape}, expected (n, d), both at least 1", file=str(matrix), key="A")
-    b = beside if vector is None else read_vector(vector)
+    b = beside if vector is None else read_vector(vector, header=header)
     if b is None:
         raise refusal("E-MISSING", "no labels beside the matrix; give B, a file with b (n,)", file=str(matrix), key="B")
     if b.shape != A.shape[:1]:
@@ -63,12 +66,12 @@ def without_empty(A: Any, file: str | Path) -> tuple[Any, np.ndarray]:
     return A[:, kept], kept
 
 
-def read_vector(path: str | Path) -> np.ndarray:
+def read_vector(path: str | Path, *, header: bool = True) -> np.ndarray:
     """Return the vector (n,) of a file: one dimension, or one column; float64. Raises InputError."""
     if Path(path).suffix.lower() == ".svm":
         message = "a .svm file is a matrix with its labels; leave B out to use them"
         raise refusal("E-USAGE", message, file=str(path), key="B")
-    found, _ = _read(path, {"target": False, "names": _VECTOR_NAMES})
+    found, _ = _read(path, {"target": False, "names": _VECTOR_NAMES, "header": header})
     if found.ndim != 1 and not (found.ndim == 2 and 1 in found.shape):
         raise refusal("E-SHAPE", f"got shape {found.shape}, expected (n,) or one column", file=str(path), key="B")
     with naming(str(path)):

@@ -62,7 +62,8 @@ def _no_header(header: list[str], options: Options) -> str | None:
             return f"got one column, {quoted(header[0])}; expected columns separated by commas, not by {words}"
     if any(map(options.get, ("features", "target"))) or not all(map(_is_number, header)):
         return None
-    return "the first row is all numbers; expected a header row with column names (or, in a config, header: false)"
+    without = "header: false in a config, --no-header for solve"
+    return f"the first row is all numbers; expected a header row with column names (or {without})"
 
 
 def _is_number(text: str) -> bool:

@@ -42,9 +42,12 @@ def solve(
     loss, activation, names = options["loss"], options["activation"], ("solver", "sketch", "key")
     validate.settings(loss, activation, *(options[name] for name in names), starts=starts)
     A0, b0, w0, start = (jax.lax.stop_gradient(each) if traced(each) else each for each in (A, b, weights, x0))
+    unknown = traced(A0, b0, w0, start)
+    if unknown and starts > 1:  # before anything is traced: an error within it breaks what JAX keeps of other calls
+        raise InputError(Wrong("E-RANGE", f"got {starts} under jit or vmap, expected 1; vmap over x0", key="starts"))
     A, b, w = _arrays(A, b, weights)
-    if traced(A0, b0, w0, start):
-        found, why = _program(starts, tol, options, *jax.lax.stop_gradient((A, b, w)), start), ""
+    if unknown:
+        found, why = _program(tol, options, *jax.lax.stop_gradient((A, b, w)), start), ""
         isolated: Any = found.status == jnp.asarray(int(Status.converged))
     else:
         found = alone(A0, b0, weights=w0, x0=start, starts=starts, tol=tol, **options)
@@ -78,10 +81,8 @@ def _arrays(A: Any, b: Any, weights: Any) -> tuple[Any, Array, Array | None]:
     return A, b, w
 
 
-def _program(starts: int, tol: float, options: dict[str, Any], A: Any, b: Array, w: Any, x0: Any) -> Solution:
+def _program(tol: float, options: dict[str, Any], A: Any, b: Array, w: Any, x0: Any) -> Solution:
     """Return the solution by the compiled program."""
-    if starts > 1:
-        raise InputError(Wrong("E-RANGE", f"got {starts} under jit or vmap, expected 1; vmap over x0", key="starts"))
     key = jax.random.key(options["key"] or 0) if isinstance(options["key"], int | None) else options["key"]
     x0, least = None if x0 is None else jnp.asarray(x0, b.dtype), validate.tolerance(tol, b.dtype)
     end = program(**of_make(options, A))(A, b, w, x0, key, jnp.asarray(least, b.dtype))

@@ -12,7 +12,7 @@ from expreg.core.config import grid
 
 def read(sweep: Any) -> tuple[grid.Block, list[tuple[str, str]]]:
     tree, faults = grid.read(
-        sweep, lambda name: name in ("n", "m", "replicate") or (False if "." in name else None), {}
+        sweep, lambda name: 2 if name == "m" else name in ("n", "replicate") or (False if "." in name else None), {}
     )
     return tree, [(fault.code, ".".join(map(str, fault.path))) for fault in faults]
 

@@ -41,7 +41,7 @@ def test_the_first_lines_say_from_which_width_on_networks_converge(summary):
         raw = converges["exponent"]["raw"]
         assert f"{group['label']}: 90 % of the networks converge" in sentence
         interval = f"[{raw['low']:.2f}, {raw['high']:.2f}]"
-        words = f"n^{raw['value']:.2f} {interval}; by the theorem a width of order n^2 log(n/delta) is enough."
+        words = f"n^{raw['value']:.2f} {interval}; by the theorem a width of order n^(2+o(1)) log(n/delta) is enough."
         flat = raw["low"] <= 0
         grows = f": nearly flat, {words}" if flat else f", growing like {words}"
         assert f"from m = {widths} at n = 8, 16, 32{grows}" in sentence

@@ -52,7 +52,7 @@ def test_the_best_setting_is_that_of_most_successes_then_fewest_steps():
     assert np.isnan(found["rows"][-1]["steps"])
     [sentence] = settings.sentences(summary(cells))
     assert sentence == (
-        "Of 6 settings 5 converge in every run and 1 in none. The best is step_size.value = 0.01, optimizer = sgd:"
+        "In 5 of 6 settings every run converges, in 1 none does. The best is step_size.value = 0.01, optimizer = sgd:"
         " 4 of 4 converge, in 100 steps (median)."
     )
     cells.loc[cells["cell"] == cells["cell"][0], "status"] = "oom"  # which says nothing about its setting

@@ -73,7 +73,9 @@ def test_the_tally_counts_every_verdict(run):
     assert words.tally(mixed) == "Of 4 verdicts 2 are consistent, 1 contradicts its claim, 1 cannot decide."
     assert words.tally(mixed[:2]) == "All 2 verdicts are consistent."
     assert words.tally(mixed[:1]) == "The only verdict is consistent."
-    assert words.tally([{"verdict": "does not apply"}]).startswith("No verdicts")
+    assert words.tally(mixed[3:] * 3) == "None of the 3 verdicts can be decided."
+    assert words.tally([]).startswith("No verdicts")
+    assert words.tally([{"verdict": "does not apply"}]) == ""  # another sentence says so
 
 
 def test_verdicts_that_do_not_apply_are_one_sentence_and_many_groups_are_cut_short():

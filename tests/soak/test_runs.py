@@ -27,6 +27,20 @@ SWEEP = {
 CIRCUMSTANCES = ["seconds", "attempt", "device", "expreg_version", "jax_version"]
 # a second run of the same directory must not wait for figures; only what is stored is compared here
 STATISTICS = "import sys, expreg; expreg.run(sys.argv[1], sys.argv[3:], out=sys.argv[2], draw=False)"
+# notes every cell that enters a lane, in a file beside the run
+NOTED = """\
+import sys
+import expreg
+from expreg.core.engine.lanes import Engine
+refill = Engine._refill
+def noted(self, views, queue, program):
+    fresh = refill(self, views, queue, program)
+    with open(sys.argv[2] + ".begun", "a") as file:
+        file.writelines(f"{queue.occupied[lane][0]}\\n" for lane in fresh.nonzero()[0])
+    return fresh
+Engine._refill = noted
+expreg.run(sys.argv[1], sys.argv[3:], out=sys.argv[2], draw=False)
+"""
 
 
 def config(place, replicates, **training):
@@ -61,7 +75,7 @@ def test_a_sweep_ends_as_if_it_had_never_been_killed(tmp_path, soak):
     whole = expreg.load(tmp_path / "whole")
     place, killed, slowly = tmp_path / "killed", 0, "execution.slice_seconds=0.01"
     while killed < kills:
-        process = start("-c", STATISTICS, path, place, slowly, "execution.lanes=4")
+        process = start("-c", NOTED, path, place, slowly, "execution.lanes=4")
         known = rows(place)
         while process.poll() is None and not rows(place) - known:
             time.sleep(0.02)
@@ -71,7 +85,7 @@ def test_a_sweep_ends_as_if_it_had_never_been_killed(tmp_path, soak):
         process.communicate()
         killed += 1
         assert known <= rows(place)
-    finish("-c", STATISTICS, path, place)
+    finish("-c", NOTED, path, place)
     rest = expreg.load(place)
     for one, other in ((whole.cells, rest.cells), (whole.curves, rest.curves)):
         one, other = (frame.drop(columns=CIRCUMSTANCES, errors="ignore") for frame in (one, other))
@@ -81,6 +95,13 @@ def test_a_sweep_ends_as_if_it_had_never_been_killed(tmp_path, soak):
     assert again == len(whole.cells)
     title = "A sweep that is killed again and again, beside one that is not"
     soak.figure("R17", title, cells=len(whole.cells), kills=kills, lost=0, different=0, repeated=0)
+    begun = (tmp_path / "killed.begun").read_text().split()
+    assert set(begun) == set(whole.cells["cell"])
+    repeated = len(begun) - len(whole.cells)
+    assert 0 < repeated < len(whole.cells)  # less than a second start would cost
+    share = round(100 * repeated / len(begun), 2)
+    title = "The same sweep: cells that had begun, or were finished and not yet stored, and begin again"
+    soak.figure("R4", title, kills=kills, begun_again=repeated, per_kill=round(repeated / kills, 1), percent=share)
 
 
 def test_a_signal_at_any_moment_ends_in_75_or_in_a_finished_run(tmp_path, soak):

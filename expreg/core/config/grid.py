@@ -25,7 +25,7 @@ SEARCH, SPACE = "search", "space"
 KEYWORDS = (*COMBINATIONS, "when", SEARCH)
 GENERATORS = {"geometric": "[a, b, k]", "linear": "[a, b, k]", "range": "[a, b, step]", "count": "k"}
 DISTRIBUTIONS = ("uniform", "log_uniform", "integers", "log_integers")
-EVEN_AXES = ("m", "network.m")  # coupled initialisation needs an even width
+EVEN = ("network", "m")  # coupled initialisation needs an even width
 
 
 @dataclass(frozen=True)
@@ -137,14 +137,14 @@ def uneven_zips(node: Node) -> Iterator[Fault]:
 
 def read(
     sweep: Any,
-    integer: Callable[[str], bool | None],
+    integer: Callable[[str], int | None],
     constants: Mapping[str, Any],
     searched: Callable[[Path], Node] | None = None,
 ) -> tuple[Block, list[Fault]]:
     """Return the tree that the value of `sweep` describes, without what is wrong, and what is wrong.
 
-    `integer(name)` says whether an axis takes whole numbers (True), real ones (False) or both (None); the `constants`
-    may stand in conditions beside the axes; `searched(path)` is what stands for the search at its path.
+    `integer(name)` says whether an axis takes whole numbers (True), even ones (2), real ones (False) or both (None);
+    the `constants` may stand in conditions beside the axes; `searched(path)` is what stands for the search at its path.
     Codes: E-TYPE, E-EMPTY, E-DUP, E-UNKNOWN, E-RANGE, E-EXPR, E-GRID.
     """
     reader = _Reader(integer, constants, searched)
@@ -161,7 +161,7 @@ def read(
 
 @dataclass
 class _Reader:
-    integer: Callable[[str], bool | None]
+    integer: Callable[[str], int | None]
     constants: Mapping[str, Any]
     searched: Callable[[Path], Node] | None = None
     faults: list[Fault] = field(default_factory=list)
@@ -256,7 +256,7 @@ class _Reader:
             self.fault((*path, kind), "E-RANGE", f"got {shown}, expected {expected}")
             return None
         whole = self.integer(name)
-        return Axis(name, path, _length(kind, numbers), lambda: generate(kind, numbers, name, whole), "generator")
+        return Axis(name, path, _length(kind, numbers), lambda: generate(kind, numbers, whole), "generator")
 
 
 # --- generators -----------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def _length(kind: str, numbers: list[Any]) -> int:
     return int((b - a) // step) + 1
 
 
-def generate(kind: str, numbers: list[Any], name: str, whole: bool | None) -> Iterable[Scalar]:
+def generate(kind: str, numbers: list[Any], whole: int | None) -> Iterable[Scalar]:
     """Return the values of a generator; rounding keeps the order and drops repeats."""
     if kind == "count":
         return range(numbers[0])
@@ -296,7 +296,7 @@ def generate(kind: str, numbers: list[Any], name: str, whole: bool | None) -> It
     else:
         values = [_geometric(a, b, i, k) for i in range(k)]
         whole = isinstance(a, int) and isinstance(b, int) if whole is None else whole
-    if name in EVEN_AXES:
+    if whole == 2:
         # the even numbers between the ends, where there is one
         least, most = max(2, 2 * math.ceil(min(a, b) / 2)), 2 * math.floor(max(a, b) / 2)
         values = [max(least, min(2 * round(value / 2), max(least, most))) for value in values]

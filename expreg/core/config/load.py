@@ -13,6 +13,7 @@ from expreg.core.config.fields import Choice, Fault, FilePath, Rule, carried, di
 from expreg.core.config.model import Config, Execution, check, leaves, target
 from expreg.core.config.reader import Path, ScalarError, scalar, show_path
 from expreg.core.config.source import Overrides, Source, at, gather, make_absolute, problem
+from expreg.core.config.space import Space
 from expreg.errors import InputError, Problem
 from expreg.types import BASE, Experiment
 
@@ -50,7 +51,12 @@ def load(
         constants = {name: value for name, path in model.sizes.items() if is_number(value := at(given, path))}
         searched, wrong = search.read(given["sweep"])
         first += wrong
-        whole = lambda axis: target(model, known, axis).whole  # noqa: E731
+
+        def whole(axis: str) -> int | None:
+            path, _, integer = target(model, known, axis)
+            return 2 if path == grid.EVEN else integer
+
+        searched = searched.even(whole) if isinstance(searched, Space) else searched
         candidates = None if searched is None else lambda path: search.node(searched, path, whole)
         tree, second = grid.read(given["sweep"], whole, constants, candidates)
     targets = {name: target(model, known, name) for name in grid.names(tree)}
@@ -98,7 +104,9 @@ def _experiment(given: Mapping[str, Any], experiments: Mapping[str, Experiment])
     try:
         return experiments[Choice(options=tuple(experiments)).check(given["experiment"])], []
     except PydanticCustomError as error:
-        return likely, [carried(error).below(("experiment",))]
+        found = carried(error)
+        own = "; one of your own needs --import FILE" if isinstance(given["experiment"], str) else ""
+        return likely, [found._replace(message=found.message + own).below(("experiment",))]
 
 
 def _meant_as_sweep(

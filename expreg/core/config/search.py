@@ -91,12 +91,12 @@ def read(given: Any) -> tuple[Any, list[Fault]]:
     return None, [Fault((*PATH, "to"), "E-RANGE", f"got {last:g}, expected more than from = {first:g}")]
 
 
-def node(search: Any, path: Path, whole: Callable[[str], bool | None]) -> Node:
+def node(search: Any, path: Path, whole: Callable[[str], int | None]) -> Node:
     """Return what stands for a search in a grid: the axis of its candidates, or its trials."""
     if isinstance(search, Space):
         return search.node(path)
     ends = numbers(search)
-    make = partial(generate, "geometric", list(ends), search.axis, whole(search.axis))
+    make = partial(generate, "geometric", list(ends), whole(search.axis))
     return Axis(search.axis, (*path, "axis"), ends[-1], make, SEARCH)
 
 

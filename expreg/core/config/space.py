@@ -2,10 +2,10 @@
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import create_model
 from pydantic_core import PydanticCustomError
@@ -25,7 +25,7 @@ from expreg.core.config.fields import (
     is_number,
     key,
 )
-from expreg.core.config.grid import DISTRIBUTIONS, EVEN_AXES, SPACE, Axis
+from expreg.core.config.grid import DISTRIBUTIONS, SPACE, Axis
 from expreg.core.config.grid import Block as Grid
 from expreg.types import TRIAL, Experiment
 
@@ -108,7 +108,7 @@ class _Space(Rule):
         found, wrong = {}, []
         for name, given in value.items():
             try:
-                found[name] = _distribution(name, given)
+                found[name] = _distribution(given)
             except PydanticCustomError as error:
                 wrong.append(carried(error).below((name,)))
         if wrong:
@@ -123,7 +123,7 @@ class _Space(Rule):
         return {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": forms}}
 
 
-def _distribution(name: str, given: Any) -> Distribution:
+def _distribution(given: Any) -> Distribution:
     if isinstance(given, list):
         plain = not any(isinstance(value, list | dict) for value in given)
         if not plain or not given or len({(type(value), value) for value in given}) < len(given):
@@ -137,18 +137,14 @@ def _distribution(name: str, given: Any) -> Distribution:
     ends, log, whole = given[kind], kind.startswith("log_"), kind.endswith("integers")
     if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
         raise fault("E-TYPE", f"{got(ends)}, expected two numbers [a, b]", kind)
-    step = (2 if name in EVEN_AXES else 1) if whole else 0
     rule = Number(integer=whole, above=0 if log else None, expression=False)
     try:
         low, high = map(rule.check, ends)
     except PydanticCustomError as error:
         raise faults([carried(error).below((kind,))]) from None
-    if step:
-        low, high = step * math.ceil(low / step), step * math.floor(high / step)
     if low >= high:
-        expected = "at least two even numbers from a to b" if step == 2 and ends[0] < ends[1] else "a < b"
-        raise fault("E-RANGE", f"got [{ends[0]:g}, {ends[1]:g}], expected {expected}", kind)
-    return Distribution(low, high, log, step)
+        raise fault("E-RANGE", f"got [{low:g}, {high:g}], expected a < b", kind)
+    return Distribution(low, high, log, int(whole))
 
 
 class Space(Block):
@@ -175,6 +171,16 @@ class Space(Block):
         rungs = range(max(len(self.lengths), 1))
         sizes = ((whole, self.optuna.batch), (1, last))
         return sum(count * -(-size // factor**rung) for count, size in sizes for rung in rungs)
+
+    def even(self, whole: Callable[[str], int | None]) -> Self:
+        """Return the search in which settings that take even numbers only, for which `whole(name)` is 2, have these."""
+        space = {
+            name: replace(of, low=2 * math.ceil(of.low / 2), high=2 * math.floor(of.high / 2), step=2)
+            if of.step and whole(name) == 2
+            else of
+            for name, of in self.space.items()
+        }
+        return self.model_copy(update={"space": space})
 
     def examples(self) -> Iterator[dict[str, Any]]:
         """Yield settings such as trials may have, about as many of each length as will run."""

@@ -74,7 +74,7 @@ def execute(
             complain(f"{counted(done, 'cell')}, all finished before")
         return
     whole = work.expected is None  # a grid, which one round runs
-    record = manifest.begun(store.directory, len(waiting))
+    record = manifest.begun(store.directory, len(waiting), experiment.remembered.get("source"))
     store.write(manifest.NAME, manifest.text(record))
     store.event("start", cells=len(cells), open=len(waiting))
     began, rounds = time.monotonic(), 0

@@ -42,14 +42,18 @@ def code() -> dict[str, Any]:
     }
 
 
-def begun(directory: Path, cells: int) -> dict[str, Any]:
-    """Return the manifest of an execution that starts now; those before it in the directory follow as `earlier`."""
+def begun(directory: Path, cells: int, functions: str | None = None) -> dict[str, Any]:
+    """Return the manifest of an execution that starts now; those before it in the directory follow as `earlier`.
+
+    `functions`: the checksum of a user's own.
+    """
     before = read(directory)
     last = {key: value for key, value in before.items() if key != "earlier"}
     if last.get("ending") == "running":  # but the directory is ours
         last["ending"] = "killed"
     return {
         **setup(),
+        **({"functions": functions} if functions else {}),
         "command": shlex.join(sys.argv),
         "started_at": _now(),
         "ended_at": None,

@@ -194,7 +194,8 @@ def _printable(value: object) -> object:
 def symbols(text: object) -> Markup:
     """Return plain text as HTML with powers of n, m, e and lambda raised, and delta and lambda as letters."""
     safe = str(escape(_printable(str(text))))
-    safe = re.sub(r"\b([nme]|lambda)\^(-?\d+(?:\.\d+)?)", r"\1<sup>\2</sup>", safe)
+    safe = re.sub(r"\b([nme]|lambda)\^(-?\d+(?:\.\d+)?|\(2\+o\(1\)\))", r"\1<sup>\2</sup>", safe)
+    safe = safe.replace("<sup>(2+o(1))</sup>", "<sup>2+o(1)</sup>")
     return Markup(re.sub(r"\blambda\b", "λ", re.sub(r"\bdelta\b", "δ", safe)).replace("&gt;=", "≥"))
 
 

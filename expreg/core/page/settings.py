@@ -7,6 +7,7 @@ from expreg.core.page.style import finite
 from expreg.core.page.words import number
 from expreg.core.stats.describe import shown
 from expreg.core.stats.settings import short
+from expreg.types import TRIAL
 
 
 def best(summary: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -20,14 +21,19 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     if not found["rows"]:
         return []
     first, names = found["rows"][0], short(found["axes"])
-    setting = ", ".join(f"{names[axis]} = {shown(first[axis])}" for axis in found["axes"])
+    setting = ", ".join(f"{names[axis]} = {shown(first[axis])}" for axis in found["axes"] if axis != TRIAL)
     converged = round(first["share"] * first["runs"])
+    if finite(first["final"]) is None and found["none"] == found["count"]:
+        return [f"In none of {found['count']} settings does the median run end with a finite {found['final']}."]
     if found.get("trials") or found["none"] == found["count"]:
         of = f"{found['final']} {number(first['final'])} (median of {first['runs']} runs)"
-        return [f"The best of {found['count']} settings is {setting}: {of}."]
+        if not found.get("trials"):
+            return [f"The best of {found['count']} settings is {setting}: {of}."]
+        whole = f", {found['count']} of which ran in full," if found["count"] < found["trials"] else ""
+        return [f"The best of {found['trials']} trials{whole} is number {first[TRIAL]} ({setting}): {of}."]
     steps = f", in {number(first['steps'])} steps (median)" if finite(first["steps"]) is not None else ""
     return [
-        f"Of {found['count']} settings {found['all']} converge in every run and {found['none']} in none. The best is"
+        f"In {found['all']} of {found['count']} settings every run converges, in {found['none']} none does. The best is"
         f" {setting}: {converged} of {first['runs']} converge{steps}."
     ]
 

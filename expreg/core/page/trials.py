@@ -33,7 +33,8 @@ def figures(cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, An
         figure, axes = plot.canvas(len(panels), 2.4)
         for axis, name in zip(axes, panels, strict=True):
             _slice(axis, shown, name, short(settings)[name])
-        plot.outer_labels(axes, "", plot.plain(final))
+            place = axis.get_subplotspec()
+            axis.set_ylabel(plot.plain(final) if place is not None and place.is_first_col() else "")
         return figure
 
     drawn = _history(shown["final"], final, largest=best["largest"])
@@ -56,7 +57,7 @@ def _slice(axis: Axes, shown: pd.DataFrame, name: str, called: str) -> None:
     values = shown[name]
     if _numeric(values):
         places = values.astype(float)
-        if places.min() > 0 and places.max() >= 20 * places.min():
+        if places.min() > 0 and places.max() >= 5 * places.min():
             axis.set_xscale("log")
     else:
         words = sorted(map(str, values.unique()))

@@ -20,7 +20,7 @@ _MOST_REASONS = 4
 _ENDS = {CONTRADICTS: ("contradicts its claim", "contradict their claims"), UNRESOLVED: ("cannot decide",) * 2}
 # Columns, and facts of the manifest, that must have one value per run: rows of different ones are not one experiment.
 _SET_UP = ("precision", "device", "expreg_version", "jax_version")
-_FACTS = ("xla_flags", "compiled_steps")
+_FACTS = ("xla_flags", "compiled_steps", "functions")
 
 STATUSES = {
     "converged": "reached the tolerance",
@@ -219,10 +219,12 @@ def tally(verdicts: Sequence[Mapping[str, Any]]) -> str:
     """Return how many verdicts there are of each kind, without those that do not apply, in one sentence."""
     found = Counter(str(verdict.get("verdict")) for verdict in verdicts if verdict.get("verdict") != OUTSIDE)
     if not found:
-        return "No verdicts: no claim applies to what was measured."
+        return "" if verdicts else "No verdicts: no claim applies to what was measured."
     ends = {verdict: _ENDS.get(verdict, (f"is {verdict}", f"are {verdict}")) for verdict in found}
     if len(found) == 1:
         [(verdict, count)] = found.items()
+        if verdict == UNRESOLVED and count > 1:
+            return f"None of the {count} verdicts can be decided."
         return f"All {count} verdicts {ends[verdict][1]}." if count > 1 else f"The only verdict {ends[verdict][0]}."
     counts = [f"{count} {ends[verdict][count > 1]}" for verdict, count in found.items()]
     return f"Of {found.total()} verdicts {', '.join(counts)}."

@@ -55,9 +55,9 @@ def best(
 ) -> Record:
     """Return the best settings, as a summary keeps them: the largest share, then the fewest steps, then the least left.
 
-    Of `trials` (their `metric` and `space`) the best by the metric alone. `swept`: all axes that vary; `axes`: those
-    that are compared, where there are any all but the experiment's inner ones; `count`: how many settings there are,
-    in how many `all` and in how many `none` converge.
+    Of `trials` (their number, `metric` and `space`) the best by the metric alone. `swept`: all axes that vary; `axes`:
+    those that are compared, where there are any all but the experiment's inner ones; `count`: how many settings there
+    are, in how many `all` and in how many `none` converge.
     """
     final, largest = experiment.final, experiment.largest
     names = swept(cells, axes)
@@ -76,7 +76,7 @@ def best(
         "axes": compared,
         "final": final,
         "largest": largest,
-        "trials": bool(trials),
+        "trials": trials["trials"] if trials else 0,
         "count": len(found),
         "all": int((found["share"] == 1).sum()),
         "none": int((found["share"] == 0).sum()),

@@ -1,7 +1,6 @@
 """Train the network of one cell once more, and keep its weights: rows have none, because most runs need none."""
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -9,14 +8,7 @@ import numpy as np
 from expreg.core.engine.lanes import Engine
 from expreg.kinds.network import descent, start, training
 from expreg.network.module import ExponentialNetwork
-from expreg.types import Array, Experiment, Program, Row, Settings
-
-
-class Trained(NamedTuple):
-    """A network at the end of its training, and ||F - y|| as the training left it."""
-
-    network: ExponentialNetwork
-    residual: float
+from expreg.types import Array, Experiment, Program, Row, Settings, Trained
 
 
 def trained(settings: Settings) -> Trained:

@@ -82,7 +82,9 @@ def experiment(training: Training, examples: tuple[tuple[str, Any], ...] = ()) -
 
     Raises InputError where the functions do not fit together.
     """
-    return described(later("expreg.kinds.own.trace:describe")(training, dict(examples)), **_functions(training))
+    found = later("expreg.kinds.own.trace:describe")(training, dict(examples))
+    trained = partial(later("expreg.kinds.own.program:trained"), training, found.final)
+    return described(found, **_functions(training), trained=trained)
 
 
 @lru_cache(maxsize=32)

@@ -1,7 +1,7 @@
 """The program of your own training function: steps up to the next point of the curve, and what is kept there."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from expreg.core.engine.curves import ended
+from expreg.core.engine.lanes import Engine
 from expreg.errors import InputError, Problem
 from expreg.kinds.own import Description, Training, trace
-from expreg.types import Array, Cost, Program, Row, Settings, Status, Tree
+from expreg.types import Array, Cost, Experiment, Program, Row, Settings, Status, Trained, Tree
 
 CHUNK = 256
 """Steps at the most until the engine looks at a lane again."""
@@ -150,6 +151,41 @@ def row(description: Description, _settings: Settings, record: dict[str, Array])
         **{name: value.item() if value.dtype.kind in "biu" else float(value) for name, value in last.items()},
         **ended(record, last),
     }
+
+
+def trained(training: Training, final: str, settings: Settings) -> Trained:
+    """Return the state of a cell at its end and its metric `final`, trained once more; raise RuntimeError if it fails.
+
+    It is the program of a sweep, which also keeps the state.
+    """
+
+    def build_again(signature: Signature) -> Program:
+        program = build(training, signature)
+
+        def record(state: State) -> dict[str, Array]:
+            leaves = {f"leaf_{k}": leaf for k, leaf in enumerate(jax.tree.leaves(state.own))}
+            return {final: state.metrics[final], **leaves}
+
+        return program._replace(record=record)
+
+    def kept(_: Settings, record: dict[str, Array]) -> Row:
+        return {"status": "converged", **{name: leaf.copy() for name, leaf in record.items()}}
+
+    again = Experiment(
+        name=training.name,
+        signature=partial(signature, training),
+        build=build_again,
+        prepare=partial(prepare, training),
+        row=kept,
+        cost=partial(cost, training),
+    )
+    [row] = [row for rows in Engine(again).run([("cell", settings)]) for row in rows]
+    if "leaf_0" not in row:
+        raise RuntimeError(row["status_detail"])
+    with jax.enable_x64(settings["precision"] == "f64"):
+        begin = jax.eval_shape(lambda: trace.start(training, 0, 0, settings["parameters"]))
+    leaves = [row[f"leaf_{k}"] for k in range(len(jax.tree.leaves(begin)))]
+    return Trained(jax.tree.unflatten(jax.tree.structure(begin), leaves), float(row[final]))
 
 
 def inputs(training: Training, settings: Settings) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import os
 import re
 import traceback
 from collections.abc import Collection, Iterator, Mapping
@@ -113,7 +114,11 @@ def wrong(training: Training, values: Mapping[str, Any], precision: str) -> list
         found = shapes(training, values, values.keys() - static(training, values, precision), precision)
     except Exception as error:
         own = {inspect.getsourcefile(function) for function in training.functions}
-        lines = [f"line {at.lineno}: " for at in traceback.extract_tb(error.__traceback__) if at.filename in own]
+        lines = [
+            f"{os.path.basename(at.filename)}:{at.lineno}, in {at.name}: "
+            for at in traceback.extract_tb(error.__traceback__)
+            if at.filename in own
+        ]
         return [f"its functions cannot be traced{where}: {''.join(lines[-1:])}{detail(error)}"]
     return [f"{line}{where}" for line in _misfits(found, values)]
 
@@ -167,7 +172,7 @@ def describe(training: Training, examples: Mapping[str, Any]) -> Description:
         raise refused(training, f"got {final!r} to compare settings by, expected one of {', '.join(kinds)}")
     curve = {"points": training.points, "spacing": training.spacing}
     return Description(
-        training.name, known, kinds, final, bool(training.maximize), training.steps, curve, _source(training)
+        training.name, known, kinds, final, bool(training.maximize), training.steps, curve, _checksum(training, known)
     )
 
 
@@ -178,10 +183,30 @@ def _example(kind: str, default: list[Any], given: Any) -> Any:
     return default[0] if default else _GUESSES.get(kind, kind.split("|")[0] if "|" in kind else 8)
 
 
-def _source(training: Training) -> str:
-    """Return a checksum of the source of the functions, as far as it is known."""
+def _checksum(training: Training, known: Mapping[str, tuple[str, list[Any]]]) -> str:
+    """Return a checksum of what the functions compute: their program at their defaults, with all of its constants.
+
+    What they call, and the data that they close over, are part of it. Where the program needs values that nobody
+    knows here, that of the source of the functions.
+    """
+    values = {name: _example(*of, None) for name, of in known.items()}
+
+    def whole(numbers: Mapping[str, Any]) -> tuple[Tree, ...]:
+        given = {**values, **numbers}
+        state = start(training, 0, 0, given)
+        return state, step(training, state, given), record(training, state, given)
+
     found = hashlib.sha256()
-    for function in training.functions:
-        with suppress(OSError, TypeError):  # typed at a prompt, or no function of Python
-            found.update(inspect.getsource(function).encode())
-    return found.hexdigest()
+    try:
+        with jax.enable_x64(False):
+            traced = values.keys() - static(training, values, "f32")
+            numbers = {name: jax.ShapeDtypeStruct((), type_of(values[name], "f32")) for name in sorted(traced)}
+            program = jax.make_jaxpr(whole)(numbers)
+        found.update(re.sub(r"0x[0-9a-f]+", "", str(program)).encode())  # functions in it have addresses
+        for constant in program.consts:
+            found.update(np.ascontiguousarray(constant).tobytes())
+    except Exception:
+        for function in training.functions:
+            with suppress(OSError, TypeError):  # typed at a prompt, or no function of Python
+                found.update(inspect.getsource(function).encode())
+    return found.hexdigest()[:16]

@@ -60,7 +60,7 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
     pairs = [(group["group"], method) for group in groups for method in group["methods"]]
     own = [_outcomes(pairs, [*SHAPE, *outer]), *_speeds(pairs, [*SHAPE, *outer])] if kept.size else []
     return {
-        "answer": answer.describe(kept, [*METHOD, *settings], [*SHAPE, *PROBLEM, *REPEATS]),
+        "answer": starts["answer"] or answer.describe(kept, [*METHOD, *settings], [*SHAPE, *PROBLEM, *REPEATS]),
         "groups": [*starts["groups"], *groups],
         "tables": [*starts["tables"], *own],
         "verdicts": [*starts["verdicts"], *_verdicts(pairs, asked.delta, asked.confidence)],

@@ -47,6 +47,8 @@ SHRINKS = 0.4
 """What a step from a good start shrinks the distance to x* by, at most (reconstructed)."""
 BEND = 1.0
 """Steps by which a curved line may rise from a straight one: they are counted in whole numbers."""
+MOST = 4
+"""Groups that have a sentence and rows in the first table."""
 TRIVIAL = 0.01
 """A solution of this share of the planted one is that of the regulariser."""
 
@@ -54,7 +56,7 @@ TRIVIAL = 0.01
 def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record:
     """Return groups, tables and verdicts of runs from a known distance; nothing where there are none."""
     if cells.empty:
-        return {"groups": [], "tables": [], "verdicts": []}
+        return {"groups": [], "tables": [], "verdicts": [], "answer": None}
     rows = cells.sort_values("accuracy").assign(
         log=np.log(cells["distance"] / cells["accuracy"]), worst=cells["cell"].map(_worst(curves)),
         good=cells["distance"] <= cells["start_radius"].astype(float),
@@ -69,7 +71,7 @@ def summarise(cells: pd.DataFrame, curves: pd.DataFrame, asked: Asked) -> Record
         group = _group(", ".join([values["loss"], *settings]), part, asked)
         groups.append(group)
         verdicts += _verdicts(group, part, asked)
-    return {"groups": groups, "tables": list(_tables(groups)), "verdicts": verdicts}
+    return {"groups": groups, "tables": list(_tables(groups)), "verdicts": verdicts, "answer": _answer(groups, asked)}
 
 
 def _worst(curves: pd.DataFrame) -> "pd.Series[float]":
@@ -161,10 +163,9 @@ def _verdicts(group: Record, rows: pd.DataFrame, asked: Asked) -> Iterator[Recor
 
 def _growth(line: Record) -> Record:
     value, low, high = line["bend"]
-    slope, *ends = line["slope"]
     if low is None or high is None:
-        ends, low, high = [slope, slope], -math.inf, math.inf
-    reason = f"A straight line has a slope of {slope:.3g} [{ends[0]:.3g}, {ends[1]:.3g}] steps."
+        low, high = -math.inf, math.inf
+    reason = f"A straight line has a slope of {_slope(line)} steps per unit of log(||x0 - x*|| / eps)."
     numbers = {"value": value, "low": low, "high": high}
     outcome = (above(-high, -low, -BEND), reason)
     return verdict("growth", "", BEND, numbers, outcome, replicates=line["replicates"])
@@ -195,7 +196,46 @@ def _limits(kept: "pd.Series[bool]", confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _slope(line: Record) -> str:
+    """Return the slope of a line with its interval, without one where there are too few replicates."""
+    value, low, high = line["slope"]
+    return f"{value:.3g}" if low is None or high is None else f"{value:.3g} [{low:.3g}, {high:.3g}]"
+
+
 # --- tables ---------------------------------------------------------------------------------------
+
+
+def _answer(groups: Sequence[Record], asked: Asked) -> Record:
+    """Return what comes first: a sentence for each of the first groups, and their steps by distance and accuracy."""
+    several = len(groups) > 1
+    sentences = [_sentence(group, several, asked.delta) for group in groups[:MOST]]
+    sentences += [f"{len(groups) - MOST} more groups are in the tables."] if len(groups) > MOST else []
+    accuracies = sorted({at["accuracy"] for group in groups[:MOST] for at in group["points"]}, reverse=True)
+    rows: list[list[Any]] = []
+    for group in groups[:MOST]:
+        rows += [[group["label"], *[""] * (len(accuracies) + 1)]] if several else []
+        steps = {(at["distance"], at["accuracy"]): at["median"] for at in group["points"]}
+        for at in group["distances"]:
+            known = [steps.get((at["distance"], accuracy)) for accuracy in accuracies]
+            rows.append([f"{at['distance']:g}", *known, f"{100 * at['converged']:.3g} %"])
+    note = "Median steps from a start at ||x0 - x*|| to each eps, and the share of the runs that converge."
+    columns = ["||x0 - x*||", *(f"eps = {accuracy:g}" for accuracy in accuracies), "converged"]
+    return {"sentences": sentences, "table": {"title": "", "note": note, "columns": columns, "rows": rows}}
+
+
+def _sentence(group: Record, several: bool, delta: float) -> str:
+    done = round(sum(at["converged"] * at["runs"] for at in group["distances"]))
+    found = f"{group['label'] + ': ' if several else ''}{done} of {group['runs']} runs converge"
+    if group["fit"] is not None:
+        found += f", in {_slope(group['fit'])} steps per unit of log(||x0 - x*|| / eps), of which the theorem allows 1"
+    proved = group["start_radius"]
+    if proved is None or not group["reached"]:
+        return f"{found}."
+    share = f"in {100 * (1 - delta):.3g} % of the runs"
+    start = (
+        f"From starts up to ||x0 - x*|| = {group['reached']:.3g} every step shrinks the distance to {SHRINKS} of it or"
+    )
+    return f"{found}. {start} less {share}; the proof covers starts up to {proved:.2g}."
 
 
 def _tables(groups: Sequence[Record]) -> Iterator[Record]:

@@ -13,6 +13,7 @@ from expreg.kinds.network.columns import INNER
 from expreg.kinds.network.figures.look import criteria_of
 from expreg.kinds.network.figures.thresholds import exponent_words, level_of, share_words
 from expreg.kinds.network.summary.groups import criteria
+from expreg.output import counted
 
 Record = Mapping[str, Any]
 MOST = 4
@@ -49,9 +50,25 @@ def _sentence(summary: Record, group: Record) -> str:
     what = f"{SUBJECTS[name]}{within}" if name in SUBJECTS else f"networks meet {name} ({lead.get('title')})"
     n, m = ", ".join(number(row["n"]) for row in rows), ", ".join(map(_whole, rows))
     label = f"{group.get('label')}: " if group.get("label") else ""
-    return (
-        f"{label}{share_words(level_of(summary))} of the {what} from m = {m} at n = {n}{_growth(summary, group, lead)}."
-    )
+    level, few = share_words(level_of(summary)), [row for row in rows if _few(row)]
+    if few:
+        count, needed = counted(min(row["replicates"] for row in few), "replicate"), few[0]["replicates_needed"]
+        who = f"in {count} of {needed} that an interval at {level} needs, {what}"
+    else:
+        who = f"{level} of the {what}"
+    return f"{label}{who} from m = {m} at n = {n}{_growth(summary, group, lead)}."
+
+
+def _few(row: Record) -> bool:
+    """Return whether there are too few replicates for an interval of the quantile (D.4)."""
+    count, needed = finite(row.get("replicates")), finite(row.get("replicates_needed"))
+    return count is not None and needed is not None and count < needed
+
+
+def _width(row: Record) -> Any:
+    """Return a threshold as a cell of the table, without an interval where there are too few replicates for one."""
+    found = threshold(row)
+    return (found[0], None, None) if _few(row) and not isinstance(found, str) else found
 
 
 def _whole(row: Record) -> str:
@@ -76,7 +93,7 @@ def _steepest(group: Record) -> str:
     if not others:
         return ""
     _, name, words = max(others)
-    return f" Of the proof's conditions {name} needs the steepest growth, n^{words}."
+    return f" Of the conditions of the proof, {name} asks for the steepest growth, n^{words}."
 
 
 def _growth(summary: Record, group: Record, criterion: Record) -> str:
@@ -89,13 +106,17 @@ def _growth(summary: Record, group: Record, criterion: Record) -> str:
     words, grows = exponent_words(exponent, none=""), ""
     if words and low is not None and high is not None:
         grows = f": nearly flat, n^{words}" if low <= 0 <= high < 1 else f", growing like n^{words}"
+    elif len(rows := records(criterion, "thresholds")) > 1 and not any(map(_few, rows)) and exponent.get("why_not"):
+        why = exponent["why_not"]
+        grows = f"; how they grow cannot be read off: {why}"
     applies = any(
         (row.get("group"), row.get("criterion")) == (group.get("label"), "E5") and row.get("verdict") != OUTSIDE
         for row in records(summary, "chain")
     )
     if not (applies and criterion.get("criterion") == "E5"):
         return grows
-    return f"{grows}; by the theorem a width of order n^2 log(n/delta) is enough"
+    by = ". By" if "cannot" in grows else "; by"
+    return f"{grows}{by} the theorem a width of order n^(2+o(1)) log(n/delta) is enough"
 
 
 def table(summary: Record) -> dict[str, Any]:
@@ -124,7 +145,7 @@ def _rows(group: Record, names: list[str], labelled: bool) -> Iterator[list[Any]
     if labelled:
         yield [str(group.get("label")), *[""] * len(names)]
     for n in counts:
-        yield [f"n = {n}", *(threshold(at[name][n]) if n in at.get(name, {}) else None for name in names)]
+        yield [f"n = {n}", *(_width(at[name][n]) if n in at.get(name, {}) else None for name in names)]
     if len(counts) > 1:
         words = [exponent_words((found.get(name) or {}).get("exponent") or {}, none="–") for name in names]
         yield ["exponent of n", *words]
