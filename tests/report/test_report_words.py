@@ -179,7 +179,7 @@ def _answer(**rows):
         ),
         (
             {"beyond": "above"},
-            "sphere: Even at m = 64, the widest, fewer than 90 % of the networks converge at n = 4, 8.",
+            "sphere: even at m = 64, the widest, fewer than 90 % of the networks converge at n = 4, 8.",
         ),
         ({"beyond": "below"}, "sphere: 90 % of the networks converge already at m = 2, the narrowest, at n = 4, 8."),
     ],
