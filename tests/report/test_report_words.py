@@ -146,6 +146,10 @@ def test_a_lambda_that_collapses_or_vanishes_is_warned_of():
     assert collapses.startswith("fixed d: lambda changes from 4 at n = 4 to 0.700 at n = 16, like n^-1.25; exponents")
     assert unknown.startswith("unknown: lambda is not known")
     assert vanishes.startswith("pairs: lambda is 0 up to rounding at n = 8: the data hold equal points")
+    groups[0]["criteria"][0]["title"] = groups[1]["criteria"][0]["title"] = "converges within flow time 2"
+    [budget] = [line for line in limits({"groups": groups}) if "flow time" in line]
+    assert budget.startswith("fixed d: A budget in flow time is a number of steps proportional to 1/lambda (C.17)")
+    assert "0.700 to 4 here" in budget
 
 
 def test_thresholds_that_the_grid_does_not_show_are_warned_of(run):
