@@ -132,7 +132,7 @@ def _spectrum(group: Mapping[str, Any]) -> Iterator[str]:
     if timed and known and max(known) > UNEQUAL * min(known):
         yield (
             "A budget in flow time is a number of steps proportional to 1/lambda (C.17), and lambda is"
-            f" {number(min(known))} to {number(max(known))} here: where lambda is small, networks have more time, and in"
+            f" {number(min(known))} to {number(max(known))} here: where it is small, networks have more time, and in"
             " equal time they would have to be wider."
         )
 
