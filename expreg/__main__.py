@@ -9,12 +9,17 @@ def main() -> None:
     """Run the command line; from here on a signal ends it with exit code 75."""
     if os.name != "posix":
         sys.exit("expreg needs Linux or macOS: a run rests on flock and hard links; on Windows use WSL")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in signals:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup
             signal.signal(number, _end)
     from expreg import cli
 
-    cli.main()
+    try:
+        cli.main()
+    finally:  # the exit code is known; while the interpreter ends, a signal would kill it with another one
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, _: object) -> None:

@@ -528,3 +528,18 @@ def test_modules_and_keys_are_part_of_the_state_at_the_end(tmp_path):
     first = nnx.split(nnx.Linear(2, 3, rngs=nnx.Rngs(jax.random.fold_in(jax.random.key(0), 0))))[1]
     assert nnx.merge(graph, params).kernel[...] == pytest.approx(np.asarray(first["kernel"][...]) / 8)
     assert jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+
+
+def test_metrics_that_are_no_dict_are_named():
+    with pytest.raises(InputError, match=r"step returned \(state, float32\[\]\), expected \(state, {'loss': ...}\)"):
+        expreg.register(expreg.Training("bare", lambda key: jnp.ones(3), lambda x: (x, x @ x), steps=2))
+
+
+def test_an_experiment_that_is_not_registered_is_one_line_with_the_option(tmp_path, command):
+    (tmp_path / "x.yaml").write_text(
+        "experiment: mine\nname: x\ntraining: {steps: 5}\nsweep: {product: {lr: [1, 2], replicate: {count: 2}}}\n"
+    )
+    code, out, err = command("run", str(tmp_path / "x.yaml"))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "got 'mine', expected threshold, " in err
+    assert "one of your own needs --import FILE" in err

@@ -8,6 +8,7 @@ from report import synthetic
 from report.synthetic import HOSTILE
 
 from expreg.core.page import words
+from expreg.kinds.network.figures import answer
 from expreg.kinds.network.figures.chain import grid
 from expreg.kinds.network.figures.chain import warnings as limits
 
@@ -145,6 +146,10 @@ def test_a_lambda_that_collapses_or_vanishes_is_warned_of():
     assert collapses.startswith("fixed d: lambda changes from 4 at n = 4 to 0.700 at n = 16, like n^-1.25; exponents")
     assert unknown.startswith("unknown: lambda is not known")
     assert vanishes.startswith("pairs: lambda is 0 up to rounding at n = 8: the data hold equal points")
+    groups[0]["criteria"][0]["title"] = groups[1]["criteria"][0]["title"] = "converges within flow time 2"
+    [budget] = [line for line in limits({"groups": groups}) if "flow time" in line]
+    assert budget.startswith("fixed d: A budget in flow time is a number of steps proportional to 1/lambda (C.17)")
+    assert "0.700 to 4 here" in budget
 
 
 def test_thresholds_that_the_grid_does_not_show_are_warned_of(run):
@@ -153,3 +158,35 @@ def test_thresholds_that_the_grid_does_not_show_are_warned_of(run):
     censored = sum(row["quantile"] is None for row in rows)
     assert censored > 0
     assert f"{censored} of {len(rows)} thresholds lie beyond" in "\n".join(limits(summary))
+
+
+def _answer(**rows):
+    """Return the first sentence on a criterion with these values in all of its thresholds."""
+    known = {"n": 4, "replicates": 40, "replicates_needed": 36, "narrowest": 2, "widest": 64, "interpolated": None}
+    thresholds = [known | {"n": n} | rows for n in (4, 8)]
+    criterion = {"criterion": "E5", "title": "convergence", "thresholds": thresholds, "success": [{"m": 2}, {"m": 64}]}
+    group = {"label": "sphere", "criteria": [criterion | {"exponent": {"usable": False, "why_not": "two of three"}}]}
+    return answer.sentences({"settings": {"delta": 0.1, "confidence": 0.95}, "groups": [group]})[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (
+            {"interpolated": 16.0},
+            "sphere: 90 % of the networks converge from m = 16, 16 at n = 4, 8; how they grow cannot be read off:"
+            " two of three.",
+        ),
+        (
+            {"interpolated": 16.0, "replicates": 5},
+            "sphere: with 5 replicates, where 90 % asks for 36, networks converge from m = 16, 16 at n = 4, 8.",
+        ),
+        (
+            {"beyond": "above"},
+            "sphere: even at m = 64, the widest, fewer than 90 % of the networks converge at n = 4, 8.",
+        ),
+        ({"beyond": "below"}, "sphere: 90 % of the networks converge already at m = 2, the narrowest, at n = 4, 8."),
+    ],
+)
+def test_the_answer_says_what_the_grid_and_the_replicates_allow(rows, sentence):
+    assert _answer(**rows) == sentence

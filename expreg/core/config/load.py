@@ -73,12 +73,14 @@ def load(
         for path in swept_only:
             given = put(given, path, first_values[path])
         config, wrong = check(model, given, context)
+    if guessed := any(found.path == ("experiment",) and found.code == "E-ENUM" for found in first):
+        wrong = [found for found in wrong if found.code not in ("E-UNKNOWN", "E-MISSING")]  # its keys are not known
     made = Source(document.value, document.marks, tree, targets, searched, frozenset(swept_only))
     first += [_meant_as_sweep(found, given, known, model.sizes) for found in wrong]
     first += [Fault((key,), "E-UNKNOWN", f"{experiment.name} has no {key}; remove this key") for key in strange]
     if searched is not None and config is not None:
         first += search.faults(searched, experiment, config, targets)
-    if tree is not None:
+    if tree is not None and not guessed:
         second += _grid(made, experiment, config, known, {found.path for found in first})
     faults = _independent(first, document.faulty)
     if config is not None:

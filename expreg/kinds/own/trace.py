@@ -37,6 +37,10 @@ def step(training: Training, state: Tree, values: Mapping[str, Any]) -> tuple[Tr
     """Return the state after a step, and the metrics of `step` where it has some."""
     found = training.step(state, **arguments(training.step, values))
     pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)
+    if isinstance(found, tuple) and len(found) == 2 and not pair and _leaves(_arrays(found[0])) == _leaves(state):
+        raise TypeError(
+            f"step returned (state, {_type(found[1])}), expected (state, {{'loss': ...}}), a dict of scalars"
+        )
     after, metrics = found if pair and _leaves(found) != _leaves(state) else (found, {})
     after = _arrays(after)
     if _leaves(after).keys() == _leaves(state).keys():  # what is static in a state, as a GraphDef of flax, stays

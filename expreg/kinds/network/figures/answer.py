@@ -49,14 +49,19 @@ def _sentence(summary: Record, group: Record) -> str:
     within = str(lead.get("title", "")).partition(" converges")[2] if name == "E5" else ""
     what = f"{SUBJECTS[name]}{within}" if name in SUBJECTS else f"networks meet {name} ({lead.get('title')})"
     n, m = ", ".join(number(row["n"]) for row in rows), ", ".join(map(_whole, rows))
-    label = f"{group.get('label')}: " if group.get("label") else ""
     level, few = share_words(level_of(summary)), [row for row in rows if _few(row)]
+    who = f"{level} of the {what}"
     if few:
-        count, needed = counted(min(row["replicates"] for row in few), "replicate"), few[0]["replicates_needed"]
-        who = f"in {count} of {needed} that an interval at {level} needs, {what}"
+        count = counted(min(row["replicates"] for row in few), "replicate")
+        who = f"with {count}, where {level} asks for {few[0]['replicates_needed']}, {what}"
+    beyond = {row.get("beyond") for row in rows}
+    if beyond == {"above"}:
+        text = f"even at m = {number(rows[0]['widest'])}, the widest, fewer than {level} of the {what} at n = {n}."
+    elif beyond == {"below"}:
+        text = f"{who} already at m = {number(rows[0]['narrowest'])}, the narrowest, at n = {n}."
     else:
-        who = f"{level} of the {what}"
-    return f"{label}{who} from m = {m} at n = {n}{_growth(summary, group, lead)}."
+        text = f"{who} from m = {m} at n = {n}{_growth(summary, group, lead)}."
+    return f"{group['label']}: {text}" if group.get("label") else text[:1].upper() + text[1:]
 
 
 def _few(row: Record) -> bool:
