@@ -1,5 +1,7 @@
 """Derivatives of solutions: finite differences of solutions in every argument and pair, and nan where there is none."""
 
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -203,3 +205,23 @@ def test_no_isolated_minimum_has_no_derivative(case):
     with pytest.warns(UserWarning, match=f"the derivative of x is nan: {reason}"):
         found = jax.grad(lambda b: expreg.solve(A, b, **options).x[0])(jnp.asarray(b))
     assert np.isnan(found).all()
+
+
+def test_what_is_refused_under_jit_leaves_nothing_behind():
+    """Switching 64 bits on after a refusal once broke what JAX keeps of other calls: a process of its own."""
+    code = """
+import jax, numpy as np, expreg
+from expreg.errors import InputError
+rng = np.random.default_rng(1)
+A, b = rng.normal(size=(200, 5)), rng.dirichlet(np.ones(200))
+solved = jax.jit(lambda A, b: expreg.solve(A, b, loss="softmax").x)
+print(solved(A, b).dtype)
+try:
+    jax.jit(lambda b: expreg.solve(A, b, loss="softmax", starts=4).loss)(b)
+except InputError as error:
+    print(error.problems[0].key)
+jax.config.update("jax_enable_x64", True)
+print(solved(A, b).dtype, jax.jit(lambda A, b: expreg.solve(A, b, loss="softmax").x)(A, b).dtype)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["float32", "starts", "float64", "float64"]

@@ -18,7 +18,7 @@ from expreg.core.page.page import EXPLORED, environment
 from expreg.core.store.disk import replace
 from expreg.errors import printable
 from expreg.output import document
-from expreg.types import BASE, Experiment
+from expreg.types import BASE, TRIAL, Experiment
 
 COLUMNS_LIMIT, DATA_LIMIT = 3_900_000, 4_400_000
 """Compressed bytes of the columns, and of columns and curves together: the page stays under 8 MB whatever the run."""
@@ -65,6 +65,7 @@ def packed(experiment: Experiment, cells: pd.DataFrame, curves: pd.DataFrame, ax
     """
     axes = [axis for axis in axes if axis in cells]
     meanings: Mapping[str, str] = {column.name: column.meaning for column in (*experiment.columns(), *BASE)}
+    meanings = {**meanings, TRIAL: "number of the trial"}
     for axis in axes:
         cells, meanings = _without_twin(cells, axis, meanings)
     cells = cells.sort_values(axes, kind="stable").reset_index(drop=True) if axes else cells

@@ -22,7 +22,8 @@ LONG = 36  # characters of a label of which two have no room side by side
 
 def page(summary: Mapping[str, Any]) -> words.Parts:
     """Return what comes first: the best settings."""
-    over = f" over {', '.join(tables.best(summary)['axes'])}" if tables.best(summary)["axes"] else ""
+    names = [axis for axis in tables.best(summary)["axes"] if axis != TRIAL]
+    over = f" over {', '.join(names)}" if names else ""
     return words.Parts(plot.records(summary, "tables"), (), tables.sentences(summary), tables.table(summary), grid=over)
 
 
