@@ -200,7 +200,7 @@ def test_a_sparse_file_gives_the_rows_of_a_dense_one(tmp_path, monkeypatch):
     io.mmwrite("half.mtx", sparse.coo_array(np.where(rng.random(A.shape) < 0.5, A, 0)))
     np.save("A.npy", A)
     given = {"kind": "file", "target_path": "b.npy", "start": "zero"}
-    with pytest.warns(UserWarning, match=r"1 of 8 columns are empty and left out: x\[2\] is 0"):
+    with pytest.warns(UserWarning, match=r"1 of 8 columns is empty and left out: x\[2\] is 0"):
         cells = settings_of(
             problem={**given, "path": "A.npy"}, sweep={"product": {"problem.path": ["A.npy", "wide.npz", "half.mtx"]}}
         )

@@ -62,7 +62,8 @@ def without_empty(A: Any, file: str | Path) -> tuple[Any, np.ndarray]:
         return A, kept
     first = int(np.flatnonzero(np.append(kept, -1)[: len(every)] != every[: len(kept) + 1])[0])
     empty = len(every) - len(kept)
-    warnings.warn(f"A: {empty} of {len(every)} columns are empty and left out: x[{first}] is 0", stacklevel=2)
+    are = "is" if empty == 1 else "are"
+    warnings.warn(f"A: {empty} of {len(every)} columns {are} empty and left out: x[{first}] is 0", stacklevel=2)
     return A[:, kept], kept
 
 

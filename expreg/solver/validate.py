@@ -230,7 +230,7 @@ def _warn(A: Any, b: Array, norms: Array, loss: str, activation: str) -> None:
     messages = []
     beta, rounding = float(b.sum(dtype=np.float64)), 1e-4 if b.dtype == np.float32 else 1e-8
     if LOSSES[loss].relative and abs(beta - 1) > rounding:
-        messages.append(f"<b, 1> is {beta:g}: no zero residual unless it is 1 (E.17); divide b by its sum")
+        messages.append(f"b sums to {beta:g}: no x fits it exactly unless the sum is 1 (E.17); divide b by its sum")
     if LOSSES[loss].stand_in and ACTIVATIONS[activation].multiplicative:
         sums = (A.T @ np.ones(A.shape[0], A.dtype)).astype(np.float64)  # a sum over axis 0 takes four times as long
         constant = np.flatnonzero(np.isclose(sums**2, A.shape[0] * norms.astype(np.float64) ** 2, rtol=1e-12, atol=0))

@@ -265,7 +265,7 @@ def sentence(
     if not what:
         return ""
     others = [name for name in LOSSES if name not in (loss, "rescaled")]
-    texts = {**_ADVICE, **words, "losses": f"the {' or the '.join(others)} loss"}
+    texts = {**_ADVICE, **words, "losses": f"the {', '.join(others[:-1])} or {others[-1]} loss"}
     done = {
         "f64": np.dtype(dtype) == np.float64,
         "newton": solver == "newton",

@@ -21,7 +21,7 @@ from expreg.types import Status
 
 PAIRS = [(loss, activation) for loss in residual.LOSSES for activation in residual.activations()]
 N, D, STEP = 24, 3, 1e-4
-pytestmark = [pytest.mark.filterwarnings("ignore:<b, 1>"), pytest.mark.usefixtures("quickly_compiled")]
+pytestmark = [pytest.mark.filterwarnings("ignore:b sums to"), pytest.mark.usefixtures("quickly_compiled")]
 
 
 def problem(loss="softmax", activation="exp", seed=3):

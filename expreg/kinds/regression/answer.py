@@ -51,7 +51,11 @@ def _sentence(best: Record, methods: int) -> str:
         f"Of {methods} methods {best['label']} solves most with the fewest passes: it" if methods > 1 else best["label"]
     )
     steps, passes = (best[name]["median"] for name in ("steps", "passes"))
-    cost = "" if steps is None else f", in {steps:g} steps and {passes:g} passes over A (medians)"
+    cost = (
+        ""
+        if steps is None
+        else f", in {steps:g} step{'' if steps == 1 else 's'} and {passes:g} passes over A (medians)"
+    )
     return f"{first} converges on {best['converged']} of {best['cells']} problems{cost}."
 
 
