@@ -7,17 +7,15 @@ Prints wall-clock and processor time with their ratios to expreg's, and relative
 include compilation, and for expreg the rows on disk. Processor time is what counts on a machine that has other work.
 """
 
-import json
-import subprocess
 import sys
 import tempfile
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from processes import answer, measured
 from sklearn.datasets import load_digits
 
 import expreg
@@ -118,10 +116,7 @@ WAYS = {way.__name__: way for way in (loop, scan, sweep)}
 def main(names):
     """Print seconds, ratios and differences of the losses."""
     for name in names or TRAININGS:
-        found = {}
-        for way in WAYS:
-            done = subprocess.run([sys.executable, __file__, name, way], capture_output=True, text=True, check=True)
-            found[way] = json.loads(done.stdout.splitlines()[-1])
+        found = dict(measured(__file__, name, WAYS))
         own = np.array(found["sweep"][2])
         for way, (seconds, processor, losses) in found.items():
             off = np.abs(np.array(losses) - own) / np.abs(own)
@@ -134,8 +129,6 @@ def main(names):
 
 if __name__ == "__main__":
     if sys.argv[2:]:
-        began, worked = time.perf_counter(), time.process_time()
-        found = list(WAYS[sys.argv[2]](*TRAININGS[sys.argv[1]]))
-        print(json.dumps([time.perf_counter() - began, time.process_time() - worked, found]))
+        answer(lambda: list(WAYS[sys.argv[2]](*TRAININGS[sys.argv[1]])))
     else:
         main(sys.argv[1:])

@@ -8,7 +8,6 @@ the seconds that optuna's sampler takes of it, and the best result.
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optuna
+from processes import answer, measured
 from sklearn.datasets import load_digits
 
 import expreg
@@ -100,11 +100,8 @@ WAYS = {way.__name__: way for way in (own, sweep)}
 def main(names):
     """Print seconds, ratios and the best loss."""
     for name in names or TRAININGS:
-        found = {}
-        for way in WAYS:
-            done = subprocess.run([sys.executable, __file__, name, way], capture_output=True, text=True, check=True)
-            found[way] = json.loads(done.stdout.splitlines()[-1])
-        for way, (seconds, processor, best, other) in found.items():
+        found = dict(measured(__file__, name, WAYS))
+        for way, (seconds, processor, (best, other)) in found.items():
             print(
                 f"{name} {way}: {seconds:.1f} s, {seconds / found['sweep'][0]:.1f} x; processor {processor:.1f} s;"
                 f" best {best:.4g}; sampler or run {other:.1f} s",
@@ -115,8 +112,6 @@ def main(names):
 if __name__ == "__main__":
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if sys.argv[2:]:
-        began, worked = time.perf_counter(), time.process_time()
-        found = WAYS[sys.argv[2]](TRAININGS[sys.argv[1]])
-        print(json.dumps([time.perf_counter() - began, time.process_time() - worked, *found]))
+        answer(lambda: WAYS[sys.argv[2]](TRAININGS[sys.argv[1]]))
     else:
         main(sys.argv[1:])

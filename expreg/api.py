@@ -336,11 +336,10 @@ def _warn_of_change(directory: Path, plan: Mapping[str, Any]) -> None:
         before = (table.plan_of(directory) or {}).get("remembered") or plan["remembered"]
         lost = [name for name in plan["remembered"]["metrics"] if name not in before["metrics"]]
         if lost:
-            message = (
-                f"its rows have no {', '.join(lost)}: the functions have changed; give another out (--out), or fresh"
-            )
+            message = f"its rows have no {', '.join(lost)}: the functions have changed; give another out, or --fresh"
             raise InputError(Problem("E-TRAINING", message, file=str(directory)))
-        if before["source"] != plan["remembered"]["source"]:
+        (version, _, own), (now, _, ours) = (one["source"].partition(":") for one in (before, plan["remembered"]))
+        if version == now and own != ours:  # another JAX writes the same program in another way
             name = plan["remembered"]["name"]
             warnings.warn(
                 f"the functions of {name} have changed since the run in {directory}; finished cells stay as they are,"

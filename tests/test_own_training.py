@@ -1,6 +1,8 @@
 """Training of one's own: the same numbers as a plain loop, resumed, ended early, from Python and from YAML."""
 
 import json
+import os
+import subprocess
 import sys
 from functools import partial
 
@@ -543,3 +545,26 @@ def test_an_experiment_that_is_not_registered_is_one_line_with_the_option(tmp_pa
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "got 'mine', expected threshold, " in err
     assert "one of your own needs --import FILE" in err
+
+
+def test_the_checksum_of_functions_is_that_of_another_process():
+    """Of functions that have addresses in their program, as relu has, too."""
+    code = """
+import jax, optax, expreg
+from expreg.kinds.own.trace import describe
+def step(state, *, lr=0.1):
+    params, moments = state
+    loss, gradient = jax.value_and_grad(lambda p: jax.nn.relu(p).sum())(params)
+    updates, moments = optax.adam(lr).update(gradient, moments)
+    return (optax.apply_updates(params, updates), moments), {"loss": loss}
+def init(key, *, width=4):
+    params = jax.random.normal(key, (width,))
+    return params, optax.adam(0.0).init(params)
+print(describe(expreg.Training("other", init, step, steps=3), {}).source)
+"""
+    first, second = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | more)
+        for more in ({"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2"})
+    )
+    assert first.stdout == second.stdout
+    assert first.stdout.startswith(f"{jax.__version__}:")

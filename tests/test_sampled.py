@@ -423,3 +423,19 @@ def test_draws_lie_in_their_distribution(known):
         assert {value % 2 for value in drawn} == {0}
     middle = math.sqrt(known.low * known.high) if known.log else (known.low + known.high) / 2
     assert np.mean(np.array(drawn) < middle) == pytest.approx(0.5, abs=0.1)  # four standard errors
+
+
+def test_a_metric_that_no_cell_has_makes_all_trials_equal_and_the_search_ends(tmp_path):
+    """A margin is measured only where its event is."""
+    config = {
+        "experiment": "convergence",
+        "name": "x",
+        "data": {"kind": "orthonormal", "n": 4},
+        "training": {"max_steps": 5},
+        "sweep": {
+            "search": {"optuna": {"trials": 6, "batch": 3, "metric": "E3cert_margin"}, "space": {"m": [8, 16]}}
+        },
+    }
+    run = expreg.run(config, out=tmp_path / "run")
+    assert run.cells["trial"].nunique() == len(run.cells) == 2
+    assert run.summary["best"]["rows"] == [] or run.summary["best"]["rows"][0]["final"] is None

@@ -179,7 +179,7 @@ def _answer(**rows):
         ),
         (
             {"interpolated": 16.0, "replicates": 5},
-            "sphere: with 5 replicates, where 90 % asks for 36, networks converge from m = 16, 16 at n = 4, 8.",
+            "sphere: with 5 replicates (90 % needs 36), networks converge from m = 16, 16 at n = 4, 8.",
         ),
         (
             {"beyond": "above"},

@@ -34,6 +34,8 @@ class Metric(NamedTuple):
         if first.empty:
             return None
         worst = -math.inf if self.largest else math.inf
+        if self.name not in first:  # no cell of the run has one
+            return worst
         return float(first[self.name].astype("float64").fillna(worst).median())
 
 

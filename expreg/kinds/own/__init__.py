@@ -63,7 +63,7 @@ class Description(NamedTuple):
 
     `parameters`: the kind of each (`int`, `float`, `bool`, `str`, `any`, or its options with `|` between), and a list
     of its default, if any; `metrics`: their Arrow types; `final`: the metric by which settings are compared, `largest`:
-    whether more is better; `source`: a checksum of the functions.
+    whether more is better; `source`: the version of JAX and a checksum of the functions.
     """
 
     name: str

@@ -188,10 +188,10 @@ def _example(kind: str, default: list[Any], given: Any) -> Any:
 
 
 def _checksum(training: Training, known: Mapping[str, tuple[str, list[Any]]]) -> str:
-    """Return a checksum of what the functions compute: their program at their defaults, with all of its constants.
+    """Return JAX's version and a checksum of what the functions compute: their program, with all of its constants.
 
-    What they call, and the data that they close over, are part of it. Where the program needs values that nobody
-    knows here, that of the source of the functions.
+    It is that at their defaults. What they call, and the data that they close over, are part of it. Where the program
+    needs values that nobody knows here, it is a checksum of the source of the functions.
     """
     values = {name: _example(*of, None) for name, of in known.items()}
 
@@ -213,4 +213,4 @@ def _checksum(training: Training, known: Mapping[str, tuple[str, list[Any]]]) ->
         for function in training.functions:
             with suppress(OSError, TypeError):  # typed at a prompt, or no function of Python
                 found.update(inspect.getsource(function).encode())
-    return found.hexdigest()[:16]
+    return f"{jax.__version__}:{found.hexdigest()[:16]}"

@@ -53,7 +53,7 @@ def _sentence(summary: Record, group: Record) -> str:
     who = f"{level} of the {what}"
     if few:
         count = counted(min(row["replicates"] for row in few), "replicate")
-        who = f"with {count}, where {level} asks for {few[0]['replicates_needed']}, {what}"
+        who = f"with {count} ({level} needs {few[0]['replicates_needed']}), {what}"
     beyond = {row.get("beyond") for row in rows}
     if beyond == {"above"}:
         text = f"even at m = {number(rows[0]['widest'])}, the widest, fewer than {level} of the {what} at n = {n}."
@@ -108,19 +108,17 @@ def _growth(summary: Record, group: Record, criterion: Record) -> str:
     """
     exponent = criterion.get("exponent") or {}
     low, high = (finite((exponent.get("raw") or {}).get(end)) for end in ("low", "high"))
-    words, grows = exponent_words(exponent, none=""), ""
+    words, grows, by = exponent_words(exponent, none=""), "", "; by"
     if words and low is not None and high is not None:
         grows = f": nearly flat, n^{words}" if low <= 0 <= high < 1 else f", growing like n^{words}"
     elif len(rows := records(criterion, "thresholds")) > 1 and not any(map(_few, rows)) and exponent.get("why_not"):
-        why = exponent["why_not"]
-        grows = f"; how they grow cannot be read off: {why}"
+        grows, by = f"; how they grow cannot be read off: {exponent['why_not']}", ". By"
     applies = any(
         (row.get("group"), row.get("criterion")) == (group.get("label"), "E5") and row.get("verdict") != OUTSIDE
         for row in records(summary, "chain")
     )
     if not (applies and criterion.get("criterion") == "E5"):
         return grows
-    by = ". By" if "cannot" in grows else "; by"
     return f"{grows}{by} the theorem a width of order n^(2+o(1)) log(n/delta) is enough"
 
 
