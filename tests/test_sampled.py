@@ -432,9 +432,7 @@ def test_a_metric_that_no_cell_has_makes_all_trials_equal_and_the_search_ends(tm
         "name": "x",
         "data": {"kind": "orthonormal", "n": 4},
         "training": {"max_steps": 5},
-        "sweep": {
-            "search": {"optuna": {"trials": 6, "batch": 3, "metric": "E3cert_margin"}, "space": {"m": [8, 16]}}
-        },
+        "sweep": {"search": {"optuna": {"trials": 6, "batch": 3, "metric": "E3cert_margin"}, "space": {"m": [8, 16]}}},
     }
     run = expreg.run(config, out=tmp_path / "run")
     assert run.cells["trial"].nunique() == len(run.cells) == 2
