@@ -10,7 +10,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from expreg import registry, searching
+from expreg import backends, registry, searching
 from expreg.core import config as configs
 from expreg.core.config.fields import Fault
 from expreg.core.store import table
@@ -110,7 +110,7 @@ def _opened(
     from expreg.core.engine.execute import execute
     from expreg.core.store.store import QUARANTINE, Store
 
-    work = searching.work(sweep)
+    work, backend = searching.work(sweep), backends.find(checked)
     if not fresh:
         _warn_of_change(directory, sweep.plan)
     if progress:
@@ -120,7 +120,8 @@ def _opened(
     with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
         for line in store.damaged:
             warnings.warn(f"{directory}: {line}; moved to {QUARANTINE}/, its cells run again", stacklevel=4)
-        with closing(execute(store, sweep.experiment, work, checked.execution, asked=asked, progress=progress)) as rows:
+        options: dict[str, Any] = {"backend": backend, "asked": asked, "progress": progress}
+        with closing(execute(store, sweep.experiment, work, checked.execution, **options)) as rows:
             yield directory, rows
 
 
@@ -315,12 +316,13 @@ def _sweep(config: Any) -> Sweep:
     cells = searching.cells(config)
     plan = configs.plan(config, len(cells))
     experiment = _experiment(config.experiment, config.execution.device)
-    _refuse(_unavailable(config))
+    here = config.execution.engine == "local"  # elsewhere the devices are others
+    _refuse(_unavailable(config) if here else [])
     settings = [settings for settings, _ in cells.values()]
     _refuse(experiment.check(settings))
     from expreg.core.engine.estimate import too_large
 
-    _refuse(too_large(experiment, settings, _devices(config)))
+    _refuse(too_large(experiment, settings, _devices(config)) if here else [])
     plan |= {"modules": modules} if (modules := registry.needed()) else {}
     plan |= {"remembered": dict(experiment.remembered)} if experiment.remembered else {}
     plan |= searching.described(config, experiment, list(cells))

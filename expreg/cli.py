@@ -79,6 +79,9 @@ def run(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.  [default: runs/<name>]")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start again.")] = False,
+    on: Annotated[
+        str, typer.Option(metavar="ENGINE", help="local, ray or slurm: execution.engine in short.", show_default=False)
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Run a config, or resume it: finished cells never run again.
@@ -88,7 +91,8 @@ def run(
     """
     from expreg import api
 
-    found = api.run(config, overrides or (), out, fresh=fresh, progress=True)
+    overrides = [*(overrides or ()), *([f"execution.engine={on}"] if on else [])]
+    found = api.run(config, overrides, out, fresh=fresh, progress=True)
     _say_verdicts(found, as_json=as_json)
     if found.failed:
         complain(f"{found.failed} cells failed; the same command tries them again")

@@ -24,7 +24,7 @@ import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import cache, partial
+from functools import cache
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
@@ -60,8 +60,11 @@ PRECISIONS = {"f32": np.float32, "f64": np.float64}
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use; EXPREG_CORES makes them fewer."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Slurm and Ray count cores without always binding processes to them
+    given = (os.environ.get(name, "") for name in ("EXPREG_CORES", "SLURM_CPUS_PER_TASK"))
+    return min([there, *(int(number) for number in given if number.isdigit() and int(number))])
 
 
 class Program(NamedTuple):
@@ -129,17 +132,21 @@ TRIAL = "trial"
 """The column with the number of the trial, where a sampler has chosen the settings."""
 
 
-def later(place: str) -> Callable[..., Any]:
-    """Return the function at `package.module:name`, which is imported at its first call.
+@dataclass(frozen=True)
+class later:
+    """The function at `package.module:name`, which is imported at its first call.
 
     Records name functions that need JAX or matplotlib; reading a config or printing help must not import either.
     """
-    find = cache(partial(resolve_name, place))
 
-    def call(*arguments: Any, **options: Any) -> Any:
-        return find()(*arguments, **options)
+    place: str
 
-    return call
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Call the function."""
+        return _resolved(self.place)(*arguments, **options)
+
+
+_resolved = cache(resolve_name)
 
 
 class Trained(NamedTuple):

@@ -77,8 +77,8 @@ def complaints(source: Any, overrides: Any = ()) -> list[str]:
         ("", "problem: {a: 1}\n", "E-UNKNOWN] {f}:18:1: problem: threshold has no problem; remove this key"),
         (
             "engine: local",
-            "engine: ray",
-            "E-ENUM] {f}:17:21: execution.engine: got 'ray', which is not available in this version",
+            "engine: rey",
+            "E-ENUM] {f}:17:21: execution.engine: got 'rey', expected local, ray or slurm; did you mean ray?",
         ),
     ],
 )

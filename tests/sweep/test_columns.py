@@ -92,7 +92,7 @@ def test_numbers_of_numpy_and_missing_values_fit():
 
 
 def test_an_axis_never_replaces_a_column(tmp_path):
-    from expreg.core.engine.execute import _completed
+    from expreg.core.engine.backend import _completed
     from expreg.types import Experiment
 
     def none(*_):

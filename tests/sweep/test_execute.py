@@ -27,6 +27,7 @@ class Script:
         self.shown: list[Any] = []
         self.spent, self.occupied = Spent(5.0, 1.0), (1, 2)
         self.left_for_others: list[float] = []
+        self.stores = False
 
     def monotonic(self) -> float:
         return self.now
@@ -58,7 +59,7 @@ class Script:
 
 def collect(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execute, "time", SimpleNamespace(monotonic=script.monotonic, sleep=time.sleep))
-    for rows in _collect(script, {}, script, lambda row: row, script):  # type: ignore[arg-type]
+    for rows in _collect(script, {}, script, script):  # type: ignore[arg-type]
         assert [row["at"] for row in rows] == (script.commits[-1][1] if rows else [])  # stored before they are seen
 
 

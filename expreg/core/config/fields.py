@@ -299,6 +299,19 @@ class Choice(Rule):
 
 
 @dataclass(frozen=True)
+class Options(Rule):
+    """Options of another program, by its own names, which that program checks."""
+
+    def _check(self, value: Any, _context: Any) -> dict[str, Any]:
+        if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+            return dict(value)
+        raise fault("E-TYPE", f"{got(value)}, expected a mapping of names to values")
+
+    def _describe(self, _handler: Any) -> dict[str, Any]:
+        return {"type": "object"}
+
+
+@dataclass(frozen=True)
 class Flag(Rule):
     """True or false."""
 

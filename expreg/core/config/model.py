@@ -17,6 +17,7 @@ from expreg.core.config.fields import (
     Fault,
     Number,
     OneOf,
+    Options,
     Rule,
     Target,
     Text,
@@ -80,7 +81,11 @@ class Analysis(Block):
 class Execution(Block):
     """Where and in what portions cells run; on CPUs it changes no number."""
 
-    engine: Annotated[str, Choice(options=("local",), later=("ray", "slurm"))] = key("local", "who runs cells")
+    engine: Annotated[str, Choice(options=("local", "ray", "slurm"))] = key("local", "who runs cells")
+    workers: CountOrAuto = key("auto", "processes of ray or slurm that run cells at the same time")
+    options: Annotated[dict[str, Any], Options()] = key(
+        {}, "of ray (address, num_cpus, num_gpus, runtime_env) or of sbatch (partition, time, gres, ...), by its names"
+    )
     lanes: CountOrAuto = key("auto", "cells that run at the same time in one program")
     shard: Annotated[str, Choice(options=("cells",), later=("neurons",))] = key("cells", "what devices share")
     max_cells: Annotated[int, Number(integer=True, least=1, most=10**7, expression=False)] = key(

@@ -1,24 +1,20 @@
 """Run the open cells of a plan: programs into lanes, rows into the store, progress to the person."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
-import jax
-
-from expreg import __version__
-from expreg.core.engine import devices, manifest
+from expreg.core.engine import manifest
+from expreg.core.engine.backend import CIRCUMSTANCES, Backend, Job, Runner, local, with_axes
 from expreg.core.engine.estimate import kind_of
 from expreg.core.engine.failures import error_row
 from expreg.core.engine.interrupt import graceful
-from expreg.core.engine.lanes import Engine, compilers
+from expreg.core.engine.lanes import compilers
 from expreg.core.engine.pace import Load, Pace, load
 from expreg.core.engine.progress import Reporter
 from expreg.core.engine.search import Cells, Work
 from expreg.core.store import live, table
-from expreg.core.store.columns import check_row, types_of
 from expreg.core.store.store import Store
 from expreg.errors import Interrupted
 from expreg.output import complain, counted
@@ -41,13 +37,15 @@ def execute(
     work: Work,
     execution: Any,
     *,
+    backend: Backend = local,
     asked: Callable[[], AbstractContextManager[Callable[[], bool]]] = graceful,
     progress: bool,
 ) -> Generator[list[Row], None, None]:
     """Run the cells that the source wants and that are not finished yet; yield their rows once they are committed.
 
     Whoever closes the iterator interrupts the run. The source is asked again after each round, until it wants no cell
-    that this execution has not tried. `execution` is that of the config; `asked()` is the context in which a function
+    that this execution has not tried. `execution` is that of the config, `backend` runs the cells; `asked()` is the
+    context in which a function
     says whether to stop. Raises Interrupted when it did, StorageError when the disk fails; what was finished by then
     is stored.
     """
@@ -78,13 +76,11 @@ def execute(
     store.write(manifest.NAME, manifest.text(record))
     store.event("start", cells=len(cells), open=len(waiting))
     began, rounds = time.monotonic(), 0
-    with asked() as stop:
-        engine = _engine(experiment, execution, stop)
-        engine.expected = _expected(experiment, work.expected or {})
+    with asked() as stop, backend(Job(experiment, execution, store, stop, work.expected or {})) as runner:
 
         def end(how: str) -> None:
             store.remove(live.NAME)
-            facts = {"seconds": round(time.monotonic() - began, 3), "compilations": _compilations(engine)}
+            facts = {"seconds": round(time.monotonic() - began, 3), "compilations": _compilations(runner)}
             store.write(manifest.NAME, manifest.text(manifest.ended(record, how, cells=len(tried), **facts)))
             store.event(how, cells=len(tried), seconds=facts["seconds"])
 
@@ -92,8 +88,8 @@ def execute(
             while waiting and not stop():
                 rounds += 1
                 label = "" if whole else f"round {rounds}: "
-                with _reporter(engine, waiting, done if whole else 0, label, progress) as reporter:
-                    for rows in _collect(engine, waiting, store, _completed(experiment, cells), reporter):
+                with _reporter(runner, experiment, waiting, done if whole else 0, label, progress) as reporter:
+                    for rows in _collect(runner, {cell: cells[cell] for cell in waiting}, store, reporter):
                         tried.update(row["cell"] for row in rows)
                         yield rows
                 waiting = {cell: waiting[cell] for cell in waiting if cell not in tried} or wanted()
@@ -110,35 +106,12 @@ def execute(
         complain(f"search finished after {counted(rounds, 'round')}: {done} of {of} were needed")
 
 
-def _expected(experiment: Experiment, cells: Cells) -> Counter[Any]:
-    """Return how many cells of each program there are, so that its lanes are as many in every round."""
-    found: Counter[Any] = Counter()
-    for settings, _ in cells.values():
-        with suppress(Exception):  # reported in its row
-            found[experiment.signature(settings)] += 1
-    return found
-
-
-def _engine(experiment: Experiment, execution: Any, stop: Callable[[], bool]) -> Engine:
-    count = None if execution.devices == "auto" else execution.devices
-    size = devices.mesh(count).size
-    # every device has the same number of lanes
-    lanes = None if execution.lanes == "auto" else max(execution.lanes // size, 1) * size
-    return Engine(
-        experiment,
-        lanes=lanes,
-        devices=count,
-        slice_seconds=execution.slice_seconds,
-        cell_timeout=execution.cell_timeout,
-        stop=stop,
-    )
-
-
-def _reporter(engine: Engine, waiting: Mapping[str, Settings], done: int, label: str, progress: bool) -> Reporter:
-    loads, programs = _work(engine.experiment, waiting)
-    programs -= {signature for signature, *_ in engine.compilations}
-    size = devices.mesh(engine.devices).size
-    pace = Pace(loads, programs=len(programs), devices=size, compilers=compilers())
+def _reporter(
+    runner: Runner, experiment: Experiment, waiting: Mapping[str, Settings], done: int, label: str, progress: bool
+) -> Reporter:
+    loads, programs = _work(experiment, waiting)
+    programs -= {signature for signature, *_ in runner.compilations}
+    pace = Pace(loads, programs=len(programs), devices=runner.devices, compilers=compilers())
     return Reporter(pace, len(waiting), done, label=label, silent=not progress)
 
 
@@ -157,34 +130,28 @@ def _work(experiment: Experiment, waiting: Mapping[str, Settings]) -> tuple[dict
     return loads, programs
 
 
-def _collect(
-    engine: Engine,
-    waiting: Mapping[str, Settings],
-    store: Store,
-    completed: Callable[[Row], Row],
-    reporter: Reporter,
-) -> Iterator[list[Row]]:
-    """Commit rows in time, and yield them; what is finished is stored however the engine ends, then shown."""
+def _collect(runner: Runner, waiting: Cells, store: Store, reporter: Reporter) -> Iterator[list[Row]]:
+    """Commit rows in time, and yield them; what is finished is stored however the backend ends, then shown."""
     pending: list[Row] = []
-    before, earlier = len(engine.compilations), engine.spent
+    before, earlier = len(runner.compilations), runner.spent
     began = last = shown = time.monotonic()
 
     def commit() -> list[Row]:
         rows = pending.copy()
         pending.clear()  # first: what cannot be stored is not tried again
-        rows = _stored(store, rows, completed)
+        rows = rows if runner.stores else _stored(store, rows, waiting)
         show(rows)
         return rows
 
     def show(rows: Collection[Row]) -> None:
-        compiled = [seconds for _, _, seconds in engine.compilations[before:]]
-        reporter.add(rows, engine.spent.since(earlier), compiled, engine.occupied)
+        compiled = [seconds for _, _, seconds in runner.compilations[before:]]
+        reporter.add(rows, runner.spent.since(earlier), compiled, runner.occupied)
         store.write(live.NAME, live.text(reporter.progress()))
 
     store.write(live.NAME, live.text(reporter.progress()))
     try:
-        for rows in engine.run(waiting.items()):
-            pending.extend(map(completed, rows))
+        for rows in runner.run(waiting):
+            pending.extend(rows)
             now = time.monotonic()
             if now - last >= min(max(COMMIT_SHARE * (now - began), COMMIT_SECONDS[0]), COMMIT_SECONDS[1]):
                 yield commit()
@@ -197,42 +164,21 @@ def _collect(
     yield rest
 
 
-def _stored(store: Store, rows: list[Row], completed: Callable[[Row], Row]) -> list[Row]:
+def _stored(store: Store, rows: list[Row], cells: Cells) -> list[Row]:
     """Commit rows and return them; a value that no file can hold, such as 10^30 as an integer, is its cell's error."""
     try:
         store.commit(rows)
     except (TypeError, ValueError, OverflowError, NotImplementedError) as error:  # what Arrow raises of values
         if len(rows) > 1:
-            return [row for one in rows for row in _stored(store, [one], completed)]
-        rows = [completed(error_row(rows[0]["cell"], error))]
+            return [row for one in rows for row in _stored(store, [one], cells)]
+        kept = {name: rows[0][name] for name in CIRCUMSTANCES}
+        rows = [with_axes({**error_row(rows[0]["cell"], error), **kept}, *cells[rows[0]["cell"]])]
         store.commit(rows)
     return rows
 
 
-def _completed(experiment: Experiment, cells: Cells) -> Callable[[Row], Row]:
-    """Return the function that adds to a row what every experiment has, and the axes; a column is never replaced."""
-    circumstances = {
-        "device": devices.describe()["device_kind"],
-        "expreg_version": __version__,
-        "jax_version": jax.__version__,
-    }
-    types = types_of(experiment.columns())
-
-    def complete(row: Row) -> Row:
-        settings, axes = cells[row["cell"]]
-        try:
-            check_row(row, types)
-        except Exception as error:
-            row = error_row(row["cell"], error)
-        own = {name: settings[name] for name in ("experiment", "seed", "replicate", "precision")}
-        known: Row = {"status_detail": "", "steps": None, **row, **own, **circumstances}
-        return {**axes, **known}
-
-    return complete
-
-
-def _compilations(engine: Engine) -> list[dict[str, Any]]:
+def _compilations(runner: Runner) -> list[dict[str, Any]]:
     return [
         {"program": str(signature), "lanes": lanes, "seconds": round(seconds, 3)}
-        for signature, lanes, seconds in engine.compilations
+        for signature, lanes, seconds in runner.compilations
     ]
