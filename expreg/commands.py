@@ -149,6 +149,12 @@ def plan_lines(found: Mapping[str, Any], more: list[str]) -> list[str]:
             f"  search: where {', '.join(search['criterion'])} begin to hold along {search['axis']};"
             f" {search['verify']:.3g} of the replicates run all of it",
         ]
+    if until := found.get("until"):
+        lines = [
+            f"{found['name']}: at most {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}",
+            f"  {until['first']} replicates first, then more until the interval of the exponent is"
+            f" +-{until['half_width']:.3g}",
+        ]
     if trials := found.get("trials"):
         goal = f"{'maximize' if trials['metric']['largest'] else 'minimize'} {trials['metric']['name']}"
         lines = [

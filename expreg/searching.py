@@ -67,10 +67,10 @@ def described(config: Any, experiment: Experiment, ids: list[str]) -> dict[str, 
 
     Raises InputError where there would be too many trials, or no optuna.
     """
-    search = config.source.search
+    search, until = config.source.search, _until(config, experiment)
     if not isinstance(search, Space):
         names = () if search is None else ("axis", "criterion", "verify")
-        return {"ids": ids} | ({"search": {name: getattr(search, name) for name in names}} if names else {})
+        return {"ids": ids, **until} | ({"search": {name: getattr(search, name) for name in names}} if names else {})
     from expreg.core.engine.trials import metric
 
     tree = trial(config, next(search.examples())).source.grid
@@ -98,10 +98,47 @@ def work(sweep: Sweep) -> "Work":
         share = sweep.space.optuna.batch / sweep.space.optuna.trials
         batch = dict(list(sweep.cells.items())[: max(1, round(share * len(sweep.cells)))])
         return search.Work(trials.cells, trials, batch, sweep.plan["cells"], trials.plan)
+    if "until" in sweep.plan:
+        return _narrowing(sweep)
     if (asked := sweep.plan.get("search")) is None:
         return search.Work(sweep.cells, search.grid(sweep.cells))
     source = search.search(_lines(sweep), asked["criterion"], asked["verify"], sweep.experiment.success)
     return search.Work(sweep.cells, source, sweep.cells, len(sweep.cells))
+
+
+def _until(config: Any, experiment: Experiment) -> dict[str, Any]:
+    """Return the half-width until which replicates are added and how many run first, empty where all of them run.
+
+    Raises InputError where there is no exponent, or no replicates to add.
+    """
+    from expreg.core.stats.thresholds import replicates_needed
+
+    asked, reason = config.analysis, ""
+    if asked.until is None:
+        return {}
+    if experiment.half_width is None:
+        reason = f"{experiment.name} has no exponent of n; remove this key"
+    elif config.source.search is not None:
+        reason = "got a search too, whose replicates are fixed; give either sweep.search or this key"
+    elif "replicate" not in grid.names(config.source.grid):
+        reason = "expected replicates in the sweep, of which as many run as are needed: replicate: {count: 200}"
+    if reason:
+        raise InputError(configs.problem(config.source, Fault(("analysis", "until"), "E-RANGE", reason)))
+    return {"until": {"half_width": asked.until, "first": replicates_needed(asked.delta, asked.confidence)}}
+
+
+def _narrowing(sweep: Sweep) -> "Work":
+    """Return the work of adding replicates until the interval of the exponent is narrow."""
+    from expreg.core.engine import search
+    from expreg.core.stats.summary import Asked
+
+    analysis, half_width, until = sweep.config.analysis, sweep.experiment.half_width, sweep.plan["until"]
+    assert half_width is not None
+    asked = Asked(tuple(sweep.axes), analysis.delta, analysis.confidence, analysis.resamples)
+    replicates = {cell: int(settings["replicate"]) for cell, (settings, _) in sweep.cells.items()}
+    source = search.until(replicates, until["first"], until["half_width"], lambda rows: half_width(rows, asked))
+    first = {cell: sweep.cells[cell] for cell, replicate in replicates.items() if replicate < until["first"]}
+    return search.Work(sweep.cells, source, first, len(sweep.cells))
 
 
 def outlook(sweep: Sweep) -> tuple[dict[str, Any], Cells]:
@@ -114,7 +151,7 @@ def outlook(sweep: Sweep) -> tuple[dict[str, Any], Cells]:
     if sweep.space is not None:
         return {"trials": sweep.plan["trials"]}, sweep.cells
     if (asked := sweep.plan.get("search")) is None:
-        return {}, sweep.cells
+        return {name: sweep.plan[name] for name in ("until",) if name in sweep.plan}, sweep.cells
     along = _lines(sweep)
     few, many = (expected(along, criteria, asked["verify"]) for criteria in (1, len(asked["criterion"])))
     found = asked | {"lines": len(along), "expected": [len(few), len(many)]}

@@ -182,6 +182,8 @@ class Experiment:
     - `too_few(cells, analysis)`: why they are too few for what `analysis` asks, None if they are not.
     - `searches(config)`: the axes along which a search may bracket success, each with the criteria that it may name.
     - `success(cells, criterion)`: 1, 0 or nan (no answer) by the id of the cell, for rows as the store gives them.
+    - `half_width(cells, asked)`: half the width of the interval of the exponent that `analysis.until` narrows, inf
+      where there is none yet.
     - `warnings(cells, analysis)`: what a run of them cannot decide, shown before it starts.
     - `certify(settings, arrays, refined)`: the certificate of a cell's `inputs`; None where there is none.
     - `trained(settings)`: what the cell is at its end, a `Trained`; None where nothing is trained.
@@ -218,6 +220,7 @@ class Experiment:
     too_few: Callable[[Sequence[Settings], Mapping[str, Any]], str | None] = lambda *_: None
     searches: Callable[[Any], Mapping[str, Sequence[str]]] = lambda _: {}
     success: Callable[[Any, str], Mapping[str, float]] = lambda *_: {}
+    half_width: Callable[[Any, Any], float] | None = None
     warnings: Callable[[Sequence[Settings], Mapping[str, Any]], list[str]] = lambda *_: []
     certify: Callable[[Settings, Mapping[str, Array], bool], Any] | None = None
     trained: Callable[[Settings], Trained] | None = None

@@ -76,6 +76,9 @@ class Analysis(Block):
     half_width: Annotated[float, Number(above=0, most=10, expression=False)] = key(
         0.1, "wanted half-width of the interval of an exponent; plan says how many replicates it needs"
     )
+    until: Annotated[float | None, Number(above=0, most=10, expression=False, null=True)] = key(
+        None, "half-width of the interval of the exponent at which no more replicates are added; null: run all of them"
+    )
 
 
 class Execution(Block):

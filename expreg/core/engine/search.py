@@ -76,6 +76,31 @@ def search(along: Iterable[Line], criteria: Sequence[str], verify: float, succes
     return source
 
 
+def until(
+    replicates: Mapping[str, int], first: int, goal: float, half_width: Callable[["pd.DataFrame"], float]
+) -> Source:
+    """Return the source that adds replicates until `half_width(rows)` is at most `goal`, or there are no more.
+
+    `replicates`: the number of the replicate of each cell; the first round runs `first` of them. A further one runs as
+    many as its half-width asks for, which falls like the root of their number, at most twice as many as before.
+    """
+    most = max(replicates.values()) + 1
+
+    def source(read: "Callable[[], pd.DataFrame]") -> Collection[str]:
+        rows, count = read(), min(first, most)
+        while True:
+            asked = [cell for cell, replicate in replicates.items() if replicate < count]
+            here = rows[rows["cell"].isin(asked)]
+            if len(here) < len(asked) or count == most:
+                return asked
+            ratio = half_width(here) / goal
+            if ratio <= 1:
+                return ()
+            count = min(math.ceil(count * min(max(ratio**2, 1.1), 2.0)), most)
+
+    return source
+
+
 def wanted(along: Iterable[Line], outcomes: Sequence[Mapping[str, float]], verify: float) -> list[str]:
     """Return the cells to run next, given the outcomes of each criterion by id: one per line and open bracket.
 

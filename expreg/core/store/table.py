@@ -74,8 +74,9 @@ def status(directory: Path | str) -> dict[str, Any]:
     """Return how far a run is, as JSON-able numbers and lines, without reading the numbers of any row.
 
     Keys: planned (None if plan.json is damaged; of a search the most that it may run), search (its axis and criteria,
-    None without one), done (need no further execution), failed, by_status, damaged, last_event, running (a process
-    owns the directory), progress (that of the process that runs: `live.Progress`, None without).
+    what a sampler is asked for, or until when replicates are added; None without one), done (need no further
+    execution), failed, by_status, damaged, last_event, running (a process owns the directory), progress (that of the
+    process that runs: `live.Progress`, None without).
     """
     directory = Path(directory)
     plan = plan_of(directory)
@@ -86,7 +87,7 @@ def status(directory: Path | str) -> dict[str, Any]:
     progress = live.read(directory) if running else None
     return {
         "planned": plan.get("cells") if plan else None,
-        "search": (plan.get("search") or plan.get("trials")) if plan else None,
+        "search": next(filter(None, map(plan.get, ("search", "trials", "until"))), None) if plan else None,
         "done": counts.total() - failed,
         "failed": failed,
         "by_status": dict(sorted(counts.items())),

@@ -87,6 +87,7 @@ THRESHOLD = Experiment(
     certify=later("expreg.kinds.network.start:certify"),
     searches=later("expreg.kinds.network.search:searches"),
     success=later("expreg.kinds.network.search:success"),
+    half_width=later("expreg.kinds.network.summary.summary:half_width"),
     trained=later("expreg.kinds.network.trained:trained"),
     probe=PROBE,
     summarise=later("expreg.kinds.network.summary.summary:summarise"),
@@ -133,6 +134,7 @@ CAPACITY = replace(
     outlook=later("expreg.kinds.network.summary.capacity:outlook"),
     warnings=lambda *_: [],  # those are about the exponent that the theorem claims
     searches=lambda _: {},
+    half_width=None,
     probe={
         **{name: PROBE[name] for name in ("seed", "replicate", "precision", "data")},
         "experiment": "capacity",

@@ -118,6 +118,20 @@ def _group(group: groups.Group, fitted: pd.DataFrame, asked: Asked) -> tuple[Rec
     return record, _verdicts(record, rows, _by_n(whole), judged, bounds, asked), located
 
 
+def half_width(cells: pd.DataFrame, asked: Asked) -> float:
+    """Return half the width of the interval of the exponent, after the log factor; of all groups the widest.
+
+    It is that of convergence (E5), or of what is measured where nothing is trained; infinite where a group has none.
+    """
+    curves = pd.DataFrame(columns=["cell", "step", "residual", "linearised"])
+    found = [math.inf] if cells.empty else []
+    for group in summarise(cells, curves, asked)["groups"]:
+        fits: dict[str, Record] = {criterion["criterion"]: criterion["exponent"] for criterion in group["criteria"]}
+        fit = fits.get("E5", next(iter(fits.values())))
+        found.append((fit["corrected"]["high"] - fit["corrected"]["low"]) / 2 if fit["usable"] else math.inf)
+    return max(found)
+
+
 def _by_n(rows: pd.DataFrame) -> Points:
     return [(int(at["n"]), part) for at, part in split(rows, ["n"])]
 
