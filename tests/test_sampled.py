@@ -17,6 +17,7 @@ from expreg.core.config.space import Distribution, Space
 from expreg.errors import InputError
 from expreg.kinds import own
 from expreg.kinds.own import program
+from expreg.types import _resolved
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 STEPS = 12
@@ -168,10 +169,14 @@ def replaced(monkeypatch):
 
     def replace(row):
         monkeypatch.setattr("expreg.kinds.own.program.row", row)
+        forget()
+
+    def forget():
         own.experiment.cache_clear()
+        _resolved.cache_clear()
 
     yield replace
-    own.experiment.cache_clear()
+    forget()
 
 
 def test_failed_cells_are_no_results_and_run_again_at_the_end(tmp_path, replaced):
