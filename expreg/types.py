@@ -74,12 +74,15 @@ class Program(NamedTuple):
     - `advance(state)`: the state some steps later; called only while `running(state)`.
     - `running(state)`: a boolean scalar; False for a state of zeros, which is what an idle lane holds.
     - `record(state)`: a mapping of names to small arrays, everything that the row is made from.
+    - `group`: how many lanes a CPU core vmaps, which pays where a step is so small that its operations cost more than
+      their arithmetic; they begin together, and end with the longest of their runs.
     """
 
     init: Callable[[Tree], Tree]
     advance: Callable[[Tree], Tree]
     running: Callable[[Tree], Array]
     record: Callable[[Tree], dict[str, Array]]
+    group: int = 1
 
 
 def at_once(measure: Callable[[Tree], dict[str, Array]]) -> Program:

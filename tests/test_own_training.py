@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 from flax import nnx
 
@@ -53,6 +54,12 @@ def step(state, *, lr=0.01):
     value, gradient = jax.value_and_grad(loss)(params)
     updates, moments = optax.adam(lr).update(gradient, moments)
     return (optax.apply_updates(params, updates), moments), {"loss": value}
+
+
+def ending(state, *, lr):
+    """Take the same step, until the loss is small."""
+    state, found = step(state, lr=lr)
+    return state, {**found, "done": found["loss"] < 0.7}
 
 
 MLP = expreg.Training("mlp", init, step, steps=STEPS)
@@ -201,6 +208,39 @@ def test_lanes_that_are_vmapped_as_on_accelerators_give_the_same():
     assert len(set(alone["steps"].tolist())) > 1
     for name, values in alone.items():
         assert together[name] == pytest.approx(values, rel=1e-5), name
+
+
+def test_small_steps_are_taken_by_groups_in_which_no_lane_depends_on_the_others(tmp_path):
+    """Runs of different lengths, whatever shares their group, on one core or two, whole or resumed: equal bits."""
+    training = expreg.Training("ends", init, ending, steps=STEPS)
+    axes = {"lr": [0.003, 0.03, 0.1], "seed": 8}
+    run = sweep(training, axes, tmp_path / "run")
+    assert run.cells["steps"].nunique() > 3
+    for place, options in {"one": {"execution.devices": 1}, "few": {"execution.lanes": 3}}.items():
+        other = sweep(training, axes, tmp_path / place, overrides=options)
+        pd.testing.assert_frame_equal(other.cells.drop(columns="seconds"), run.cells.drop(columns="seconds"))
+        [of] = compilations(tmp_path / place)
+        assert of["lanes"] % program.GROUP == 0
+    sweep(training, {**axes, "lr": [0.03]}, tmp_path / "halves")
+    again = sweep(training, axes, tmp_path / "halves")
+    pd.testing.assert_frame_equal(again.cells.drop(columns="seconds"), run.cells.drop(columns="seconds"))
+
+
+def test_large_steps_branches_and_callbacks_are_taken_one_by_one():
+    def group(step, size=3):
+        training = expreg.Training("one", lambda key: jax.random.normal(key, (size, size)), step, steps=2)
+        return program._of_a_step(training, program.Signature("one", (), (), "f32", 2))[2]
+
+    def branching(x):
+        return jax.jit(lambda x: jax.lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x))(x), {"loss": x.sum()}
+
+    def calling(x):
+        jax.debug.callback(print, x[0, 0])
+        return x, {"loss": x.sum()}
+
+    assert group(lambda x: (x @ x, {"loss": x.sum()})) == program.GROUP
+    assert group(lambda x: (x @ x, {"loss": x.sum()}), size=100) == 1
+    assert group(branching) == group(calling) == 1
 
 
 @pytest.mark.parametrize("spacing", ["regular", "logarithmic"])

@@ -12,7 +12,7 @@ from expreg.data.heads import attention, attention_row
 
 
 class Case(NamedTuple):
-    """One problem: A (n, d), dense or csr; one or more targets b (n,), solved one after the other; a start (d,)."""
+    """One problem: A (n, d), dense or csr; targets b (n,), which peers solve one after the other; a start (d,)."""
 
     name: str
     loss: str

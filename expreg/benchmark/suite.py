@@ -123,13 +123,14 @@ def _outcomes(case: Case, solve: Solve, peers: Sequence[str], limit: float) -> I
 
 
 def _own(case: Case, solve: Solve, judges: list[Judge]) -> _Run:
+    """Solve for all targets at once."""
     began = time.perf_counter()
-    answers = [solve(case.A, b, loss=case.loss, activation=case.activation, solver="auto") for b in case.targets]
+    b = case.targets[0] if len(case.targets) == 1 else np.stack(case.targets, axis=1)
+    answer = solve(case.A, b, loss=case.loss, activation=case.activation, solver="auto")
     elapsed = time.perf_counter() - began
-    accuracy = [judge(np.asarray(answer.x)) for judge, answer in zip(judges, answers, strict=True)]
+    accuracy = [judge(np.asarray(x)) for judge, x in zip(judges, np.reshape(answer.x, (-1, len(case.x0))), strict=True)]
     worst = int(np.argmax(accuracy))
-    steps = sum(int(answer.steps) for answer in answers)
-    return _Run(elapsed, accuracy[worst], steps, f"target {worst}: {answers[worst].message}")
+    return _Run(elapsed, accuracy[worst], int(np.sum(answer.steps)), f"target {worst}: {answer.message}")
 
 
 def _peer(

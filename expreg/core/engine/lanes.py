@@ -1,8 +1,9 @@
 """Continuous batching: the lanes of a program run slice by slice, are harvested and refilled until no cell is left.
 
 Shapes never change, so nothing recompiles; one straggler holds up nobody; every lane computes exactly what it
-would compute alone. On CPUs the lanes of a device run one after the other on its core (`lax.map`), each
-leaving its loop when it is done; on accelerators they are vmapped. Cells are spread over all local devices.
+would compute alone. On CPUs the lanes of a device run one after the other on its core (`lax.map`), each leaving its
+loop when it is done, or in small groups (`Program.group`); on accelerators they are vmapped. Cells are spread over all
+local devices.
 """
 
 import time
@@ -142,8 +143,8 @@ class Engine:
     def _drain(self, signature: Hashable, members: list[Cell], compiled: Callable[[], Compiled]) -> Iterator[list[Row]]:
         """Run all cells of one program.
 
-        Out of memory halves its lanes, down to one per device. Where that, or another failure, leaves open which cell
-        is the cause, those that were in lanes run again, alone.
+        Out of memory halves its lanes, down to one per device, or one group. Where that, or another failure, leaves
+        open which cell is the cause, those that were in lanes run again, alone.
         """
         queue = _Queue(deque(members))
         smallest = mesh(self.devices).size
@@ -154,7 +155,7 @@ class Engine:
                 began = time.monotonic()
                 program = compiled()
                 self._spend(waiting=time.monotonic() - began)
-                lanes = program.lanes
+                lanes, smallest = program.lanes, mesh(self.devices).size * program.group
                 yield from self._occupy(program, queue)
             except (StorageError, Interrupted):
                 raise
@@ -228,7 +229,8 @@ class Engine:
     def _refill(self, views: Tree, queue: _Queue, program: Compiled) -> np.ndarray:
         """Put cells into the idle lanes; return which lanes are fresh."""
         fresh = np.zeros(program.width, bool)
-        for lane in (lane for lane in range(program.lanes) if lane not in queue.occupied):
+        busy = {lane // program.group for lane in queue.occupied}
+        for lane in (lane for lane in range(program.lanes) if lane // program.group not in busy):
             while (queue.prepared or queue.waiting) and not fresh[lane]:
                 if not queue.prepared:
                     self._prepare(queue)

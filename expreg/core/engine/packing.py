@@ -70,7 +70,7 @@ def packed(program: Program, inputs: Tree) -> tuple[Program, Packing, Packing]:
     """Return the program with packed inputs, states and records, and the packings of its inputs and records."""
     state = jax.eval_shape(program.init, inputs)
     given, moving, kept = packing(inputs), packing(state), packing(jax.eval_shape(program.record, state))
-    narrow = Program(
+    narrow = program._replace(
         init=lambda start: moving.pack(program.init(given.unpack(start))),
         advance=lambda vectors: moving.pack(program.advance(moving.unpack(vectors))),
         running=lambda vectors: program.running(moving.unpack(vectors)),

@@ -36,6 +36,7 @@ class Compiled:
     signature: Hashable
     lanes: int  # that cells may use: the first of `width`
     width: int
+    group: int  # lanes that begin together
     seconds: float
     execute: Callable[..., tuple[Tree, jax.Array, Tree]]
     start: Callable[[], Tree]  # a state of zeros: every lane idle
@@ -84,7 +85,10 @@ def compile_program(
     state = jax.eval_shape(program.init, first)
     # what a lane holds, or what filling it takes where that is more
     lanes = lanes or lanes_that_fit(max(_bytes(state), size), devices, cells)
-    batch = None if devices.devices.flat[0].platform == "cpu" else lanes // devices.size
+    on_cpu = devices.devices.flat[0].platform == "cpu"
+    group = program.group if on_cpu else 1
+    lanes = -(-lanes // (group * devices.size)) * group * devices.size  # a group is whole: its numbers depend on it
+    batch = (group if group > 1 else None) if on_cpu else lanes // devices.size
     compiled = compiled_for(devices)
     width = lanes // devices.size * compiled.size
     spread = PartitionSpec(AXIS)
@@ -110,7 +114,7 @@ def compile_program(
     start = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]), out_shardings=sharding)
     clear = jax.jit(_idle, donate_argnums=0, out_shardings=sharding)
     seconds = time.monotonic() - began
-    return Compiled(signature, lanes, width, seconds, execute, start, clear, buffers, kept.unpack, sharding)
+    return Compiled(signature, lanes, width, group, seconds, execute, start, clear, buffers, kept.unpack, sharding)
 
 
 def _idle(state: Tree, lanes: jax.Array) -> Tree:
