@@ -76,6 +76,7 @@ class Engine:
     expected: Mapping[Hashable, int] = field(default_factory=dict)
     spent: Spent = field(default_factory=Spent)
     occupied: tuple[int, int] = (0, 0)
+    _blocks: dict[Hashable, int] = field(default_factory=dict)  # of the last slice of each program
 
     def run(self, cells: Iterable[Cell]) -> Iterator[list[Row]]:
         """Yield the rows of newly finished cells after every slice, until all are finished or `stop()` is true.
@@ -191,7 +192,7 @@ class Engine:
             inputs: Tree = None
             buffers, views = program.buffers(program.example)
         seconds = np.zeros(program.width)
-        blocks = 1
+        blocks = self._blocks.get(program.signature, 1)
         while not self.stop():
             with numerics():
                 fresh = self._refill(views, queue, program)
@@ -214,7 +215,7 @@ class Engine:
             if not (queue.occupied or queue.prepared or queue.waiting):
                 return
             wanted = blocks * self.slice_seconds / max(elapsed, 1e-4)
-            blocks = int(np.clip(wanted, 1, min(2 * blocks + 1, MAX_BLOCKS)))
+            blocks = self._blocks[program.signature] = int(np.clip(wanted, 1, min(2 * blocks + 1, MAX_BLOCKS)))
 
     def _spend(self, device: float = 0.0, waiting: float = 0.0) -> None:
         self.spent = Spent(self.spent.device + device, self.spent.waiting + waiting)
