@@ -14,11 +14,11 @@ from expreg import backends, registry, searching
 from expreg.core import config as configs
 from expreg.core.config.fields import Fault
 from expreg.core.store import table
-from expreg.core.store.store import PLAN
+from expreg.core.store.store import PLAN, Store
 from expreg.errors import InputError, Problem
 from expreg.kinds import EXPERIMENTS, own
 from expreg.kinds.own import Training
-from expreg.output import complain
+from expreg.output import complain, counted
 from expreg.results import Overrides, Run, load, load_config, report, start
 from expreg.searching import Sweep
 from expreg.types import FAILED, Experiment, Row, cores
@@ -108,7 +108,6 @@ def _opened(
     sweep = _asked(checked)
     directory = Path(out) if out is not None else Path("runs") / checked.name
     from expreg.core.engine.execute import execute
-    from expreg.core.store.store import QUARANTINE, Store
 
     work, backend = searching.work(sweep), backends.find(checked)
     if not fresh:
@@ -118,11 +117,25 @@ def _opened(
         for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
             complain(f"warning: {line}")
     with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
-        for line in store.damaged:
-            warnings.warn(f"{directory}: {line}; moved to {QUARANTINE}/, its cells run again", stacklevel=4)
-        options: dict[str, Any] = {"backend": backend, "asked": asked, "progress": progress}
-        with closing(execute(store, sweep.experiment, work, checked.execution, **options)) as rows:
-            yield directory, rows
+        _warn_of_parts(store)
+        try:
+            options: dict[str, Any] = {"backend": backend, "asked": asked, "progress": progress}
+            with closing(execute(store, sweep.experiment, work, checked.execution, **options)) as rows:
+                yield directory, rows
+        finally:
+            _warn_of_parts(store)
+
+
+def _warn_of_parts(store: Store) -> None:
+    """Warn of damaged parts, and of cells with two results, that have been found since the last warning."""
+    for line in store.damaged:
+        warnings.warn(f"{store.directory}: {line}; moved to quarantine/, its cells run again", stacklevel=5)
+    if store.conflicts:
+        twice = f"{counted(len(store.conflicts), 'cell')} came twice with different numbers"
+        kept = "the row that was published first counts, and events.jsonl has both"
+        warnings.warn(f"{store.directory}: {twice}; {kept}", stacklevel=5)
+    store.damaged.clear()
+    store.conflicts.clear()
 
 
 def sweep(
