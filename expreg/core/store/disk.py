@@ -197,21 +197,17 @@ def remove_temporaries(folder: Path) -> None:
     for name in os.listdir(folder) if folder.is_dir() else ():
         if found := _TEMPORARY.fullmatch(name):
             with suppress(FileNotFoundError):
-                if _is_left(folder / name, *found.groups()):
+                if _is_left(folder / name, *found.groups("")):
                     os.unlink(folder / name)
 
 
-def _is_left(path: Path, host: str | None, process: str | None) -> bool:
-    if host is None or process is None:  # of an earlier version
-        return True
-    if host != _HOST:
-        return time.time() - path.lstat().st_mtime > _DAY
+def _is_left(path: Path, host: str, process: str) -> bool:
+    if host != _HOST:  # without any it is of an earlier version
+        return not host or time.time() - path.lstat().st_mtime > _DAY
     try:
         os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # it lives, and is another user's
-        pass
+    except OSError as error:  # another user's process may not be asked, but it lives
+        return error.errno == errno.ESRCH
     return False
 
 

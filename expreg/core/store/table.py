@@ -41,7 +41,7 @@ def read(
     """
     import pyarrow as pa
 
-    table, damaged = _gather(Path(directory), cells, curves=curves)
+    table, damaged = gather(Path(directory), cells, curves=curves)
     frames = frame_of(cells_of(table)), frame_of(curves_of(table))
     del table
     pa.default_memory_pool().release_unused()  # the pool keeps several times what the frames take
@@ -144,7 +144,7 @@ def survey(
     return best, damaged
 
 
-def _gather(
+def gather(
     directory: Path, only: Collection[str] | None = None, *, curves: bool = True
 ) -> tuple["pa.Table", list[str]]:
     """Return the rows that count, sorted by cell, curves as list columns, and a line per damaged file."""
@@ -174,7 +174,7 @@ def _gather(
 
 def gathered(directory: Path, say: Callable[[str], None]) -> "pa.Table":
     """Return the rows that count, curves as list columns; `say` what is left out and how many cells there are."""
-    table, damaged = _gather(directory)
+    table, damaged = gather(directory)
     for line in damaged:
         say(left_out(directory, line))
     say(coverage_text(coverage(directory, table["status"].to_pylist(), damaged)))
