@@ -8,8 +8,8 @@ import sys
 def main() -> None:
     """Run the command line; from here on a signal ends it with exit code 75."""
     if os.name != "posix":
-        sys.exit("expreg needs Linux or macOS: a run rests on flock and hard links; on Windows use WSL")
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        sys.exit("expreg needs Linux or macOS: a run rests on flock; on Windows use WSL")
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     for number in signals:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup
             signal.signal(number, _end)

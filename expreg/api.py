@@ -3,9 +3,11 @@
 import math
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +16,16 @@ from expreg import backends, registry, searching
 from expreg.core import config as configs
 from expreg.core.config.fields import Fault
 from expreg.core.store import table
-from expreg.core.store.store import PLAN
+from expreg.core.store.store import PLAN, Store
 from expreg.errors import InputError, Problem
 from expreg.kinds import EXPERIMENTS, own
 from expreg.kinds.own import Training
-from expreg.output import complain
+from expreg.output import complain, counted
 from expreg.results import Overrides, Run, load, load_config, report, start
 from expreg.searching import Sweep
 from expreg.types import FAILED, Experiment, Row, cores
+
+Reuse = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 __all__ = [
     "Run",
@@ -46,6 +50,8 @@ def run(
     out: str | os.PathLike[str] | None = None,
     *,
     fresh: bool = False,
+    reuse: Reuse = (),
+    time_limit: float | None = None,
     progress: bool = False,
     draw: bool = True,
 ) -> Run:
@@ -56,17 +62,24 @@ def run(
         overrides: texts like `training.tolerance=1e-4`, or a mapping from such paths to values.
         out: run directory, `runs/<name>` by default. An earlier run of the same plan there is resumed.
         fresh: set an earlier run aside and start again.
+        reuse: other run directories, as paths or patterns like `runs/*`; cells that have finished there are copied, and
+            do not run again.
+        time_limit: seconds after which the run stops as if by a signal.
         progress: show it on standard error.
         draw: make statistics, figures and the page at the end; `report` does so later.
 
     Raises:
-        InputError: the config is wrong; nothing was written. StorageError: the directory cannot be used.
-        Interrupted: stopped by a signal; the same call resumes.
+        InputError: the config is wrong, or a pattern matches no run; nothing was written. StorageError: the directory
+        cannot be used. Interrupted: stopped by a signal or the time limit; the same call resumes.
 
     """
     from expreg.core.engine.interrupt import graceful
 
-    with _opened(config, overrides, out, fresh=fresh, asked=graceful, progress=progress) as (directory, rows):
+    if time_limit is not None and not time_limit > 0:
+        raise InputError(Problem("E-RANGE", f"got {time_limit!r}, expected seconds > 0", key="time_limit"))
+    options: dict[str, Any] = {"fresh": fresh, "reuse": reuse, "progress": progress}
+    options["asked"] = partial(graceful, time.monotonic() + (math.inf if time_limit is None else time_limit))
+    with _opened(config, overrides, out, **options) as (directory, rows):
         for _ in rows:
             pass
         if not draw:
@@ -101,15 +114,19 @@ def _never() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _opened(
-    config: Any, overrides: Overrides, out: str | os.PathLike[str] | None, *, fresh: bool, asked: Any, progress: bool
+    config: Any, overrides: Overrides, out: Any, *, fresh: bool, asked: Any, progress: bool, reuse: Reuse = ()
 ) -> Iterator[tuple[Path, Iterator[list[Row]]]]:
     """Open the directory of a run; the value is its path and an iterator that runs the cells and yields their rows."""
     checked = load_config(config, overrides)
     sweep = _asked(checked)
     directory = Path(out) if out is not None else Path("runs") / checked.name
     from expreg.core.engine.execute import execute
-    from expreg.core.store.store import QUARANTINE, Store
+    from expreg.core.engine.reuse import runs, take
 
+    if reuse and sweep.space is not None:
+        message = "expected a grid or a bisection: which settings optuna chooses is known when it runs"
+        raise InputError(Problem("E-USAGE", message, key="--reuse"))
+    sources = runs(reuse, directory)
     work, backend = searching.work(sweep), backends.find(checked)
     if not fresh:
         _warn_of_change(directory, sweep.plan)
@@ -118,11 +135,28 @@ def _opened(
         for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
             complain(f"warning: {line}")
     with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
-        for line in store.damaged:
-            warnings.warn(f"{directory}: {line}; moved to {QUARANTINE}/, its cells run again", stacklevel=4)
-        options: dict[str, Any] = {"backend": backend, "asked": asked, "progress": progress}
-        with closing(execute(store, sweep.experiment, work, checked.execution, **options)) as rows:
-            yield directory, rows
+        _warn_of_parts(store)
+        try:
+            taken = take(store, sweep.experiment, sweep.plan, sweep.cells, sources) if sources else None
+            if progress and taken:
+                complain(taken)
+            options: dict[str, Any] = {"backend": backend, "asked": asked, "progress": progress}
+            with closing(execute(store, sweep.experiment, work, checked.execution, **options)) as rows:
+                yield directory, rows
+        finally:
+            _warn_of_parts(store)
+
+
+def _warn_of_parts(store: Store) -> None:
+    """Warn of damaged parts, and of cells with two results, that have been found since the last warning."""
+    for line in store.damaged:
+        warnings.warn(f"{store.directory}: {line}; moved to quarantine/, its cells run again", stacklevel=5)
+    if store.conflicts:
+        twice = f"{counted(len(store.conflicts), 'cell')} came twice with different numbers"
+        kept = "the row that was published first counts, and events.jsonl has both"
+        warnings.warn(f"{store.directory}: {twice}; {kept}", stacklevel=5)
+    store.damaged.clear()
+    store.conflicts.clear()
 
 
 def sweep(
@@ -135,6 +169,8 @@ def sweep(
     precision: Literal["f32", "f64"] = "f32",
     overrides: Overrides = (),
     fresh: bool = False,
+    reuse: Reuse = (),
+    time_limit: float | None = None,
     progress: bool | None = None,
     draw: bool = True,
 ) -> Run:
@@ -153,6 +189,8 @@ def sweep(
         precision: `f64` gives JAX 64-bit default types inside the functions.
         overrides: values of other keys of the config, such as `{"training.steps": 100, "execution.lanes": 16}`.
         fresh: set an earlier run aside and start again.
+        reuse: other runs of these functions, as in `run`.
+        time_limit: seconds after which the run stops.
         progress: show it on standard error; by default if that is a terminal.
         draw: make statistics, figures and the page at the end.
 
@@ -179,7 +217,8 @@ def sweep(
         swept = {"search": {"optuna": asked, "space": product, **more}} | ({"product": repeated} if repeated else {})
     config |= {"sweep": swept} if axes else {}
     progress = sys.stderr.isatty() if progress is None else progress
-    found = run(config, overrides, out, fresh=fresh, progress=progress, draw=draw)
+    options: dict[str, Any] = {"fresh": fresh, "reuse": reuse, "time_limit": time_limit}
+    found = run(config, overrides, out, progress=progress, draw=draw, **options)
     if found.failed:
         first = found.cells.loc[found.cells["status"].isin(FAILED), "status_detail"].iloc[0]
         lost = f"{found.failed} of {len(found.cells)} cells failed, the first with {first!r}"

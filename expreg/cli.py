@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from expreg import __version__
-from expreg.core.engine.interrupt import end_at_once, handled
+from expreg.core.engine.interrupt import end_at_once, handled, seconds
 from expreg.errors import ExpregError, InputError, Interrupted, Problem, printable
 from expreg.output import complain, document, guard, say
 
@@ -79,6 +79,13 @@ def run(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.  [default: runs/<name>]")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start again.")] = False,
+    reuse: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help="Take cells that have finished in other runs: 'runs/*'. May be repeated."),
+    ] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Stop after 90s, 30m, 2h or 1:30:00; the same command resumes.")
+    ] = None,
     on: Annotated[
         str, typer.Option(metavar="ENGINE", help="local, ray or slurm: execution.engine in short.", show_default=False)
     ] = "",
@@ -87,12 +94,14 @@ def run(
     """Run a config, or resume it: finished cells never run again.
 
     Ends with exit code 0; 2 if the input is wrong; 3 if some cells failed; 4 if the run directory cannot be used;
-    75 if a signal stopped it, and then the same command goes on where it was.
+    75 if a signal or the time limit stopped it, and then the same command goes on where it was.
     """
     from expreg import api
 
     overrides = [*(overrides or ()), *([f"execution.engine={on}"] if on else [])]
-    found = api.run(config, overrides, out, fresh=fresh, progress=True)
+    limit = None if time_limit is None else seconds(time_limit, "--time-limit")
+    options: dict[str, Any] = {"fresh": fresh, "reuse": reuse or (), "time_limit": limit}
+    found = api.run(config, overrides, out, progress=True, **options)
     _say_verdicts(found, as_json=as_json)
     if found.failed:
         complain(f"{found.failed} cells failed; the same command tries them again")

@@ -20,6 +20,7 @@ import pytest
 import expreg
 from expreg import api
 from expreg.core.engine import lanes as engine
+from expreg.core.store.part import decode, encode, part_name, scan
 from expreg.core.store.table import read_events
 
 TINY: dict[str, Any] = {
@@ -311,6 +312,29 @@ def test_a_damaged_part_is_named_wherever_there_are_numbers(call: Call, place: P
     code, out, err = call("run", "tiny.yaml", "--out", "run")
     assert re.match(f"warning: run: {part.name}: .*; moved to quarantine/, its cells run again\n", err)
     assert (code, out.splitlines()[-2]) == (0, "4 of 4 planned cells, 0 damaged parts")
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_cells_that_came_twice_with_other_numbers_end_no_run_and_are_named_once(call: Call, place: Path) -> None:
+    call("run", "tiny.yaml", "--out", "run", "sweep.product.m=8")
+    [part] = scan(place / "run", None)
+    rows = [{**row, "residual_final": 7.0} for row in decode(part.file).to_pylist()]
+    for published in (1, part.published + 1):  # before it, and after it
+        data = encode(rows, part.owner, published=published)
+        (place / "run/parts" / part_name(data)).write_bytes(data)
+    code, _, err = call("run", "tiny.yaml", "--out", "run")
+    assert code == 0
+    assert [line for line in err.splitlines() if "warning" in line] == [
+        "warning: run: 2 cells came twice with different numbers; the row that was published first counts, and "
+        "events.jsonl has both"
+    ]
+    query = ("query", "run", "SELECT count(*) AS k FROM cells WHERE residual_final = 7", "--json")
+    assert json.loads(call(*query)[1]) == [{"k": 2}]
+    assert [(e["column"], e["kept"]) for e in read_events("run") if e["kind"] == "conflict"] == [
+        ("residual_final", 7.0)
+    ] * 2
+    code, _, err = call("run", "tiny.yaml", "--out", "run")
+    assert (code, "warning" in err) == (0, False)
 
 
 def test_doctor_and_schema_print_one_json_document(call: Call) -> None:

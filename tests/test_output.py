@@ -219,7 +219,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_signal_while_modules_are_imported_is_an_exit(name: str) -> None:
     code = INTERRUPTED_IMPORT.format(name)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 import expreg
+from expreg.core.engine.interrupt import SIGNALS
 from expreg.errors import InputError, StorageError
 
 SWEEP = {
@@ -112,7 +113,7 @@ def test_a_signal_at_any_moment_ends_in_75_or_in_a_finished_run(tmp_path, soak):
         process = start("-m", "expreg", *words)
         time.sleep(random_moment.uniform(0.05, 8.0 if k % 5 else 3.0))
         if process.poll() is None:
-            process.send_signal(random_moment.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
+            process.send_signal(random_moment.choice(SIGNALS))
             sent += 1
         began = time.monotonic()
         error = process.communicate(timeout=60)[1]
@@ -123,7 +124,9 @@ def test_a_signal_at_any_moment_ends_in_75_or_in_a_finished_run(tmp_path, soak):
             waited.append(time.monotonic() - began)
     assert max(waited) < 20
     middle, largest = (round(value, 2) for value in (sorted(waited)[len(waited) // 2], max(waited)))
-    title = "SIGINT, SIGTERM or SIGHUP at a random moment of `run` or `report`, import and compilation included"
+    title = (
+        "SIGINT, SIGTERM, SIGHUP or SIGUSR1 at a random moment of `run` or `report`, import and compilation included"
+    )
     soak.figure("R11", title, signals=sent, exit_75=len(waited), median_s=middle, largest_s=largest)
 
 

@@ -2,10 +2,12 @@
 
 import errno
 import fcntl
+import io
 import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,17 +15,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from expreg.core.store import store as module
 from expreg.core.store.disk import fault, is_locked
-from expreg.core.store.part import decode, encode, part_name, scan
-from expreg.core.store.store import Store, canonical, identity_hash
-from expreg.core.store.table import read, read_events
+from expreg.core.store.export import export, query
+from expreg.core.store.part import Parts, decode, encode, part_name, scan
+from expreg.core.store.store import Store, identity_hash
+from expreg.core.store.table import read, read_events, status
 from expreg.errors import StorageError
 from expreg.types import Column
 
@@ -32,7 +37,7 @@ PLAN = {"hash": "3f2a" * 8, "identity": IDENTITY, "axes": [], "cells": 4}
 OTHER = {**PLAN, "hash": "9bc1" * 8, "identity": {**IDENTITY, "training": {"tolerance": 0.1, "factor": 1.0}}}
 CONFIG = "experiment: threshold\n"
 # Every call by which the store reaches the disk; the k-th one of a scenario dies or fails.
-CALLS = ("open", "write", "fsync", "link", "unlink", "replace", "rename", "mkdir", "close")
+CALLS = ("open", "write", "fsync", "unlink", "replace", "rename", "mkdir", "close")
 HOOKS = ("commit.before_write", "commit.before_fsync", "commit.before_link", "commit.after_link")
 
 
@@ -256,7 +261,7 @@ def test_error_at_every_call_of_a_commit(tmp_path: Path, soak: Any, code: int | 
     table, _, damaged = read(tmp_path)
     assert list(table["cell"]) == cells(*range(1, 25))
     assert not damaged
-    assert set(injected) == {"open", "write", "fsync", "link", "unlink"}
+    assert set(injected) == {"open", "write", "fsync", "rename", "unlink"}
     name = errno.errorcode[code] if code else "short write"
     soak.figure(f"R15-{name[:5]}", f"{name} at each call of a commit", injected=len(injected), intact=len(injected))
 
@@ -266,7 +271,7 @@ def test_what_is_published_was_synced_before_and_its_name_after(tmp_path: Path) 
     with Store.open(tmp_path, PLAN, CONFIG) as store, every_call(lambda name, *_: calls.append(name)):
         store.commit([row(0)])
     until_event = calls[: calls.index("unlink") + 5]
-    assert until_event == ["open", "write", "fsync", "link", "unlink", "close", "open", "fsync", "close"]
+    assert until_event == ["open", "write", "fsync", "rename", "unlink", "close", "open", "fsync", "close"]
 
 
 def fill_the_disk(directory: str) -> None:
@@ -515,11 +520,14 @@ def test_symlinks_files_and_foreign_directories_are_refused(tmp_path: Path) -> N
     assert not package.exists()
 
 
-def test_part_name_taken_by_a_symlink_is_refused_and_its_target_untouched(tmp_path: Path) -> None:
+def test_part_name_taken_by_a_symlink_is_refused_and_its_target_untouched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: 7)
     canary = tmp_path / "canary"
     canary.write_text("alive")
     with Store.open(tmp_path / "run", PLAN, CONFIG) as store:
-        name = part_name(encode([{**row(0), "attempt": 1}], identity_hash(PLAN)))
+        name = part_name(encode([{**row(0), "attempt": 1}], identity_hash(PLAN), published=7))
         (tmp_path / "run" / "parts" / name).symlink_to(canary)
         with pytest.raises(StorageError, match="E-OUT"):
             store.commit([row(0)])
@@ -540,39 +548,98 @@ def test_write_keeps_to_names_of_files_in_the_run(tmp_path: Path) -> None:
 # --- cells ----------------------------------------------------------------------------------------
 
 
-def test_finished_cell_with_other_numbers_is_a_conflict(tmp_path: Path) -> None:
+def conflicts(directory: Path) -> list[tuple[Any, ...]]:
+    fields = ("cell", "column", "kept", "other")
+    return [tuple(event[name] for name in fields) for event in read_events(directory) if event["kind"] == "conflict"]
+
+
+def test_a_finished_cell_that_comes_again_with_other_numbers_is_noted_and_not_stored(tmp_path: Path) -> None:
+    columns = [Column(name, "float64", "") for name in ("lambda_0", "residual_final")] + [Column("E5", "bool", "")]
     known = row(1, lambda_0=float("nan"), E5=None, device="cpu", seconds=1.0)
-    with Store.open(tmp_path, PLAN, CONFIG) as store:
+    cell = known["cell"]
+    others = [
+        ("residual_final", np.float64(0.5), "residual_final", 1 / 7, 0.5),
+        ("lambda_0", None, "lambda_0", "nan", None),
+        ("E5", False, "E5", None, False),
+        ("status", "diverged", "status", "converged", "diverged"),
+        ("curve_residual", np.array([1.0, 2.0]), "curve_residual[1]", 1 / 7, 2.0),
+    ]
+    with Store.open(tmp_path, PLAN, CONFIG, columns=columns) as store:
         store.commit([known])
-        assert store.commit([{**known, "device": "gpu", "seconds": 2.0}]) is None  # same numbers, run elsewhere
-        for column, value, place in (
-            ("residual_final", 0.5, "residual_final: stored 0.14285714285714285, now 0.5"),
-            ("lambda_0", None, "lambda_0: stored nan, now None"),
-            ("E5", False, "E5: stored None, now False"),
-            ("status", "diverged", "status: stored 'converged', now 'diverged'"),
-            ("curve_residual", [1.0, 2.0], "curve_residual[1]: stored 0.14285714285714285, now 2.0"),
-            ("rho", 0.5, "rho: stored None, now 0.5"),
-        ):
-            with pytest.raises(StorageError) as caught:
-                store.commit([row(7), {**known, column: value}])
-            assert f"same cell, different numbers: cell {known['cell']}, {place}" in str(caught.value)
-        assert row(7)["cell"] not in store.finished
-        with pytest.raises(StorageError, match="E-CONFLICT"):
-            store.commit([row(8), row(8, steps=9)])
-    assert list(read(tmp_path)[0]["cell"]) == cells(1)
+        # the same numbers run elsewhere, and in a sweep with another axis
+        assert store.commit([{**known, "device": "gpu", "seconds": 2.0}, {**known, "rho": 0.5}]) is None
+        assert not store.conflicts
+        for column, value, *_ in others:
+            assert store.commit([{**known, column: value}]) is None
+        assert conflicts(tmp_path) == [(cell, *noted) for _, _, *noted in others]
+        store.commit([row(8), row(8, steps=9)])  # in one part too
+        assert store.conflicts == {cell, row(8)["cell"]}
+        assert conflicts(tmp_path)[len(others) :] == [(row(8)["cell"], "steps", 8, 9)]
+    table, curves, _ = read(tmp_path)
+    assert table["residual_final"].tolist() == [1 / 7, 8 / 7]
+    assert curves["residual"].tolist() == [1.0, 1 / 7, 1.0, 8 / 7]
+    Store.open(tmp_path, PLAN, CONFIG).close()
+    assert len(conflicts(tmp_path)) == len(others) + 1
 
 
-def test_conflict_between_parts_is_found_at_opening(tmp_path: Path) -> None:
+def published_by_hand(directory: Path, time: int | None, **numbers: Any) -> str:
+    """Put a part with cell 0 into a run, published at `time`; without it, as an earlier version did."""
+    import pyarrow.parquet as pq
+
+    data = encode([{**row(0), "attempt": 1, **numbers}], identity_hash(PLAN), published=time or 0)
+    if time is None:
+        file = pq.ParquetFile(io.BytesIO(data))
+        label = json.loads(file.metadata.metadata[b"expreg"])
+        del label["published"]
+        return forge(directory, file.read().replace_schema_metadata(), label)
+    (directory / "parts" / part_name(data)).write_bytes(data)
+    return part_name(data)
+
+
+def what_readers_find(directory: Path) -> list[Any]:
+    """Return the number of steps of cell 0 that each reader finds, and its status."""
+    exported = export(directory, directory.parent / "out.csv").read_text().splitlines()
+    column = exported[0].split(",").index("steps")
+    steps = [read(directory)[0]["steps"].tolist(), query(directory, "SELECT steps FROM cells")[1]]
+    states = [list(status(directory)["by_status"]), read(directory)[0]["status"].tolist()]
+    return [*steps, [int(line.split(",")[column]) for line in exported[1:]], *states]
+
+
+@pytest.mark.parametrize("times", [*permutations([10, 20, 30]), (10, 10, 10), (None, 5, 7), (9, None, None)])
+def test_all_readers_keep_the_first_publication_also_in_a_copy(tmp_path: Path, times: tuple[int | None, ...]) -> None:
+    run, states = tmp_path / "run", ["converged", "diverged", "max_steps"]
+    Store.open(run, PLAN, CONFIG).close()
+    parts = {}
+    for k, time_ in enumerate(times):
+        parts[published_by_hand(run, time_, steps=k, status=states[k])] = (time_ or 0, k)
+    first = min(parts, key=lambda name: (parts[name][0], name))
+    steps = parts[first][1]
+    expected = [[steps], [(steps,)], [steps], [states[steps]], [states[steps]]]
+    copied = shutil.copytree(run, tmp_path / "copied", copy_function=shutil.copyfile)
+    for name in sorted(parts, key=lambda name: parts[name]):
+        os.utime(copied / "parts" / name, (1e9, 1e9 - parts[name][0]))
+    for place in (run, copied):
+        assert what_readers_find(place) == expected
+        with Store.open(place, PLAN, CONFIG) as store:
+            assert store.finished == {row(0)["cell"]: states[steps]}
+            assert store.conflicts == {row(0)["cell"]}
+        assert sorted((kept, other) for _, _, kept, other in conflicts(place)) == sorted(
+            (states[steps], state) for state in states if state != states[steps]
+        )
+        with Store.open(place, PLAN, CONFIG) as store:
+            assert not store.conflicts  # they are noted once
+        assert what_readers_find(place) == expected
+        assert len(conflicts(place)) == 2
+
+
+def test_the_same_numbers_twice_are_no_conflict(tmp_path: Path) -> None:
     with Store.open(tmp_path, PLAN, CONFIG) as store:
-        store.commit([row(0)])
-    for data in (encode([{**row(0, steps=s), "attempt": 2}], identity_hash(PLAN)) for s in (0, 5)):
-        (tmp_path / "parts" / part_name(data)).write_bytes(data)
-        if json.loads(canonical(decode(data)["steps"].to_pylist())) == [0]:
-            Store.open(tmp_path, PLAN, CONFIG).close()  # the same numbers twice do no harm
-            assert len(read(tmp_path)[0]) == 1
-    with pytest.raises(StorageError, match=r"E-CONFLICT.*steps: stored [05], now [05]"):
-        Store.open(tmp_path, PLAN, CONFIG)
-    assert not is_locked(tmp_path)
+        store.commit([row(0, seconds=1.0)])
+        published_by_hand(tmp_path, 5, seconds=2.0, attempt=2)
+        assert store.refresh() == [(row(0)["cell"], "converged", 2)]
+        assert not store.conflicts
+    assert not conflicts(tmp_path)
+    assert read(tmp_path)[0]["seconds"].tolist() == [2.0]  # which was published before
 
 
 def test_failed_cells_are_superseded_and_finished_ones_are_not(tmp_path: Path) -> None:
@@ -665,44 +732,71 @@ def test_forged_parts_are_set_aside_by_name_or_named(tmp_path: Path) -> None:
         ),
         *({**label, "axes": value} for value in (7, [[1, 2]], None)),
         *({name: value for name, value in label.items() if name != key} for key in ("format", "identity", "rows")),
+        *({**label, "published": value} for value in ("x", 1.5, None, [1])),
         {**label, "rows": label["rows"] * 2},
         "[" * 100_000,
         [label],
     ]
-    forged = {forge(tmp_path, table, one) for one in wrong}
-    forged.add(forge(tmp_path, table.drop(["cell"]), label))
-    forged.add(forge(tmp_path, table.set_column(table.column_names.index("status"), "status", [[3]]), label))
     newer = forge(tmp_path, table, {**label, "format": 7})
     with pytest.raises(StorageError, match=f"{newer}.*has format 7"):
         Store.open(tmp_path, PLAN, CONFIG)
     (tmp_path / "parts" / newer).unlink()
+    forged = {forge(tmp_path, table, one) for one in wrong}
+    forged.add(forge(tmp_path, table.drop(["cell"]), label))
+    forged.add(forge(tmp_path, table.set_column(table.column_names.index("status"), "status", [[3]]), label))
     with Store.open(tmp_path, PLAN, CONFIG) as store:
         assert set(store.finished) == set(cells(0))
         assert {line.split(":")[0] for line in store.damaged} == forged
-    other = forge(tmp_path, table.set_column(table.column_names.index("steps"), "steps", [[9]]),
-                  {**label, "rows": [[row(0)["cell"], "converged", 1]]})  # fmt: skip
-    with pytest.raises(StorageError, match=r"E-CONFLICT.*cell 0{16}, steps") as caught:
-        Store.open(tmp_path, PLAN, CONFIG)
-    assert str(good) in str(caught.value)
-    assert other in str(caught.value)
-    assert not is_locked(tmp_path)
 
 
-@pytest.mark.parametrize("call", ["fcntl.flock", "os.link"])
-@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM])
-def test_a_file_system_without_locks_or_links_is_refused_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
-) -> None:
-    def lacking(*_: Any, **__: Any) -> None:
+LACKING = [errno.EOPNOTSUPP, errno.EPERM, errno.ENOLCK, errno.ENOSYS]
+
+
+def lacking(code: int) -> Callable[..., None]:
+    def call(*_: Any, **__: Any) -> None:
         raise OSError(code, os.strerror(code))
 
-    name = {"fcntl.flock": "flock", "os.link": "hard links"}[call]
+    return call
+
+
+@pytest.mark.parametrize("call", ["fcntl.flock", "os.rename"])
+@pytest.mark.parametrize("code", LACKING)
+def test_a_file_system_without_locks_or_names_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(call, lacking)
-        with pytest.raises(StorageError, match=f"its file system has no {name} .*give a local directory"):
+        patch.setattr(call, lacking(code))
+        name = call.partition(".")[2]
+        with pytest.raises(StorageError, match=f"its file system has no {name} .*another file system") as caught:
             Store.open(tmp_path / "run", PLAN, CONFIG)
+        assert caught.value.exit_code == 4
     assert not stray(tmp_path)
+    assert not any((tmp_path / "run").rglob("*.*[!k]"))  # no file but the lock
     Store.open(tmp_path / "run", PLAN, CONFIG).close()
+
+
+@pytest.mark.parametrize("code", LACKING)
+def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr("os.link", lacking(code))
+    scenario(tmp_path, str)
+    damaged = (tmp_path / "plan.json").read_bytes()[:-9]
+    (tmp_path / "plan.json").write_bytes(damaged)
+    check = Store.open(tmp_path, PLAN, CONFIG)
+    assert (tmp_path / "quarantine" / "plan.json.1").read_bytes() == damaged
+    assert set(check.finished) == set(cells(0, 1))
+    check.close()
+
+
+@pytest.mark.parametrize("code", LACKING)
+def test_a_run_that_was_copied_to_a_file_system_without_locks_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    scenario(tmp_path, str)
+    monkeypatch.setattr("fcntl.flock", lacking(code))
+    assert status(tmp_path).items() >= {"done": 2, "running": False}.items()
+    monkeypatch.setattr("fcntl.flock", lacking(errno.EIO))
+    with pytest.raises(StorageError, match="E-DISK"):
+        status(tmp_path)
 
 
 def test_a_lock_that_cannot_be_closed_is_a_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -724,11 +818,124 @@ def test_a_lock_that_cannot_be_closed_is_a_failing_disk(tmp_path: Path, monkeypa
 
 
 def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    from expreg.core.store.disk import remove_temporaries, temporary
+    from expreg.core.store import disk
 
-    left = tmp_path / f".expreg.{'0' * 32}.tmp"
-    left.write_text("left")
-    with temporary(tmp_path / "x", b"x", "write") as living:
-        remove_temporaries(tmp_path)
-        assert (left.exists(), living.exists()) == (False, True)
-    assert not stray(tmp_path)
+    with disk.temporary(tmp_path / "x", b"x", "write") as living:
+        mine = f".expreg.{disk._HOST}.{os.getpid()}."
+        assert living.name.startswith(mine)
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        left = [f".expreg.{'0' * 32}.tmp", mine.replace(f"{os.getpid()}", f"{dead.pid}") + f"{'1' * 32}.tmp"]
+        left.append(f".expreg.elsewhere.1.{'2' * 32}.tmp")
+        kept = [living.name, f".expreg.elsewhere.1.{'3' * 32}.tmp", f".expreg.{disk._HOST}.1.{'4' * 32}.tmp", "x.tmp"]
+        for name in {*left, *kept}:
+            (tmp_path / name).touch()
+        day = 24 * 3600
+        os.utime(tmp_path / left[2], (time.time() - day - 60,) * 2)
+        os.utime(tmp_path / kept[1], (time.time() - day + 60,) * 2)
+        disk.remove_temporaries(tmp_path)
+        assert {path.name for path in stray(tmp_path)} == set(kept)
+    assert not living.exists()
+
+
+# --- several writers --------------------------------------------------------------------------------
+
+
+def part_writer(directory: str, number: str, count: str) -> None:
+    """Publish `count` cells in parts of a few, those that 3 divides with numbers of its own, an ulp apart."""
+    chosen = random.Random(int(number))
+    with Store.open(f"{directory}.own", PLAN, CONFIG):  # all is imported
+        pass
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    rest = list(range(int(count)))
+    chosen.shuffle(rest)
+    while rest:
+        own = [rest.pop() for _ in range(min(len(rest), chosen.randint(1, 7)))]
+        Parts(Path(directory), identity_hash(PLAN)).commit(
+            row(k, residual_final=np.nextafter(k / 7, int(number) if k % 3 == 0 else k / 7)) for k in own
+        )
+        time.sleep(chosen.uniform(0, 0.02))
+
+
+def test_two_writers_and_an_owner_leave_each_cell_once(tmp_path: Path, soak: Any) -> None:
+    run, count = tmp_path / "run", soak.times(60, 600)
+    every, apart = cells(*range(count)), cells(*range(0, count, 3))
+    with Store.open(run, PLAN, CONFIG) as store:
+        writers = [child("part_writer", run, number, count) for number in (-1, 9999)]
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+        for writer in writers:
+            print(file=writer.stdin, flush=True)
+        seen: list[tuple[str, str, int]] = []
+        while any(writer.poll() is None for writer in writers):
+            seen += store.refresh()
+            assert not read(run)[2]
+            time.sleep(0.03)
+        assert [(*writer.communicate(), writer.returncode) for writer in writers] == [("", "", 0)] * 2
+        seen += store.refresh()
+        assert store.refresh() == []
+        assert Counter(cell for cell, *_ in seen) == dict.fromkeys(every, 2)  # each part was read once
+        assert set(store.finished) == set(every)
+        assert store.conflicts == set(apart)
+        assert store.commit([row(1)]) is None
+    assert sorted(cell for cell, *_ in conflicts(run)) == apart
+    first: dict[str, tuple[int, str, float]] = {}
+    for part in scan(run, None):
+        for one in decode(part.file).to_pylist():  # type: ignore[arg-type]
+            found = (part.published, part.name, one["residual_final"])
+            first[one["cell"]] = min(found, first.get(one["cell"], found))
+    table = read(run)[0]
+    assert table["cell"].tolist() == every
+    assert table["residual_final"].tolist() == [first[cell][2] for cell in table["cell"]]
+    assert {*table["residual_final"]} > {k / 7 for k in range(count) if k % 3}
+    with Store.open(run, PLAN, CONFIG) as store:
+        assert not store.conflicts
+    assert len(conflicts(run)) == len(apart)
+    title = "Two processes that publish the same cells beside the owner of the run, every third one an ulp apart"
+    soak.figure("R7", title, cells=count, published=len(seen), rows=len(table), noted=len(apart), unreadable=0)
+
+
+def kill_writers(directory: str) -> None:
+    """Kill a writer of parts at each point of its second commit, beside an owner."""
+    encode([], "")
+    os.environ["EXPREG_TESTING"] = "1"
+    with Store.open(directory, PLAN, CONFIG) as store:
+        for k, hook in enumerate(HOOKS):
+            if os.fork() == 0:
+                os.environ["EXPREG_FAULT"] = f"{hook}:kill@2"
+                fault.__globals__["_passes"].clear()
+                for cell in (2 * k, 2 * k + 1):
+                    Parts(Path(directory), identity_hash(PLAN)).commit([row(cell)])
+                os._exit(1)
+            assert os.wait()[1] == signal.SIGKILL
+            published = [2 * k, 2 * k + 1] if hook == "commit.after_link" else [2 * k]
+            assert sorted(cell for cell, *_ in store.refresh()) == cells(*published)
+            assert not read(directory)[2]
+        assert len(stray(Path(directory))) == 2  # of those that were killed while they wrote
+        assert not store.damaged
+    Store.open(directory, PLAN, CONFIG).close()
+    assert not stray(Path(directory))
+
+
+def test_a_writer_that_is_killed_in_a_commit_leaves_nothing_unreadable(tmp_path: Path) -> None:
+    run_child("kill_writers", tmp_path)
+    assert read(tmp_path)[0]["cell"].tolist() == cells(0, 2, 4, 6, 7)
+
+
+def test_a_damaged_part_of_another_writer_is_set_aside_and_its_cells_are_open(tmp_path: Path) -> None:
+    with Store.open(tmp_path, PLAN, CONFIG) as store:
+        part = Parts(tmp_path, identity_hash(PLAN)).commit([row(0), row(1, status="oom", attempt=3)])
+        assert part is not None
+        (tmp_path / "parts" / part.name).write_bytes(b"")
+        assert store.refresh() == []
+        assert store.damaged == [f"{part.name}: its content does not match its name"]
+        Parts(tmp_path, identity_hash(PLAN)).commit([row(0), row(1, status="oom", attempt=3)])
+        assert store.refresh() == [(row(0)["cell"], "converged", 1), (row(1)["cell"], "oom", 3)]
+        assert (store.finished, store.failed) == ({row(0)["cell"]: "converged"}, {row(1)["cell"]: "oom"})
+        store.commit([row(1)])
+        assert store.attempts[row(1)["cell"]] == 4
+        assert not store.failed
+    assert Parts(tmp_path, identity_hash(PLAN)).commit([]) is None

@@ -249,6 +249,7 @@ def warnings(
     swept = {name for group in records(summary, "groups") for name in group.get("group") or {}}
     found = {name: set(cells[name].dropna().astype(str)) for name in _SET_UP if name in cells and name not in swept}
     executions = [manifest or {}, *(manifest or {}).get("earlier", [])]
+    executions += [source for one in executions for source in one.get("reused", ())]
     found |= {name: {str(one[name]) for one in executions if name in one} for name in _FACTS}
     for name, values in found.items():
         if len(values) > 1:

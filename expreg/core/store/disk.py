@@ -20,7 +20,9 @@ from uuid import uuid4
 from expreg.errors import InputError, Problem, StorageError
 
 LOCK = ".lock"
-_TEMPORARY = re.compile(r"\.[A-Za-z0-9._-]+\.[0-9a-f]{32}\.tmp")
+_HOST = re.sub(r"[^A-Za-z0-9-]", "-", os.uname().nodename)[:64]
+_TEMPORARY = re.compile(r"\.expreg\.(?:([A-Za-z0-9-]*)\.([0-9]{1,7})\.)?[0-9a-f]{32}\.tmp")
+_DAY = 86400.0
 _LACKING = {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EPERM, errno.EINVAL}
 """What a file system answers to a call that it does not know."""
 
@@ -49,7 +51,8 @@ def required(call: str, path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _LACKING:
             raise
-        message = f"its file system has no {call} ({error.strerror}), which a run needs; give a local directory"
+        lacking = f"its file system has no {call} ({error.strerror}), which a run needs"
+        message = f"{lacking}; give a directory on another file system, such as a local one"
         raise failure("E-DISK", path, message) from error
 
 
@@ -125,17 +128,13 @@ def holds(path: Path, data: bytes) -> bool:
 def temporary(target: Path, data: bytes, stage: str) -> Iterator[Path]:
     """Yield a new file beside `target`, written and fsynced; it is gone afterwards unless it got another name.
 
-    It is locked as long as it is needed, so that no other process takes it for one that was left behind. After any
-    error it is abandoned: the kernel reports a failed write-back once and then calls the pages clean, so a second
-    fsync of the same descriptor would succeed without the data being on disk.
+    After any error it is abandoned: the kernel reports a failed write-back once and then calls the pages clean, so a
+    second fsync of the same descriptor would succeed without the data being on disk.
     """
-    # the name of the target is no part of it: with more letters it could be too long
-    path = target.with_name(f".expreg.{uuid4().hex}.tmp")
+    path = _temporary_name(target)
     fault(f"{stage}.before_write")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        with suppress(BlockingIOError), required("flock", target.parent):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
@@ -146,6 +145,12 @@ def temporary(target: Path, data: bytes, stage: str) -> Iterator[Path]:
         with suppress(OSError):
             os.unlink(path)
         os.close(descriptor)
+
+
+def _temporary_name(target: Path) -> Path:
+    """Return a new name beside a file, which says whose it is: others remove what a process that died has left."""
+    # the name of the target is no part of it: with more letters it could be too long
+    return target.with_name(f".expreg.{_HOST}.{os.getpid()}.{uuid4().hex}.tmp")
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -188,26 +193,32 @@ def free_name(path: Path) -> Path:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove the temporary files of processes that died; those of living ones are locked."""
+    """Remove the temporary files of processes of this host that died, and those of other hosts after a day."""
     for name in os.listdir(folder) if folder.is_dir() else ():
-        if _TEMPORARY.fullmatch(name):
-            with suppress(FileNotFoundError, BlockingIOError):
-                descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if found := _TEMPORARY.fullmatch(name):
+            with suppress(FileNotFoundError):
+                if _is_left(folder / name, *found.groups("")):
                     os.unlink(folder / name)
-                finally:
-                    os.close(descriptor)
+
+
+def _is_left(path: Path, host: str, process: str) -> bool:
+    if host != _HOST:  # without any it is of an earlier version
+        return not host or time.time() - path.lstat().st_mtime > _DAY
+    try:
+        os.kill(int(process), 0)
+    except OSError as error:  # another user's process may not be asked, but it lives
+        return error.errno == errno.ESRCH
+    return False
 
 
 def probe(folder: Path) -> None:
     """Do once all that a commit does: a disk that cannot should say so before anything is computed."""
-    with temporary(folder / "probe", b"expreg", "probe") as written:
-        linked = folder / f".probe.{uuid4().hex}.tmp"
-        with required("hard links", folder):
-            os.link(written, linked)
-        os.unlink(linked)
-    sync(folder)
+    with temporary(folder / "probe", b"expreg", "probe") as written, required("rename", folder):
+        renamed = _temporary_name(written)
+        os.rename(written, renamed)
+        os.unlink(renamed)
+    with required("fsync of a directory", folder):
+        sync(folder)
 
 
 def take_lock(directory: Path) -> int:
@@ -230,7 +241,7 @@ def take_lock(directory: Path) -> int:
 
 
 def is_locked(directory: Path) -> bool:
-    """Return whether a process owns the run directory now."""
+    """Return whether a process owns the run directory now; none can where the file system has no locks."""
     path = directory / LOCK
     with storage(path), suppress(FileNotFoundError):
         lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -238,6 +249,9 @@ def is_locked(directory: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError as error:
+            if error.errno not in _LACKING:
+                raise
         finally:
             os.close(lock)
     return False

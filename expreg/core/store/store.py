@@ -1,30 +1,26 @@
-"""The one writer of a run directory: immutable Parquet parts, published whole or not at all.
+"""The owner of a run directory: immutable Parquet parts, published whole or not at all, and the plan.
 
-parts/<sha256 of the bytes>.parquet   the truth: rows and curves of cells that finished together
+parts/<sha256 of the bytes>.parquet   the truth: rows and curves of cells that finished together; others may publish too
 plan.json  config.yaml  ...           replaced atomically
 events.jsonl                          what happened when; derived, never needed
 quarantine/                           damaged files, kept for a person to look at
 .lock                                 flock of the owner; the kernel frees it however the process ends
 """
 
-import errno
 import json
-import math
 import os
 import re
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from expreg.core.store import disk
-from expreg.core.store.columns import check_curves
 from expreg.core.store.disk import failure, holds, make_directory, read_bytes, read_json, replace, storage
-from expreg.core.store.part import PARTS, decode, digest, encode, expect_same_numbers, publish, scan
-from expreg.types import FAILED, TRIAL, Column
+from expreg.core.store.events import EVENTS, append_event, read_events
+from expreg.core.store.part import PARTS, Part, Parts, Rank, decode, difference, digest, scan, table_of
+from expreg.types import BASE, FAILED, TRIAL, Column
 
-QUARANTINE, PLAN, CONFIG, EVENTS, FIGURES = "quarantine", "plan.json", "config.yaml", "events.jsonl", "figures"
+QUARANTINE, PLAN, CONFIG, FIGURES = "quarantine", "plan.json", "config.yaml", "figures"
 _OURS = (CONFIG, "manifest.json", "summary.json", "report.html", "explore.html", FIGURES)
 
 
@@ -33,7 +29,8 @@ class Store:
 
     `finished` maps cell to status for cells that need no further execution, `failed` for cells whose latest
     attempt ended `oom`, `timeout` or `error`; `attempts` counts the executions of both; `damaged` has one
-    line for each file that was moved to quarantine/ when the directory was opened.
+    line for each file that was moved to quarantine/, `conflicts` the cells of which a second finished row with other
+    numbers has come: the row that was published first counts, and events.jsonl has both values.
     """
 
     def __init__(self, directory: Path, plan: Mapping[str, Any], columns: Sequence[Column], lock: int) -> None:
@@ -42,10 +39,12 @@ class Store:
         self.failed: dict[str, str] = {}
         self.attempts: dict[str, int] = {}
         self.damaged: list[str] = []
-        self._columns = columns
+        self.conflicts: set[str] = set()
         self._plan = plan
-        self._identity = identity_hash(plan)
-        self._part_of: dict[str, str] = {}
+        self._parts = Parts(directory, identity_hash(plan), columns)
+        self._known: set[str] = set()
+        self._best: dict[str, Rank] = {}
+        self._again: list[tuple[str, str]] = []
         self._lock = lock
 
     @classmethod
@@ -103,41 +102,45 @@ class Store:
     def commit(self, rows: Iterable[Mapping[str, Any]]) -> str | None:
         """Publish rows as one immutable part and return its name; None if all of them were stored already.
 
-        When this returns the rows outlive the process. A row without `attempt` gets the next number.
-
-        Raises StorageError if a finished cell comes again with other numbers, or if the disk fails.
+        When this returns the rows outlive the process. A row without `attempt` gets the next number. Raises
+        StorageError if the disk fails.
         """
         fresh: dict[str, dict[str, Any]] = {}
+        again: list[dict[str, Any]] = []
         for given in rows:
-            row = {**given, "attempt": given.get("attempt") or self.attempts.get(given["cell"], 0) + 1}
-            check_curves(row)
-            if self._adds(row, fresh.get(row["cell"])):
-                fresh[row["cell"]] = row
-        if not fresh:
-            return None
-        data = encode(list(fresh.values()), self._identity, self._columns)
-        name = publish(self.directory / PARTS, data)
-        for cell, row in fresh.items():
-            self._remember(cell, row["status"], row["attempt"], name)
-        self.event("commit", part=name, cells=len(fresh))
-        return name
+            cell = given["cell"]
+            row = {**given, "attempt": given.get("attempt") or self.attempts.get(cell, 0) + 1}
+            if cell not in self.finished and (cell not in fresh or fresh[cell]["status"] in FAILED):
+                fresh[cell] = row
+            elif row["status"] not in FAILED:
+                again.append(row)
+        part = self._parts.commit(fresh.values())
+        if part:
+            self._take(part)
+            self.event("commit", part=part.name, cells=len(fresh))
+        for row in table_of(again, self._parts.columns).to_pylist() if again else ():
+            cell = row["cell"]
+            self._compare(self._rows(self._best[cell][-1], [cell])[cell], row)
+        return part and part.name
+
+    def refresh(self) -> list[tuple[str, str, int]]:
+        """Take in the parts that others have published since; return their rows as (cell, status, attempt).
+
+        Only parts with new names are read. Damaged ones go to quarantine.
+        """
+        rows = []
+        for part in scan(self.directory, self._parts.identity, self._known):
+            if part.reason:
+                os.rename(self.directory / PARTS / part.name, self._shelf(part.name, part.reason))
+            else:
+                self._take(part)
+                rows += part.rows
+        self._compare_again()
+        return rows
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append one line to events.jsonl, with the wall-clock time (information only) and a checksum."""
-        known = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "kind": kind, **fields}
-        plain = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in known.items()}
-        body = json.dumps(plain, allow_nan=False, default=str).encode()[:-1]
-        line = b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
-        path = self.directory / EVENTS
-        with storage(path, len(line)):
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(path, flags, 0o644)
-            try:
-                _end_line(descriptor)
-                if os.write(descriptor, line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            finally:
-                os.close(descriptor)
+        """Append one line to events.jsonl."""
+        append_event(self.directory, kind, **fields)
 
     def extend(self, known: Mapping[str, Any]) -> None:
         """Let the plan know further cells, which a search has found."""
@@ -164,20 +167,13 @@ class Store:
         disk.probe(parts)
         for folder in (self.directory, parts, self.directory / FIGURES):
             disk.remove_temporaries(folder)
-        for part in scan(self.directory, self._identity):
-            if part.reason:
-                os.rename(parts / part.name, self._shelf(part.name, part.reason))
-            else:
-                for row in part.rows:
-                    self._remember(*row, part.name)
-        self._write_plan(plan if "ids" in plan else {**plan, **self._known()})
+        self.refresh()
+        self._write_plan(plan if "ids" in plan else {**plan, **self._planned()})
         if not holds(self.directory / CONFIG, config_text.encode()):
             self.write(CONFIG, config_text)
-        for line in self.damaged:
-            self.event("quarantined", file=line)
         self.event("opened", plan=plan["hash"], finished=len(self.finished), failed=len(self.failed))
 
-    def _known(self) -> dict[str, Any]:
+    def _planned(self) -> dict[str, Any]:
         """Return what the plan of an earlier search here knows of its cells, until this one knows more."""
         try:
             before = read_plan(self.directory) or {}
@@ -192,7 +188,7 @@ class Store:
             try:
                 read_plan(self.directory)
             except ValueError as error:
-                os.link(path, self._shelf(PLAN, str(error)), follow_symlinks=False)
+                replace(self._shelf(PLAN, str(error)), read_bytes(path))
             replace(path, text.encode())
         self._plan = plan
 
@@ -201,46 +197,52 @@ class Store:
         folder = self.directory / QUARANTINE
         make_directory(folder)
         self.damaged.append(f"{name}: {reason}")
+        self.event("quarantined", file=self.damaged[-1])
         return disk.free_name(folder / name)
 
-    def _remember(self, cell: str, status: str, attempt: int, part: str) -> None:
-        latest = attempt >= self.attempts.get(cell, 0)
-        self.attempts[cell] = max(attempt, self.attempts.get(cell, 0))
-        if status in FAILED:
-            if latest and cell not in self.finished:
-                self.failed[cell] = status
-            return
-        if cell in self.finished:
-            earlier = self._part_of[cell]
-            where = f"{self.directory / PARTS / part} and {earlier}"
-            expect_same_numbers(self._row(cell, earlier), self._row(cell, part), where=where)
-        self.failed.pop(cell, None)
-        self.finished[cell], self._part_of[cell] = status, part
+    def _take(self, part: Part) -> None:
+        """Remember the rows of a part."""
+        self._known.add(part.name)
+        for cell, status, attempt in part.rows:
+            rank, best = part.rank(status, attempt), self._best.get(cell)
+            if best and not (best[0] or rank[0]):  # both have finished
+                self._again.append((cell, max(rank, best)[-1]))
+            if best is None or rank < best:
+                self._best[cell] = rank
+                self.failed.pop(cell, None)
+                (self.failed if status in FAILED else self.finished)[cell] = status
+            self.attempts[cell] = max(attempt, self.attempts.get(cell, 0))
 
-    def _adds(self, row: dict[str, Any], pending: dict[str, Any] | None) -> bool:
-        """Say whether `row` tells something new about its cell; a finished row outranks every failed one."""
-        cell = row["cell"]
-        is_pending = pending is not None and pending["status"] not in FAILED
-        if not is_pending and cell not in self.finished:
-            return True
-        if row["status"] not in FAILED:
-            known = pending if pending is not None and is_pending else self._row(cell, self._part_of[cell])
-            expect_same_numbers(known, row, self._columns)
-        return False
+    def _compare_again(self) -> None:
+        """Compare rows of cells that had finished before with those that count, unless an event names them already."""
+        events = read_events(self.directory) if self._again else ()
+        noted = {(event.get("cell"), event.get("part")) for event in events if event["kind"] == "conflict"}
+        pairs: dict[tuple[str, str], list[str]] = {}
+        for cell, part in self._again:
+            if (cell, part) not in noted:
+                pairs.setdefault((self._best[cell][-1], part), []).append(cell)
+        self._again.clear()
+        for (first, part), cells in pairs.items():
+            kept, others = self._rows(first, cells), self._rows(part, cells)
+            for cell in cells:
+                self._compare(kept[cell], others[cell], part)
 
-    def _row(self, cell: str, part: str) -> dict[str, Any]:
+    def _compare(self, kept: Mapping[str, Any], other: Mapping[str, Any], part: str | None = None) -> None:
+        """Note where a finished row, of `part` if it was published, differs from the row of its cell that counts."""
+        if found := difference(kept, other, (*BASE, *self._parts.columns)):
+            self.conflicts.add(kept["cell"])
+            column, value, another = found
+            self.event("conflict", cell=kept["cell"], column=column, kept=value, other=another, part=part)
+
+    def _rows(self, part: str, cells: Collection[str]) -> dict[str, dict[str, Any]]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         path = self.directory / PARTS / part
         with storage(path):
-            rows = decode(read_bytes(path)).to_pylist()
-        # A part may hold a cell once only: commit() merges what it is given.
-        return next(row for row in rows if row["cell"] == cell)
-
-
-def _end_line(descriptor: int) -> None:
-    """Cut off a last line of which a kill or a full disk has left only a part: every line is a JSON document."""
-    size = os.fstat(descriptor).st_size
-    if size and os.pread(descriptor, 1, size - 1) != b"\n":
-        os.ftruncate(descriptor, os.pread(descriptor, size, 0).rfind(b"\n") + 1)
+            table = decode(read_bytes(path))
+        rows = table.filter(pc.is_in(table["cell"], pa.array(cells, pa.string())))
+        return {row["cell"]: row for row in rows.to_pylist()}
 
 
 def _refuse_place(directory: Path) -> None:

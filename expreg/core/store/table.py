@@ -3,12 +3,9 @@
 A reader needs no lock: parts are complete or absent, so it sees the cells that were finished when it looked.
 """
 
-import json
 import os
-import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,9 +13,10 @@ import numpy as np
 
 from expreg.core.store import live
 from expreg.core.store.columns import CURVE, merged
-from expreg.core.store.disk import is_locked, read_bytes, storage
-from expreg.core.store.part import PARTS, Part, decode, scan, table_of
-from expreg.core.store.store import EVENTS, identity_hash, read_plan
+from expreg.core.store.disk import is_locked, storage
+from expreg.core.store.events import read_events as read_events  # for readers of runs
+from expreg.core.store.part import PARTS, Part, Rank, decode, scan, table_of
+from expreg.core.store.store import identity_hash, read_plan
 from expreg.errors import InputError, Problem
 from expreg.types import FAILED, TRIAL
 
@@ -35,14 +33,15 @@ def read(
 ) -> tuple["pd.DataFrame", "pd.DataFrame", list[str]]:
     """Return (cells, curves, damaged) of a run: a row per cell, a row per cell and step, a line per file.
 
-    A cell that was executed more than once appears with its finished row, else with its latest attempt.
+    A cell that was executed more than once appears with the finished row that was published first, else with its
+    latest attempt.
     Events are `boolean` and their first steps `Int64`: they can be missing; floats are float64.
     The tables hold the cells of the run's plan, of which `cells` chooses some; the second table is empty
     without `curves`. InputError: there is no run. StorageError: the disk fails.
     """
     import pyarrow as pa
 
-    table, damaged = _gather(Path(directory), cells, curves=curves)
+    table, damaged = gather(Path(directory), cells, curves=curves)
     frames = frame_of(cells_of(table)), frame_of(curves_of(table))
     del table
     pa.default_memory_pool().release_unused()  # the pool keeps several times what the frames take
@@ -98,23 +97,6 @@ def status(directory: Path | str) -> dict[str, Any]:
     }
 
 
-def read_events(directory: Path | str) -> list[dict[str, Any]]:
-    """Return the events of a run in order; lines that a kill or a full disk cut short are left out."""
-    path = Path(directory) / EVENTS
-    with storage(path):
-        try:
-            lines = read_bytes(path).split(b"\n")
-        except FileNotFoundError:
-            return []
-    found = []
-    for line in lines:
-        body, mark, check = line.rpartition(b',"crc":"')
-        if mark and check == b'%08x"}' % zlib.crc32(body):
-            with suppress(ValueError, RecursionError):
-                found.append({"kind": "?", "time": "?", **json.loads(body + b"}")})
-    return found
-
-
 def plan_of(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the plan of a run, None if plan.json is damaged or gone; InputError where there is no run."""
     directory = Path(directory)
@@ -129,10 +111,9 @@ def plan_of(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 class _Best(NamedTuple):
-    """The row of a cell that counts: the finished one, else the latest; `place` is its index among all rows."""
+    """The row of a cell that counts, which has the least `rank`; `place` is its index among all rows."""
 
-    finished: bool
-    attempt: int
+    rank: Rank
     status: str
     place: int
 
@@ -157,14 +138,14 @@ def survey(
             continue
         visit(part)
         for place, (cell, state, attempt) in enumerate(part.rows, start=offset):
-            row = _Best(state not in FAILED, attempt, state, place)
-            if (everything or cell in wanted) and (cell not in best or row[:2] > best[cell][:2]):
+            row = _Best(part.rank(state, attempt), state, place)
+            if (everything or cell in wanted) and (cell not in best or row.rank < best[cell].rank):
                 best[cell] = row
         offset += len(part.rows)
     return best, damaged
 
 
-def _gather(
+def gather(
     directory: Path, only: Collection[str] | None = None, *, curves: bool = True
 ) -> tuple["pa.Table", list[str]]:
     """Return the rows that count, sorted by cell, curves as list columns, and a line per damaged file."""
@@ -194,7 +175,7 @@ def _gather(
 
 def gathered(directory: Path, say: Callable[[str], None]) -> "pa.Table":
     """Return the rows that count, curves as list columns; `say` what is left out and how many cells there are."""
-    table, damaged = _gather(directory)
+    table, damaged = gather(directory)
     for line in damaged:
         say(left_out(directory, line))
     say(coverage_text(coverage(directory, table["status"].to_pylist(), damaged)))
