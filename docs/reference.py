@@ -152,7 +152,7 @@ def _values(found: Schema, path: str, whole: Schema) -> str:
         return "list of " + _values(found["items"], path, whole) if found["items"] else "`[]`"
     if "expression" in found.get("description", ""):
         return "expression"
-    return {"boolean": "`true`, `false`", "string": "text", "null": "`null`"}[found["type"]]
+    return {"boolean": "`true`, `false`", "string": "text", "null": "`null`", "object": "mapping"}[found["type"]]
 
 
 def _number(found: Schema) -> str:

@@ -171,7 +171,7 @@ def test_help_says_what_there_is(call: Call) -> None:
         (["frobnicate"], "No such command 'frobnicate'."),
         (["stats"], "No such command 'stats'. Did you mean 'status'?"),
         (["run"], "Missing argument 'CONFIG'."),
-        (["run", "--nope", "tiny.yaml"], "No such option: --nope"),
+        (["run", "--zzz", "tiny.yaml"], "No such option: --zzz"),
         (["run", "tiny.yaml", "--out"], "Option '--out' requires an argument."),
         (["query", "runs/tiny"], "Missing argument 'SQL'."),
         (["schema", "--json"], "No such option: --json"),
