@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expreg import backends, registry, searching
+from expreg.backends import jobs
 from expreg.core import config as configs
 from expreg.core.config.fields import Fault
 from expreg.core.store import table
@@ -128,6 +129,8 @@ def _opened(
         raise InputError(Problem("E-USAGE", message, key="--reuse"))
     sources = runs(reuse, directory)
     work, backend = searching.work(sweep), backends.find(checked)
+    if fresh or checked.execution.engine != "slurm":
+        jobs.refuse(directory)
     if not fresh:
         _warn_of_change(directory, sweep.plan)
     if progress:
@@ -319,8 +322,8 @@ def _with_steps(found: Any, eps: float) -> dict[str, Any]:
 
 
 def status(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return how far a run is: planned, done, failed, by_status, damaged, last_event, running."""
-    return table.status(Path(directory))
+    """Return how far a run is: planned, done, failed, by_status, damaged, last_event, running, jobs (their tasks)."""
+    return {**table.status(Path(directory)), "jobs": jobs.counts(Path(directory))}
 
 
 def doctor() -> dict[str, Any]:

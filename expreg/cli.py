@@ -174,10 +174,22 @@ def status(
     if follow and as_json:
         raise InputError(Problem("E-USAGE", "expected either --watch or --json", key="--watch"))
     if follow:
-        watch.watch(run)
+        watch.watch(run, api.status)
         return
     facts = api.status(run)
     say(*(_json(facts) if as_json else watch.lines(run, facts)))
+
+
+@app.command(short_help="Stop what runs in a run directory.")
+def cancel(run: RunDirectory) -> None:
+    """Cancel the jobs of Slurm that run cells of a run; without any, ask the process of the run on this host to stop.
+
+    What is finished stays stored, and the command of the run goes on where it was. Ends with exit code 2 if nothing
+    runs there.
+    """
+    from expreg.backends import jobs
+
+    say(jobs.cancel(run))
 
 
 @app.command(short_help="Make report.html and figures/ of a run again.")

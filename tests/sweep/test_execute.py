@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from expreg.core.engine import execute
-from expreg.core.engine.execute import COMMIT_SECONDS, _collect, _work
+from expreg.core.engine.execute import COMMIT_SECONDS, _collect, workload
 from expreg.core.engine.lanes import Engine
 from expreg.core.engine.pace import Spent
 from expreg.core.store import live
@@ -105,7 +105,7 @@ def test_costs_are_computed_once_for_cells_that_differ_by_replicate_and_seed() -
         for k, network in enumerate(networks)
         for replicate in range(50)
     }
-    loads, programs = _work(experiment, cells)
+    loads, programs = workload(experiment, cells)
     assert len(asked) == 2 + 50  # one that fails is reported in its row
     assert programs == {4, 16, "no number"}
     assert [loads[cell].device for cell in ("00", "049", "10", "20")] == [8.0, 8.0, 32.0, 0.0]

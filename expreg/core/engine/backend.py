@@ -22,7 +22,7 @@ class Job(NamedTuple):
     """What is to be run: an experiment, the block `execution` of its config, and the run directory.
 
     `stop()`: whether the person has asked to stop; `expected`: cells such as one round may run, for which lanes are
-    chosen. `store` is None in a process that does not own the directory.
+    chosen; `say(line)` shows a line to the person. `store` is None in a process that does not own the directory.
     """
 
     experiment: Experiment
@@ -30,6 +30,7 @@ class Job(NamedTuple):
     store: Store | None
     stop: Callable[[], bool]
     expected: Cells
+    say: Callable[[str], None] = lambda _: None
 
 
 class Runner(Protocol):

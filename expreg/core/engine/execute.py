@@ -15,8 +15,9 @@ from expreg.core.engine.pace import Load, Pace, load
 from expreg.core.engine.progress import Reporter
 from expreg.core.engine.search import Cells, Work
 from expreg.core.store import live, table
+from expreg.core.store.part import Parts
 from expreg.core.store.store import Store
-from expreg.errors import Interrupted
+from expreg.errors import InputError, Interrupted
 from expreg.output import complain, counted
 from expreg.types import FAILED, Experiment, Row, Settings
 
@@ -49,6 +50,7 @@ def execute(
     says whether to stop. Raises Interrupted when it did, StorageError when the disk fails; what was finished by then
     is stored.
     """
+    say: Callable[[str], None] = complain if progress else lambda _: None
     store.remove(live.NAME)  # of an execution that was killed
     tried: set[str] = set()
     cells = work.cells
@@ -68,15 +70,14 @@ def execute(
     done = sum(cell in store.finished for cell in cells)
     if not waiting:
         store.event("finished", cells=0)
-        if progress:
-            complain(f"{counted(done, 'cell')}, all finished before")
+        say(f"{counted(done, 'cell')}, all finished before")
         return
     whole = work.expected is None  # a grid, which one round runs
     record = manifest.begun(store.directory, len(waiting), experiment.remembered.get("source"))
     store.write(manifest.NAME, manifest.text(record))
     store.event("start", cells=len(cells), open=len(waiting))
     began, rounds = time.monotonic(), 0
-    with asked() as stop, backend(Job(experiment, execution, store, stop, work.expected or {})) as runner:
+    with asked() as stop, backend(Job(experiment, execution, store, stop, work.expected or {}, say)) as runner:
 
         def end(how: str) -> None:
             store.remove(live.NAME)
@@ -93,7 +94,7 @@ def execute(
                         tried.update(row["cell"] for row in rows)
                         yield rows
                 waiting = {cell: waiting[cell] for cell in waiting if cell not in tried} or wanted()
-        except (GeneratorExit, KeyboardInterrupt):
+        except (GeneratorExit, KeyboardInterrupt, Interrupted, InputError):
             end("interrupted")
             raise
         ending = "interrupted" if waiting or stop() else "finished"  # finished: every cell that was wanted has a row
@@ -102,20 +103,20 @@ def execute(
     of = f"{len(cells)} cells" if whole else f"at most {work.most} cells"
     if ending == "interrupted":
         raise Interrupted(f"interrupted, {done} of {of} done; resume with the same command")
-    if progress and not whole:
-        complain(f"search finished after {counted(rounds, 'round')}: {done} of {of} were needed")
+    if not whole:
+        say(f"search finished after {counted(rounds, 'round')}: {done} of {of} were needed")
 
 
 def _reporter(
     runner: Runner, experiment: Experiment, waiting: Mapping[str, Settings], done: int, label: str, progress: bool
 ) -> Reporter:
-    loads, programs = _work(experiment, waiting)
+    loads, programs = workload(experiment, waiting)
     programs -= {signature for signature, *_ in runner.compilations}
-    pace = Pace(loads, programs=len(programs), devices=runner.devices, compilers=compilers())
+    pace = Pace(loads, programs=0 if runner.stores else len(programs), devices=runner.devices, compilers=compilers())
     return Reporter(pace, len(waiting), done, label=label, silent=not progress)
 
 
-def _work(experiment: Experiment, waiting: Mapping[str, Settings]) -> tuple[dict[str, Load], set[Hashable]]:
+def workload(experiment: Experiment, waiting: Mapping[str, Settings]) -> tuple[dict[str, Load], set[Hashable]]:
     """Return the load of each cell, and the programs of all."""
     loads = dict.fromkeys(waiting, Load())
     known: dict[Hashable, Load] = {}
@@ -139,7 +140,7 @@ def _collect(runner: Runner, waiting: Cells, store: Store, reporter: Reporter) -
     def commit() -> list[Row]:
         rows = pending.copy()
         pending.clear()  # first: what cannot be stored is not tried again
-        rows = rows if runner.stores else _stored(store, rows, waiting)
+        rows = rows if runner.stores else commit_rows(store, rows, waiting)
         show(rows)
         return rows
 
@@ -164,13 +165,13 @@ def _collect(runner: Runner, waiting: Cells, store: Store, reporter: Reporter) -
     yield rest
 
 
-def _stored(store: Store, rows: list[Row], cells: Cells) -> list[Row]:
+def commit_rows(store: Store | Parts, rows: list[Row], cells: Cells) -> list[Row]:
     """Commit rows and return them; a value that no file can hold, such as 10^30 as an integer, is its cell's error."""
     try:
         store.commit(rows)
     except (TypeError, ValueError, OverflowError, NotImplementedError) as error:  # what Arrow raises of values
         if len(rows) > 1:
-            return [row for one in rows for row in _stored(store, [one], cells)]
+            return [row for one in rows for row in commit_rows(store, [one], cells)]
         kept = {name: rows[0][name] for name in CIRCUMSTANCES}
         rows = [with_axes({**error_row(rows[0]["cell"], error), **kept}, *cells[rows[0]["cell"]])]
         store.commit(rows)

@@ -55,6 +55,8 @@ def begun(directory: Path, cells: int, functions: str | None = None) -> dict[str
         **setup(),
         **({"functions": functions} if functions else {}),
         "command": shlex.join(sys.argv),
+        "host": platform.node(),
+        "process": os.getpid(),
         "started_at": _now(),
         "ended_at": None,
         "ending": "running",

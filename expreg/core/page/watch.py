@@ -30,13 +30,14 @@ EVENTS = 5
 
 
 def lines(run: Path, facts: Mapping[str, Any]) -> list[str]:
-    """Return the state of a run as lines, from the facts of `table.status`."""
+    """Return the state of a run as lines, from the facts of `table.status`, and `jobs`: tasks by job and state."""
     planned = "?" if facts["planned"] is None else facts["planned"]
     most = "at most " if facts["search"] else ""
     last = facts["last_event"]
     found = [f"{run}: {facts['done']} of {most}{planned} cells done, {_state(facts, last)}"]
     progress = live.Progress(**facts["progress"]) if facts["progress"] else None
-    found += terminal.pairs({**facts["by_status"], **(live.facts(progress) if progress else {})}, indent=2)
+    tasks = {f"job {job}": ", ".join(f"{n} {state}" for state, n in of.items()) for job, of in _jobs(facts).items()}
+    found += terminal.pairs({**facts["by_status"], **(live.facts(progress) if progress else {}), **tasks}, indent=2)
     if last:
         found.append(f"  last event: {last['kind']} at {last['time']}")
     return [*found, *(f"  damaged: {line}" for line in facts["damaged"])]
@@ -46,20 +47,27 @@ def _state(facts: Mapping[str, Any], last: Mapping[str, Any] | None) -> str:
     over = last and last["kind"] == "finished"
     if facts["running"]:
         return "drawing the report" if over else "running now"
+    if _jobs(facts):
+        return "run by jobs"
     return "search finished" if facts["search"] and over else "not running"
 
 
-def watch(run: Path) -> None:
+def _jobs(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+    """Return the tasks of the jobs that run cells, where the facts have them."""
+    return facts.get("jobs", {})
+
+
+def watch(run: Path, status: Callable[[Path], dict[str, Any]] = table.status) -> None:
     """Show how a run goes on until its process ends, then its state; on a terminal in place, elsewhere line by line.
 
     Ctrl-C ends it. The numbers are those that the process of the run shows itself.
     """
-    facts = table.status(run)
+    facts = status(run)
     terminal_like = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     with _until_interrupted():
         if facts["running"]:
             (_in_place if terminal_like else _line_by_line)(run)
-            facts = table.status(run)
+            facts = status(run)
         say(*lines(run, facts))
 
 

@@ -41,7 +41,7 @@ class Store:
         self.damaged: list[str] = []
         self.conflicts: set[str] = set()
         self._plan = plan
-        self._parts = Parts(directory, identity_hash(plan), columns)
+        self.parts = Parts(directory, identity_hash(plan), columns)
         self._known: set[str] = set()
         self._best: dict[str, Rank] = {}
         self._again: list[tuple[str, str]] = []
@@ -114,11 +114,11 @@ class Store:
                 fresh[cell] = row
             elif row["status"] not in FAILED:
                 again.append(row)
-        part = self._parts.commit(fresh.values())
+        part = self.parts.commit(fresh.values())
         if part:
             self._take(part)
             self.event("commit", part=part.name, cells=len(fresh))
-        for row in table_of(again, self._parts.columns).to_pylist() if again else ():
+        for row in table_of(again, self.parts.columns).to_pylist() if again else ():
             cell = row["cell"]
             self._compare(self._rows(self._best[cell][-1], [cell])[cell], row)
         return part and part.name
@@ -129,7 +129,7 @@ class Store:
         Only parts with new names are read. Damaged ones go to quarantine.
         """
         rows = []
-        for part in scan(self.directory, self._parts.identity, self._known):
+        for part in scan(self.directory, self.parts.identity, self._known):
             if part.reason:
                 os.rename(self.directory / PARTS / part.name, self._shelf(part.name, part.reason))
             else:
@@ -137,6 +137,13 @@ class Store:
                 rows += part.rows
         self._compare_again()
         return rows
+
+    def rows(self, cells: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the rows of these cells that count."""
+        of: dict[str, list[str]] = {}
+        for cell in cells:
+            of.setdefault(self._best[cell][-1], []).append(cell)
+        return [row for part, some in of.items() for row in self._rows(part, some).values()]
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to events.jsonl."""
@@ -229,7 +236,7 @@ class Store:
 
     def _compare(self, kept: Mapping[str, Any], other: Mapping[str, Any], part: str | None = None) -> None:
         """Note where a finished row, of `part` if it was published, differs from the row of its cell that counts."""
-        if found := difference(kept, other, (*BASE, *self._parts.columns)):
+        if found := difference(kept, other, (*BASE, *self.parts.columns)):
             self.conflicts.add(kept["cell"])
             column, value, another = found
             self.event("conflict", cell=kept["cell"], column=column, kept=value, other=another, part=part)
