@@ -84,7 +84,7 @@ def test_the_container_installs_as_make_does():
         assert any(pin.startswith(f"{re.split('[><=]', name)[0]}==") for pin in pins("dev"))
 
 
-def test_the_container_starts_as_nobody_of_importance_and_keeps_what_is_compiled():
+def test_the_container_does_not_run_as_root_and_its_cache_is_a_volume():
     text = (ROOT / "docker/Dockerfile").read_text()
     [user], [entry], [first], [volume] = map(dockerfile, ("USER", "ENTRYPOINT", "CMD", "VOLUME"))
     assert user != "root"
