@@ -17,6 +17,7 @@ $(STAMP): requirements/dev.txt requirements/uv.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	$(UV) install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(if $(wildcard requirements/$(EXTRAS).txt),$(UV) install --quiet --python $(BIN)/python --require-hashes -r requirements/$(EXTRAS).txt)
 	$(if $(EXTRAS),$(UV) install --quiet --python $(BIN)/python --editable ".[$(EXTRAS)]")
 	touch $@
 
@@ -63,6 +64,8 @@ requirements: $(STAMP)
 	  --group dev pyproject.toml -o requirements/dev.txt
 	$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra docs --group dev pyproject.toml -o requirements/docs.txt
+	$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --extra cuda12 --constraint requirements/dev.txt pyproject.toml -o requirements/cuda12.txt
 
 clean:
 	rm -rf .venv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

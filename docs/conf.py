@@ -1,4 +1,4 @@
-"""Sphinx configuration: MyST pages, one of them executed; nothing is fetched, neither by the build nor by a reader."""
+"""Sphinx configuration: MyST pages and notebooks, executed here; neither the build nor a reader fetches anything."""
 
 import os
 import re
@@ -12,7 +12,7 @@ import reference
 
 from expreg import __version__
 
-# The executed page runs `expreg` as a reader would: found on the path, its kernel finds it there too.
+# Executed pages run `expreg` as a reader would: found on the path, their kernels find it there too.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 # The kernel reads no configuration of the person who builds, and does not warn about its local socket.
 os.environ["IPYTHONDIR"] = tempfile.mkdtemp(prefix="expreg-docs-")

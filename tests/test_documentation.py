@@ -42,6 +42,7 @@ PAGES = [
 ]
 REGISTRIES = r"pypi\.|pythonhosted|anaconda|conda-forge|npmjs|docker\.io|huggingface|crates\.io"
 THIS_MACHINE = r"(?<![\w.])/(work|tmp|root|home|Users|mnt)/"
+NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 LARGEST_IMAGE = 150_000
 SMALLEST = {"experiment": "threshold", "name": "smallest", "sweep": {"product": {"n": [4], "m": [16]}}}
 
@@ -68,6 +69,15 @@ def blocks(*kinds: str) -> Iterator[Block]:
 
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def source(path: Path) -> str:
+    """Return the text of a page, or that of the cells of a notebook."""
+    if path.suffix == ".md":
+        return path.read_text()
+    form = {"markdown": "{}", "code": "```\n{}\n```"}
+    cells = json.loads(path.read_text())["cells"]
+    return "\n\n".join(form[cell["cell_type"]].format("".join(cell["source"])) for cell in cells)
 
 
 EXAMPLES = sorted({block.page for block in blocks("python", "{code-cell}")})
@@ -170,10 +180,10 @@ def test_what_is_called_ambiguous_is_refused(text):
 # --- formulas -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=name)
 def test_every_formula_is_understood(page):
     """The build fails too, as it uses the same function."""
-    text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", source(page), flags=re.MULTILINE | re.DOTALL)
     for block, inline in re.findall(r"\$\$(.+?)\$\$|\$([^$]+)\$", text, re.DOTALL):
         assert formulas.mathml(block or inline).startswith("<math")
 
@@ -204,9 +214,9 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=name)
 def test_relative_links_exist_and_no_registry_and_no_place_of_one_machine_is_named(page):
-    text = page.read_text()
+    text = source(page)
     assert not re.search(f"{REGISTRIES}|{THIS_MACHINE}", text)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in target:
@@ -274,9 +284,9 @@ def test_every_label_of_the_mathematics_is_explained():
 AVOIDED = r"\b(told|held|said|far away|says of|lets? expect|is recalled)\b"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=name)
 def test_pages_avoid_words_that_read_badly(page):
-    assert not re.findall(f".*{AVOIDED}.*", page.read_text(), re.IGNORECASE)
+    assert not re.findall(f".*{AVOIDED}.*", source(page), re.IGNORECASE)
 
 
 def test_texts_of_the_package_avoid_words_that_read_badly():

@@ -44,7 +44,7 @@ def test_fewer_replicates_than_the_quantile_needs_are_refused_with_the_number() 
 
 
 @pytest.mark.parametrize(
-    ("ns", "words"), [((8,), "1 values of n"), ((8, 16), "2 values of n"), ((4, 5, 6), "factor 1.5")]
+    ("ns", "words"), [((8,), "1 value of n"), ((8, 16), "2 values of n"), ((4, 5, 6), "factor 1.5")]
 )
 def test_too_short_a_range_of_n_is_refused(ns: tuple[int, ...], words: str) -> None:
     assert words in described(tables(40, ns=ns))["why_not"]

@@ -262,6 +262,13 @@ def test_a_probability_is_judged_by_the_lowest_interval(low: float, high: float,
         assert theorem in found["reason"]
 
 
+def test_the_reason_of_a_contradiction_names_the_n_of_its_numbers() -> None:
+    records = [widest(4, 50, 0.67, 0.87), widest(8, 30, 0.34, 0.6)]
+    found = verdicts.share("probability", "E5", records, 0.9, BOUND)
+    assert (found["verdict"], found["measured"]) == ("contradicts", 30 / 64)
+    assert "30 of 64 at n = 8" in found["reason"]
+
+
 def test_an_n_without_any_result_leaves_the_probability_open() -> None:
     empty = {"n": 8, "m": 64, "successes": 0, "trials": 0, "rate": None, "low": None, "high": None}
     for records in ([widest(4, 64, 0.95, 1.0), empty], [empty], []):

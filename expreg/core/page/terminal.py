@@ -28,7 +28,7 @@ def lines(
         table.add_column(_text(name), no_wrap=i > 0, justify="right" if right else "left")
     for row in rows:
         table.add_row(*map(_text, row))
-    console = Console(file=io.StringIO(), width=width - indent, color_system=None, legacy_windows=False)
+    console = Console(file=io.StringIO(), width=width - indent, color_system=None, force_jupyter=False)
     with console.capture() as capture:
         console.print(table)
     return [" " * indent + line.rstrip() for line in capture.get().splitlines()]

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from expreg.output import counted
+
 Floats = NDArray[np.float64]
 Locate = Callable[[Floats, Floats, Floats], tuple[Floats, Floats]]
 
@@ -165,7 +167,7 @@ def obstacle(ns: Sequence[int], replicates: int, needed: int, confidence: float,
     `ns` have their threshold inside the grid, each with at least `replicates`; `needed` is by (D.4).
     """
     if len(ns) < LEAST_POINTS:
-        return f"{len(ns)} values of n have their threshold inside the grid; {LEAST_POINTS} are required"
+        return f"the threshold is inside the grid at {counted(len(ns), 'value')} of n; {LEAST_POINTS} are required"
     span = max(ns) / min(ns)
     if span < LEAST_SPAN:
         return f"n spans a factor {span:.3g}; {LEAST_SPAN:g} is required"

@@ -167,8 +167,9 @@ def share(claim: str, criterion: str, widest: Sequence[Record], level: float, bo
 def _share_verdict(known: Sequence[Record], worst: Record, level: float, bounds: Sequence[Record]) -> tuple[str, str]:
     below = [record for record in known if record["high"] < level]
     if below:
-        first = next((record for record in below if _sufficient(record, bounds)), below[0])
-        return CONTRADICTS, f"{_where(first)} is below {level:g}, and {_theorem(first, bounds)}."
+        lowest = min(below, key=lambda record: float(record["low"]))
+        named = next((record for record in below if _sufficient(record, bounds)), lowest)
+        return CONTRADICTS, f"{_where(named)} is below {level:g}, and {_theorem(named, bounds)}."
     found = f"{_where(worst)}, interval [{worst['low']:.3f}, {worst['high']:.3f}],"
     if worst["low"] >= level:
         return CONSISTENT, f"{found} is at or above {level:g}, and no n is lower."
