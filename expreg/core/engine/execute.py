@@ -10,6 +10,7 @@ import jax
 
 from expreg import __version__
 from expreg.core.engine import devices, manifest
+from expreg.core.engine.checkpoints import Checkpoints
 from expreg.core.engine.estimate import kind_of
 from expreg.core.engine.failures import error_row
 from expreg.core.engine.interrupt import graceful
@@ -19,7 +20,7 @@ from expreg.core.engine.progress import Reporter
 from expreg.core.engine.search import Cells, Work
 from expreg.core.store import live, table
 from expreg.core.store.columns import check_row, types_of
-from expreg.core.store.store import Store
+from expreg.core.store.store import CHECKPOINTS, Store
 from expreg.errors import Interrupted
 from expreg.output import complain, counted
 from expreg.types import FAILED, Experiment, Row, Settings
@@ -81,6 +82,7 @@ def execute(
     with asked() as stop:
         engine = _engine(experiment, execution, stop)
         engine.expected = _expected(experiment, work.expected or {})
+        engine.checkpoints = Checkpoints(store.directory / CHECKPOINTS, execution.checkpoint_seconds or float("inf"))
 
         def end(how: str) -> None:
             store.remove(live.NAME)

@@ -1,6 +1,7 @@
 """The one writer of a run directory: immutable Parquet parts, published whole or not at all.
 
 parts/<sha256 of the bytes>.parquet   the truth: rows and curves of cells that finished together
+checkpoints/<cell>/                   states of cells that are not finished; derived, gone once the row is stored
 plan.json  config.yaml  ...           replaced atomically
 events.jsonl                          what happened when; derived, never needed
 quarantine/                           damaged files, kept for a person to look at
@@ -12,6 +13,7 @@ import json
 import math
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,6 +27,7 @@ from expreg.core.store.part import PARTS, decode, digest, encode, expect_same_nu
 from expreg.types import FAILED, TRIAL, Column
 
 QUARANTINE, PLAN, CONFIG, EVENTS, FIGURES = "quarantine", "plan.json", "config.yaml", "events.jsonl", "figures"
+CHECKPOINTS = "checkpoints"
 _OURS = (CONFIG, "manifest.json", "summary.json", "report.html", "explore.html", FIGURES)
 
 
@@ -119,6 +122,7 @@ class Store:
         name = publish(self.directory / PARTS, data)
         for cell, row in fresh.items():
             self._remember(cell, row["status"], row["attempt"], name)
+            shutil.rmtree(self.directory / CHECKPOINTS / cell, ignore_errors=True)
         self.event("commit", part=name, cells=len(fresh))
         return name
 
@@ -145,7 +149,7 @@ class Store:
 
     def write(self, name: str, content: str | bytes) -> Path:
         """Replace one file of the run directory; a reader sees the old content or the new, never a mix."""
-        reserved = (PARTS, QUARANTINE, EVENTS, PLAN)  # the plan has a checksum
+        reserved = (PARTS, QUARANTINE, CHECKPOINTS, EVENTS, PLAN)  # the plan has a checksum
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name in reserved:
             raise ValueError(f"{name!r} is not the name of a file that a run keeps")
         path = self.directory / name
@@ -170,6 +174,9 @@ class Store:
             else:
                 for row in part.rows:
                     self._remember(*row, part.name)
+        for folder in (self.directory / CHECKPOINTS).glob("*"):
+            for left in [folder] if folder.name in self.finished else folder.glob(".*"):
+                shutil.rmtree(left, ignore_errors=True)
         self._write_plan(plan if "ids" in plan else {**plan, **self._known()})
         if not holds(self.directory / CONFIG, config_text.encode()):
             self.write(CONFIG, config_text)
@@ -245,7 +252,7 @@ def _end_line(descriptor: int) -> None:
 
 def _refuse_place(directory: Path) -> None:
     """Raise StorageError if the output or a folder in it is a symlink or a file, or is in this package."""
-    for path in (directory, *(directory / name for name in (PARTS, QUARANTINE, FIGURES))):
+    for path in (directory, *(directory / name for name in (PARTS, QUARANTINE, CHECKPOINTS, FIGURES))):
         disk.refuse_link(path)
     if directory.resolve().is_relative_to(Path(__file__).resolve().parents[1]):
         raise failure("E-OUT", directory, "lies inside the expreg package; give a directory elsewhere")
