@@ -422,6 +422,7 @@ def main() -> None:
     guard()
     warnings.showwarning = _warn
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it has much to say where it cannot keep its cache
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs tracebacks of what it raises, too
     # Imports and figures make a million objects that stay: looking through them every 700 costs a fifth of a report.
     gc.set_threshold(50_000)
     with handled(end_at_once(f"interrupted{resume}")):

@@ -17,6 +17,7 @@ from expreg.core.engine.pace import Spent
 from expreg.core.engine.search import Cells
 from expreg.core.store import disk
 from expreg.core.store.part import Parts, scan
+from expreg.core.store.store import CHECKPOINTS
 from expreg.errors import InputError, Interrupted
 from expreg.output import counted
 from expreg.types import FAILED, Experiment, Row
@@ -49,7 +50,7 @@ class Share:
     def __call__(self) -> None:
         """Run the cells that have no row yet, until a signal comes; then let submitit requeue the task.
 
-        It is not requeued where it was cancelled, nor where the time limit was too short for a single cell.
+        It is not requeued where it was cancelled, nor where the time limit was too short for a cell or a checkpoint.
         """
         asked: list[int] = []
         signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -60,14 +61,19 @@ class Share:
                     del self._cells[cell]
         given = len(self._cells)
         if given:
-            self._run(Worker(self._task, lambda: bool(asked)))
-        if self._cells and asked and (asked[0] == signal.SIGTERM or len(self._cells) < given):
+            self._run(Worker(self._task, lambda: bool(asked), self._parts.directory))
+        if self._cells and asked and (asked[0] == signal.SIGTERM or len(self._cells) < given or self._saved):
             import submitit
 
             here = submitit.JobEnvironment()
             # a job that was cancelled is completing; requeued, it would come back
             if jobs.states([jobs.Array(here.cluster, {here.job_id: []})]).get(here.job_id) in ("running", "signaling"):
                 before[getattr(signal, f"SIG{here.USR_SIG}")](asked[0], None)
+
+    @property
+    def _saved(self) -> bool:
+        """Whether a cell would go on from a checkpoint."""
+        return any((self._parts.directory / CHECKPOINTS / cell).exists() for cell in self._cells)
 
     def checkpoint(self) -> Any:
         """Return what submitit keeps for the next start of the task."""

@@ -3,6 +3,7 @@
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -42,13 +43,17 @@ def task(job: Job) -> Task:
 
 
 class Worker(Local):
-    """Runs cells of a task on the devices of this process; create it before JAX starts."""
+    """Runs cells of a task on the devices of this process; create it before JAX starts.
 
-    def __init__(self, task: Task, stop: Callable[[], bool] = lambda: False) -> None:
+    Checkpoints are kept in `directory`, that of the run.
+    """
+
+    def __init__(self, task: Task, stop: Callable[[], bool] = lambda: False, directory: Path | None = None) -> None:
         sys.path.extend(path for path in task.paths if path not in sys.path)
         registry.load_needed(task.modules)
         devices.configure(task.execution.device)
-        super().__init__(Job(pickle.loads(task.experiment), task.execution, None, stop, {}))
+        experiment = pickle.loads(task.experiment)
+        super().__init__(Job(experiment, task.execution, None, stop, {}, directory=directory))
 
 
 def batches(cells: Cells, size: int) -> Iterator[Cells]:

@@ -80,6 +80,15 @@ def test_a_timeout_is_null_or_a_number_of_seconds(value: Any, code: str) -> None
     assert refused(changed("execution.cell_timeout", value)) == [(code, "execution.cell_timeout")]
 
 
+@pytest.mark.parametrize(("value", "code"), [(0, "E-RANGE"), ("often", "E-TYPE"), (float("inf"), "E-RANGE")])
+def test_checkpoints_come_after_seconds_or_never_and_name_no_cell(value: Any, code: str) -> None:
+    assert load(SMALL).execution.checkpoint_seconds == 300.0
+    never = load(changed("execution.checkpoint_seconds", None))
+    assert never.execution.checkpoint_seconds is None
+    assert configs.plan(never)["ids"] == configs.plan(load(SMALL))["ids"]
+    assert refused(changed("execution.checkpoint_seconds", value)) == [(code, "execution.checkpoint_seconds")]
+
+
 @pytest.mark.parametrize("name", ["mine", "trail", "curve_trail", "status", "device", "name"])
 def test_an_axis_named_like_a_column_is_refused(name: str) -> None:
     columns = {"columns": lambda: [Column("mine", "float64", "")], "curves": lambda: [Column("trail", "float64", "")]}

@@ -326,7 +326,8 @@ def test_a_cell_that_takes_too_long_is_stopped_and_its_lane_is_used_again(lanes)
 
 def test_a_cleared_lane_idles_and_the_others_keep_every_bit():
     state = {"left": jnp.arange(1, 5), "deep": {"x": jnp.arange(24.0).reshape(4, 3, 2) + 1}}
-    cleared = programs._idle(state, np.array([False, True, False, False]))
+    idle = jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), state)
+    cleared = programs.with_lanes(state, np.array([False, True, False, False]), idle)
     kept = np.array([0, 2, 3])
     chex.assert_trees_all_equal_shapes_and_dtypes(cleared, state)
     chex.assert_trees_all_equal(jax.tree.map(lambda x: x[kept], cleared), jax.tree.map(lambda x: x[kept], state))

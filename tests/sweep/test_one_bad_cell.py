@@ -121,7 +121,8 @@ def run(place, experiment, *, lanes=4, timeout=0.5):
         for i in range(1, 30)
     }
     plan = {"hash": "x", "identity": {"experiment": "countdown"}, "cells": len(cells), "ids": list(cells), "axes": []}
-    execution = SimpleNamespace(devices="auto", lanes=lanes, slice_seconds=1e-2, cell_timeout=timeout)
+    portions = {"lanes": lanes, "slice_seconds": 1e-2, "cell_timeout": timeout, "checkpoint_seconds": None}
+    execution = SimpleNamespace(devices="auto", **portions)
     with Store.open(place, plan, "", columns=experiment.columns()) as store:
         list(execute(store, experiment, Work(cells, grid(cells)), execution, progress=False))
         counts = len(store.finished), len(store.failed)

@@ -104,6 +104,9 @@ class Execution(Block):
     cell_timeout: Annotated[float | None, Number(above=0, expression=False, null=True)] = key(
         None, "seconds after which a cell is given up with status timeout; null never does"
     )
+    checkpoint_seconds: Annotated[float | None, Number(above=0, expression=False, null=True)] = key(
+        300.0, "seconds after which a running cell is saved, and again; null never saves"
+    )
 
 
 class Curve(Block):

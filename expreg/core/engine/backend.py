@@ -1,20 +1,23 @@
 """Who runs the cells of an execution: a backend takes cells and yields complete rows, here or in other processes."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
 from expreg import __version__
 from expreg.core.engine import devices
+from expreg.core.engine.checkpoints import Checkpoints
 from expreg.core.engine.failures import error_row
 from expreg.core.engine.lanes import Engine
 from expreg.core.engine.pace import Spent
 from expreg.core.engine.search import Cells
 from expreg.core.store.columns import check_row, types_of
-from expreg.core.store.store import Store
+from expreg.core.store.store import CHECKPOINTS, Store
 from expreg.types import Experiment, Row
 
 
@@ -22,7 +25,8 @@ class Job(NamedTuple):
     """What is to be run: an experiment, the block `execution` of its config, and the run directory.
 
     `stop()`: whether the person has asked to stop; `expected`: cells such as one round may run, for which lanes are
-    chosen; `say(line)` shows a line to the person. `store` is None in a process that does not own the directory.
+    chosen; `say(line)` shows a line to the person. `store` is None in a process that does not own the run directory;
+    that is `directory`, if it can write there.
     """
 
     experiment: Experiment
@@ -31,6 +35,7 @@ class Job(NamedTuple):
     stop: Callable[[], bool]
     expected: Cells
     say: Callable[[str], None] = lambda _: None
+    directory: Path | None = None
 
 
 class Runner(Protocol):
@@ -108,6 +113,8 @@ def _engine(job: Job) -> Engine:
     size = devices.mesh(count).size
     # every device has the same number of lanes
     lanes = None if execution.lanes == "auto" else max(execution.lanes // size, 1) * size
+    directory = job.store.directory if job.store else job.directory
+    every = execution.checkpoint_seconds or math.inf
     expected: Counter[Hashable] = Counter()
     for settings, _ in job.expected.values():
         with suppress(Exception):  # reported in its row
@@ -120,6 +127,7 @@ def _engine(job: Job) -> Engine:
         cell_timeout=execution.cell_timeout,
         stop=job.stop,
         expected=expected,
+        checkpoints=Checkpoints(directory / CHECKPOINTS, every) if directory else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -173,6 +174,15 @@ def host_memory() -> int:
         with suppress(OSError, ValueError):  # not Linux, or `max`: no limit
             physical = min(physical, int(Path(path).read_text()))
     return physical
+
+
+def processor() -> str:
+    """Return what the CPUs of this machine can do: code that is compiled for one may not suit another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        return platform.processor()
 
 
 def describe() -> dict[str, Any]:

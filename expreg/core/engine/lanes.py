@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from expreg.core.engine.checkpoints import Checkpoints
 from expreg.core.engine.devices import mesh, numerics
 from expreg.core.engine.failures import NoExample, error_row, only_this_cell, out_of_memory
 from expreg.core.engine.pace import Spent
@@ -62,8 +63,8 @@ class Engine:
     """Run cells of one experiment on the local devices. `compilations` lists (signature, lanes, seconds; 0 if kept).
 
     `expected`: cells of each program in all calls of `run` together, where these are more than one; its lanes are
-    chosen for that many. `spent` is what all calls of `run` have spent so far, `occupied` how many lanes hold a cell
-    now, and how many there are.
+    chosen for that many. `checkpoints`: those from which cells go on, and where they are saved. `spent` is what all
+    calls of `run` have spent so far, `occupied` how many lanes hold a cell now, and how many there are.
     """
 
     experiment: Experiment
@@ -71,6 +72,7 @@ class Engine:
     devices: int | None = None
     slice_seconds: float = 0.25
     cell_timeout: float | None = None
+    checkpoints: Checkpoints | None = None
     stop: Callable[[], bool] = lambda: False
     compilations: list[tuple[Hashable, int, float]] = field(default_factory=list)
     expected: Mapping[Hashable, int] = field(default_factory=dict)
@@ -191,16 +193,17 @@ class Engine:
             state = program.start()
             inputs: Tree = None
             buffers, views = program.buffers(program.example)
-        seconds = np.zeros(program.width)
+        seconds, since = np.zeros(program.width), np.zeros(program.width)  # of its cell; since its last checkpoint
         blocks = self._blocks.get(program.signature, 1)
         while not self.stop():
             with numerics():
                 fresh = self._refill(views, queue, program)
-                seconds[fresh] = 0
+                seconds[fresh], since[fresh] = 0, time.monotonic()
+                state = self._restore(program, queue, state, fresh, seconds)
                 self.occupied = len(queue.occupied), program.lanes
                 if queue.occupied:
                     began = time.monotonic()
-                    if fresh.any():
+                    if fresh.any() or inputs is None:
                         inputs = jax.device_put(buffers, program.sharding, may_alias=False)
                     state, running, record = program.execute(state, fresh, inputs, np.int32(blocks))
                     while queue.waiting and len(queue.prepared) < program.lanes and not running.is_ready():  # type: ignore[attr-defined]
@@ -211,11 +214,24 @@ class Engine:
                     seconds[list(queue.occupied)] += elapsed * mesh(self.devices).size / len(queue.occupied)
                     self._harvest(program, queue, done, record, seconds)
                     state = self._stop_late(program, queue, state, seconds)
+                    if self.checkpoints:
+                        self.checkpoints.save(program, state, queue.occupied, seconds, since)
             yield queue.take_rows()
             if not (queue.occupied or queue.prepared or queue.waiting):
                 return
             wanted = blocks * self.slice_seconds / max(elapsed, 1e-4)
             blocks = self._blocks[program.signature] = int(np.clip(wanted, 1, min(2 * blocks + 1, MAX_BLOCKS)))
+        if self.checkpoints:
+            with numerics():
+                self.checkpoints.save(program, state, queue.occupied, seconds, since, ending=True)
+
+    def _restore(self, program: Compiled, queue: _Queue, state: Tree, fresh: np.ndarray, seconds: np.ndarray) -> Tree:
+        """Return the state in which cells with a checkpoint go on from it; their lanes are no longer fresh."""
+        for lane in map(int, np.flatnonzero(fresh)):
+            if self.checkpoints and (saved := self.checkpoints.restore(program, queue.occupied[lane][0])):
+                state = program.put(state, np.arange(program.width) == lane, saved[0])
+                fresh[lane], seconds[lane] = False, saved[1]
+        return state
 
     def _spend(self, device: float = 0.0, waiting: float = 0.0) -> None:
         self.spent = Spent(self.spent.device + device, self.spent.waiting + waiting)

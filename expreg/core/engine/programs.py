@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from expreg.core.engine.devices import AXIS, compiled_for, memory
 from expreg.core.engine.packing import packed
+from expreg.core.store.part import digest
 from expreg.types import Experiment, Program, Tree
 
 Example = tuple[Tree, float]
@@ -40,11 +41,17 @@ class Compiled:
     seconds: float
     execute: Callable[..., tuple[Tree, jax.Array, Tree]]
     start: Callable[[], Tree]  # a state of zeros: every lane idle
-    clear: Callable[[Tree, np.ndarray], Tree]  # the state with the marked lanes idle
+    put: Callable[[Tree, np.ndarray, Tree], Tree]  # the state with that of one lane in the marked lanes
+    alone: Tree  # shapes, types and shardings of the state of one lane, as `put` takes it
+    identity: Callable[[], str]  # digest of what one lane computes, from its inputs to its record
     buffers: Callable[[Tree], tuple[dict[str, np.ndarray], Tree]]  # packed inputs of all lanes; views by their names
     records: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]  # a packed record, by name
     sharding: NamedSharding
     example: Tree = None  # inputs of one cell: what idle lanes are fed with
+
+    def clear(self, state: Tree, lanes: np.ndarray) -> Tree:
+        """Return the state with zeros in the marked lanes, which is what an idle lane has."""
+        return self.put(state, lanes, jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), self.alone))
 
 
 def slice_of_lanes(
@@ -109,19 +116,40 @@ def compile_program(
         return jax.ShapeDtypeStruct((width, *np.shape(leaf)), leaf.dtype, sharding=sharding)
 
     shapes = jax.tree.map(wide, (state, np.zeros((), bool), first))
-    blocks = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(compiled, PartitionSpec()))
+    everywhere = NamedSharding(compiled, PartitionSpec())
+    blocks = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     execute = jax.jit(body, donate_argnums=0).lower(*shapes, blocks).compile()
     start = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]), out_shardings=sharding)
-    clear = jax.jit(_idle, donate_argnums=0, out_shardings=sharding)
+    put = jax.jit(with_lanes, donate_argnums=0, out_shardings=sharding)
+    alone = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state)
+    identity = cache(lambda: digest(jax.jit(partial(_whole, program)).lower(first).as_text()))
     seconds = time.monotonic() - began
-    return Compiled(signature, lanes, width, group, seconds, execute, start, clear, buffers, kept.unpack, sharding)
-
-
-def _idle(state: Tree, lanes: jax.Array) -> Tree:
-    """Return the state with zeros in the marked lanes, which is what an idle lane has."""
-    return jax.tree.map(
-        lambda leaf: jnp.where(lanes.reshape(-1, *[1] * (leaf.ndim - 1)), jnp.zeros((), leaf.dtype), leaf), state
+    return Compiled(
+        *(signature, lanes, width, group, seconds, execute, start, put, alone, identity, buffers, kept.unpack, sharding)
     )
+
+
+def _whole(program: Program, inputs: Tree) -> tuple[Tree, ...]:
+    state = program.init(inputs)
+    return program.advance(state), program.running(state), program.record(state)
+
+
+def with_lanes(state: Tree, lanes: jax.Array, given: Tree) -> Tree:
+    """Return the state with that of one lane, or with a scalar for each leaf, in the marked lanes."""
+    return jax.tree.map(lambda leaf, own: jnp.where(lanes.reshape(-1, *[1] * (leaf.ndim - 1)), own, leaf), state, given)
+
+
+def of_lane(state: Tree, lane: int) -> Tree:
+    """Return the state of one lane, from the device that has it where lanes are spread over devices."""
+
+    def own(leaf: jax.Array) -> jax.Array:
+        for shard in leaf.addressable_shards:
+            place = range(*shard.index[0].indices(len(leaf)))
+            if lane in place and len(place) < len(leaf):
+                return shard.data[place.index(lane)]
+        return leaf[lane]
+
+    return jax.tree.map(own, state)
 
 
 def _bytes(tree: Tree) -> float:

@@ -1,6 +1,7 @@
 """The owner of a run directory: immutable Parquet parts, published whole or not at all, and the plan.
 
 parts/<sha256 of the bytes>.parquet   the truth: rows and curves of cells that finished together; others may publish too
+checkpoints/<cell>/                   states of cells that are not finished; derived, gone once the row is stored
 plan.json  config.yaml  ...           replaced atomically
 events.jsonl                          what happened when; derived, never needed
 quarantine/                           damaged files, kept for a person to look at
@@ -10,6 +11,7 @@ quarantine/                           damaged files, kept for a person to look a
 import json
 import os
 import re
+import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +23,7 @@ from expreg.core.store.part import PARTS, Part, Parts, Rank, decode, difference,
 from expreg.types import BASE, FAILED, TRIAL, Column
 
 QUARANTINE, PLAN, CONFIG, FIGURES = "quarantine", "plan.json", "config.yaml", "figures"
+CHECKPOINTS = "checkpoints"
 _OURS = (CONFIG, "manifest.json", "summary.json", "report.html", "explore.html", FIGURES)
 
 
@@ -117,6 +120,7 @@ class Store:
         part = self.parts.commit(fresh.values())
         if part:
             self._take(part)
+            self._forget(fresh)
             self.event("commit", part=part.name, cells=len(fresh))
         for row in table_of(again, self.parts.columns).to_pylist() if again else ():
             cell = row["cell"]
@@ -135,6 +139,7 @@ class Store:
             else:
                 self._take(part)
                 rows += part.rows
+        self._forget(cell for cell, status, _ in rows if status not in FAILED)
         self._compare_again()
         return rows
 
@@ -155,7 +160,7 @@ class Store:
 
     def write(self, name: str, content: str | bytes) -> Path:
         """Replace one file of the run directory; a reader sees the old content or the new, never a mix."""
-        reserved = (PARTS, QUARANTINE, EVENTS, PLAN)  # the plan has a checksum
+        reserved = (PARTS, QUARANTINE, CHECKPOINTS, EVENTS, PLAN)  # the plan has a checksum
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name in reserved:
             raise ValueError(f"{name!r} is not the name of a file that a run keeps")
         path = self.directory / name
@@ -175,6 +180,8 @@ class Store:
         for folder in (self.directory, parts, self.directory / FIGURES):
             disk.remove_temporaries(folder)
         self.refresh()
+        for left in (self.directory / CHECKPOINTS).glob("*/.*"):
+            shutil.rmtree(left, ignore_errors=True)
         self._write_plan(plan if "ids" in plan else {**plan, **self._planned()})
         if not holds(self.directory / CONFIG, config_text.encode()):
             self.write(CONFIG, config_text)
@@ -220,6 +227,12 @@ class Store:
                 (self.failed if status in FAILED else self.finished)[cell] = status
             self.attempts[cell] = max(attempt, self.attempts.get(cell, 0))
 
+    def _forget(self, cells: Iterable[str]) -> None:
+        """Remove the checkpoints of cells that have a row."""
+        folder = self.directory / CHECKPOINTS
+        for cell in cells if folder.exists() else ():
+            shutil.rmtree(folder / cell, ignore_errors=True)
+
     def _compare_again(self) -> None:
         """Compare rows of cells that had finished before with those that count, unless an event names them already."""
         events = read_events(self.directory) if self._again else ()
@@ -254,7 +267,7 @@ class Store:
 
 def _refuse_place(directory: Path) -> None:
     """Raise StorageError if the output or a folder in it is a symlink or a file, or is in this package."""
-    for path in (directory, *(directory / name for name in (PARTS, QUARANTINE, FIGURES))):
+    for path in (directory, *(directory / name for name in (PARTS, QUARANTINE, CHECKPOINTS, FIGURES))):
         disk.refuse_link(path)
     if directory.resolve().is_relative_to(Path(__file__).resolve().parents[1]):
         raise failure("E-OUT", directory, "lies inside the expreg package; give a directory elsewhere")

@@ -8,7 +8,6 @@ rounding. `EXPREG_NATIVE=off` asks for that.
 import ctypes
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from expreg.activation import ACTIVATIONS
-from expreg.core.engine.devices import cache_directory, kept_in
+from expreg.core.engine.devices import cache_directory, kept_in, processor
 
 SOURCE = Path(__file__).with_name("steps.cc")
 TARGETS = ("expreg_steps", "expreg_extremes")
@@ -98,7 +97,7 @@ def _prepared() -> str:
 def _built(compiler: str, scratch: Path) -> Path:
     """Return the library for this source, compiler and processor: that of the cache, or one that goes there."""
     command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", str(SOURCE)]
-    facts = (SOURCE.read_text(), str(command), _processor(), jax.__version__)
+    facts = (SOURCE.read_text(), str(command), processor(), jax.__version__)
     key = f"steps-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
     directory = cache_directory()
     kept = kept_in(directory) if directory else None
@@ -109,11 +108,3 @@ def _built(compiler: str, scratch: Path) -> Path:
     if kept:
         kept.put(key, made.read_bytes())
     return kept.place(key) if kept and kept.get(key) else made
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        return platform.processor()
