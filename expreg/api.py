@@ -3,10 +3,12 @@
 import math
 import os
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -24,7 +26,7 @@ from expreg.kinds.own import Training
 from expreg.output import complain, counted
 from expreg.results import Overrides, Run, load, load_config, report, start
 from expreg.searching import Sweep
-from expreg.types import FAILED, Experiment, Row, cores
+from expreg.types import FAILED, Experiment, Row, Settings, cores
 
 Reuse = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -80,10 +82,10 @@ def run(
         raise InputError(Problem("E-RANGE", f"got {time_limit!r}, expected seconds > 0", key="time_limit"))
     options: dict[str, Any] = {"fresh": fresh, "reuse": reuse, "progress": progress}
     options["asked"] = partial(graceful, time.monotonic() + (math.inf if time_limit is None else time_limit))
-    with _opened(config, overrides, out, **options) as (directory, rows):
+    with _opened(config, overrides, out, **options) as (directory, first, rows):
         for _ in rows:
             pass
-        if not draw:
+        if not (draw and first):
             return Run(directory)
         if progress:
             complain("drawing the report")
@@ -102,7 +104,7 @@ def stream(
     Cells that finished in an earlier run are neither run again nor yielded; `load` returns them. Closing the iterator
     interrupts the run, which the next call resumes. No report is made. Raises as `run` does, at the first row.
     """
-    with _opened(config, overrides, out, fresh=fresh, asked=_never, progress=False) as (_, rows):
+    with _opened(config, overrides, out, fresh=fresh, asked=_never, progress=False) as (*_, rows):
         for some in rows:
             yield from some
 
@@ -116,11 +118,15 @@ def _never() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def _opened(
     config: Any, overrides: Overrides, out: Any, *, fresh: bool, asked: Any, progress: bool, reuse: Reuse = ()
-) -> Iterator[tuple[Path, Iterator[list[Row]]]]:
-    """Open the directory of a run; the value is its path and an iterator that runs the cells and yields their rows."""
+) -> Iterator[tuple[Path, bool, Iterator[list[Row]]]]:
+    """Open the directory of a run; the value is its path and an iterator that runs the cells and yields their rows.
+
+    Between them whether this is the process that writes there: of several only the first does.
+    """
     checked = load_config(config, overrides)
     sweep = _asked(checked)
     directory = Path(out) if out is not None else Path("runs") / checked.name
+    from expreg.core.engine import devices, processes
     from expreg.core.engine.execute import execute
     from expreg.core.engine.reuse import runs, take
 
@@ -128,7 +134,9 @@ def _opened(
         message = "expected a grid or a bisection: which settings optuna chooses is known when it runs"
         raise InputError(Problem("E-USAGE", message, key="--reuse"))
     sources = runs(reuse, directory)
-    work, backend = searching.work(sweep), backends.find(checked)
+    work, backend, mesh = searching.work(sweep), backends.find(checked), devices.mesh(*_where(checked))
+    first = not (mesh.is_multi_process and processes.follows())
+    progress &= first
     if fresh or checked.execution.engine != "slurm":
         jobs.refuse(directory)
     if not fresh:
@@ -137,15 +145,19 @@ def _opened(
         settings = [settings for settings, _ in sweep.cells.values()]
         for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
             complain(f"warning: {line}")
-    with Store.open(directory, sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()) as store:
+    about = sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()
+    place = nullcontext(directory) if first else tempfile.TemporaryDirectory(prefix="expreg-")
+    with place as own, Store.open(own, *about) as store:
         _warn_of_parts(store)
         try:
             taken = take(store, sweep.experiment, sweep.plan, sweep.cells, sources) if sources else None
             if progress and taken:
                 complain(taken)
-            options: dict[str, Any] = {"backend": backend, "asked": asked, "progress": progress}
+            processes.share(store.finished, sweep.cells, mesh)
+            together = partial(processes.together, asked, mesh)
+            options: dict[str, Any] = {"backend": backend, "asked": together, "progress": progress}
             with closing(execute(store, sweep.experiment, work, checked.execution, **options)) as rows:
-                yield directory, rows
+                yield directory, first, rows
         finally:
             _warn_of_parts(store)
 
@@ -245,7 +257,7 @@ def plan(
     Raises InputError as `run` does.
     """
     checked = load_config(config, overrides)
-    sweep = _asked(checked)
+    sweep = _asked(checked, planned=True)
     from expreg.core.engine.estimate import estimate
 
     settings = [settings for settings, _ in sweep.cells.values()]
@@ -258,7 +270,7 @@ def plan(
         "cells": sweep.plan["cells"],
         "axes": {axis: list(dict.fromkeys(row[axis] for row in rows if axis in row)) for axis in sweep.axes},
         **searched,
-        **estimate(sweep.experiment, [settings for settings, _ in most.values()], _devices(checked)),
+        **estimate(sweep.experiment, [settings for settings, _ in most.values()], *_where(checked)),
         **sweep.experiment.outlook(settings, checked.analysis.model_dump()),
     }
     if cells and sweep.space is None:
@@ -353,18 +365,23 @@ def json_schema() -> dict[str, Any]:
     return configs.json_schema(EXPERIMENTS)
 
 
-def _sweep(config: Any) -> Sweep:
-    """Check all that a run needs, before anything is written; raise InputError with what is wrong."""
+def _sweep(config: Any, *, planned: bool = False) -> Sweep:
+    """Check all that a run needs, before anything is written; raise InputError with what is wrong.
+
+    A plan may need more devices than there are.
+    """
     cells = searching.cells(config)
     plan = configs.plan(config, len(cells))
-    experiment = _experiment(config.experiment, config.execution.device)
-    here = config.execution.engine == "local"  # elsewhere the devices are others
-    _refuse(_unavailable(config) if here else [])
+    spread, here = config.execution.shard == "neurons", config.execution.engine == "local"
+    experiment = _experiment(config.experiment, config.execution.device, several=spread and here)
+    _refuse(_unavailable(config) if here else [])  # elsewhere the devices are others
     settings = [settings for settings, _ in cells.values()]
+    experiment = _spread(config, experiment, settings, here) if spread else experiment
     _refuse(experiment.check(settings))
     from expreg.core.engine.estimate import too_large
 
-    _refuse(too_large(experiment, settings, _devices(config)) if here else [])
+    large = too_large(experiment, settings, *_where(config)) if here else []
+    _refuse([line for line, helps in large if not (planned and helps)])
     plan |= {"modules": modules} if (modules := registry.needed()) else {}
     plan |= {"remembered": dict(experiment.remembered)} if experiment.remembered else {}
     plan |= searching.described(config, experiment, list(cells))
@@ -392,9 +409,9 @@ def _warn_of_change(directory: Path, plan: Mapping[str, Any]) -> None:
             )
 
 
-def _asked(config: Any) -> Sweep:
+def _asked(config: Any, *, planned: bool = False) -> Sweep:
     """Return the checked sweep, unless the config asks for a quantile, by its own `delta`, of too few replicates."""
-    sweep = _sweep(config)
+    sweep = _sweep(config, planned=planned)
     if "delta" in (config.source.given.get("analysis") or {}):
         settings = [settings for settings, _ in sweep.cells.values()]
         wrong = sweep.experiment.too_few(settings, config.analysis.model_dump())
@@ -402,9 +419,9 @@ def _asked(config: Any) -> Sweep:
     return sweep
 
 
-def _experiment(name: str, device: str = "auto") -> Experiment:
-    """Return the record of an experiment, once JAX has started; raise InputError where it cannot."""
-    start(device)
+def _experiment(name: str, device: str = "auto", *, several: bool = False) -> Experiment:
+    """Return the record of an experiment, once JAX has started in this or `several` processes; raise InputError."""
+    start(device, several=several)
     return EXPERIMENTS[name]
 
 
@@ -421,9 +438,32 @@ def _unavailable(config: Any) -> list[Problem]:
     return [configs.problem(config.source, Fault(("execution", "devices"), "E-DEVICE", message))]
 
 
+def _spread(config: Any, experiment: Experiment, cells: list[Settings], here: bool) -> Experiment:
+    """Return the record by which each cell is spread over all devices; raise InputError where that is impossible."""
+    from expreg.core.engine import devices
+
+    key, wrong, instead = "shard", "", experiment.spread
+    mesh = devices.mesh(*(_where(config) if here else (1, config.execution.shard)))
+    if instead is None:
+        able = [name for name, one in EXPERIMENTS.items() if one.spread is not None]
+        wrong = f"got neurons, expected cells for {experiment.name}; only {' and '.join(able)} can be split"
+    elif mesh.is_multi_process and config.source.search is not None:
+        wrong = "got neurons in several processes, expected cells for a search"
+    elif odd := [size for size in (instead.signature(one).neurons for one in cells) if size % mesh.size]:
+        most = max(count for count in range(1, mesh.size) if not odd[0] % count)
+        key, wrong = "devices", f"got {mesh.size}, expected a divisor of {odd[0]} neurons such as {most}"
+    if wrong or instead is None:
+        raise InputError(configs.problem(config.source, Fault(("execution", key), "E-RANGE", wrong)))
+    return replace(experiment, **instead._asdict())
+
+
 def _refuse(problems: list[Problem]) -> None:
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
+
+
+def _where(config: Any) -> tuple[int | None, str]:
+    return _devices(config), config.execution.shard
 
 
 def _devices(config: Any) -> int | None:

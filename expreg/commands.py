@@ -168,8 +168,10 @@ def plan_lines(found: Mapping[str, Any], more: list[str]) -> list[str]:
         shown = shown if len(shown) <= 12 else [*shown[:8], "...", shown[-1]]
         lines.append(f"  {axis}: {', '.join(shown)}  ({len(values)})")
     seconds = math.nan if found["seconds"] is None else found["seconds"]
+    needed = found["devices_needed"]
+    over = f"; execution.shard: neurons spreads it over {needed} such devices" if needed > 1 else ""
     facts = {
-        "largest cell": f"{found['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {found['lanes']} lanes at most",
+        "largest cell": f"{found['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {found['lanes']} lanes at most{over}",
         "work": f"{found['flops']:.2g} flops",
         "expected time": f"{duration(seconds)} on {found['devices']} x {found['device_kind']}; "
         f"{duration(found['compile_seconds'])} of it compiling, if nothing is cached",

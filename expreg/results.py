@@ -204,9 +204,13 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: O
     return configs.load(source, overrides, experiments=EXPERIMENTS)
 
 
-def start(device: str = "auto") -> None:
-    """Start JAX on a kind of device; raise InputError where it cannot."""
+def start(device: str = "auto", *, several: bool = False) -> None:
+    """Start JAX on a kind of device, in `several` processes if they are there; raise InputError where it cannot."""
     from expreg.core.engine import devices, trouble
 
     devices.configure(device)
+    if several:
+        from expreg.core.engine import processes
+
+        processes.connect()
     trouble.started()

@@ -76,6 +76,8 @@ class Program(NamedTuple):
     - `record(state)`: a mapping of names to small arrays, everything that the row is made from.
     - `group`: how many lanes a CPU core vmaps, which pays where a step is so small that its operations cost more than
       their arithmetic; they begin together, and end with the longest of their runs.
+    - `neurons`: the fields of the state whose arrays have the neurons along their last axis; these are split where one
+      run is spread over devices.
     """
 
     init: Callable[[Tree], Tree]
@@ -83,6 +85,7 @@ class Program(NamedTuple):
     running: Callable[[Tree], Array]
     record: Callable[[Tree], dict[str, Array]]
     group: int = 1
+    neurons: tuple[str, ...] = ()
 
 
 def at_once(measure: Callable[[Tree], dict[str, Array]]) -> Program:
@@ -101,6 +104,18 @@ class Cost(NamedTuple):
     def flops(self) -> float:
         """Return the floating-point operations of the whole run."""
         return self.steps * self.flops_per_step
+
+
+class Spread(NamedTuple):
+    """What takes the place of fields of an experiment where its cells, one at a time, are spread over all devices.
+
+    A signature has the attribute `neurons`: how many there are with padding, of which each device has as many. It must
+    not depend on the number of devices, so that a state fits any.
+    """
+
+    signature: Callable[[Settings], Any]
+    build: Callable[[Any], Program]
+    cost: Callable[[Settings], Cost]
 
 
 class Column(NamedTuple):
@@ -180,6 +195,7 @@ class Experiment:
     - `least_bytes(settings)`: (words, bytes, "host" or "device") that a cell needs whatever else; cheap, where `cost`
       may compute a spectrum.
     - `cost(settings)`: the estimate by which `plan` and the progress display weigh cells.
+    - `spread`: what differs under `execution.shard: neurons`; None where a cell cannot be split.
     - `size(settings)`: the size of a cell in words, for messages.
     - `check(cells)`: the problems of the user's own files, before anything is written.
     - `too_few(cells, analysis)`: why they are too few for what `analysis` asks, None if they are not.
@@ -217,6 +233,7 @@ class Experiment:
     row: Callable[[Settings, dict[str, Array]], Row]
     inputs: Callable[[Settings], dict[str, Array]] = lambda _: {}
     cost: Callable[[Settings], Cost] = lambda _: Cost(1.0, 1.0, 1.0)
+    spread: Spread | None = None
     least_bytes: Callable[[Settings], list[tuple[str, float, str]]] = lambda _: []
     size: Callable[[Settings], str] = lambda _: "cell"
     check: Callable[[Sequence[Settings]], list[Any]] = lambda _: []

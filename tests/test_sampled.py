@@ -379,7 +379,7 @@ data: {n: 4}
         (
             "integers: [4, 40]",
             "integers: [-4, 40]",
-            "[E-RANGE] x.yaml:7:10: sweep.search.space.m: got -4, expected an integer in 1..16777216",
+            "[E-RANGE] x.yaml:7:10: sweep.search.space.m: got -4, expected an integer in 1..1099511627776",
         ),
         (
             "m: {integers",

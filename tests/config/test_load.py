@@ -48,8 +48,8 @@ def complaints(source: Any, overrides: Any = ()) -> list[str]:
         (
             "scale: 1.0",
             "m: [8, 16]",
-            "E-TYPE] {f}:4:46: network.m: got a list, expected an integer in 1..16777216; to run one after the other:"
-            " sweep: {product: {m: [8, 16]}}",
+            "E-TYPE] {f}:4:46: network.m: got a list, expected an integer in 1..1099511627776; to run one after the"
+            " other: sweep: {product: {m: [8, 16]}}",
         ),
         (
             "{name: sgd}",

@@ -95,7 +95,7 @@ def test_overrides_reach_into_a_search(tmp_path):
         ("to: 64", "to: 2", "[E-RANGE] x.yaml:9:9: sweep.search.to: got 2, expected more than from = 2"),
         ("to: 64", "to: 64\n    points: 1", "[E-RANGE] x.yaml:10:13: sweep.search.points: got 1, expected an integ"),
         ("to: 64", "to: 64\n    verify: 2", "[E-RANGE] x.yaml:10:13: sweep.search.verify: got 2, expected a finite"),
-        ("to: 64", "to: 1e9", "[E-RANGE] x.yaml:9:9: sweep.search.to: got 1000000000, expected an integer in"),
+        ("to: 64", "to: 1e13", "[E-RANGE] x.yaml:9:9: sweep.search.to: got 10000000000000, expected an integer in"),
         ("n: [4, 8]", "n: [4, 8]\n    m: [4]", "[E-DUP] x.yaml:12:8: sweep.product.m: axis m is already swept at"),
         ("n: [4, 8]", "search: {axis: m}", "[E-GRID] x.yaml:11:13: sweep.product.search: a search stands at the top"),
         ("  search:", "  serach:", "[E-UNKNOWN] x.yaml:5:3: sweep.serach: unknown key; did you mean search?; expected"),

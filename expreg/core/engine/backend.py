@@ -78,7 +78,7 @@ class Local:
     def __init__(self, job: Job) -> None:
         self._experiment = job.experiment
         self._engine = _engine(job)
-        self.devices = devices.mesh(self._engine.devices).size
+        self.devices = self._engine.mesh.size
 
     @property
     def spent(self) -> Spent:
@@ -111,9 +111,12 @@ def _engine(job: Job) -> Engine:
     execution = job.execution
     count = None if execution.devices == "auto" else execution.devices
     size = devices.mesh(count).size
-    # every device has the same number of lanes
-    lanes = None if execution.lanes == "auto" else max(execution.lanes // size, 1) * size
+    # every device has the same number of lanes, or all have one
+    given = execution.lanes != "auto" and execution.shard == devices.AXIS
+    lanes = max(execution.lanes // size, 1) * size if given else None
     directory = job.store.directory if job.store else job.directory
+    if devices.mesh(count, execution.shard).is_multi_process:
+        directory = None  # each process has the state of a part of the neurons
     every = execution.checkpoint_seconds or math.inf
     expected: Counter[Hashable] = Counter()
     for settings, _ in job.expected.values():
@@ -123,6 +126,7 @@ def _engine(job: Job) -> Engine:
         job.experiment,
         lanes=lanes,
         devices=count,
+        shard=execution.shard,
         slice_seconds=execution.slice_seconds,
         cell_timeout=execution.cell_timeout,
         stop=job.stop,

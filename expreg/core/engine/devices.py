@@ -21,7 +21,8 @@ from expreg.core.store.disk import remove_temporaries, replace
 from expreg.errors import StorageError
 from expreg.types import cores
 
-AXIS = "cells"
+AXIS, NEURONS = "cells", "neurons"
+"""The axis of a mesh, the values of execution.shard: each device has cells of its own, or its share of one network."""
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -147,9 +148,15 @@ def workers() -> list[jax.Device]:
     return devices[: cores()] if devices[0].platform == "cpu" else devices
 
 
-def mesh(count: int | None = None) -> Mesh:
-    """Return the first `count` of the devices that run cells (all by default) as a mesh over cells."""
-    return Mesh(np.array(workers()[:count]), (AXIS,))
+def mesh(count: int | None = None, shard: str = AXIS) -> Mesh:
+    """Return the first `count` of the devices that run cells (all by default) as a mesh over cells.
+
+    Over neurons there are as many of every process.
+    """
+    used = workers()[:count]
+    if shard == NEURONS:
+        used = [one for process in range(jax.process_count()) for one in jax.local_devices(process)[: len(used)]]
+    return Mesh(np.array(used), (shard,))
 
 
 def compiled_for(used: Mesh) -> Mesh:

@@ -1,5 +1,6 @@
 """What a sweep will take: programs, memory and time, from the cells and the speed of one small program."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import jax
 
-from expreg.core.engine.devices import compiled_for, describe, host_memory, memory, mesh, numerics
+from expreg.core.engine.devices import AXIS, NEURONS, compiled_for, describe, host_memory, memory, mesh, numerics
 from expreg.core.engine.programs import lanes_that_fit
 from expreg.errors import Problem
 from expreg.types import Experiment, Settings
@@ -37,27 +38,37 @@ def measured_speed(experiment: Experiment) -> float | None:
         return steps * experiment.cost(probe).flops_per_step / (time.perf_counter() - began)
 
 
-def too_large(experiment: Experiment, cells: Iterable[Settings], devices: int | None = None) -> list[Problem]:
-    """Return one problem for each size of cell that does not fit into memory, even with one lane per device."""
-    used = mesh(devices)
-    device, host = used.devices.flat[0], float(host_memory())
-    # cores share the memory of their machine
-    room = memory(device) / (compiled_for(used).size if device.platform == "cpu" else 1)
+def too_large(
+    experiment: Experiment, cells: Iterable[Settings], devices: int | None = None, shard: str = AXIS
+) -> list[tuple[Problem, bool]]:
+    """Return one problem for each size of cell that does not fit into memory, even with one lane per device.
+
+    Beside each whether more devices help: where a cell can be spread over them.
+    """
+    room, host, used = _room(devices), float(host_memory()), mesh(devices, shard).size if shard == NEURONS else 1
+    have = {"host": (host, ""), "device": (used * room, f" on {used} devices" if shard == NEURONS else " per device")}
     examples = list(_examples(experiment, cells).values())
     # bounds come first: to compute the cost of a cell may take much of what it needs
-    needs = [
-        (size, needed, host if place == "host" else room, "" if place == "host" else " per device")
-        for one in examples
-        for size, needed, place in experiment.least_bytes(one)
-    ]
-    if all(needed <= have for _, needed, have, _ in needs):
+    needs = [need for one in examples for need in experiment.least_bytes(one)]
+    if all(needed <= have[place][0] for _, needed, place in needs):
         for one in examples:
             with suppress(Exception):  # reported in its row
-                needs.append((experiment.size(one), experiment.cost(one).bytes, room, " per device"))
-    lines = [
-        f"{cell}: needs {_gib(needed)}, have {_gib(have)}{unit}" for cell, needed, have, unit in needs if needed > have
-    ]
-    return [Problem("E-MEM", line) for line in dict.fromkeys(lines)]
+                needs.append((experiment.size(one), experiment.cost(one).bytes, "device"))
+    found = {}
+    for cell, needed, place in needs:
+        if needed > have[place][0]:
+            helps = place == "device" and experiment.spread is not None
+            line = f"{cell}: needs {_gib(needed)}, have {_gib(have[place][0])}{have[place][1]}"
+            remedy = f"; execution.shard: neurons spreads it over at least {math.ceil(needed / room)} such devices"
+            found[Problem("E-MEM", line + remedy * helps)] = helps
+    return list(found.items())
+
+
+def _room(devices: int | None) -> float:
+    """Return the bytes of memory of one device; cores share that of their machine."""
+    used = mesh(devices)
+    device = used.devices.flat[0]
+    return memory(device) / (compiled_for(used).size if device.platform == "cpu" else 1)
 
 
 def _gib(size: float) -> str:
@@ -82,21 +93,29 @@ def _examples(experiment: Experiment, cells: Iterable[Settings]) -> Mapping[Hash
     return examples
 
 
-def estimate(experiment: Experiment, cells: Sequence[Settings], devices: int | None = None) -> dict[str, Any]:
-    """Return programs, bytes, flops and seconds that these cells are expected to take on this machine."""
+def estimate(
+    experiment: Experiment, cells: Sequence[Settings], devices: int | None = None, shard: str = AXIS
+) -> dict[str, Any]:
+    """Return programs, bytes, flops and seconds that these cells are expected to take on this machine.
+
+    `devices_needed`: how many such devices have the memory for the largest cell, spread over them if it can be.
+    """
     programs = len(_examples(experiment, cells))
-    flops = largest = 0.0
+    flops = largest = spread = 0.0
     kinds, count = {kind_of(one): one for one in cells}, Counter(map(kind_of, cells))
     for kind, settings in kinds.items():
         with suppress(Exception):
             cost = experiment.cost(settings)
             flops, largest = flops + count[kind] * cost.flops, max(largest, cost.bytes)
-    found, speed = mesh(devices), measured_speed(experiment)
+            if experiment.spread is not None:
+                spread = max(spread, experiment.spread.cost(settings).bytes)
+    found, speed = mesh(devices, shard), measured_speed(experiment)
     compiling = programs * COMPILE_SECONDS / found.size
     return {
         "programs": programs,
         "bytes_per_lane": largest,
         "lanes": lanes_that_fit(largest, found, len(cells)),
+        "devices_needed": max(math.ceil(spread / _room(devices)), 1),
         "flops": flops,
         "compile_seconds": compiling,
         "seconds": None if speed is None else compiling + flops / speed / found.size,

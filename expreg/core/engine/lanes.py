@@ -3,7 +3,8 @@
 Shapes never change, so nothing recompiles; one straggler holds up nobody; every lane computes exactly what it
 would compute alone. On CPUs the lanes of a device run one after the other on its core (`lax.map`), each leaving its
 loop when it is done, or in small groups (`Program.group`); on accelerators they are vmapped. Cells are spread over all
-local devices.
+local devices, or each cell over those of all processes; these then do the same, and what depends on a clock is that of
+the first.
 """
 
 import time
@@ -17,11 +18,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from expreg.core.engine.checkpoints import Checkpoints
-from expreg.core.engine.devices import mesh, numerics
+from expreg.core.engine.devices import AXIS, mesh, numerics
 from expreg.core.engine.failures import NoExample, error_row, only_this_cell, out_of_memory
 from expreg.core.engine.pace import Spent
+from expreg.core.engine.processes import agreed
 from expreg.core.engine.programs import Compiled, Example, compile_program, lanes_that_fit, remembered
 from expreg.errors import Interrupted, StorageError
 from expreg.types import Experiment, Row, Settings, Tree, cores
@@ -70,6 +73,7 @@ class Engine:
     experiment: Experiment
     lanes: int | None = None
     devices: int | None = None
+    shard: str = AXIS
     slice_seconds: float = 0.25
     cell_timeout: float | None = None
     checkpoints: Checkpoints | None = None
@@ -79,6 +83,11 @@ class Engine:
     spent: Spent = field(default_factory=Spent)
     occupied: tuple[int, int] = (0, 0)
     _blocks: dict[Hashable, int] = field(default_factory=dict)  # of the last slice of each program
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices that run cells."""
+        return mesh(self.devices, self.shard)
 
     def run(self, cells: Iterable[Cell]) -> Iterator[list[Row]]:
         """Yield the rows of newly finished cells after every slice, until all are finished or `stop()` is true.
@@ -122,7 +131,7 @@ class Engine:
         return 0.0
 
     def _compile(self, signature: Hashable, members: list[Cell], lanes: int | None = None) -> Compiled:
-        given, devices = lanes or self.lanes, mesh(self.devices)
+        given, devices = lanes or self.lanes, self.mesh
         count = max(len(members), self.expected.get(signature, 0))
         with numerics():
             inputs, size = example = self._example(members)
@@ -150,7 +159,7 @@ class Engine:
         open which cell is the cause, those that were in lanes run again, alone.
         """
         queue = _Queue(deque(members))
-        smallest = mesh(self.devices).size
+        smallest = self.mesh.size
         lanes = 2 * smallest
         while queue.waiting and not self.stop():
             program = None
@@ -158,7 +167,7 @@ class Engine:
                 began = time.monotonic()
                 program = compiled()
                 self._spend(waiting=time.monotonic() - began)
-                lanes, smallest = program.lanes, mesh(self.devices).size * program.group
+                lanes, smallest = program.lanes, self.mesh.size * program.group
                 yield from self._occupy(program, queue)
             except (StorageError, Interrupted):
                 raise
@@ -166,6 +175,8 @@ class Engine:
                 yield failure.rows
                 return
             except Exception as failure:
+                if self.mesh.is_multi_process:  # the others may wait for this one, whose end they see
+                    raise
                 yield queue.take_rows()
                 started = queue.give_back()
                 if out_of_memory(failure) and lanes > smallest:
@@ -204,14 +215,14 @@ class Engine:
                 if queue.occupied:
                     began = time.monotonic()
                     if fresh.any() or inputs is None:
-                        inputs = jax.device_put(buffers, program.sharding, may_alias=False)
+                        inputs = program.place(buffers)
                     state, running, record = program.execute(state, fresh, inputs, np.int32(blocks))
                     while queue.waiting and len(queue.prepared) < program.lanes and not running.is_ready():  # type: ignore[attr-defined]
                         self._prepare(queue)
                     done = ~np.asarray(running)
-                    elapsed = time.monotonic() - began
-                    self._spend(device=elapsed * mesh(self.devices).size)
-                    seconds[list(queue.occupied)] += elapsed * mesh(self.devices).size / len(queue.occupied)
+                    elapsed = float(agreed(time.monotonic() - began, self.mesh))
+                    self._spend(device=elapsed * self.mesh.size)
+                    seconds[list(queue.occupied)] += elapsed * self.mesh.size / len(queue.occupied)
                     self._harvest(program, queue, done, record, seconds)
                     state = self._stop_late(program, queue, state, seconds)
                     if self.checkpoints:

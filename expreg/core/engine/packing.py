@@ -66,10 +66,25 @@ def _kind_of_key(dtype: Any) -> str | None:
     return next(kind for kind in known if jax.eval_shape(lambda: jax.random.key(0, impl=kind)).dtype == dtype)  # noqa: B023
 
 
-def packed(program: Program, inputs: Tree) -> tuple[Program, Packing, Packing]:
-    """Return the program with packed inputs, states and records, and the packings of its inputs and records."""
+def _named(tree: Tree) -> Packing:
+    """Return the packing that only names the leaves of `tree`, by their paths."""
+    paths, structure = jax.tree.flatten_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+
+    def unpack(vectors: dict[str, Any]) -> Tree:
+        return jax.tree.unflatten(structure, [vectors[name] for name in names])
+
+    return Packing(lambda tree: dict(zip(names, jax.tree.leaves(tree), strict=True)), unpack)
+
+
+def packed(program: Program, inputs: Tree, *, states: bool = True) -> tuple[Program, Packing, Packing]:
+    """Return the program with packed inputs, records and `states`, and the packings of its inputs and records.
+
+    States that are not packed are mappings of their leaves by path.
+    """
     state = jax.eval_shape(program.init, inputs)
-    given, moving, kept = packing(inputs), packing(state), packing(jax.eval_shape(program.record, state))
+    given, kept = packing(inputs), packing(jax.eval_shape(program.record, state))
+    moving = packing(state) if states else _named(state)
     narrow = program._replace(
         init=lambda start: moving.pack(program.init(given.unpack(start))),
         advance=lambda vectors: moving.pack(program.advance(moving.unpack(vectors))),

@@ -1,4 +1,8 @@
-"""Compile programs, each one slice of all lanes on all devices, and keep them in memory for the next run."""
+"""Compile programs, each one slice of all lanes on all devices, and keep them in memory for the next run.
+
+Each device has lanes of its own; or there is one lane, whose neurons are spread over all devices. Then XLA adds up what
+the devices have of a sum over neurons: the program is the same.
+"""
 
 import threading
 import time
@@ -6,15 +10,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from expreg.core.engine.devices import AXIS, compiled_for, memory
+from expreg.core.engine.devices import AXIS, NEURONS, compiled_for, memory
 from expreg.core.engine.packing import packed
+from expreg.core.engine.processes import placed
 from expreg.core.store.part import digest
 from expreg.types import Experiment, Program, Tree
 
@@ -46,7 +51,7 @@ class Compiled:
     identity: Callable[[], str]  # digest of what one lane computes, from its inputs to its record
     buffers: Callable[[Tree], tuple[dict[str, np.ndarray], Tree]]  # packed inputs of all lanes; views by their names
     records: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]  # a packed record, by name
-    sharding: NamedSharding
+    place: Callable[[Tree], Tree]  # the buffers, on the devices
     example: Tree = None  # inputs of one cell: what idle lanes are fed with
 
     def clear(self, state: Tree, lanes: np.ndarray) -> Tree:
@@ -84,21 +89,61 @@ def slice_of_lanes(
 def compile_program(
     experiment: Experiment, signature: Hashable, example: Example, lanes: int | None, devices: Mesh, cells: int
 ) -> Compiled:
-    """Compile the program of one signature for a fixed number of lanes on `devices`, the same on each."""
+    """Compile the program of one signature for a fixed number of lanes on `devices`, the same on each.
+
+    Or for one lane on all of them, if they are a mesh over neurons.
+    """
     began = time.monotonic()
     inputs, size = example
-    program, given, kept = packed(experiment.build(signature), inputs)
+    split = devices.axis_names == (NEURONS,)
+    program, given, kept = packed(experiment.build(signature), inputs, states=not split)
     first = jax.eval_shape(given.pack, inputs)
     state = jax.eval_shape(program.init, first)
     # what a lane holds, or what filling it takes where that is more
     lanes = lanes or lanes_that_fit(max(_bytes(state), size), devices, cells)
+    layout = _split(program, state, devices) if split else _side_by_side(program, state, lanes, devices)
+
+    def buffers(inputs: Tree) -> tuple[dict[str, np.ndarray], Tree]:
+        width = layout.width
+        vectors = {name: np.repeat(np.asarray(part)[None], width, axis=0) for name, part in given.pack(inputs).items()}
+        return vectors, given.unpack(vectors)
+
+    def wide(leaf: Any, sharding: NamedSharding = layout.lane) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((layout.width, *np.shape(leaf)), leaf.dtype, sharding=sharding)
+
+    def one(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        alone = NamedSharding(layout.lane.mesh, PartitionSpec(*sharding.spec[1:]))
+        return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=alone)
+
+    states, alone = (jax.tree.map(shaped, state, layout.state) for shaped in (wide, one))
+    blocks = one(np.int32(0), layout.lane)
+    shapes = (states, *jax.tree.map(wide, (np.zeros((), bool), first)), blocks)
+    execute = layout.jitted.lower(*shapes).compile()
+    start = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), states), out_shardings=layout.state)
+    put = jax.jit(with_lanes, donate_argnums=0, out_shardings=layout.state)
+    identity = cache(lambda: digest(jax.jit(partial(_whole, program)).lower(first).as_text()))
+    place, seconds = partial(placed, layout.lane), time.monotonic() - began
+    shape = (signature, layout.lanes, layout.width, layout.group, seconds)
+    return Compiled(*shape, execute, start, put, alone, identity, buffers, kept.unpack, place)
+
+
+class _Layout(NamedTuple):
+    """How lanes lie on devices."""
+
+    lanes: int
+    width: int
+    group: int
+    jitted: Any  # `slice_of_lanes` for these devices
+    lane: NamedSharding  # of inputs and records
+    state: Tree  # of each leaf of a state
+
+
+def _side_by_side(program: Program, state: Tree, lanes: int, devices: Mesh) -> _Layout:
     on_cpu = devices.devices.flat[0].platform == "cpu"
     group = program.group if on_cpu else 1
     lanes = -(-lanes // (group * devices.size)) * group * devices.size  # a group is whole: its numbers depend on it
     batch = (group if group > 1 else None) if on_cpu else lanes // devices.size
-    compiled = compiled_for(devices)
-    width = lanes // devices.size * compiled.size
-    spread = PartitionSpec(AXIS)
+    compiled, spread = compiled_for(devices), PartitionSpec(AXIS)
     body = jax.shard_map(
         partial(slice_of_lanes, program, batch),
         mesh=compiled,
@@ -107,26 +152,22 @@ def compile_program(
         check_vma=False,
     )
     sharding = NamedSharding(compiled, spread)
+    width = lanes // devices.size * compiled.size
+    states = jax.tree.map(lambda _: sharding, state)
+    return _Layout(lanes, width, group, jax.jit(body, donate_argnums=0), sharding, states)
 
-    def buffers(inputs: Tree) -> tuple[dict[str, np.ndarray], Tree]:
-        vectors = {name: np.repeat(np.asarray(part)[None], width, axis=0) for name, part in given.pack(inputs).items()}
-        return vectors, given.unpack(vectors)
 
-    def wide(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((width, *np.shape(leaf)), leaf.dtype, sharding=sharding)
+def _split(program: Program, state: Tree, devices: Mesh) -> _Layout:
+    """Lay the last axis of the fields of neurons over the devices; each has all of everything else."""
+    whole = NamedSharding(devices, PartitionSpec())
 
-    shapes = jax.tree.map(wide, (state, np.zeros((), bool), first))
-    everywhere = NamedSharding(compiled, PartitionSpec())
-    blocks = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-    execute = jax.jit(body, donate_argnums=0).lower(*shapes, blocks).compile()
-    start = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]), out_shardings=sharding)
-    put = jax.jit(with_lanes, donate_argnums=0, out_shardings=sharding)
-    alone = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state)
-    identity = cache(lambda: digest(jax.jit(partial(_whole, program)).lower(first).as_text()))
-    seconds = time.monotonic() - began
-    return Compiled(
-        *(signature, lanes, width, group, seconds, execute, start, put, alone, identity, buffers, kept.unpack, sharding)
-    )
+    def of(name: str, leaf: Any) -> NamedSharding:
+        over = name.split(".")[0] in program.neurons and leaf.ndim > 0  # optimizers also count steps
+        return NamedSharding(devices, PartitionSpec(*[None] * leaf.ndim, NEURONS)) if over else whole
+
+    states = {name: of(name, leaf) for name, leaf in state.items()}
+    body = partial(slice_of_lanes, program, None)
+    return _Layout(1, 1, 1, jax.jit(body, donate_argnums=0, out_shardings=(states, whole, whole)), whole, states)
 
 
 def _whole(program: Program, inputs: Tree) -> tuple[Tree, ...]:
@@ -157,7 +198,12 @@ def _bytes(tree: Tree) -> float:
 
 
 def lanes_that_fit(size: float, devices: Mesh, cells: int) -> int:
-    """Return the number of lanes for states of `size` bytes: by kind of device and memory, a power of two each."""
+    """Return the number of lanes for states of `size` bytes: by kind of device and memory, a power of two each.
+
+    One where neurons are spread over the devices.
+    """
+    if devices.axis_names == (NEURONS,):
+        return 1
     device = devices.devices.flat[0]
     share = memory(device) * MEMORY_SHARE
     if device.platform == "cpu":

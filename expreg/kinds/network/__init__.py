@@ -1,9 +1,10 @@
 """Exponential networks: trained, looked at at their start, or fitted however long it takes."""
 
 from dataclasses import replace
+from functools import partial
 
 from expreg.kinds.network import check, columns
-from expreg.types import Experiment, Settings, later
+from expreg.types import Experiment, Settings, Spread, later
 
 PROBE: Settings = {
     "experiment": "threshold",
@@ -78,6 +79,11 @@ THRESHOLD = Experiment(
     row=later("expreg.kinds.network.training:row"),
     inputs=later("expreg.kinds.network.start:inputs"),
     cost=later("expreg.kinds.network.training:cost"),
+    spread=Spread(
+        signature=partial(later("expreg.kinds.network.training:signature"), spread=True),
+        build=partial(later("expreg.kinds.network.descent:program"), by="xla"),  # compiled steps cannot be split
+        cost=partial(later("expreg.kinds.network.training:cost"), spread=True),
+    ),
     size=check.size,
     least_bytes=check.least_bytes,
     check=check.check,
@@ -103,6 +109,7 @@ CONCENTRATION = replace(
     name="concentration",
     schema=later("expreg.kinds.network.schema:concentration"),
     columns=columns.concentration,
+    spread=None,
     trained=None,
     final="",
     signature=later("expreg.kinds.network.concentration:signature"),
@@ -122,6 +129,7 @@ CAPACITY = replace(
     name="capacity",
     schema=later("expreg.kinds.network.schema:capacity"),
     columns=columns.capacity,
+    spread=None,
     trained=None,
     final="",
     curves=tuple,

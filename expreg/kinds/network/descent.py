@@ -227,7 +227,7 @@ def _advance(signature: Signature, by: str, state: State) -> State:
         lambda_min = moved[2] if kernel else None
     else:
         moving, derivative, moved = steps.take(signature, by == "early", state)
-        lambda_min = steps.lowest(signature, state, derivative) if kernel else None
+        lambda_min = steps.lowest(state, derivative) if kernel else None
     looks = moving.step - state.step + (moving.status != Status.running)
     place = jnp.arange(signature.measure_every, dtype=jnp.int32)
     state = _judge("step", state, _look(state), state.step + place, moving.sizes, place < looks)
@@ -263,17 +263,25 @@ def _record(state: State) -> dict[str, jax.Array]:
     }
 
 
+NEURONS = ("start", "base", "signs", "radii", "theta", "change", "optimizer")
+"""The fields of a state whose arrays have the neurons along their last axis."""
+
+
 def program(signature: Signature, *, by: str | None = None) -> Program:
     """Build the program of one signature, unbatched: one run of gradient descent in one lane (A.5, A.10).
 
-    `by` selects who takes the steps: "compiled" (`steps.cc`), "early" (XLA, in a loop that exits when the run ends)
-    or "fixed" (XLA, in a loop of fixed length). The default suits the platform and the signature.
+    `by` selects who takes the steps: "compiled" (`steps.cc`), "early" (XLA, in a loop that exits when the run ends),
+    "fixed" (XLA, in a loop of fixed length) or "xla", the one of these that suits the platform. The default suits the
+    signature too.
     """
     if by is None:
-        by = "compiled" if native.covers(signature) else "early" if jax.default_backend() == "cpu" else "fixed"
+        by = "compiled" if native.covers(signature) else "xla"
+    if by == "xla":
+        by = "early" if jax.default_backend() == "cpu" else "fixed"
     return Program(
         init=partial(_init, signature, by),
         advance=partial(_advance, signature, by),
         running=_running,
         record=_record,
+        neurons=NEURONS,
     )

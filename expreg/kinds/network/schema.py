@@ -13,7 +13,6 @@ from expreg.core.config.fields import (
     Choice,
     Either,
     Fault,
-    Natural,
     NotNegative,
     Number,
     OneOf,
@@ -61,7 +60,7 @@ def _in_order(value: list[str]) -> list[str]:
 class Network(Block):
     """F(W, x) = scale * sum_r a_r phi(<w_r, x>), (A.1)."""
 
-    m: Natural = key("m", "width; even with coupled initialisation")
+    m: Annotated[int, Number(integer=True, least=1, most=2**40)] = key("m", "width; even with coupled initialisation")
     activation: Annotated[str, Choice(options=lambda: ACTIVATIONS)] = key("exp", "phi")
     init: Annotated[str, Choice(options=("coupled", "iid"))] = key(
         "coupled", "coupled: equal neurons in pairs of opposite sign, F = 0 at the start"

@@ -107,6 +107,15 @@ def bucket(m: int, smallest: int, coarse: int = COARSE) -> int:
     return 1 << (power + power % 2 if 1 << power <= coarse else power)
 
 
+def spread(count: int) -> int:
+    """Return the padded number of columns of a network that is spread over devices: a multiple of 5040.
+
+    That many up to 10 devices divide, and 12, 14, 15 and 16; for each doubling beyond 2^17 columns also twice as many.
+    """
+    grain = 5040 << max(0, count.bit_length() - 17)
+    return -(-count // grain) * grain
+
+
 def shape(settings: Settings, judged: Iterable[str]) -> dict[str, Any]:
     """Return what is static in every program of networks: sizes, number type, and whether an event needs the radii."""
     network, n = settings["network"], settings["data"]["n"]
@@ -130,7 +139,7 @@ def arrays(settings: Settings) -> dict[str, Array]:
         "X": found.X.astype(real),
         "y": found.y.astype(real),
         "key": found.key,
-        "m": np.int32(settings["network"]["m"]),
+        "m": np.int64(settings["network"]["m"]),
         "scale": real(settings["network"]["scale"]),
         "lambda_cts": real(math.nan if lam is None else lam),
         "gram_norm": real(found.gram_norm),

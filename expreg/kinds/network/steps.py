@@ -148,11 +148,16 @@ def _measured(signature: Any, state: Any, theta: jax.Array) -> tuple[jax.Array, 
     moved = jnp.sqrt(jnp.sum(inner, axis=0))
     moved = jnp.where(jnp.isnan(moved), jnp.inf, jnp.where(state.signs == 0, 0, moved))  # out of range: infinite
     share = jnp.zeros_like(moved) if state.radii is None else jnp.where(state.signs == 0, 0, moved / state.radii)
-    return derivative, jnp.stack([jnp.max(moved, initial=0.0), jnp.max(share, initial=0.0)])
+    # without a certificate there are no radii; devices that share the neurons may lose a nan in a maximum
+    known = state.initial.get("certified", True)
+    largest = jnp.where(known, jnp.max(share, initial=0.0), jnp.nan)
+    return derivative, jnp.stack([jnp.max(moved, initial=0.0), largest])
 
 
-def lowest(signature: Any, state: Any, derivative: jax.Array) -> jax.Array:
+def lowest(state: Any, derivative: jax.Array) -> jax.Array:
     """Return lambda_min(H(t)) (B.1), for D = phi'(z_t)."""
-    live = (jnp.abs(state.signs) * derivative).reshape(signature.n, -1)
-    low, _ = initial.extremes((state.gram * (live @ live.T) / state.inputs.m.astype(live.dtype))[None])
+    live = jnp.abs(state.signs) * derivative
+    # not a product of matrices (n, branches p): where neurons are split that shape would gather them all
+    product = jnp.einsum("ibp,jbp->ij", live, live)
+    low, _ = initial.extremes((state.gram * product / state.inputs.m.astype(live.dtype))[None])
     return low[0]

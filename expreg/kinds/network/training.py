@@ -28,10 +28,11 @@ def _hyperparameters(settings: Settings) -> dict[str, float]:
     return {key: value for key, value in sorted(optimizer.items()) if key != "name" and value is not None}
 
 
-def signature(settings: Settings) -> descent.Signature:
+def signature(settings: Settings, *, spread: bool = False) -> descent.Signature:
     """Return what is static in a cell; Gram space where it is exact and takes fewer flops (2n < 4d).
 
-    XLA also computes the padding, so its programs are at most twice as wide as their networks, unless they are tiny.
+    XLA also computes the padding, so its programs are at most twice as wide as their networks, unless they are tiny;
+    less where one network is spread over devices.
     """
     training, judged = settings["training"], events.judged(settings)
     shape = start.shape(settings, judged)
@@ -47,6 +48,8 @@ def signature(settings: Settings) -> descent.Signature:
         curve_points=training["curve"]["points"],
         curve_spacing=training["curve"]["spacing"],
     )
+    if spread:
+        return found._replace(neurons=start.spread(settings["network"]["m"] // found.branches))
     if native.covers(found):
         return found
     width = start.bucket(settings["network"]["m"], max(2, SMALLEST_ELEMENTS // found.n), coarse=0)
@@ -167,9 +170,9 @@ def _expected_steps(text: str) -> int:
     return int(predicted) + training["measure_every"]
 
 
-def cost(settings: Settings) -> Cost:
+def cost(settings: Settings, *, spread: bool = False) -> Cost:
     """Return expected steps (those that H^cts predicts for replicate 0), flops per step (A.11), bytes per lane."""
-    static = signature(settings)
+    static = signature(settings, spread=spread)
     elements = static.n * static.neurons * static.branches
     inner = static.n if static.form == "gram" else 2 * static.d
     typical = dict(settings, replicate=0, network=dict(settings["network"], m=2), measure=[])

@@ -1,0 +1,74 @@
+"""Several processes as one: they compute the same, the first decides what depends on a clock, and only it writes."""
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+
+from expreg.errors import InputError, Problem
+from expreg.types import Tree
+
+ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+"""The variables for where no cluster does it: host:port of process 0, how many there are, the number of this one."""
+
+
+def connect() -> None:
+    """Join the processes that Slurm, Open MPI, Kubernetes, a TPU pod or variables name, if JAX has not started.
+
+    Raises InputError where they cannot be reached.
+    """
+    if jax.distributed.is_initialized() or jax._src.xla_bridge.backends_are_initialized():
+        return
+    known = [one for one in jax._src.clusters.ClusterEnv._cluster_types if not one.opt_in_only_method]
+    counts = [one.get_process_count() for one in known if one.is_env_present()]
+    try:
+        if all(name in os.environ for name in (ADDRESS, COUNT, NUMBER)):
+            jax.distributed.initialize(num_processes=int(os.environ[COUNT]), process_id=int(os.environ[NUMBER]))
+        elif counts and counts[0] > 1:
+            jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        message = f"the processes cannot connect: {str(error).splitlines()[0]}"
+        raise InputError(Problem("E-DEVICE", message, key="execution.shard")) from None
+
+
+def follows() -> bool:
+    """Return whether another process writes and prints."""
+    return jax.distributed.is_initialized() and jax.process_index() > 0
+
+
+@contextmanager
+def together(
+    asked: Callable[[], AbstractContextManager[Callable[[], bool]]], devices: Mesh
+) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether to stop, as `asked()` does in the first process."""
+    with asked() as stop:
+        yield lambda: bool(agreed(stop(), devices))
+
+
+def share(finished: dict[str, str], cells: Collection[str], devices: Mesh) -> None:
+    """Let all processes know the cells that are finished, which only the first has stored."""
+    if devices.is_multi_process:
+        marks = agreed(np.isin(list(cells), list(finished)), devices)
+        for cell in (cell for cell, done in zip(cells, marks, strict=True) if done):
+            finished.setdefault(cell, "")
+
+
+def agreed(value: Any, devices: Mesh) -> Any:
+    """Return the arrays or numbers of the first process; all processes of the mesh call this together."""
+    if not devices.is_multi_process:
+        return value
+    with jax.enable_x64(True):
+        return multihost_utils.broadcast_one_to_all(value)
+
+
+def placed(lanes: NamedSharding, buffers: Tree) -> Tree:
+    """Return inputs on devices; of several processes those of the first."""
+    devices: Any = lanes.mesh
+    if not devices.is_multi_process:
+        return jax.device_put(buffers, lanes, may_alias=False)
+    return multihost_utils.host_local_array_to_global_array(agreed(buffers, devices), devices, lanes.spec)
