@@ -85,7 +85,8 @@ def test_checkpoints_come_after_seconds_or_never_and_name_no_cell(value: Any, co
     assert load(SMALL).execution.checkpoint_seconds == 300.0
     never = load(changed("execution.checkpoint_seconds", None))
     assert never.execution.checkpoint_seconds is None
-    assert configs.plan(never)["ids"] == configs.plan(load(SMALL))["ids"]
+    assert configs.plan(never) == configs.plan(load(SMALL))
+    assert list(configs.cells(never)) == list(configs.cells(load(SMALL)))
     assert refused(changed("execution.checkpoint_seconds", value)) == [(code, "execution.checkpoint_seconds")]
 
 
