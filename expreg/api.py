@@ -354,8 +354,8 @@ def _sweep(config: Any) -> Sweep:
     """Check all that a run needs, before anything is written; raise InputError with what is wrong."""
     cells = searching.cells(config)
     plan = configs.plan(config, len(cells))
-    experiment = _experiment(config.experiment, config.execution.device)
-    here = config.execution.engine == "local"  # elsewhere the devices are others
+    here = config.execution.engine == "local"  # elsewhere the devices are others, and those of this machine stay free
+    experiment = _experiment(config.experiment, config.execution.device if here else "cpu")
     _refuse(_unavailable(config) if here else [])
     settings = [settings for settings, _ in cells.values()]
     _refuse(experiment.check(settings))
