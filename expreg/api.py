@@ -373,8 +373,9 @@ def _sweep(config: Any, *, planned: bool = False) -> Sweep:
     cells = searching.cells(config)
     plan = configs.plan(config, len(cells))
     spread, here = config.execution.shard == "neurons", config.execution.engine == "local"
-    experiment = _experiment(config.experiment, config.execution.device, several=spread and here)
-    _refuse(_unavailable(config) if here else [])  # elsewhere the devices are others
+    # elsewhere the devices are others, and those of this machine stay free
+    experiment = _experiment(config.experiment, config.execution.device if here else "cpu", several=spread and here)
+    _refuse(_unavailable(config) if here else [])
     settings = [settings for settings, _ in cells.values()]
     experiment = _spread(config, experiment, settings, here) if spread else experiment
     _refuse(experiment.check(settings))

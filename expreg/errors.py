@@ -47,7 +47,7 @@ class InputError(ExpregError):
 
     def __init__(self, problems: list[Problem] | Problem) -> None:
         self.problems = tuple(problems) if isinstance(problems, list) else (problems,)
-        super().__init__()
+        super().__init__(list(self.problems))  # what pickle hands to the copy in another process
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expreg.core import config as configs
-from expreg.core.config.fields import Fault
+from expreg.core.config.fields import Fault, did_you_mean
 from expreg.errors import InputError
 from expreg.types import later
 
@@ -14,22 +14,34 @@ if TYPE_CHECKING:
 
 
 class Engine(NamedTuple):
-    """A backend, the package and extra that it needs, and what else an execution lacks, if anything."""
+    """A backend, the package and extra that it needs, its options, and what else an execution lacks, if anything.
+
+    It checks its options itself where none are given here.
+    """
 
     backend: "Backend"
     package: str
     extra: str
     missing: Callable[[Any], str | None] = lambda _: None
+    options: tuple[str, ...] = ()
 
 
 _OTHERS: Mapping[str, Engine] = {
-    "ray": Engine(later("expreg.backends.actors:backend"), "ray", "ray"),
+    "ray": Engine(
+        later("expreg.backends.actors:backend"),
+        "ray",
+        "ray",
+        options=(
+            *("address", "runtime_env", "num_cpus", "num_gpus", "memory", "resources", "accelerator_type"),
+            "label_selector",
+        ),
+    ),
     "slurm": Engine(later("expreg.backends.tasks:backend"), "submitit", "slurm", later("expreg.backends.jobs:missing")),
 }
 
 
 def find(config: Any) -> "Backend":
-    """Return the backend that a config names; raise InputError where its package is not installed."""
+    """Return the backend of a config; raise InputError where its package is missing or an option is unknown."""
     from expreg.core.engine.backend import local
 
     name = config.execution.engine
@@ -41,4 +53,10 @@ def find(config: Any) -> "Backend":
         message = f"{name} needs {engine.package}, which is not installed: pip install 'expreg[{engine.extra}]'"
     if message:
         raise InputError(configs.problem(config.source, Fault(("execution", "engine"), "E-IMPORT", message)))
+    wrong = [option for option in config.execution.options if engine.options and option not in engine.options]
+    if wrong:
+        known = f"; known for {name}: {', '.join(engine.options)}"
+        lines = [(option, f"unknown option{did_you_mean(option, engine.options) or known}") for option in wrong]
+        faults = [Fault(("execution", "options", option), "E-UNKNOWN", line) for option, line in lines]
+        raise InputError([configs.problem(config.source, fault) for fault in faults])
     return engine.backend

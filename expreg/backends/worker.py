@@ -2,20 +2,26 @@
 
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cloudpickle
 
 from expreg import registry
-from expreg.core.engine import devices
+from expreg.core.engine import devices, trouble
 from expreg.core.engine.backend import Job, Local
+from expreg.core.engine.pace import Spent
 from expreg.core.engine.search import Cells
 from expreg.errors import InputError, Problem
-from expreg.types import Experiment
+from expreg.types import Experiment, Row
 
 _RUNS = ("name", "columns", "curves", "signature", "build", "prepare", "row", "cost")
+REPORT_SECONDS = 0.25
+"""Time between two reports of a worker."""
 
 
 class Task(NamedTuple):
@@ -25,6 +31,18 @@ class Task(NamedTuple):
     execution: Any
     modules: list[dict[str, Any]]
     paths: list[str]
+
+
+class Report(NamedTuple):
+    """What a worker has done since its last report: rows, what it spent, new programs as in `Engine.compilations`.
+
+    `occupied`: how many lanes hold a cell now, and how many there are.
+    """
+
+    rows: list[Row]
+    spent: Spent
+    compilations: Sequence[tuple[Hashable, int, float]]
+    occupied: tuple[int, int]
 
 
 def task(job: Job) -> Task:
@@ -45,15 +63,34 @@ def task(job: Job) -> Task:
 class Worker(Local):
     """Runs cells of a task on the devices of this process; create it before JAX starts.
 
-    Checkpoints are kept in `directory`, that of the run.
+    Checkpoints are kept in `directory`, that of the run. Raises InputError where a kind of device is asked for that
+    is not here.
     """
 
     def __init__(self, task: Task, stop: Callable[[], bool] = lambda: False, directory: Path | None = None) -> None:
         sys.path.extend(path for path in task.paths if path not in sys.path)
         registry.load_needed(task.modules)
         devices.configure(task.execution.device)
+        if wrong := trouble.refused(task.execution.device):
+            raise InputError(Problem("E-DEVICE", wrong, key="execution.device"))
         experiment = pickle.loads(task.experiment)
         super().__init__(Job(experiment, task.execution, None, stop, {}, directory=directory))
+
+    def reports(self, cells: Cells, expected: int) -> Iterator[Report]:
+        """Run cells of one program, and report every quarter of a second and at the end.
+
+        `expected`: how many cells of that program may come together, for which its lanes are chosen.
+        """
+        with suppress(Exception):  # reported in its row
+            settings, _ = next(iter(cells.values()))
+            self._engine.expected = {self._experiment.signature(settings): expected}
+        rows: list[Row] = []
+        last, spent, programs = time.monotonic(), self.spent, len(self.compilations)
+        for finished in chain(self.run(cells), [None]):
+            rows += finished or []
+            if finished is None or time.monotonic() - last >= REPORT_SECONDS:
+                yield Report(rows, self.spent.since(spent), self.compilations[programs:], self.occupied)
+                rows, last, spent, programs = [], time.monotonic(), self.spent, len(self.compilations)
 
 
 def batches(cells: Cells, size: int) -> Iterator[Cells]:

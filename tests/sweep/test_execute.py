@@ -27,7 +27,7 @@ class Script:
         self.shown: list[Any] = []
         self.spent, self.occupied = Spent(5.0, 1.0), (1, 2)
         self.left_for_others: list[float] = []
-        self.stores = False
+        self.stores, self.devices = False, 2
 
     def monotonic(self) -> float:
         return self.now
@@ -51,8 +51,10 @@ class Script:
     def progress(self) -> live.Progress:
         return live.Progress(len(self.shown), self.slices, {}, self.now)
 
-    def add(self, rows: list[dict[str, Any]], spent: Spent, compiled: list[float], lanes: tuple[int, int]) -> None:
-        assert (spent, compiled, lanes) == (Spent(2.0, 0.5), [1.5], (1, 2))
+    def add(
+        self, rows: list[dict[str, Any]], spent: Spent, compiled: list[float], lanes: tuple[int, int], devices: int
+    ) -> None:
+        assert (spent, compiled, lanes, devices) == (Spent(2.0, 0.5), [1.5], (1, 2), 2)
         self.shown += [row["cell"] for row in rows]
         assert len(self.shown) == sum(len(times) for _, times in self.commits)  # shown once it is stored
 

@@ -42,8 +42,8 @@ class Runner(Protocol):
     """A backend at work.
 
     `run` yields the complete rows of cells as they finish, until all are finished or `stop()` is true; `stores`: they
-    are in the run directory by then. `devices`: how many run cells, of all processes together. What was spent on them,
-    compiled and occupied is as in `Engine`.
+    are in the run directory by then. `devices`: how many run cells now, of all processes together. What was spent on
+    them, compiled and occupied is as in `Engine`.
     """
 
     stores: bool

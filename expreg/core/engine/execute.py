@@ -73,11 +73,11 @@ def execute(
         say(f"{counted(done, 'cell')}, all finished before")
         return
     whole = work.expected is None  # a grid, which one round runs
-    record = manifest.begun(store.directory, len(waiting), experiment.remembered.get("source"))
-    store.write(manifest.NAME, manifest.text(record))
-    store.event("start", cells=len(cells), open=len(waiting))
     began, rounds = time.monotonic(), 0
     with asked() as stop, backend(Job(experiment, execution, store, stop, work.expected or {}, say)) as runner:
+        record = manifest.begun(store.directory, len(waiting), experiment.remembered.get("source"))
+        store.write(manifest.NAME, manifest.text(record))
+        store.event("start", cells=len(cells), open=len(waiting))
 
         def end(how: str) -> None:
             store.remove(live.NAME)
@@ -146,7 +146,7 @@ def _collect(runner: Runner, waiting: Cells, store: Store, reporter: Reporter) -
 
     def show(rows: Collection[Row]) -> None:
         compiled = [seconds for _, _, seconds in runner.compilations[before:]]
-        reporter.add(rows, runner.spent.since(earlier), compiled, runner.occupied)
+        reporter.add(rows, runner.spent.since(earlier), compiled, runner.occupied, runner.devices)
         store.write(live.NAME, live.text(reporter.progress()))
 
     store.write(live.NAME, live.text(reporter.progress()))

@@ -59,7 +59,7 @@ class Pace:
         self.cells_left = len(loads)
         self._programs, self._compilers, self._devices = programs, compilers, devices
         self._compiled: list[float] = []
-        self._now = self._finished = 0.0
+        self._now = self._finished = self._in_slices = 0.0
         self._taken = Load()  # seconds, as they were last
         self._done, self._seconds = Load(), Load()  # since the warm-up: what is finished, the seconds it took
 
@@ -69,14 +69,23 @@ class Pace:
         return max(self._programs - len(self._compiled), 0)
 
     def add(
-        self, rows: Collection[Mapping[str, Any]], now: float, spent: Spent, compiled: Iterable[float] = ()
+        self,
+        rows: Collection[Mapping[str, Any]],
+        now: float,
+        spent: Spent,
+        compiled: Iterable[float] = (),
+        devices: int | None = None,
     ) -> None:
-        """Count the rows of finished cells, `now` seconds after the beginning; `compiled` are seconds by program."""
-        self._compiled = list(compiled)
+        """Count the rows of finished cells, `now` seconds after the beginning; `compiled` are seconds by program.
+
+        `devices`: how many there are now, where that has changed.
+        """
+        self._compiled, self._devices = list(compiled), devices or self._devices
         self.cells_left = max(self.cells_left - len(rows), 0)
         of_cells = sum(row.get("seconds") or 0.0 for row in rows)
         self._finished += of_cells
-        host = now - spent.device / self._devices - max(spent.waiting, sum(self._compiled) / self._compilers)
+        self._in_slices += (spent.device - self._taken.device) / self._devices
+        host = now - self._in_slices - max(spent.waiting, sum(self._compiled) / self._compilers)
         kept = 1.0 if self._warm else 0.0
         self._done = Load().plus(self._done, kept)
         for row in rows:

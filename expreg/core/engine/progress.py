@@ -84,16 +84,17 @@ class Reporter:
         spent: Spent = Spent(),  # noqa: B008
         compiled: Iterable[float] = (),
         lanes: tuple[int, int] = (0, 0),
+        devices: int | None = None,
     ) -> None:
         """Count rows of finished cells.
 
         `spent` is what the engine has spent since the beginning, `compiled` the seconds of each compilation so far;
-        `lanes` how many lanes hold a cell, and how many there are.
+        `lanes` how many lanes hold a cell, and how many there are; `devices` how many run cells now.
         """
         self._statuses.update(row["status"] for row in rows)
         self._lanes = lanes
         now = time.monotonic()
-        self._pace.add(rows, now - self._began, spent, compiled)
+        self._pace.add(rows, now - self._began, spent, compiled, devices)
         with suppress(OSError):
             done = self._before + self._statuses.total()
             self._bar.update(self._task, completed=done, rest=live.rest(self.progress()))
