@@ -46,7 +46,21 @@ LONG = {
     },
 }
 COMMANDS = [
-    *("init", "run", "plan", "certify", "status", "report", "query", "export", "push", "compare", "solve", "bench"),
+    *(
+        "init",
+        "run",
+        "plan",
+        "certify",
+        "status",
+        "cancel",
+        "report",
+        "query",
+        "export",
+        "push",
+        "compare",
+        "solve",
+        "bench",
+    ),
     *("doctor", "schema"),
 ]
 CIRCUMSTANCES = ["seconds", "attempt", "device", "expreg_version", "jax_version"]
