@@ -110,13 +110,16 @@ def test_what_was_asked_names_grid_and_replicates(run):
 def test_failures_censoring_and_mixed_set_ups_are_warned_of(run):
     cells, _, summary = run
     mixed = cells.assign(
-        jax_version=["0.10.2", "0.12.0"] * (len(cells) // 2), precision=["f32", "f64"] * (len(cells) // 2)
+        jax_version=["0.10.2", "0.12.0"] * (len(cells) // 2),
+        precision=["f32", "f64"] * (len(cells) // 2),
+        device=["cpu", "NVIDIA H100"] * (len(cells) // 2),
     )
     swept = {**summary["groups"][0], "group": {"data": "sphere", "precision": "f32"}}
     counts = {"by_status": {"converged": 5, "oom": 2, "error": 1}}
     found = "\n".join(words.warnings(mixed, {"groups": [swept], "counts": counts}))
     assert "3 cells failed (oom 2, error 1)" in found
     assert "jax_version: 0.10.2, 0.12.0" in found
+    assert "device: NVIDIA H100, cpu" in found
     assert "precision" not in found, "precision is swept"
     assert words.warnings(pd.DataFrame(), {}) == []
     counts |= {"cells": 3, "planned": 5, "search": True, "damaged": 2}

@@ -74,6 +74,15 @@ def test_programs_are_compiled_in_the_background_and_before_the_first_cell() -> 
     assert pace.seconds_left() == pytest.approx(49 + 2)
 
 
+def test_devices_that_join_take_their_share() -> None:
+    """Cells of a second on one device, then on four: what the first one did takes no time between slices."""
+    pace = Pace({str(k): Load(1.0, 1.0) for k in range(200)})
+    pace.add(rows(range(40), 1.0), 40.0, Spent(40.0), devices=1)
+    assert pace.seconds_left() == pytest.approx(160.0)
+    pace.add(rows(range(40, 80), 1.0), 50.0, Spent(80.0), devices=4)
+    assert pace.seconds_left() == pytest.approx(120 / 4)
+
+
 def test_what_happens_before_a_hundredth_of_the_work_says_nothing_about_the_rest() -> None:
     """The first inputs compile what makes inputs: an estimate from two cells of 15,600 once was 43 minutes."""
     pace = Pace({str(k): Load(1.0, 1.0) for k in range(1000)})

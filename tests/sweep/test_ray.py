@@ -141,11 +141,8 @@ def test_a_cell_that_ends_every_worker_is_given_up_and_the_others_are_not(starte
         assert set(rows) == set(range(3))
         assert [number for number, row in rows.items() if row["status"] in FAILED] == [2]
         assert rows[2]["status_detail"].startswith("3 workers ended while they ran this cell alone")
-        assert runner.occupied[0] == 0 < runner.occupied[1]
-        assert 0 < runner.spent.device < 60
         assert len(runner.compilations) == 1  # although each new worker compiles it
         assert capfd.readouterr() == ("", "")  # Ray would print each death
-        assert runner.devices == sum(one.ready is not None for one in runner._hired)
 
 
 def test_asked_to_stop_it_brings_what_is_finished_and_leaves_no_worker(started):
@@ -154,6 +151,9 @@ def test_asked_to_stop_it_brings_what_is_finished_and_leaves_no_worker(started):
     with actors.backend(job) as runner:
         for rows in runner.run(cells):
             seen += rows
+        assert runner.occupied[0] <= runner.occupied[1] > 0
+        assert runner.devices == 1
+        assert sum(row["seconds"] for row in seen) <= runner.spent.device
         [worker] = runner._hired
         pid = started.get(worker.actor.__ray_call__.options(num_returns=1).remote(lambda _: os.getpid()))
     assert 0 < len(seen) < 200

@@ -27,7 +27,7 @@ def error_row(cell: str, error: BaseException) -> Row:
 def detail(error: BaseException) -> str:
     """Return an exception as one printable line: its first, or of a traceback that it quotes the last."""
     lines = str(error).strip().splitlines() or [""]
-    line = lines[-1 if "Traceback" in lines[0] else 0]
+    line = lines[-1 if "Traceback" in lines[0] or "ray::" in lines[0] else 0]
     text = printable(f"{type(error).__name__}: {line}" if line else type(error).__name__)
     return text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 1] + "…"
 
