@@ -52,7 +52,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_numpy_docstring = False
 
-GENERATED = {"columns": reference.columns, "keys": reference.keys, "notation": reference.notation}
+GENERATED = {name: getattr(reference, name) for name in ("columns", "keys", "notation", "outputs")}
 
 
 def fill(_app, _docname, source):

@@ -10,6 +10,7 @@ from expreg.api import json_schema
 from expreg.core.config.fields import Block
 from expreg.core.config.model import Config, inner
 from expreg.kinds import EXPERIMENTS
+from expreg.outputs import OUTPUTS, schema
 
 ELSEWHERE = {"sweep": "[The sweep language](configuration.md#the-sweep-language)"}
 GREEK = {"kappa": "κ", "phi": "φ", "lambda": "λ", "eta": "η", "eps": "ε", "delta": "δ", "sum_r": "Σ_r"}
@@ -63,6 +64,45 @@ def _of(found: tuple[types.Column, ...]) -> str:
     meanings = [_escaped(column.meaning.replace("||", "‖"), "") for column in found]
     rows = [f"| `{column.name}` | {column.type} | {meaning} |" for column, meaning in zip(found, meanings, strict=True)]
     return "\n".join(["| column | type | meaning |", "|---|---|---|", *rows])
+
+
+def outputs() -> str:
+    """Return the keys of what each command prints with `--json`: a section per document, a table per mapping."""
+    documents: dict[str, list[str]] = {}
+    for name in OUTPUTS:
+        made = schema(name)
+        text = "\n\n".join(filter(None, map(_document, (made, *made.get("$defs", {}).values()))))
+        documents.setdefault(text, []).append(f"`{name}`")
+    return "\n\n".join(f"## {', '.join(names)}\n\n{text}" for text, names in documents.items())
+
+
+def _document(found: Schema) -> str:
+    """Return what a mapping is, and its keys; one that another refers to begins with its name."""
+    name = "" if "$schema" in found or found.get("title") == "Document" else f"**{found['title']}**: "
+    meaning = f"{name}{_prose(found['description'])}." if "description" in found else ""
+    properties = found.get("properties", {})
+    described = any("description" in of for of in properties.values())
+    heads = ["key", "value", *(["meaning"] if described else [])]
+    lines = [heads, ["---"] * len(heads)]
+    for key, of in properties.items():
+        optional = "" if key in found.get("required", ()) else " (optional)"
+        lines.append([f"`{key}`{optional}", _kind(of), *([_prose(of.get("description", ""))] if described else [])])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines) if properties else ""
+    return "\n\n".join(filter(None, (meaning, table)))
+
+
+def _kind(found: Schema) -> str:
+    """Return in words what stands under a key of a document."""
+    if "$ref" in found:
+        return f"a {found['$ref'].rpartition('/')[2]}"
+    if "anyOf" in found:
+        return " or ".join(map(_kind, found["anyOf"]))
+    if "enum" in found:
+        return ", ".join(f"`{value}`" for value in found["enum"])
+    if found.get("type") == "array":
+        return f"list of {_kind(found['items'])}" if found["items"] else "list"
+    words = {"boolean": "`true`, `false`", "string": "text", "null": "`null`", "object": "mapping"}
+    return words.get(str(found.get("type")), str(found.get("type", "any")))
 
 
 def notation() -> str:

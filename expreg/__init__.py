@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from expreg import residual as residual
     from expreg import solver as solver
     from expreg import theory as theory
+    from expreg.api import plan as plan
     from expreg.api import run as run
+    from expreg.api import status as status
     from expreg.api import stream as stream
     from expreg.api import sweep as sweep
     from expreg.certificate import certify as certify
@@ -26,6 +28,8 @@ __version__ = "0.1.0"
 
 _FUNCTIONS = {
     "run": "api",
+    "plan": "api",
+    "status": "api",
     "load": "results",
     "stream": "api",
     "sweep": "api",

@@ -14,7 +14,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from expreg import backends, registry, searching
+from expreg import backends, outputs, registry, searching
 from expreg.backends import jobs
 from expreg.core import config as configs
 from expreg.core.config.fields import Fault
@@ -24,6 +24,7 @@ from expreg.errors import InputError, Problem
 from expreg.kinds import EXPERIMENTS, own
 from expreg.kinds.own import Training
 from expreg.output import complain, counted
+from expreg.outputs import Plan, Status
 from expreg.results import Overrides, Run, load, load_config, report, start
 from expreg.searching import Sweep
 from expreg.types import FAILED, Experiment, Row, Settings, cores
@@ -243,17 +244,13 @@ def sweep(
     return found
 
 
-def plan(
-    config: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides = (), *, cells: bool = False
-) -> dict[str, Any]:
+def plan(config: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides = (), *, cells: bool = False) -> Plan:
     """Return what a config would run, without writing anything: counts, programs, memory, flops, time.
 
-    Also the outlook of the experiment, with its text as `lines`; for networks `theory`, what the theorem asks for at
-    each n, and `power`, what the replicates can resolve. The expected time comes from the speed of one small program
-    on this machine. `cells` adds the list of cells. Of a search `cells` is the most that it can run, and it runs
-    `search.expected` of them, from the first number, if on each line of cells all criteria begin to hold at one place,
-    to the second, if each does at a place of its own; programs, flops and time are those of the second. Of a search
-    by a sampler `trials` has its keys, and the numbers are those of settings drawn at random; it has no list of cells.
+    The expected time comes from the speed of one small program on this machine. `cells` adds the list of cells. A
+    search runs `search.expected` of its cells, from the first number, if on each line of cells all criteria begin to
+    hold at one place, to the second, if each does at a place of its own; programs, flops and time are those of the
+    second. Those of a search by a sampler are of settings drawn at random; it has no list of cells.
     Raises InputError as `run` does.
     """
     checked = load_config(config, overrides)
@@ -263,7 +260,7 @@ def plan(
     settings = [settings for settings, _ in sweep.cells.values()]
     rows = [axes for _, axes in sweep.cells.values()]
     searched, most = searching.outlook(sweep)
-    found = {
+    found: Any = {
         "name": checked.name,
         "experiment": checked.experiment,
         "hash": sweep.plan["hash"],
@@ -333,9 +330,10 @@ def _with_steps(found: Any, eps: float) -> dict[str, Any]:
     return {**found.summary(), "eps": eps, "steps": int(steps) if math.isfinite(steps) else None}
 
 
-def status(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return how far a run is: planned, done, failed, by_status, damaged, last_event, running, jobs (their tasks)."""
-    return {**table.status(Path(directory)), "jobs": jobs.counts(Path(directory))}
+def status(directory: str | os.PathLike[str]) -> Status:
+    """Return how far a run is, without reading the numbers of any row."""
+    found: Any = {**table.status(Path(directory)), "jobs": jobs.counts(Path(directory))}
+    return found
 
 
 def doctor() -> dict[str, Any]:
@@ -359,10 +357,13 @@ def doctor() -> dict[str, Any]:
     return {**manifest.setup(), **facts, "trouble": trouble.troubles(found._replace(compiler=missing))}
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a config, for editors."""
+def json_schema(output: str | None = None) -> dict[str, Any]:
+    """Return the JSON Schema of a config, for editors, or of what the command `output` prints with `--json`.
+
+    Raises InputError where there is no such output.
+    """
     registry.load_plugins()
-    return configs.json_schema(EXPERIMENTS)
+    return configs.json_schema(EXPERIMENTS) if output is None else outputs.schema(output)
 
 
 def _sweep(config: Any, *, planned: bool = False) -> Sweep:

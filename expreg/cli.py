@@ -37,6 +37,12 @@ def _completions(context: typer.Context, incomplete: str) -> list[str]:
     return completions(context.params.get("config"), incomplete)
 
 
+def _outputs(incomplete: str) -> list[str]:
+    from expreg.outputs import OUTPUTS
+
+    return [name for name in OUTPUTS if name.startswith(incomplete)]
+
+
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -374,19 +380,26 @@ def doctor(as_json: AsJson = False) -> None:
     say(*terminal.pairs(shown), *(["", "trouble", *(f"  {line}" for line in wrong)] if wrong else []))
 
 
-@app.command(short_help="Print the JSON Schema of a config.")
+@app.command(short_help="Print the JSON Schema of a config, or of what a command prints.")
 def schema(
+    output: Annotated[
+        str | None, typer.Argument(metavar="[OUTPUT]", help="A command that has --json.", autocompletion=_outputs)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write it to this file.", show_default=False)] = None,
 ) -> None:
-    """Print the JSON Schema of a config, for editors that complete and check YAML, or write it to a file."""
+    """Print a JSON Schema: of a config, for editors that complete and check YAML, or of what a command prints.
+
+    expreg schema plan
+    """
     from expreg import api
     from expreg.core.store.disk import check_output, replace
 
+    found = api.json_schema(output)
     if out is None:
-        say(*_json(api.json_schema()))
+        say(*_json(found))
         return
     check_output(out, "--out")
-    replace(out, f"{document(api.json_schema())}\n".encode())
+    replace(out, f"{document(found)}\n".encode())
 
 
 def _version(asked: bool) -> None:

@@ -1,6 +1,8 @@
 """What can go wrong, as values: each class has one exit code, each problem one line (reliability.md section 5)."""
 
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 MAX_LISTED = 20
 MAX_WIDTH = 400
@@ -57,6 +59,15 @@ class InputError(ExpregError):
         shown = [str(problem) for problem in self.problems[:MAX_LISTED]]
         hidden = len(self.problems) - len(shown)
         return [*shown, f"{hidden} more"] if hidden else shown
+
+
+def optional(module: str, extra: str) -> Any:
+    """Return a module that comes with an extra; raise InputError with the command that installs it."""
+    try:
+        return import_module(module)
+    except ImportError:
+        message = f"needs {module.partition('.')[0]}, which is not installed: pip install 'expreg[{extra}]'"
+        raise InputError(Problem("E-IMPORT", message, key=extra)) from None
 
 
 class StorageError(ExpregError):

@@ -30,11 +30,12 @@ def complain(*lines: str) -> None:
 
 
 def document(value: Any, indent: int | None = 1) -> str:
-    """Return a JSON document: floats as they are, null for those that JSON cannot hold, text for what is no JSON."""
-    return json.dumps(_plain(value), indent=indent, separators=None if indent else (",", ":"), allow_nan=False)
+    """Return a JSON document of what is `plain`."""
+    return json.dumps(plain(value), indent=indent, separators=None if indent else (",", ":"), allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: null for nan, infinities and missing values, text for what is no JSON."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -42,10 +43,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return None if str(value) in ("<NA>", "NaT") else str(value)  # as pandas writes what is missing
 
 
 def counted(count: int, word: str) -> str:

@@ -18,12 +18,15 @@ from expreg.core.config.space import Space
 from expreg.core.store import table
 from expreg.core.store.disk import replace
 from expreg.core.store.store import leaves
-from expreg.errors import InputError, Problem
+from expreg.errors import InputError, Problem, optional
 from expreg.kinds import EXPERIMENTS, own
-from expreg.types import FAILED, Experiment, Settings
+from expreg.outputs import Summary
+from expreg.types import BASE, FAILED, TRIAL, Experiment, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars
+    import xarray
 
     _Rows = tuple[pd.DataFrame, pd.DataFrame, list[str]]
 
@@ -45,8 +48,8 @@ class Run:
     def _read(self) -> "_Rows":
         return self._warned(table.read(self.directory, curves=False))
 
-    def _warned(self, rows: "_Rows") -> "_Rows":
-        for line in rows[2]:
+    def _warned(self, rows: Any) -> Any:
+        for line in rows[-1]:
             warnings.warn(table.left_out(self.directory, line), stacklevel=2)
         return rows
 
@@ -56,8 +59,32 @@ class Run:
         # of the same cells, even if more have finished since these were read
         return table.read(self.directory, self.cells["cell"].tolist())[1]
 
+    def polars(self, *, curves: bool = False) -> "polars.DataFrame":
+        """Return the cells, or the curves, as a polars DataFrame, read as they are now.
+
+        Raises InputError where polars is not installed.
+        """
+        frames = optional("polars", "frames")
+        found = self._warned(table.gather(self.directory, curves=curves))[0]
+        return frames.from_arrow(table.curves_of(found) if curves else table.cells_of(found))
+
+    def xarray(self) -> "xarray.Dataset":
+        """Return the cells as an xarray Dataset: a dimension per axis of the sweep, a variable per column of numbers.
+
+        Numbers and truth values are float64, nan where a cell is missing or has none. Trials of a sampler are one
+        dimension, `trial`, with their settings as coordinates. Curves are left out: their steps differ between cells.
+        Raises InputError where xarray is not installed, and where the axes do not identify a cell.
+        """
+        from expreg.core.store import views
+
+        known = [axis for axis in self._axes if axis in self.cells]
+        space = [axis for axis in known if axis in self._plan.get("trials", {}).get("space", ())]
+        axes = [*([TRIAL] if space else []), *(axis for axis in known if axis not in space)]
+        meanings = {column.name: column.meaning for column in (*BASE, *self.experiment.columns())}
+        return views.dataset(self.cells, axes, space, meanings)
+
     @cached_property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """Thresholds, exponents, intervals and verdicts, computed from the rows."""
         from expreg.core.stats.summary import summarise
 
@@ -65,7 +92,7 @@ class Run:
         asked = {name: getattr(config.analysis, name) for name in ("delta", "confidence", "resamples")}
         asked["axes"] = self._axes
         asked |= {name: self._plan.get(name) for name in ("search", "trials")}
-        found = summarise(self.experiment, *self._whole, name=config.name, **asked)
+        found: Any = summarise(self.experiment, *self._whole, name=config.name, **asked)
         found["description"] = config.description
         found["counts"] |= table.coverage(self.directory, self.cells["status"], self._read[2])
         return found

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from functools import partial
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ import pandas as pd
 from expreg.core.stats.describe import shown
 from expreg.core.stats.settings import short
 from expreg.core.store.disk import free_name
-from expreg.errors import InputError, Problem
+from expreg.errors import InputError, Problem, optional
 from expreg.output import complain
 from expreg.results import Run, load
 
@@ -64,11 +63,7 @@ def push(directory: str | os.PathLike[str], sink: str) -> str:
             Problem("E-ENUM", f"got {sink!r}, expected tensorboard:DIR, wandb, trackio or mlflow", key="TO")
         )
     needs, write = SINKS[name]
-    try:
-        tracker = import_module(needs)
-    except ImportError:
-        message = f"needs {needs.partition('.')[0]}, which is not installed: pip install 'expreg[{name}]'"
-        raise InputError(Problem("E-IMPORT", message, key=name)) from None
+    tracker = optional(needs, name)
     copy = copied(load(directory))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # trackers have much to say about themselves

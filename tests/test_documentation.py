@@ -29,6 +29,7 @@ from expreg.api import load_config as load
 from expreg.core.config import plan
 from expreg.kinds.network.events import EVENTS
 from expreg.kinds.network.summary.groups import criteria as all_criteria
+from expreg.outputs import OUTPUTS, schema
 from expreg.types import Status
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -325,7 +326,7 @@ def properties(schema: Any) -> Iterator[str]:
 def test_the_tables_of_keys_are_complete(reference):
     text, schema = reference.keys(), json_schema()
     marks = re.findall("<!-- generated: (.*) -->", "".join(page.read_text() for page in PAGES))
-    assert {"columns", "keys", "notation"} <= set(marks)
+    assert {"columns", "keys", "notation", "outputs"} <= set(marks)
     del schema["properties"]["sweep"]
     of_the_sweep = set(
         properties([schema["$defs"].pop(name) for name in ("Sweep", "Axes", "Search", "Space", "Optuna", "Prune")])
@@ -338,6 +339,15 @@ def test_the_tables_of_keys_are_complete(reference):
         assert f"({link})=" in text
     for line in text.splitlines():
         assert not line.startswith("|") or line.replace("\\|", "").count("|") in (5, 6), line
+
+
+def test_the_tables_of_documents_are_complete(reference):
+    text = reference.outputs()
+    assert {key for name in OUTPUTS for key in properties(schema(name))} <= set(re.findall(r"`(\w+)`", text))
+    assert {name for line in re.findall("^## (.*)$", text, re.MULTILINE) for name in re.findall(r"\w+", line)} == {
+        *OUTPUTS
+    }
+    assert "any" not in re.findall(r"\w+", "".join(line.split("|")[2] for line in text.splitlines() if "|" in line))
 
 
 def test_defaults_shown_are_those_of_the_package(reference):

@@ -313,9 +313,38 @@ def test_static_parameters_are_those_that_cannot_be_traced():
 
     training = expreg.Training("s", begin, lambda x, *, lr: (x * lr, {"sum": x.sum()}), steps=2)
     values = {"width": 3, "depth": 2, "rate": 0.1, "flag": True, "label": "a", "count": 3, "lr": 0.5}
-    assert trace.static(training, values, "f32") == {"width", "depth", "flag", "label"}
+    assert set(trace.static(training, values, "f32")) == {"width", "depth", "flag", "label"}
     declared = expreg.Training("s", begin, training.step, steps=2, static=["rate"])
-    assert trace.static(declared, values, "f32") == {"width", "depth", "flag", "label", "rate"}
+    assert set(trace.static(declared, values, "f32")) == {"width", "depth", "flag", "label", "rate"}
+
+
+def test_a_number_that_is_static_without_need_is_named_once_with_its_line_and_its_programs(tmp_path):
+    def branching(x, *, rate=0.1, power=2.0, width=4, count=2):
+        x = x * rate if rate > 0.2 else x / (1 + rate)
+        x = x + jnp.ones(width).sum() * float(np.sqrt(power))
+        return x + 1 if count > 2 else x, {"loss": x}
+
+    line = branching.__code__.co_firstlineno
+    training = expreg.Training("branching", lambda key: 1.0, branching, steps=2)
+    axes = {"rate": [0.1, 0.3, 0.5], "power": 4.0, "width": [2, 4], "count": [1, 5]}
+    with pytest.warns(UserWarning, match="compiles a program of its own") as caught:
+        run = sweep(training, axes, tmp_path / "run")
+    words = sorted(str(warning.message).split("; ")[0] for warning in caught)
+    place = f"compiles a program of its own: see {os.path.basename(__file__)}"
+    assert words == [
+        f"branching: each value of count (2 here) {place}:{line + 3}, in branching",
+        f"branching: each value of rate (3 here) {place}:{line + 1}, in branching",
+    ]
+    assert len(compilations(tmp_path / "run")) == len(run.cells) == 12
+    declared = expreg.Training("branching", lambda key: 1.0, branching, steps=2, static=["rate", "count"])
+    sweep(declared, axes, tmp_path / "declared")  # warnings are errors
+
+
+def test_a_cell_that_is_too_large_is_named_by_its_parameters(tmp_path):
+    begin = lambda key, *, width: jnp.zeros(width)  # noqa: E731
+    training = expreg.Training("wide", begin, lambda x, *, rate=0.5: (x * rate, {"loss": x.sum()}), steps=2)
+    with pytest.raises(InputError, match=r"E-MEM\] cell width=274877906944 rate=0\.5: needs"):
+        sweep(training, {"width": [4, 2**38]}, tmp_path / "run")
 
 
 def test_seeds_are_replicates_or_seeds(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 from expreg.activation import ACTIVATIONS
 from expreg.certificate.conditions import SLACK, Measured, covered, measure
 from expreg.errors import InputError, Problem
-from expreg.output import table
+from expreg.output import plain, table
 from expreg.types import Array
 
 
@@ -70,20 +70,9 @@ class Certificate:
 
     def summary(self) -> dict[str, Any]:
         """Return a JSON-able dict: of the radii the largest, and None for numbers that are not finite."""
-
-        def plain(value: float) -> float | None:
-            return float(value) if math.isfinite(value) else None
-
-        numbers = ("eta", "rate", "decrease", "lambda_0", "lambda_max_0", "residual")
-        return {
-            "holds": self.holds,
-            "refined": self.refined,
-            **{name: plain(getattr(self, name)) for name in numbers},
-            "radius": plain(np.max(self.radius)),
-            "margins": {name: plain(value) for name, value in self.margins.items()},
-            "eta_limits": {name: plain(value) for name, value in self.eta_limits.items()},
-            "reasons": list(self.reasons),
-        }
+        names = ("holds", "refined", "eta", "rate", "decrease", "lambda_0", "lambda_max_0", "residual", "radius")
+        found = {name: getattr(self, name) for name in (*names, "margins", "eta_limits", "reasons")}
+        return dict(plain(found | {"radius": np.max(self.radius)}))
 
 
 EQUAL = 1e-6

@@ -75,6 +75,7 @@ def test_where_lambda_moves_the_exponent_of_m_lambda_squared_is_judged(power: fl
     found = width(criterion(at - 0.05, at + 0.05), spectrum)
     assert found["verdict"] == "cannot decide"
     assert found["scaled"]["value"] == pytest.approx(2.0)
+    assert found["measured"] == pytest.approx(2.0)  # the number that is shown is the one that is compared
     assert f"n^{power:.2f}" in found["reason"]
     assert width(criterion(at - 0.5, at - 0.3), spectrum)["verdict"] == "consistent"
     assert width(criterion(at + 0.3, at + 0.4), spectrum)["verdict"] == "contradicts"
@@ -85,7 +86,7 @@ def test_an_exponent_that_lambda_makes_contradicts_nothing() -> None:
     spectrum = [{"n": n, "lambda_cts": 4.0 * n**-0.6} for n in NS]
     found = width(criterion(2.6, 2.98), spectrum)
     assert found["verdict"] == "consistent"
-    assert found["scaled"]["high"] == pytest.approx(2.98 - 1.2)
+    assert found["high"] == found["scaled"]["high"] == pytest.approx(2.98 - 1.2)
 
 
 def test_m_alone_below_the_claim_is_enough_where_lambda_falls() -> None:
@@ -94,6 +95,7 @@ def test_m_alone_below_the_claim_is_enough_where_lambda_falls() -> None:
     found = width(criterion(0.9, 1.1), spectrum)
     assert found["verdict"] == "consistent"
     assert "log factor of m is at most 1.10" in found["reason"]
+    assert (found["low"], found["high"]) == (0.9, 1.1)
     assert width(criterion(0.9, 1.1, largest=2.0), spectrum)["verdict"] == "cannot decide"
 
 

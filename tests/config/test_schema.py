@@ -181,6 +181,12 @@ def test_refused(path: str, value: Any, code: str) -> None:
     assert [found for found, _ in refused(changed(path, value))] == [code]
 
 
+@pytest.mark.parametrize(("name", "why"), [("movement", "leave it out"), ("movement_refined", "with E2 or Ecert")])
+def test_a_criterion_that_is_no_event_is_refused_with_what_to_write(name: str, why: str) -> None:
+    with pytest.raises(InputError, match=rf"measure\[0\]: got '{name}' \(.*{why}\), expected E0"):
+        load(changed("measure", [name]))
+
+
 @pytest.mark.parametrize(
     ("block", "value", "key"),
     [

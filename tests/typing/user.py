@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import polars as pl
+import xarray as xr
 
 import expreg
 from expreg.certificate import Certificate
+from expreg.outputs import Plan, Status, Summary, Verdict
 from expreg.results import Run
 from expreg.solver import Solution
 
@@ -23,6 +26,26 @@ def runs() -> None:
     assert_type(again.curves, pd.DataFrame)
     arrays = again.inputs(str(again.cells["cell"].iloc[0]))
     print(sorted(arrays), run.trained("0123456789abcdef"))
+
+
+def documents() -> None:
+    planned = expreg.plan("configs/quickstart.yaml", cells=True)
+    assert_type(planned, Plan)
+    assert_type(planned["seconds"], float | None)
+    state = expreg.status("runs/one")
+    assert_type(state, Status)
+    assert_type(state["by_status"], dict[str, int])
+    summary = expreg.load("runs/one").summary
+    assert_type(summary, Summary)
+    assert_type(summary["counts"]["planned"], int | None)
+    assert_type(summary.get("verdicts", []), list[Verdict])
+
+
+def frames() -> None:
+    run = expreg.load("runs/one")
+    assert_type(run.polars(), pl.DataFrame)
+    assert_type(run.polars(curves=True), pl.DataFrame)
+    assert_type(run.xarray(), xr.Dataset)
 
 
 def solutions() -> None:

@@ -274,21 +274,17 @@ def _note(found: Expression, words: tuple[str, ...], known: set[str], used: set[
 
 @dataclass(frozen=True)
 class Choice(Rule):
-    """One of a few names, or of those that a function returns; `later` are names that are not in this version."""
+    """One of a few names, or of those that a function returns; `why` returns what is special about another name."""
 
     options: tuple[str, ...] | Callable[[], Iterable[str]] = ()
-    later: tuple[str, ...] = ()
+    why: Callable[[Any], str] = lambda _: ""
 
     def _check(self, value: Any, _context: Any) -> str:
         options = self.names()
         if isinstance(value, str) and value in options:
             return value
-        if isinstance(value, str) and value in self.later:
-            raise fault(
-                "E-ENUM", f"got '{value}', which is not available in this version; expected {alternatives(options)}"
-            )
         code, shown = ("E-ENUM", f"got {show(value)}") if isinstance(value, str) else ("E-TYPE", got(value))
-        raise fault(code, f"{shown}, expected {alternatives(options)}{did_you_mean(value, options)}")
+        raise fault(code, f"{shown}{self.why(value)}, expected {alternatives(options)}{did_you_mean(value, options)}")
 
     def names(self) -> tuple[str, ...]:
         """Return the names."""

@@ -120,7 +120,7 @@ def _nvidia() -> tuple[tuple[str, ...], int | None, str]:
     rows = [line.rsplit(", ", 1) for line in answer.stdout.splitlines() if ", " in line]
     if answer.returncode or not rows:
         words = (answer.stdout + answer.stderr).strip().splitlines()
-        return (), None, words[0] if words else f"exit code {answer.returncode}"
+        return (), None, words[0].rstrip(".") if words else f"exit code {answer.returncode}"
     major = rows[0][1].split(".")[0]
     return tuple(name for name, _ in rows), int(major) if major.isdigit() else None, ""
 

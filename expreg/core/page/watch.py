@@ -57,7 +57,7 @@ def _jobs(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
     return facts.get("jobs", {})
 
 
-def watch(run: Path, status: Callable[[Path], dict[str, Any]] = table.status) -> None:
+def watch(run: Path, status: Callable[[Path], Any] = table.status) -> None:
     """Show how a run goes on until its process ends, then its state; on a terminal in place, elsewhere line by line.
 
     Ctrl-C ends it. The numbers are those that the process of the run shows itself.

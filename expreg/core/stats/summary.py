@@ -1,14 +1,13 @@
 """The summary of a run: what all experiments have in common, around what the experiment itself makes of its rows."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from expreg.core.stats import describe, settings
+from expreg.output import plain
 from expreg.types import Column, Experiment
 
 Record = dict[str, Any]
@@ -68,18 +67,3 @@ def _columns(columns: Sequence[Column], cells: pd.DataFrame) -> list[Record]:
             numbers = describe.quantiles(values.to_numpy(dtype=float), [0.5, 0.05, 0.95])
         rows.append([column.name, column.meaning, len(values), *numbers])
     return [{"title": "Columns", "note": note, "columns": head, "rows": rows}] if rows else []
-
-
-def plain(value: Any) -> Any:
-    """Return `value` as JSON can hold it: Python numbers and text, null for nan, infinity and missing."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    return None if pd.isna(value) else str(value)

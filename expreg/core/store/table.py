@@ -70,13 +70,7 @@ def left_out(directory: Path, line: str) -> str:
 
 
 def status(directory: Path | str) -> dict[str, Any]:
-    """Return how far a run is, as JSON-able numbers and lines, without reading the numbers of any row.
-
-    Keys: planned (None if plan.json is damaged; of a search the most that it may run), search (its axis and criteria,
-    what a sampler is asked for, or until when replicates are added; None without one), done (need no further
-    execution), failed, by_status, damaged, last_event, running (a process owns the directory), progress (that of the
-    process that runs: `live.Progress`, None without).
-    """
+    """Return how far a run is, an `outputs.Status`, without reading the numbers of any row."""
     directory = Path(directory)
     plan = plan_of(directory)
     best, damaged = survey(directory, plan)

@@ -41,7 +41,7 @@ FIGURES = {
 CLAIMS = {
     "width": (
         "Over these n the width needed grows at most like n^{} log(n/delta)",
-        "exponent of n after the log factor",
+        "exponent of n in m lambda^2, or in m where that suffices, after the log factor",
     ),
     "lambda": ("The width needed grows at most like lambda^-{} as lambda falls", "exponent of 1/lambda"),
     "probability": ("Networks of the widest m converge with probability at least {}", "share at the widest m"),
@@ -55,7 +55,7 @@ CLAIMS = {
     ),
     "concentration": (
         "Over these n the width for ||H(0) - H_cts||_F <= lambda/4 grows at most like n^{}, at fixed delta",
-        "exponent of n, no log factor taken out",
+        "exponent of n in m lambda^2, or in m where that suffices, no log factor taken out",
     ),
     "certificate": (
         "A certified run keeps every promise of its certificate",

@@ -54,6 +54,14 @@ def _in_order(value: list[str]) -> list[str]:
     return [event for event in EVENTS if event in value]
 
 
+def _not_listed(name: Any) -> str:
+    """Return why a criterion on movement is no event to measure."""
+    if "movement" not in str(name):
+        return ""
+    always = name in ("movement", "max_movement")
+    return " (always measured; leave it out)" if always else " (measured with E2 or Ecert)"
+
+
 # --- the network ----------------------------------------------------------------------------------
 
 
@@ -280,9 +288,9 @@ class TrainingConfig(NetworkConfig):
     blocks: ClassVar[tuple[str, ...]] = ("data", "network", "training")
 
     training: Training = key({}, "optimizer, step size and stopping rules")
-    measure: Annotated[list[Annotated[str, Choice(options=lambda: EVENTS)]], AfterValidator(_in_order)] = Field(
-        default_factory=lambda: list(BUNDLED), description="events to record (C.27)"
-    )
+    measure: Annotated[
+        list[Annotated[str, Choice(options=lambda: EVENTS, why=_not_listed)]], AfterValidator(_in_order)
+    ] = Field(default_factory=lambda: list(BUNDLED), description="events to record (C.27)")
 
 
 class ConcentrationConfig(NetworkConfig):

@@ -102,6 +102,7 @@ def described(description: Description, **functions: Any) -> Experiment:
         columns=lambda: [Column(name, kind, "metric at the end") for name, kind in description.metrics.items()],
         curves=lambda: [Column(name, "float64", "metric along the run") for name in description.metrics],
         row=partial(later("expreg.kinds.own.program:row"), description),
+        size=lambda one: " ".join(["cell", *(f"{name}={value}" for name, value in one["parameters"].items())]),
         final=description.final,
         largest=description.largest,
         figures={name: partial(later(f"expreg.kinds.own.page:{name}"), description) for name in ("settings", "curves")},

@@ -1,5 +1,6 @@
 """The program of your own training function: steps up to the next point of the curve, and what is kept there."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial, wraps
 from itertools import islice
@@ -209,8 +210,9 @@ def _is_key(leaf: Array) -> bool:
 
 
 def check(training: Training, cells: Sequence[Settings]) -> list[Problem]:
-    """Return why the programs of some cells cannot run."""
+    """Return why the programs of some cells cannot run; warn of numbers that need not be static."""
     examples = {signature(training, settings): settings for settings in reversed(cells)}
+    _warn_of_programs(training, list(examples.values()))
 
     def problems() -> Iterator[Problem]:
         for settings in islice(examples.values(), _MOST_TRACED):
@@ -218,6 +220,19 @@ def check(training: Training, cells: Sequence[Settings]) -> list[Problem]:
                 yield Problem("E-TRAINING", line, file=training.name)
 
     return list(islice(problems(), _MOST_WRONG))
+
+
+def _warn_of_programs(training: Training, cells: Sequence[Settings]) -> None:
+    places: dict[str, str] = {}
+    for settings in cells:
+        places |= {
+            n: at for n, at in trace.static(training, settings["parameters"], settings["precision"]).items() if at
+        }
+    for name, place in places.items():
+        if (count := len({settings["parameters"][name] for settings in cells})) > 1:
+            line = f"{training.name}: each value of {name} ({count} here) compiles a program of its own: see {place}"
+            remedy = f"jnp.where in place of `if`, or functions of jnp, avoid that; static=[{name!r}] says it is meant"
+            warnings.warn(f"{line}; {remedy}", stacklevel=2)
 
 
 def cost(training: Training, settings: Settings) -> Cost:

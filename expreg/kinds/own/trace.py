@@ -86,29 +86,41 @@ def type_of(value: float, precision: str) -> np.dtype:
     return np.dtype(f"{type(value).__name__}{precision[1:]}")
 
 
-_static: dict[Any, set[str]] = {}
+_static: dict[Any, dict[str, str]] = {}
 
 
-def static(training: Training, values: Mapping[str, Any], precision: str) -> set[str]:
+def static(training: Training, values: Mapping[str, Any], precision: str) -> dict[str, str]:
     """Return the static parameters: all but the numbers that the functions accept when they are traced.
 
-    They are found once for each combination of strings, booleans and parameters that are declared as static.
+    They are found once for each combination of strings, booleans and parameters that are declared as static. Each has
+    the place where a traced number could be used instead: that of a Python `if`, or of any use of a float; else "".
     """
     fixed = {n: v for n, v in values.items() if n in training.static or not is_number(v)}
     key = (training, precision, *fixed.items())
     if key not in _static:
         free = [name for name in values if name not in fixed]
-        bad = [] if _traces(training, values, free, precision) else free
-        _static[key] = {name for name in bad if not _traces(training, values, [name], precision)}
-    return fixed.keys() | _static[key]
+        bad = free if _refused(training, values, free, precision) is not None else []
+        places = {name: _refused(training, values, [name], precision) for name in bad}
+        _static[key] = {name: place for name, place in places.items() if place is not None}
+    return dict.fromkeys(fixed, "") | _static[key]
 
 
-def _traces(training: Training, values: Mapping[str, Any], traced: list[str], precision: str) -> bool:
+def _refused(training: Training, values: Mapping[str, Any], traced: list[str], precision: str) -> str | None:
+    """Return None where the functions accept traced numbers, else the place where they could, "" without one."""
     try:
         shapes(training, values, traced, precision)
-    except Exception:  # whatever they cannot do with a traced number, they may do with a plain one
-        return False
-    return True
+    except Exception as error:  # whatever they cannot do with a traced number, they may do with a plain one
+        floats = any(isinstance(values[name], float) for name in traced)
+        branch = isinstance(error, jax.errors.TracerBoolConversionError)
+        return (_place(training, error) or training.name) if branch or floats else ""
+    return None
+
+
+def _place(training: Training, error: Exception) -> str:
+    """Return the last line of the user's own functions that an error has passed through."""
+    own = {function.__code__.co_filename for function in training.functions if hasattr(function, "__code__")}
+    passed = [at for at in traceback.extract_tb(error.__traceback__) if at.filename in own]
+    return "".join(f"{os.path.basename(at.filename)}:{at.lineno}, in {at.name}" for at in passed[-1:])
 
 
 def wrong(training: Training, values: Mapping[str, Any], precision: str) -> list[str]:
@@ -117,13 +129,8 @@ def wrong(training: Training, values: Mapping[str, Any], precision: str) -> list
     try:
         found = shapes(training, values, values.keys() - static(training, values, precision), precision)
     except Exception as error:
-        own = {inspect.getsourcefile(function) for function in training.functions}
-        lines = [
-            f"{os.path.basename(at.filename)}:{at.lineno}, in {at.name}: "
-            for at in traceback.extract_tb(error.__traceback__)
-            if at.filename in own
-        ]
-        return [f"its functions cannot be traced{where}: {''.join(lines[-1:])}{detail(error)}"]
+        place = _place(training, error)
+        return [f"its functions cannot be traced{where}: {f'{place}: ' if place else ''}{detail(error)}"]
     return [f"{line}{where}" for line in _misfits(found, values)]
 
 

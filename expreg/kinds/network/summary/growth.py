@@ -33,9 +33,10 @@ def judge(
     `exponent`: a fit of m* as `exponents.fit` returns it, of which `kind` is judged, "raw" or "corrected".
     `spectrum`: lambda by n. The verdict is `consistent` if the interval ends at or below the claim, `contradicts` if an
     interval MARGIN times as wide begins above it, and `cannot decide` otherwise, or if no exponent that fits
-    into the grid would have contradicted the claim.
+    into the grid would have contradicted the claim. `judged` of the facts is the exponent that is compared: that of
+    m lambda^2, or of m.
     """
-    facts: Record = dict.fromkeys(("lambda_exponent", "scaled", "largest", "detectable"))
+    facts: Record = dict.fromkeys(("lambda_exponent", "scaled", "largest", "detectable")) | {"judged": exponent[kind]}
     if not exponent["usable"]:
         return (UNRESOLVED, f"no usable exponent: {exponent['why_not']}."), facts
     found = lambda_slope(spectrum, exponent["used"])
@@ -50,6 +51,7 @@ def judge(
     chosen, other = (plain, scaled) if alone else (scaled, plain)
     needed = detectable(chosen, claimed, confidence)
     facts = {"lambda_exponent": slope, "scaled": scaled, "largest": chosen["largest"], "detectable": needed}
+    facts["judged"] = chosen
     where = f"over n = {exponent['used'][0]}..{exponent['used'][-1]} {WORDS[kind]}"
     if constant:
         return outcome(chosen, claimed, needed, where), facts

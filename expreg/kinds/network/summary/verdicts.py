@@ -43,7 +43,7 @@ def width(criterion: Record, spectrum: Sequence[Record], confidence: float) -> R
         "width",
         criterion["criterion"],
         claimed,
-        exponent["corrected"],
+        facts.pop("judged"),
         (words, reason + (f" {missing} cells without a result are left out." if missing else "")),
         replicates=min((record["replicates"] for record in fitted or thresholds), default=0),
         censored_share=censored / replicates if replicates else None,
@@ -71,7 +71,7 @@ def concentration(
             if inside
             else "outside the interval: quantiles of heavy-tailed errors need not grow like their mean (B.14)."
         )
-    numbers = exponent["raw"]
+    numbers = facts.pop("judged")
     return verdict(
         "concentration", criterion["criterion"], claimed, numbers, (words, reason), replicates=replicates, **facts
     )
