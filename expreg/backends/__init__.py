@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Engine(NamedTuple):
-    """A backend, the package and extra that it needs, its options, and what else an execution lacks, if anything.
+    """A backend, the package and extra that it needs, what is wrong with an execution, and its options.
 
     It checks its options itself where none are given here.
     """
@@ -22,7 +22,7 @@ class Engine(NamedTuple):
     backend: "Backend"
     package: str
     extra: str
-    missing: Callable[[Any], str | None] = lambda _: None
+    wrong: Callable[[Any], Fault | None] = lambda _: None
     options: tuple[str, ...] = ()
 
 
@@ -36,7 +36,7 @@ _OTHERS: Mapping[str, Engine] = {
             "label_selector",
         ),
     ),
-    "slurm": Engine(later("expreg.backends.tasks:backend"), "submitit", "slurm", later("expreg.backends.jobs:missing")),
+    "slurm": Engine(later("expreg.backends.tasks:backend"), "submitit", "slurm", later("expreg.backends.jobs:wrong")),
 }
 
 
@@ -48,15 +48,16 @@ def find(config: Any) -> "Backend":
     if name == "local":
         return local
     engine = _OTHERS[name]
-    message = engine.missing(config.execution)
+    fault = engine.wrong(config.execution)
     if find_spec(engine.package) is None:
         message = f"{name} needs {engine.package}, which is not installed: pip install 'expreg[{engine.extra}]'"
-    if message:
-        raise InputError(configs.problem(config.source, Fault(("execution", "engine"), "E-IMPORT", message)))
-    wrong = [option for option in config.execution.options if engine.options and option not in engine.options]
-    if wrong:
+        fault = Fault(("execution", "engine"), "E-IMPORT", message)
+    if fault:
+        raise InputError(configs.problem(config.source, fault))
+    unknown = [option for option in config.execution.options if engine.options and option not in engine.options]
+    if unknown:
         known = f"; known for {name}: {', '.join(engine.options)}"
-        lines = [(option, f"unknown option{did_you_mean(option, engine.options) or known}") for option in wrong]
+        lines = [(option, f"unknown option{did_you_mean(option, engine.options) or known}") for option in unknown]
         faults = [Fault(("execution", "options", option), "E-UNKNOWN", line) for option, line in lines]
         raise InputError([configs.problem(config.source, fault) for fault in faults])
     return engine.backend

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -14,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from expreg.core.config.fields import Fault
 from expreg.core.engine import manifest
 from expreg.core.store import disk, table
 from expreg.errors import InputError, Problem
@@ -83,7 +85,7 @@ def _is_submitit(process: str) -> bool:
 
 def refusal(answer: str) -> InputError:
     """Return the error for what a command of Slurm has answered, as one line."""
-    lines = (line.partition("error: ")[2] or line for line in answer.strip().splitlines())
+    lines = (re.sub(r"^\w+: (error|fatal): ", "", line) for line in answer.strip().splitlines())
     return InputError(Problem("E-SLURM", "; ".join(lines), file="slurm"))
 
 
@@ -111,13 +113,15 @@ def refuse(directory: Path) -> None:
         raise disk.failure("E-LOCK", directory, f"its cells are run by {named(known)}; {remedy}")
 
 
-def missing(execution: Any) -> str | None:
+def wrong(execution: Any) -> Fault | None:
     """Return why no job can be submitted with the block `execution` of a config, None if one can."""
     cluster = execution.options.get("cluster", "slurm")
     if cluster not in ("slurm", "local"):
-        return f"options.cluster: got {cluster!r}, expected slurm or local"
+        message = f"got {cluster!r}, expected slurm or local"
+        return Fault(("execution", "options", "cluster"), "E-ENUM", message)
     if cluster == "slurm" and not shutil.which("sbatch"):
-        return "slurm needs the command sbatch, which is not here; run it where jobs are submitted"
+        message = "slurm needs the command sbatch, which is not here; run it where jobs are submitted"
+        return Fault(("execution", "engine"), "E-SLURM", message)
     return None
 
 

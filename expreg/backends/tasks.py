@@ -1,11 +1,12 @@
 """Tasks of Slurm run cells: submitit submits them as an array, they publish parts, the owner takes these in."""
 
+import io
 import shlex
 import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,8 @@ class Tasks:
         parts, attempts = self._store.parts._replace(directory=self._directory), self._store.attempts
         disk.make_directory(self._executor.folder)
         try:
-            submitted = self._executor.submit_array([Share(self._task, parts, share, attempts) for share in shares])
+            with redirect_stderr(io.StringIO()):  # submitit prints what sbatch says
+                submitted = self._executor.submit_array([Share(self._task, parts, share, attempts) for share in shares])
         except (FailedJobError, FailedSubmissionError) as error:
             raise jobs.refusal(str(error)) from None
         tasks = {job.job_id: list(share) for job, share in zip(submitted, shares, strict=True)}
