@@ -23,7 +23,7 @@ WARM = {"name": "warmup_cosine_decay", "warmup_steps": 9, "decay_steps": 9}
 def test_defaults_are_the_protocol() -> None:
     config = load(SMALL).model_dump()  # those of training stand in test_plan
     assert config["network"] == {"m": "m", "activation": "exp", "init": "coupled", "scale": 1.0}
-    assert config["analysis"] == {"delta": 0.1, "confidence": 0.95, "resamples": 1000, "half_width": 0.1}
+    assert config["analysis"] == {"delta": 0.1, "confidence": 0.95, "resamples": 1000, "half_width": 0.1, "until": None}
     assert config["training"]["tolerance"] == 0.05
 
 
