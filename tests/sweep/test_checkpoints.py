@@ -22,7 +22,6 @@ from expreg.core.engine import checkpoints, programs
 from expreg.core.engine import lanes as engine_module
 from expreg.core.engine.checkpoints import Checkpoints
 from expreg.core.engine.lanes import Engine
-from expreg.core.engine.programs import of_lane
 from expreg.core.store.store import Store
 from expreg.errors import StorageError
 from expreg.kinds.network import native
@@ -259,7 +258,7 @@ def lane(**leaves):
 
 def test_a_bit_that_changes_in_any_file_is_noticed(tmp_path):
     kept, (program, state) = Checkpoints(tmp_path, 1.0), lane(float32=np.arange(2000, dtype=np.float32))
-    kept._save("c0", program, of_lane(state, 0), 1.5)
+    kept._save("c0", program, state, 0, 1.5)
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]
     assert len(files) > 5
     rng = np.random.default_rng(0)
@@ -312,13 +311,23 @@ def a_disk_that_is_full(monkeypatch, saves):
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", usage)
 
 
+def a_program_that_cannot_be_lowered(monkeypatch, saves):
+    def fail(program):
+        saves.append(0)
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(checkpoints, "_made_by", fail)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the threads of tensorstore
-@pytest.mark.parametrize("full", [a_disk_that_fills, a_disk_that_is_full])
-def test_a_full_disk_costs_the_checkpoint_and_one_warning(full, tmp_path, monkeypatch):
+@pytest.mark.parametrize("full", [a_disk_that_fills, a_disk_that_is_full, a_program_that_cannot_be_lowered])
+def test_what_fails_while_saving_costs_the_checkpoint_and_one_warning(full, tmp_path, monkeypatch):
     saves, cells = [], cells_of([LENGTH, 50, LENGTH])
     reference = rows_of(walk(), cells)
     full(monkeypatch, saves)
-    with pytest.warns(UserWarning, match="could not be saved .*(No space left on device|File too large)$") as warned:
+    with pytest.warns(
+        UserWarning, match="could not be saved .*(No space left on device|File too large|no memory)$"
+    ) as warned:
         rows = rows_of(walk(), cells, tmp_path, 0.0)
     assert len(warned) == 1
     assert len(saves) > 1
@@ -427,7 +436,7 @@ def test_symlinks_are_refused(tmp_path):
     (tmp_path / "kept" / "c0").symlink_to(real)
     kept, (program, state) = Checkpoints(tmp_path / "kept", 1.0), lane(x=np.ones(3))
     with pytest.warns(UserWarning, match="is a symlink"):
-        kept._save("c0", program, of_lane(state, 0), 1.0)
+        kept._save("c0", program, state, 0, 1.0)
     assert list(real.iterdir()) == []
 
 
@@ -543,7 +552,7 @@ def reshard(place):
             mesh, program = on(4)
             wide = NamedSharding(mesh, PartitionSpec(None, None, "neurons"))
             state = {"0": jax.device_put(matrix[None], wide), "1": jax.device_put(vector[None], mesh.devices.flat[0])}
-            kept._save("c0", program, of_lane(state, 0), 2.0)
+            kept._save("c0", program, state, 0, 2.0)
             _, program = on(8)
             found, seconds = kept.restore(program, "c0")
         assert seconds == 2.0

@@ -67,21 +67,23 @@ class Checkpoints:
             now = time.monotonic()
             if now > began + GRACE_SECONDS if ending else now < self._pause_until:
                 return
-            self._save(occupied[lane][0], program, of_lane(state, lane), float(seconds[lane]))
+            self._save(occupied[lane][0], program, state, lane, float(seconds[lane]))
             since[lane] = time.monotonic()
 
-    def _save(self, cell: str, program: Compiled, state: Tree, seconds: float) -> None:
+    def _save(self, cell: str, program: Compiled, state: Tree, lane: int, seconds: float) -> None:
         folder = self.directory / cell
         scratch = folder / f".{uuid4().hex}.tmp"
-        label = json.dumps({"seconds": seconds, "made_by": _made_by(program)}, indent=1)
         began = time.monotonic()
         try:
+            label = json.dumps({"seconds": seconds, "made_by": _made_by(program)}, indent=1)
+            began = time.monotonic()  # the program was lowered, which is done once
+            own = of_lane(state, lane)
             disk.refuse_link(folder)
             disk.make_directory(scratch)
-            if shutil.disk_usage(scratch).free < 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SPARE_BYTES:
+            if shutil.disk_usage(scratch).free < 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(own)) + SPARE_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             disk.replace(scratch / LABEL, label.encode())
-            _with_orbax(lambda orbax: orbax.save((scratch / STATE).absolute(), state))
+            _with_orbax(lambda orbax: orbax.save((scratch / STATE).absolute(), own))
             earlier = _found(folder)
             number = int(earlier[0].name[:8]) + 1 if earlier else 1
             os.rename(scratch, folder / f"{number:08d}-{_checksum(scratch)}")
