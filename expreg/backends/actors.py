@@ -128,9 +128,9 @@ class Actors:
         room = int(min((there.get(name, 0) // need for name, need in self._needs.items()), default=1))
         self._most = max(room, 1) if workers == "auto" else workers
         if not room and not self._hired:
-            message = f"no node of Ray has room for a worker, which needs {self._needs}"
+            message = f"the cluster has no room for a worker of {self._needs}"
             if workers == "auto":
-                raise refusal(f"{message}; where nodes come on demand, give execution.workers")
+                raise refusal(f"{message}; where it grows on demand, give execution.workers")
             warnings.warn(f"{message}; cells wait for one", stacklevel=2)
 
     def _hire(self, useful: int) -> None:

@@ -11,7 +11,7 @@ from expreg.core.engine.search import Cells
 from expreg.types import Experiment
 
 PIECES = 8
-"""In how many batches the cells come back one of which may have ended their worker."""
+"""Into how many batches the cells of a worker that has ended are split."""
 
 
 class Batch(NamedTuple):
