@@ -26,7 +26,7 @@ class Engine(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-_OTHERS: Mapping[str, Engine] = {
+ENGINES: Mapping[str, Engine] = {
     "ray": Engine(
         later("expreg.backends.actors:backend"),
         "ray",
@@ -47,7 +47,7 @@ def find(config: Any) -> "Backend":
     name = config.execution.engine
     if name == "local":
         return local
-    engine = _OTHERS[name]
+    engine = ENGINES[name]
     fault = engine.wrong(config.execution)
     if find_spec(engine.package) is None:
         message = f"{name} needs {engine.package}, which is not installed: pip install 'expreg[{engine.extra}]'"
