@@ -305,7 +305,7 @@ def test_the_same_command_ends_a_run_with_a_limit(place: Path, command: Any) -> 
     assert codes[-1] == 0
     assert len(codes) > 1
     found = expreg.load("runs/run")
-    assert found.cells["attempt"].tolist() == [1] * 6
+    assert found.cells["attempt"].tolist() == [1] * 90
     endings = [event["kind"] for event in read_events("runs/run") if event["kind"] in ("interrupted", "finished")]
     assert endings == ["interrupted"] * (len(codes) - 1) + ["finished"]
 
