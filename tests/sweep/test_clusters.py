@@ -1,12 +1,15 @@
-"""Ray changes the streams and signal handlers of its process, so its tests have a process of their own."""
+"""Ray and submitit change streams, loggers and signal handlers, so their tests have processes of their own."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_cells_run_in_actors_of_ray() -> None:
-    cases = Path(__file__).with_name("ray_cases.py")
+
+@pytest.mark.parametrize("engine", ["ray", "slurm"])
+def test_cells_run_on_a_cluster(engine: str) -> None:
+    cases = Path(__file__).with_name(f"{engine}_cases.py")
     words = [sys.executable, "-m", "pytest", "-n", "0", "-o", "addopts=--import-mode=importlib", "-q", str(cases)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stdout[-5000:]
