@@ -13,8 +13,11 @@ spec = importlib.util.spec_from_file_location("golden_record", Path(__file__).pa
 record = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(record)
 
-CLOSE = {"f32": 1e-3, "f64": 1e-6}
-"""Relative; on another processor or with other versions, where sums are rounded otherwise."""
+CLOSE = {"f32": 5e-3, "f64": 1e-6}
+"""Relative; on another processor or with other versions, where sums are rounded otherwise.
+
+In float32 the length of a path of Newton steps (`path_size_newton` of in_context) differs by 2e-3 between two processors.
+"""
 
 
 def golden(name):
