@@ -408,7 +408,7 @@ def test_a_cell_whose_tasks_always_end_without_its_row_is_an_error(tmp_path, mon
     cluster = Cluster(tmp_path, rows, lambda cell: cell != bad)
     silent(cluster)
     found = run()
-    assert cluster.submitted[0] == [{*share} for share in cluster.submitted[0]]
+    assert set().union(*cluster.submitted[0]) == {*rows}
     assert [sum(map(len, shares)) for shares in cluster.submitted] == [6, 1, 1, 1]
     assert all(shares == [{bad}] for shares in cluster.submitted[1:])
     table = found.cells.set_index("cell")
