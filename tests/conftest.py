@@ -14,6 +14,7 @@ os.environ.setdefault("EXPREG_CACHE", os.path.join(tempfile.gettempdir(), "expre
 import jax
 import pytest
 
+import expreg
 from expreg.core.engine import devices
 
 devices.configure()  # before a test starts JAX without it: with the compile cache no program is compiled twice
@@ -44,6 +45,21 @@ def command(monkeypatch, capsys):
         return int(end.value.code or 0), output.out, output.err
 
     return called
+
+
+@pytest.fixture
+def of_a_script():
+    """Return a training whose functions no other process can import, by its name."""
+    scale = 3.0
+
+    def init(key, rate):
+        return jax.random.normal(key) * rate
+
+    def step(state, rate):
+        state = state - rate * state
+        return state, {"loss": scale * state**2}
+
+    return lambda name: expreg.Training(name, init, step, steps=5)
 
 
 @pytest.fixture(scope="module")

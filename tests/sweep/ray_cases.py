@@ -11,7 +11,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import pytest
 
 import expreg
@@ -163,17 +162,8 @@ def test_asked_to_stop_it_brings_what_is_finished_and_leaves_no_worker(started):
 # --- what is run ----------------------------------------------------------------------------------
 
 
-def test_a_training_of_a_script_runs_in_workers_by_value(started, tmp_path):
-    scale = 3.0
-
-    def init(key, rate):
-        return jax.random.normal(key) * rate
-
-    def step(state, rate):
-        state = state - rate * state
-        return state, {"loss": scale * state**2}
-
-    training = expreg.Training("elsewhere", init, step, steps=5)
+def test_a_training_of_a_script_runs_in_workers_by_value(started, of_a_script, tmp_path):
+    training = of_a_script("elsewhere")
     axes = {"rate": [0.1, 0.2, 0.5], "seed": 4}
     options = {"execution.engine": "ray", "execution.workers": 1}
     there = expreg.sweep(training, axes, tmp_path / "there", overrides=options, draw=False)

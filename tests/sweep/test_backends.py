@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 import expreg
@@ -59,18 +58,9 @@ def test_another_process_gives_the_same_rows(kind, tmp_path):
     assert repr(numbers(there)) == repr(numbers(here))
 
 
-def test_a_training_of_a_script_runs_elsewhere_by_value(tmp_path):
+def test_a_training_of_a_script_runs_elsewhere_by_value(of_a_script, tmp_path):
     """Its functions cannot be imported there: they go along with the job."""
-    scale = 3.0
-
-    def init(key, rate):
-        return jax.random.normal(key) * rate
-
-    def step(state, rate):
-        state = state - rate * state
-        return state, {"loss": scale * state**2}
-
-    training = expreg.Training("by_value", init, step, steps=5)
+    training = of_a_script("by_value")
     expreg.register(training)
     try:
         job, cells = job_of({"experiment": "by_value", "name": "t", "sweep": {"product": {"rate": [0.1, 0.5]}}})
