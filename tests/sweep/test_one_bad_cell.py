@@ -1,7 +1,6 @@
 """One bad cell is one row: whatever one cell does, the others keep every bit and the next run tries it again."""
 
 from signal import SIGTERM, raise_signal
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from expreg.core.config.model import Execution
 from expreg.core.engine import lanes as engine_module
 from expreg.core.engine.execute import execute
 from expreg.core.engine.lanes import Engine
@@ -122,7 +122,7 @@ def run(place, experiment, *, lanes=4, timeout=0.5):
     }
     plan = {"hash": "x", "identity": {"experiment": "countdown"}, "cells": len(cells), "ids": list(cells), "axes": []}
     portions = {"lanes": lanes, "slice_seconds": 1e-2, "cell_timeout": timeout, "checkpoint_seconds": None}
-    execution = SimpleNamespace(devices="auto", **portions)
+    execution = Execution(**portions)
     with Store.open(place, plan, "", columns=experiment.columns()) as store:
         list(execute(store, experiment, Work(cells, grid(cells)), execution, progress=False))
         counts = len(store.finished), len(store.failed)
