@@ -281,14 +281,19 @@ def certificates(
     *,
     eps: float = 0.05,
     refined: bool = True,
+    progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the certificate of every cell of a config before any training (C.20)-(C.26), one dict each.
 
     Beside the summary of the certificate: `cell`, `axes`, and `steps` after which ||F - y|| <= eps is sure, null
-    where nothing is. In float64 on the host, a cell at a time: `experiment: concentration` with `measure: [Ecert]`
-    does the same for thousands of cells on the device. Raises InputError as `run` does, and for experiments
-    without a network.
+    where nothing is. In float64 on the host, a cell at a time, with `progress` on standard error: `experiment:
+    concentration` with `measure: [Ecert]` does the same for thousands of cells on the device. Raises InputError as
+    `run` does, and for experiments without a network.
     """
+    from expreg.core.engine.execute import workload
+    from expreg.core.engine.pace import Pace
+    from expreg.core.engine.progress import Reporter
+
     checked = load_config(config, overrides)
     experiment = _experiment(checked.experiment)
     certify = experiment.certify
@@ -299,10 +304,14 @@ def certificates(
     if sweep.space is not None:
         message = "expected a grid: which settings a search tries is known when it runs"
         raise InputError(Problem("E-USAGE", message, key="sweep.search"))
-    return [
-        {"cell": cell, "axes": dict(axes)} | _with_steps(certify(settings, experiment.inputs(settings), refined), eps)
-        for cell, (settings, axes) in sweep.cells.items()
-    ]
+    found = []
+    loads, _ = workload(experiment, {cell: settings for cell, (settings, _) in sweep.cells.items()})
+    with Reporter(Pace(loads), len(loads), silent=not progress or len(loads) == 1) as reporter:
+        for cell, (settings, axes) in sweep.cells.items():
+            one = certify(settings, experiment.inputs(settings), refined)
+            found.append({"cell": cell, "axes": dict(axes), **_with_steps(one, eps)})
+            reporter.add([{"cell": cell, "status": "certified" if one.holds else "not certified"}])
+    return found
 
 
 def certificate_of_file(

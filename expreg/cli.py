@@ -161,7 +161,7 @@ def certify(
         with commands.named("--arrays"):
             found = [api.certificate_of_file(arrays, activation=activation, scale=scale, **wanted)]
     else:
-        found = api.certificates(config or "", overrides or (), **wanted)
+        found = api.certificates(config or "", overrides or (), progress=True, **wanted)
     if as_json:
         say(*_json(found[0] if arrays else found))
         return

@@ -43,11 +43,21 @@ def test_every_cell_of_a_config_has_its_certificate(call):
 
 
 def test_the_table_counts_certified_replicates(call):
-    code, out, _ = call("test.yaml")
+    code, out, err = call("test.yaml")
     assert code == 0
     counts = [line.split()[:4] for line in out.splitlines()[1:3]]
     assert counts == [["m=16", "0", "of", "3"], ["m=4096", "3", "of", "3"]]
+    assert "6/6 cells done (3 not certified, 3 certified)" in err
     assert max(map(len, out.splitlines())) <= 100
+    everything = json.loads(call("test.yaml", "--json")[1])
+    for line, m in zip(out.splitlines()[1:3], (16, 4096), strict=True):
+        shown, condition, step, decrease = line.split()[4:8]
+        cells = [one for one in everything if one["axes"]["m"] == m]
+        closest = sorted(min((value, name) for name, value in one["margins"].items()) for one in cells)
+        assert float(shown) == pytest.approx(closest[1][0], rel=0.01)
+        assert condition in [name for _, name in closest]
+        wanted = sorted(one["decrease"] for one in cells)[1]
+        assert (step == decrease == "–") if m == 16 else float(decrease) == pytest.approx(wanted, rel=0.01)
 
 
 def test_the_users_own_network_in_full_and_the_basic_certificate_asks_for_more(call):

@@ -1,17 +1,20 @@
 """Certificates in words, for a terminal: one in full, many as a table of shares."""
 
 from collections.abc import Mapping, Sequence
-from statistics import median_low
+from statistics import median_low, mode
 from typing import Any
 
 from expreg.core.page import terminal
 from expreg.core.page.words import number
 
 MOST_ROWS = 40
-NOTES = (
-    "Margin: allowed over needed of the condition that is closest to failing; it holds from 1 on.",
-    "Medians over replicates; of step size, steps and radius over those that are certified.",
-)
+CONDITIONS = {
+    "movement": "movement ({}) of neurons",
+    "kernel": "kernel (C.23), lambda_min(H) stays above 2/3 of its start",
+}
+NOTES = """Margin: allowed over needed of the condition that is closest to failing; certified from 1 on.
+Decrease: the share of ||r||^2 that a step takes away at least. Steps: until ||r|| <= {eps:g} is sure.
+Medians over replicates; from the step size on, over those that are certified."""
 
 
 def certificate_text(one: Mapping[str, Any]) -> str:
@@ -39,18 +42,25 @@ def certificates_text(found: Sequence[Mapping[str, Any]]) -> str:
         axes = tuple((name, value) for name, value in one["axes"].items() if name != "replicate")
         groups.setdefault(axes, []).append(one)
     rows = [[" ".join(f"{name}={value}" for name, value in axes), *_medians(of)] for axes, of in groups.items()]
-    head = ["", "certified", "margin", "step size", "steps", "radius"]
+    head = ["", "certified", "margin", "condition", "step size", "decrease", "steps", "radius"]
     hidden = len(rows) - MOST_ROWS
     lines = terminal.lines(head, rows[:MOST_ROWS], indent=0)
     lines += [f"... and {hidden} more; --json has them all"] if hidden > 0 else []
-    return "\n".join([*lines, *NOTES])
+    named = "; ".join(CONDITIONS[name] for name in found[0]["margins"])
+    movement = "C.22" if found[0]["refined"] else "C.20"
+    return "\n".join([*lines, f"Condition: {named.format(movement)}.", NOTES.format(eps=found[0]["eps"])])
 
 
 def _medians(group: Sequence[Mapping[str, Any]]) -> list[str]:
     holds = [one for one in group if one["holds"]]
-    margins = [
-        min(v for v in one["margins"].values() if v is not None) for one in group if any(one["margins"].values())
+    closest = [
+        min((value, name) for name, value in one["margins"].items() if value is not None)
+        for one in group
+        if any(one["margins"].values())
     ]
-    columns = [[one[name] for one in holds if one[name] is not None] for name in ("eta", "steps", "radius")]
-    medians = (number(median_low(values) if values else None) for values in (margins, *columns))
-    return [f"{len(holds)} of {len(group)}", *medians]
+    columns = [[one[name] for one in holds if one[name] is not None] for name in ("eta", "decrease", "steps", "radius")]
+    margin, *medians = (
+        number(median_low(values) if values else None) for values in ([margin for margin, _ in closest], *columns)
+    )
+    condition = mode(name for _, name in closest) if closest else number(None)
+    return [f"{len(holds)} of {len(group)}", margin, condition, *medians]
