@@ -103,13 +103,16 @@ def run(
     75 if a signal or the time limit stopped it, and then the same command goes on where it was.
     """
     from expreg import api
-    from expreg.core.engine import processes
 
     overrides = [*(overrides or ()), *([f"execution.engine={on}"] if on else [])]
     limit = None if time_limit is None else seconds(time_limit, "--time-limit")
     options: dict[str, Any] = {"fresh": fresh, "reuse": reuse or (), "time_limit": limit}
     found = api.run(config, overrides, out, progress=True, **options)
-    if processes.follows():
+    from expreg.core.engine.processes import (
+        follows,
+    )  # JAX takes a while, which a config with a mistake need not wait for
+
+    if follows():
         return
     _say_verdicts(found, as_json=as_json)
     if found.failed:

@@ -101,7 +101,7 @@ def test_a_worker_and_the_driver_are_killed_and_every_cell_has_one_row(tmp_path)
         driver = subprocess.Popen(words, stderr=errors, start_new_session=True)
     try:
         wait_for(rows)
-        workers = [pid for pid, name in of_session(driver.pid).items() if "Actor.run" in name]
+        workers = [pid for pid, name in of_session(driver.pid).items() if "ray::Actor" in name]
         os.kill(workers[0], signal.SIGKILL)
         before = rows()
         wait_for(lambda: rows() > before + 5)

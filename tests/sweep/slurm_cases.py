@@ -239,7 +239,8 @@ def test_jobs_outlive_their_owner_and_the_next_one_waits_for_them(place: Place, 
     code, out, _ = command("status", str(place.run))
     assert (code, "run by jobs" in out) == (0, True)
     assert json.loads(command("status", str(place.run), "--json")[1])["jobs"] == {job: {"running": 2}}
-    for options in ({"overrides": {"execution.engine": "local"}}, {"fresh": True}):
+    there: dict[str, Any] = {"overrides": {"execution.options.cluster": place.kind}}
+    for options in ({"overrides": {"execution.engine": "local"}}, there | {"fresh": True}):
         with pytest.raises(StorageError, match=f"run by {jobs.named(tasks)}; .*expreg cancel"):
             run(out=place.run, **options)
     second = place.owner(FEW, workers=2)

@@ -145,13 +145,12 @@ def gather(
     """Return the rows that count, sorted by cell, curves as list columns, and a line per damaged file."""
     import pyarrow as pa
 
-    tables, axes = [table_of([])], set[str]()
-    layouts: dict[tuple[str, ...], None] = {}
+    tables, axes, layouts = [table_of([])], set[str](), set[tuple[str, ...]]()
 
     def add(part: Part) -> None:
         assert part.file is not None
         tables.append(decode(part.file, curves=curves))
-        layouts[tuple(tables[-1].column_names)] = None
+        layouts.add(tuple(tables[-1].column_names))
         axes.update(part.axes)
         if len(tables) == _BATCH:
             tables[:] = [_join(tables).combine_chunks()]
@@ -159,7 +158,7 @@ def gather(
     plan = plan_of(directory) or {}
     best, damaged = survey(directory, plan or None, only, add)
     order = pa.array([best[cell].place for cell in sorted(best)], pa.int64())
-    table = _join(tables).select(merged(layouts, axes)).take(order).combine_chunks()
+    table = _join(tables).select(merged(sorted(layouts, reverse=True), axes)).take(order).combine_chunks()
     if TRIAL in plan:  # in the plan, for a row may be that of an earlier search, or of a grid
         number = dict(zip(plan["ids"], plan[TRIAL], strict=True))
         table = table.drop_columns([name for name in table.column_names if name == TRIAL])
