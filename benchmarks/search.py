@@ -2,7 +2,7 @@
 
     EXPREG_CACHE=off python benchmarks/search.py
 
-Two trainings: a small network on digits, and one that is so small that dispatch is most of its time. Each way has a
+Three trainings: a small network on digits, one of 8 neurons, and the latter for 20 times as many steps. Each way has a
 process of its own and begins with nothing compiled. Prints wall-clock and processor time with their ratios to expreg's,
 the seconds that optuna's sampler takes of it, and the best result.
 """
@@ -56,7 +56,11 @@ def training(name, columns, width, rows, steps):
     return expreg.Training(name, init, step, record, steps=steps, points=2)
 
 
-TRAININGS = {"digits": training("digits", 40, 32, 32, 1000), "tiny": training("tiny", 4, 8, 8, 1000)}
+TRAININGS = {
+    "digits": training("digits", 40, 32, 32, 1000),
+    "tiny": training("tiny", 4, 8, 8, 1000),
+    "long": training("long", 4, 8, 8, 20_000),
+}
 
 
 def own(training):

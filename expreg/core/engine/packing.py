@@ -18,10 +18,13 @@ SMALL = 1024
 
 
 class Packing(NamedTuple):
-    """Functions that pack and unpack trees of one structure; both preserve leading batch axes."""
+    """Functions that pack and unpack trees of one structure; both preserve leading batch axes.
+
+    NumPy arrays stay NumPy arrays, without a dispatch of JAX for each; unpacked, they are views.
+    """
 
     pack: Callable[[Tree], dict[str, Any]]
-    unpack: Callable[[dict[str, Any]], Tree]  # of NumPy arrays: views
+    unpack: Callable[[dict[str, Any]], Tree]
 
 
 def packing(tree: Tree) -> Packing:
@@ -41,7 +44,8 @@ def packing(tree: Tree) -> Packing:
         for name, kind, shape, leaf in zip(names, kinds, shapes, jax.tree.leaves(tree), strict=True):
             leaf = jax.random.key_data(leaf) if kind else leaf
             parts.setdefault(name, []).append(leaf.reshape(*leaf.shape[: leaf.ndim - len(shape)], -1))
-        vectors = {name: jnp.concatenate(part, axis=-1) for name, part in parts.items()}
+        host = not any(isinstance(leaf, jax.Array) for part in parts.values() for leaf in part)
+        vectors = {name: (np if host else jnp).concatenate(part, axis=-1) for name, part in parts.items()}
         return {name: vector for name, vector in vectors.items() if vector.size}
 
     def unpack(vectors: dict[str, Any]) -> Tree:

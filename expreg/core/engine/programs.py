@@ -208,7 +208,8 @@ def lanes_that_fit(size: float, devices: Mesh, cells: int) -> int:
     share = memory(device) * MEMORY_SHARE
     if device.platform == "cpu":
         share = min(share / devices.size, CORE_BYTES)
-    local = int(max(1, min(MAX_LANES, -(-cells // devices.size), share // size)))
+    most = 1 << max(-(-cells // devices.size) - 1, 0).bit_length()
+    local = int(max(1, min(MAX_LANES, most, share // size)))
     return devices.size << (local.bit_length() - 1)
 
 
