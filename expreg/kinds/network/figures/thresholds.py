@@ -206,7 +206,7 @@ def _draw_group(
     handles, points = draw_criteria(axis, named, level)
     n = log_axes(axis, points, limits)
     if len(n) > 1:
-        _draw_guides(axis, criteria, n, limits)
+        _draw_guides(axis, criteria, points, limits)
     plot.legend_below(axis, columns, title="exponent of $n$ [interval]", handles=handles)
 
 
@@ -247,26 +247,31 @@ def _draw_fit(axis: Axes, points: list[Point], exponent: Mapping[str, Any], styl
     return True
 
 
-def _draw_guides(axis: Axes, criteria: list[dict[str, Any]], n: list[float], limits: tuple[float, float]) -> None:
+def _draw_guides(axis: Axes, criteria: list[dict[str, Any]], points: list[Point], limits: tuple[float, float]) -> None:
     """Draw the claimed slope and the bound's local slope from the lower left corner, with their names."""
     slope = next((c["claim_exponent"] for c in criteria if plot.finite(c.get("claim_exponent")) is not None), CLAIMED)
-    grid = np.geomspace(n[0] / 1.35, n[-1] * 1.35, 60)
+    grid = np.geomspace(*axis.get_xlim(), 60)
+    drawn = np.array([(point.n, point.m) for point in points if point.m > 0])
     start = limits[0] * 1.15
-    _guide(axis, grid, start * (grid / grid[0]) ** slope, f"slope {slope:g}", (0, (6, 2)), limits)
+    _guide(axis, grid, start * (grid / grid[0]) ** slope, f"slope {slope:g}", (0, (6, 2)), drawn)
     bound = next((plot.records(c, "bound_exponent") for c in criteria if plot.records(c, "bound_exponent")), [])
     known = sorted((float(b["n"]), float(b["alpha_eff"])) for b in bound if plot.finite(b.get("alpha_eff")) is not None)
     if known:
         local = np.interp(np.log(grid), np.log([k for k, _ in known]), [alpha for _, alpha in known])
         steps = np.diff(np.log(grid)) * (local[:-1] + local[1:]) / 2
         height = start * np.exp(np.concatenate([[0.0], np.cumsum(steps)]))
-        name = f"bound's own slope, {known[0][1]:.1f} to {known[-1][1]:.1f}" if len(known) > 1 else "bound's own slope"
-        _guide(axis, grid, height, name, (0, (1, 1.5)), limits)
+        name = f"bound, slope {known[0][1]:.1f} to {known[-1][1]:.1f}" if len(known) > 1 else "bound"
+        _guide(axis, grid, height, name, (0, (1, 1.5)), drawn)
 
 
-def _guide(axis: Axes, n: np.ndarray, m: np.ndarray, name: str, dashes: Any, limits: tuple[float, float]) -> None:
+def _guide(axis: Axes, n: np.ndarray, m: np.ndarray, name: str, dashes: Any, drawn: np.ndarray) -> None:
+    """Draw a line and its name, there where the drawn points are far."""
     axis.plot(n, m, color="#9a9a9a", linewidth=1.0, linestyle=dashes, zorder=1)
-    inside = np.flatnonzero(m <= limits[1])
-    at = inside[int(len(inside) * 0.6)]
+    inside = np.flatnonzero(m <= axis.get_ylim()[1])
+    inside = inside[len(inside) // 3 : max(len(inside) * 5 // 6, 1)]  # the name is up to half as long as the line
+    sides = np.log([axis.get_xlim(), axis.get_ylim()]) @ [-1, 1]
+    away = (np.log(np.stack([n, m], axis=1))[inside, None] - np.log(drawn)) / sides
+    at = inside[np.argmax(np.min(np.hypot(*away.transpose(2, 0, 1)), axis=1))]
     before, after = max(at - 1, 0), min(at + 1, len(n) - 1)
     # The angle in data coordinates of a curve that is straight only on logarithmic axes.
     angle = math.degrees(math.atan2(m[after] - m[before], n[after] - n[before]))
