@@ -1,4 +1,4 @@
-"""Several processes as one: they compute the same, the first decides what depends on a clock, and only it stores rows."""
+"""Several processes as one: they compute the same; the first decides what depends on a clock, and stores the rows."""
 
 import os
 import pickle
