@@ -135,7 +135,10 @@ def _opened(
         message = "expected a grid or a bisection: which settings optuna chooses is known when it runs"
         raise InputError(Problem("E-USAGE", message, key="--reuse"))
     sources = runs(reuse, directory)
-    work, backend, mesh = searching.work(sweep), backends.find(checked), devices.mesh(*_where(checked))
+    backend, mesh = backends.find(checked), devices.mesh(*_where(checked))
+    work = searching.work(sweep)
+    # only the first of several has stored the rows by which all of them choose cells
+    shared = work._replace(source=lambda read: work.source(lambda: processes.of_first(read, mesh)))
     first = not (mesh.is_multi_process and processes.follows())
     progress &= first
     if fresh or checked.execution.engine != "slurm":
@@ -154,10 +157,10 @@ def _opened(
             taken = take(store, sweep.experiment, sweep.plan, sweep.cells, sources) if sources else None
             if progress and taken:
                 complain(taken)
-            processes.share(store.finished, sweep.cells, mesh)
+            store.finished.update(processes.of_first(lambda: store.finished, mesh))
             together = partial(processes.together, asked, mesh)
             options: dict[str, Any] = {"backend": backend, "asked": together, "progress": progress}
-            with closing(execute(store, sweep.experiment, work, checked.execution, **options)) as rows:
+            with closing(execute(store, sweep.experiment, shared, checked.execution, **options)) as rows:
                 yield directory, first, rows
         finally:
             _warn_of_parts(store)
@@ -458,8 +461,6 @@ def _spread(config: Any, experiment: Experiment, cells: list[Settings], here: bo
     if instead is None:
         able = [name for name, one in EXPERIMENTS.items() if one.spread is not None]
         wrong = f"got neurons, expected cells for {experiment.name}; only {' and '.join(able)} can be split"
-    elif mesh.is_multi_process and config.source.search is not None:
-        wrong = "got neurons in several processes, expected cells for a search"
     elif odd := [size for size in (instead.signature(one).neurons for one in cells) if size % mesh.size]:
         most = max(count for count in range(1, mesh.size) if not odd[0] % count)
         key, wrong = "devices", f"got {mesh.size}, expected a divisor of {odd[0]} neurons such as {most}"

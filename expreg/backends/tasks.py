@@ -62,7 +62,7 @@ class Share:
                     del self._cells[cell]
         given = len(self._cells)
         if given:
-            self._run(Worker(self._task, lambda: bool(asked), self._parts.directory))
+            self._run(Worker(self._task, lambda: bool(asked)))
         if self._cells and asked and (asked[0] == signal.SIGTERM or len(self._cells) < given or self._saved):
             import submitit
 

@@ -16,6 +16,7 @@ from expreg.core.engine import devices, trouble
 from expreg.core.engine.backend import Job, Local
 from expreg.core.engine.pace import Spent
 from expreg.core.engine.search import Cells
+from expreg.core.store.store import PLAN
 from expreg.errors import InputError, Problem
 from expreg.types import Experiment, Row
 
@@ -25,12 +26,16 @@ REPORT_SECONDS = 0.25
 
 
 class Task(NamedTuple):
-    """What another process needs to run cells: the user's modules, where to find them, the experiment as bytes."""
+    """What another process needs to run cells: the user's modules, where to find them, the experiment as bytes.
+
+    `directory` is that of the run, where checkpoints are, None if there is none.
+    """
 
     experiment: bytes
     execution: Any
     modules: list[dict[str, Any]]
     paths: list[str]
+    directory: Path | None
 
 
 class Report(NamedTuple):
@@ -57,23 +62,25 @@ def task(job: Job) -> Task:
             raise InputError(Problem("E-PLUGIN", message, file=module["path"] or "a notebook"))
     # what reads results, such as a config schema, stays here
     runs = Experiment(**{name: getattr(job.experiment, name) for name in _RUNS})
-    return Task(cloudpickle.dumps(runs), job.execution, modules, sys.path)
+    directory = job.store.directory.absolute() if job.store else None
+    return Task(cloudpickle.dumps(runs), job.execution, modules, sys.path, directory)
 
 
 class Worker(Local):
     """Runs cells of a task on the devices of this process; create it before JAX starts.
 
-    Checkpoints are kept in `directory`, that of the run. Raises InputError where a kind of device is asked for that
-    is not here.
+    Checkpoints are kept in the directory of the run, if it is here too. Raises InputError where a kind of device is
+    asked for that is not here.
     """
 
-    def __init__(self, task: Task, stop: Callable[[], bool] = lambda: False, directory: Path | None = None) -> None:
+    def __init__(self, task: Task, stop: Callable[[], bool] = lambda: False) -> None:
         sys.path.extend(path for path in task.paths if path not in sys.path)
         registry.load_needed(task.modules)
         devices.configure(task.execution.device)
         if wrong := trouble.refused(task.execution.device):
             raise InputError(Problem("E-DEVICE", wrong, key="execution.device"))
         experiment = pickle.loads(task.experiment)
+        directory = task.directory if task.directory and (task.directory / PLAN).exists() else None
         super().__init__(Job(experiment, task.execution, None, stop, {}, directory=directory))
 
     def reports(self, cells: Cells, expected: int) -> Iterator[Report]:

@@ -11,6 +11,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import expreg
@@ -142,6 +144,42 @@ def test_a_cell_that_ends_every_worker_is_given_up_and_the_others_are_not(starte
         assert rows[2]["status_detail"].startswith("3 workers ended while they ran this cell alone")
         assert len(runner.compilations) == 1  # although each new worker compiles it
         assert capfd.readouterr() == ("", "")  # Ray would print each death
+
+
+def test_a_cell_goes_on_from_its_checkpoint_when_its_worker_is_killed(started, tmp_path):
+    taken, run = tmp_path / "taken", tmp_path / "run"
+
+    def steps():
+        """Return the steps that each worker has taken, in the order of the workers."""
+        found = {}
+        for process, step in map(str.split, taken.read_text().splitlines()):
+            found.setdefault(int(process), []).append(int(step))
+        return found
+
+    def note(step):
+        time.sleep(0.001)
+        with taken.open("a") as file:
+            file.write(f"{os.getpid()} {step}\n")
+
+    def step(state):
+        jax.debug.callback(note, state)
+        return state + 1, {"taken": state + 1}
+
+    def kill():
+        wait_for(lambda: list(run.glob("checkpoints/*/0*")))
+        os.kill(*steps(), signal.SIGKILL)
+
+    training = expreg.Training("long", lambda key: jnp.int32(0), step, steps=3000)
+    often = {"execution.checkpoint_seconds": 0.1, "execution.slice_seconds": 0.1}
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    found = expreg.sweep(training, {}, run, overrides=often | {"execution.engine": "ray"}, draw=False)
+    killer.join()
+    assert found.cells["steps"].tolist() == [3000]
+    first, second = steps().values()
+    assert 0 < second[0] <= first[-1] + 1
+    assert sorted({*first, *second}) == list(range(3000))
+    assert not list(run.glob("checkpoints/*"))
 
 
 def test_asked_to_stop_it_brings_what_is_finished_and_leaves_no_worker(started):

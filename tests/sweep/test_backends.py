@@ -12,6 +12,7 @@ import expreg
 from expreg import api, backends, registry
 from expreg.backends import worker
 from expreg.core.engine.backend import Job, Local
+from expreg.core.store.store import Store
 from expreg.errors import InputError
 from expreg.kinds import own
 from expreg.results import load_config
@@ -77,6 +78,19 @@ def test_records_of_the_script_itself_are_refused(monkeypatch):
     monkeypatch.setitem(registry._modules, "__main__", registry.Module("__main__", "script.py", None))
     with pytest.raises(InputError, match=r"script\.py.*move them to a module"):
         worker.task(job)
+
+
+def test_a_worker_keeps_checkpoints_where_it_sees_the_directory_of_the_run(tmp_path):
+    job, _ = job_of({"experiment": "in_context", "name": "t", **CONFIGS["in_context"]})
+    plan = {"hash": "3f2a" * 8, "identity": {}, "axes": [], "cells": 2}
+    with Store.open(tmp_path / "run", plan, "") as store:
+        task = worker.task(job._replace(store=store))
+    kept = worker.Worker(task)._engine.checkpoints
+    assert kept is not None
+    assert kept.directory == tmp_path / "run" / "checkpoints"
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    (tmp_path / "run").mkdir()
+    assert worker.Worker(task)._engine.checkpoints is None
 
 
 def test_an_engine_that_is_not_installed_is_named_with_the_command(monkeypatch):

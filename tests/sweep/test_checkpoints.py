@@ -364,17 +364,16 @@ def test_saving_takes_a_hundredth_of_the_time_and_an_interval_is_what_is_lost(co
     monkeypatch.setattr(checkpoints.disk, "sync", lambda folder: None)
     monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
     kept, (program, state) = Checkpoints(tmp_path, interval), lane(x=np.ones(3))
-    occupied, since = {k: (f"c{k}", {}) for k in range(lanes)}, np.zeros(lanes + 2)
-    slices = 0
+    occupied, unsaved = {k: (f"c{k}", {}) for k in range(lanes)}, np.zeros(lanes + 2)
     while now[0] < 1800:
         now[0] += 0.25
-        slices += 1
-        before = since.copy()
-        kept.save(program, state, occupied, np.zeros(lanes + 2), since)
-        for k in np.flatnonzero(since != before):
-            saved.setdefault(int(k), []).append(since[k] - before[k])
+        unsaved += 0.25
+        before = unsaved.copy()
+        kept.save(program, state, occupied, np.zeros(lanes + 2), unsaved)
+        for k in np.flatnonzero(unsaved != before):
+            saved.setdefault(int(k), []).append(before[k])
     assert set(saved) == set(range(lanes))  # and of no idle lane
-    spent = now[0] - 0.25 * slices
+    spent = now[0] - unsaved[-1]
     assert spent <= 0.0101 * now[0] + cost
     waits = [wait for each in saved.values() for wait in each]
     assert min(waits) >= interval

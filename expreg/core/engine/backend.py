@@ -115,9 +115,7 @@ def _engine(job: Job) -> Engine:
     given = execution.lanes != "auto" and execution.shard == devices.AXIS
     lanes = max(execution.lanes // size, 1) * size if given else None
     directory = job.store.directory if job.store else job.directory
-    if devices.mesh(count, execution.shard).is_multi_process:
-        directory = None  # each process has the state of a part of the neurons
-    every = execution.checkpoint_seconds or math.inf
+    every, used = execution.checkpoint_seconds or math.inf, devices.mesh(count, execution.shard)
     expected: Counter[Hashable] = Counter()
     for settings, _ in job.expected.values():
         with suppress(Exception):  # reported in its row
@@ -131,7 +129,7 @@ def _engine(job: Job) -> Engine:
         cell_timeout=execution.cell_timeout,
         stop=job.stop,
         expected=expected,
-        checkpoints=Checkpoints(directory / CHECKPOINTS, every) if directory else None,
+        checkpoints=Checkpoints(directory.absolute() / CHECKPOINTS, every, used) if directory else None,
     )
 
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,13 +22,15 @@ from uuid import uuid4
 import jax
 import numpy as np
 import scipy
+from jax.sharding import Mesh
 
 from expreg import __version__
-from expreg.core.engine.devices import describe, processor
-from expreg.core.engine.programs import Compiled, of_lane
+from expreg.core.engine.devices import describe, mesh, processor
+from expreg.core.engine.processes import agreed, follows, of_first, visible
+from expreg.core.engine.programs import Compiled, bytes_of, of_lane
 from expreg.core.store import disk
 from expreg.core.store.part import digest
-from expreg.errors import printable
+from expreg.errors import StorageError, printable
 from expreg.types import Array, Settings, Tree
 
 Lanes = Mapping[int, tuple[str, Settings]]
@@ -46,72 +49,92 @@ SPARE_BYTES = 2**24
 
 @dataclass
 class Checkpoints:
-    """The checkpoints of one run in `directory`: of each cell that is in a lane for `interval` seconds, and again."""
+    """The checkpoints of one run in `directory`: of each cell that is in a lane for `interval` seconds, and again.
+
+    Where `devices` belong to several processes, all of these save and restore together, in the directory of the first.
+    """
 
     directory: Path
     interval: float
+    devices: Mesh = field(default_factory=mesh)
     _pause_until: float = 0.0
     _warned: set[str] = field(default_factory=set)
 
     def save(
-        self, program: Compiled, state: Tree, occupied: Lanes, seconds: Array, since: Array, ending: bool = False
+        self, program: Compiled, state: Tree, occupied: Lanes, seconds: Array, unsaved: Array, ending: bool = False
     ) -> None:
-        """Save the cells that have waited for the interval, a tenth of it if `ending`, as far as there is time.
+        """Save the cells with an interval of `unsaved` seconds, a tenth of it if `ending`, as far as there is time.
 
-        Lane by lane, `seconds` are those of its cell, and `since` is when that began or was saved last.
+        Lane by lane, `seconds` are those of its cell, and `unsaved` those since it began or was saved last.
         """
         began = time.monotonic()
         least = self.interval * (ENDING if ending else 1.0)
-        due = [int(lane) for lane in np.flatnonzero(began - since >= least) if lane in occupied]
-        for lane in sorted(due, key=lambda lane: since[lane]):
+        due = [lane for lane in occupied if unsaved[lane] >= least]
+        for lane in sorted(due, key=lambda lane: -unsaved[lane]):
             now = time.monotonic()
-            if now > began + GRACE_SECONDS if ending else now < self._pause_until:
+            if agreed(now > began + GRACE_SECONDS if ending else now < self._pause_until, self.devices):
                 return
             self._save(occupied[lane][0], program, state, lane, float(seconds[lane]))
-            since[lane] = time.monotonic()
+            unsaved[lane] = 0
 
     def _save(self, cell: str, program: Compiled, state: Tree, lane: int, seconds: float) -> None:
-        folder = self.directory / cell
-        scratch = folder / f".{uuid4().hex}.tmp"
+        scratch = self.directory / cell / f".{uuid4().hex}.tmp"
         began = time.monotonic()
         try:
             label = json.dumps({"seconds": seconds, "made_by": _made_by(program)}, indent=1)
             began = time.monotonic()  # the program was lowered, which is done once
-            own = of_lane(state, lane)
-            disk.refuse_link(folder)
-            disk.make_directory(scratch)
-            if shutil.disk_usage(scratch).free < 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(own)) + SPARE_BYTES:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            disk.replace(scratch / LABEL, label.encode())
-            _with_orbax(lambda orbax: orbax.save((scratch / STATE).absolute(), own))
-            earlier = _found(folder)
-            number = int(earlier[0].name[:8]) + 1 if earlier else 1
-            os.rename(scratch, folder / f"{number:08d}-{_checksum(scratch)}")
-            disk.sync(folder)
-            disk.fault("checkpoint.after_rename")
-            for path in earlier:
-                shutil.rmtree(path, ignore_errors=True)
-        except Exception as error:  # a checkpoint that cannot be saved costs nothing but itself
-            shutil.rmtree(scratch, ignore_errors=True)
+            begun = of_first(partial(_begun, scratch, label, bytes_of(program.alone)), self.devices)
+            target = visible(begun, self.devices) / STATE
+            _with_orbax(lambda orbax: orbax.save(target, of_lane(state, lane)))
+            of_first(partial(_publish, scratch), self.devices)
+        except self._spared as error:  # a checkpoint that cannot be saved costs nothing but itself
             self._warn("a checkpoint could not be saved", cell, error)
+        shutil.rmtree(scratch, ignore_errors=True)
         now = time.monotonic()
         self._pause_until = now + (now - began) / SHARE
 
     def restore(self, program: Compiled, cell: str) -> tuple[Tree, float] | None:
         """Return the state of a cell and the seconds that it has run, None without a checkpoint that fits `program`."""
-        for path in _found(self.directory / cell):
+        for path in of_first(partial(_found, self.directory / cell), self.devices):
             try:
-                disk.refuse_link(path.parent)
-                return _restored(path, program)
-            except Exception as error:  # whatever it is, the cell can begin again
+                seconds = of_first(partial(_checked, path, program), self.devices)
+                return _restored(visible(path, self.devices), program), seconds
+            except self._spared as error:  # whatever it is, the cell can begin again
                 self._warn("a checkpoint is ignored", cell, error)
         return None
 
+    @property
+    def _spared(self) -> type[Exception]:
+        """The failures without which a run goes on: of several processes those that all know."""
+        return StorageError if self.devices.is_multi_process else Exception
+
     def _warn(self, what: str, cell: str, error: Exception) -> None:
-        if what not in self._warned:  # once for all cells
+        if what not in self._warned and not (self.devices.is_multi_process and follows()):  # once for all cells
             self._warned.add(what)
             reason = str(error).partition("\n")[0].partition(" [")[0]  # tensorstore adds a page about itself
             warnings.warn(f"{what} (cell {cell}): {printable(': '.join(reason.split(': ')[-2:]))}", stacklevel=2)
+
+
+def _begun(scratch: Path, label: str, size: float) -> Path:
+    """Return a folder for a checkpoint of so many bytes; raise OSError if the disk has no room for two."""
+    disk.refuse_link(scratch.parent)
+    disk.make_directory(scratch)
+    if shutil.disk_usage(scratch).free < 2 * size + SPARE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    disk.replace(scratch / LABEL, label.encode())
+    return scratch
+
+
+def _publish(scratch: Path) -> None:
+    """Give a checkpoint its name, and remove its predecessors."""
+    folder = scratch.parent
+    earlier = _found(folder)
+    number = int(earlier[0].name[:8]) + 1 if earlier else 1
+    os.rename(scratch, folder / f"{number:08d}-{_checksum(scratch)}")
+    disk.sync(folder)
+    disk.fault("checkpoint.after_rename")
+    for path in earlier:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _found(folder: Path) -> list[Path]:
@@ -119,18 +142,24 @@ def _found(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*"), reverse=True) if folder.exists() else []
 
 
-def _restored(path: Path, program: Compiled) -> tuple[Tree, float]:
-    """Return the state and the seconds of one checkpoint; raise ValueError if it is damaged or does not fit."""
+def _checked(path: Path, program: Compiled) -> float:
+    """Return the seconds of one checkpoint; raise ValueError if it is damaged or does not fit."""
+    disk.refuse_link(path.parent)
     if _checksum(path) != path.name[9:]:
         raise ValueError("it is damaged; the cell begins again")
     label = disk.read_json(path / LABEL)
     for name, now in _made_by(program).items():
         if (before := label["made_by"].get(name)) != now:
             raise ValueError(f"{name} was {before}, is {now}; the cell begins again")
-    state = _with_orbax(lambda orbax: orbax.restore((path / STATE).absolute(), program.alone))
+    return float(label["seconds"])
+
+
+def _restored(path: Path, program: Compiled) -> Tree:
+    """Return the state of one checkpoint; raise ValueError if it has other types."""
+    state = _with_orbax(lambda orbax: orbax.restore(path / STATE, program.alone))
     if any(a.dtype != b.dtype for a, b in zip(*map(jax.tree.leaves, (state, program.alone)), strict=True)):
         raise ValueError("orbax has changed its types; the cell begins again")
-    return state, label["seconds"]
+    return state
 
 
 def _made_by(program: Compiled) -> dict[str, Any]:

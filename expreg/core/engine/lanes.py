@@ -204,12 +204,12 @@ class Engine:
             state = program.start()
             inputs: Tree = None
             buffers, views = program.buffers(program.example)
-        seconds, since = np.zeros(program.width), np.zeros(program.width)  # of its cell; since its last checkpoint
+        seconds, unsaved = np.zeros(program.width), np.zeros(program.width)  # of its cell; since its last checkpoint
         blocks = self._blocks.get(program.signature, 1)
         while not self.stop():
             with numerics():
                 fresh = self._refill(views, queue, program)
-                seconds[fresh], since[fresh] = 0, time.monotonic()
+                seconds[fresh] = unsaved[fresh] = 0
                 state = self._restore(program, queue, state, fresh, seconds)
                 self.occupied = len(queue.occupied), program.lanes
                 if queue.occupied:
@@ -223,10 +223,11 @@ class Engine:
                     elapsed = float(agreed(time.monotonic() - began, self.mesh))
                     self._spend(device=elapsed * self.mesh.size)
                     seconds[list(queue.occupied)] += elapsed * self.mesh.size / len(queue.occupied)
+                    unsaved += elapsed
                     self._harvest(program, queue, done, record, seconds)
                     state = self._stop_late(program, queue, state, seconds)
                     if self.checkpoints:
-                        self.checkpoints.save(program, state, queue.occupied, seconds, since)
+                        self.checkpoints.save(program, state, queue.occupied, seconds, unsaved)
             yield queue.take_rows()
             if not (queue.occupied or queue.prepared or queue.waiting):
                 return
@@ -234,7 +235,7 @@ class Engine:
             blocks = self._blocks[program.signature] = int(np.clip(wanted, 1, min(2 * blocks + 1, MAX_BLOCKS)))
         if self.checkpoints:
             with numerics():
-                self.checkpoints.save(program, state, queue.occupied, seconds, since, ending=True)
+                self.checkpoints.save(program, state, queue.occupied, seconds, unsaved, ending=True)
 
     def _restore(self, program: Compiled, queue: _Queue, state: Tree, fresh: np.ndarray, seconds: np.ndarray) -> Tree:
         """Return the state in which cells with a checkpoint go on from it; their lanes are no longer fresh."""

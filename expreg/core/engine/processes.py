@@ -1,17 +1,21 @@
-"""Several processes as one: they compute the same, the first decides what depends on a clock, and only it writes."""
+"""Several processes as one: they compute the same; the first decides what depends on a clock, and stores the rows."""
 
 import os
-from collections.abc import Callable, Collection, Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from expreg.errors import InputError, Problem
+from expreg.errors import InputError, Problem, StorageError
 from expreg.types import Tree
+
+T = TypeVar("T")
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 """The variables for where no cluster does it: host:port of process 0, how many there are, the number of this one."""
@@ -50,20 +54,36 @@ def together(
         yield lambda: bool(agreed(stop(), devices))
 
 
-def share(finished: dict[str, str], cells: Collection[str], devices: Mesh) -> None:
-    """Let all processes know the cells that are finished, which only the first has stored."""
-    if devices.is_multi_process:
-        marks = agreed(np.isin(list(cells), list(finished)), devices)
-        for cell in (cell for cell, done in zip(cells, marks, strict=True) if done):
-            finished.setdefault(cell, "")
-
-
 def agreed(value: Any, devices: Mesh) -> Any:
     """Return the arrays or numbers of the first process; all processes of the mesh call this together."""
     if not devices.is_multi_process:
         return value
     with jax.enable_x64(True):
         return multihost_utils.broadcast_one_to_all(value)
+
+
+def of_first(make: Callable[[], T], devices: Mesh) -> T:
+    """Return what `make()` returns in the first process; raise StorageError in all processes if it fails there."""
+    if not devices.is_multi_process:
+        return make()
+    found, reason = None, ""
+    try:
+        found = None if follows() else make()
+    except Exception as error:
+        reason = str(error) or repr(error)
+    content = np.frombuffer(pickle.dumps((found, reason)), np.uint8)
+    size = 1 << int(agreed(content.size, devices)).bit_length()  # few sizes, few programs; pickle ignores the rest
+    value, reason = pickle.loads(agreed(np.resize(content, size), devices).tobytes())
+    if reason:
+        raise StorageError(reason)
+    return value
+
+
+def visible(path: Path, devices: Mesh) -> Path:
+    """Return the path, which all processes see; raise StorageError in all of them if one does not."""
+    if devices.is_multi_process and not multihost_utils.process_allgather(np.asarray(path.exists())).all():
+        raise StorageError("not all processes see the run directory")
+    return path
 
 
 def placed(lanes: NamedSharding, buffers: Tree) -> Tree:

@@ -100,7 +100,7 @@ def compile_program(
     first = jax.eval_shape(given.pack, inputs)
     state = jax.eval_shape(program.init, first)
     # what a lane holds, or what filling it takes where that is more
-    lanes = lanes or lanes_that_fit(max(_bytes(state), size), devices, cells)
+    lanes = lanes or lanes_that_fit(max(bytes_of(state), size), devices, cells)
     layout = _split(program, state, devices) if split else _side_by_side(program, state, lanes, devices)
 
     def buffers(inputs: Tree) -> tuple[dict[str, np.ndarray], Tree]:
@@ -193,7 +193,8 @@ def of_lane(state: Tree, lane: int) -> Tree:
     return jax.tree.map(own, state)
 
 
-def _bytes(tree: Tree) -> float:
+def bytes_of(tree: Tree) -> float:
+    """Return the bytes of all leaves."""
     return sum(np.prod(leaf.shape, dtype=float) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
