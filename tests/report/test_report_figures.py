@@ -199,7 +199,12 @@ def test_a_fit_has_the_slope_of_its_exponent_and_the_guides_that_of_claim_and_bo
         assert log_slope(claim) == pytest.approx(2.0)
         expected = [point["alpha_eff"] for point in group["criteria"][0]["bound_exponent"]]
         assert log_slope(bound)[[0, -1]] == pytest.approx([expected[0], expected[-1]], rel=1e-6)
-        assert {"slope 2", "bound's own slope"} <= {text.get_text().strip().split(",")[0] for text in axis.texts}
+        names = {text.get_text().strip().split(",")[0]: text for text in axis.texts}
+        assert {"slope 2", "bound"} <= names.keys()
+        markers = np.concatenate([line.get_xydata() for line in axis.lines if line.get_marker() != "None"])
+        for name in ("slope 2", "bound"):  # far from all markers
+            pixels = axis.transData.transform([names[name].get_position(), *markers])
+            assert np.hypot(*(pixels[1:] - pixels[0]).T).min() > 0.1 * axis.bbox.height
         for criterion in group["criteria"]:
             if criterion["exponent"]["usable"]:
                 colour = look.criterion_look(criterion["criterion"])["color"]
