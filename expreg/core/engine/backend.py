@@ -116,7 +116,7 @@ def _engine(job: Job) -> Engine:
     lanes = max(execution.lanes // size, 1) * size if given else None
     directory = job.store.directory if job.store else job.directory
     if devices.mesh(count, execution.shard).is_multi_process:
-        directory = None  # each process has the state of a part of the neurons
+        directory = None  # each process has a part of the state
     every = execution.checkpoint_seconds or math.inf
     expected: Counter[Hashable] = Counter()
     for settings, _ in job.expected.values():
