@@ -300,6 +300,25 @@ def in_units(phi: Activation, unit: float) -> Activation:
     )
 
 
+def padded(phi: Activation, n: int) -> Activation:
+    """Return the activation that is 0 beyond the first n logits, of rows that only fill up a matrix."""
+    stable, second = phi.stable, phi.second
+    assert stable is not None
+
+    def only(values: Array) -> Array:
+        xp = values.__array_namespace__()
+        return xp.where(xp.arange(values.shape[0]) < n, values, 0)
+
+    def masked(z: Array) -> tuple[Array, Array, Array]:
+        xp = z.__array_namespace__()
+        # a logit of 0 may be the largest, which e^s follows
+        u, v, s = stable(xp.where(xp.arange(z.shape[0]) < n, z, -xp.inf) if phi.multiplicative else z)
+        first = only(u)
+        return first, first if v is u else only(v), s
+
+    return replace(phi, stable=masked, second=None if second is None else lambda z, s: only(second(z, s)))
+
+
 # --- what is checked once, when an activation is registered
 
 _POINTS = np.array([[-1.3, -0.6, -0.2], [0.3, 0.7, 1.1]])

@@ -385,7 +385,7 @@ def _sweep(config: Any, *, planned: bool = False) -> Sweep:
     """
     cells = searching.cells(config)
     plan = configs.plan(config, len(cells))
-    spread, here = config.execution.shard == "neurons", config.execution.engine == "local"
+    spread, here = config.execution.shard != "cells", config.execution.engine == "local"
     # elsewhere the devices are others, and those of this machine stay free
     experiment = _experiment(config.experiment, config.execution.device if here else "cpu", several=spread and here)
     _refuse(_unavailable(config) if here else [])
@@ -456,17 +456,21 @@ def _spread(config: Any, experiment: Experiment, cells: list[Settings], here: bo
     """Return the record by which each cell is spread over all devices; raise InputError where that is impossible."""
     from expreg.core.engine import devices
 
-    key, wrong, instead = "shard", "", experiment.spread
-    mesh = devices.mesh(*(_where(config) if here else (1, config.execution.shard)))
-    if instead is None:
-        able = [name for name, one in EXPERIMENTS.items() if one.spread is not None]
-        wrong = f"got neurons, expected cells for {experiment.name}; only {' and '.join(able)} can be split"
-    elif odd := [size for size in (instead.signature(one).neurons for one in cells) if size % mesh.size]:
+    key, wrong, shard, instead = "shard", "", config.execution.shard, experiment.spread
+    mesh = devices.mesh(*(_where(config) if here else (1, shard)))
+    if instead is None or instead.over != shard:
+        able = [name for name, one in EXPERIMENTS.items() if one.spread and one.spread.over == shard]
+        others = f" or {instead.over}" if instead else ""
+        wrong = f"got {shard}, expected cells{others} for {experiment.name}; {' and '.join(able)} can be split"
+    elif whole := next(filter(None, map(instead.whole, cells)), ""):
+        wrong = f"got {shard}, expected cells for {whole}"
+    elif odd := [size for size in map(instead.parts, map(instead.signature, cells)) if size % mesh.size]:
         most = max(count for count in range(1, mesh.size) if not odd[0] % count)
-        key, wrong = "devices", f"got {mesh.size}, expected a divisor of {odd[0]} neurons such as {most}"
+        key, wrong = "devices", f"got {mesh.size}, expected a divisor of {odd[0]} parts of the {shard} such as {most}"
     if wrong or instead is None:
         raise InputError(configs.problem(config.source, Fault(("execution", key), "E-RANGE", wrong)))
-    return replace(experiment, **instead._asdict())
+    fields = ("signature", "build", "prepare", "cost")
+    return replace(experiment, **{name: getattr(instead, name) for name in fields})
 
 
 def _refuse(problems: list[Problem]) -> None:

@@ -169,7 +169,7 @@ def plan_lines(found: Mapping[str, Any], more: list[str]) -> list[str]:
         lines.append(f"  {axis}: {', '.join(shown)}  ({len(values)})")
     seconds = math.nan if found["seconds"] is None else found["seconds"]
     needed = found["devices_needed"]
-    over = f"; execution.shard: neurons spreads it over {needed} such devices" if needed > 1 else ""
+    over = f"; execution.shard spreads it over {needed} such devices" if needed > 1 else ""
     facts = {
         "largest cell": f"{found['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {found['lanes']} lanes at most{over}",
         "work": f"{found['flops']:.2g} flops",

@@ -304,7 +304,7 @@ def curvature(z: Array, b: Array, loss: str = "rescaled", activation: str = "exp
     return Curvature(_factor(at) * diagonal, Q, _factor(at) * S)
 
 
-def summary(z: Array, b: Array, activation: str = "exp") -> dict[str, Array]:
+def summary(z: Array, b: Array, activation: str | Activation = "exp") -> dict[str, Array]:
     """Return what is reported whatever was minimised, as scalars (the reporting rule, section E).
 
     `loss_rescaled` is L_resc, `alpha` <u, 1>, `softmax_residual` ||u / alpha - b||, `projective_loss` (E.44),

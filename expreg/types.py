@@ -76,8 +76,8 @@ class Program(NamedTuple):
     - `record(state)`: a mapping of names to small arrays, everything that the row is made from.
     - `group`: how many lanes a CPU core vmaps, which pays where a step is so small that its operations cost more than
       their arithmetic; they begin together, and end with the longest of their runs.
-    - `neurons`: the fields of the state whose arrays have the neurons along their last axis; these are split where one
-      run is spread over devices.
+    - `split`: by name, the fields of inputs and state whose arrays are split where one run is spread over devices, and
+      along which axis.
     """
 
     init: Callable[[Tree], Tree]
@@ -85,7 +85,7 @@ class Program(NamedTuple):
     running: Callable[[Tree], Array]
     record: Callable[[Tree], dict[str, Array]]
     group: int = 1
-    neurons: tuple[str, ...] = ()
+    split: Mapping[str, int] = {}
 
 
 def at_once(measure: Callable[[Tree], dict[str, Array]]) -> Program:
@@ -109,13 +109,19 @@ class Cost(NamedTuple):
 class Spread(NamedTuple):
     """What takes the place of fields of an experiment where its cells, one at a time, are spread over all devices.
 
-    A signature has the attribute `neurons`: how many there are with padding, of which each device has as many. It must
-    not depend on the number of devices, so that a state fits any.
+    - `over`: what devices share, the value of `execution.shard`.
+    - `parts(signature)`: the number of equal parts, padding included, of which each device has as many. It must not
+      depend on the number of devices, so that a state fits any.
+    - `whole(settings)`: in words, what of a cell cannot be spread; empty for most.
     """
 
+    over: str
+    parts: Callable[[Any], int]
     signature: Callable[[Settings], Any]
     build: Callable[[Any], Program]
+    prepare: Callable[[Settings], Tree]
     cost: Callable[[Settings], Cost]
+    whole: Callable[[Settings], str] = lambda _: ""
 
 
 class Column(NamedTuple):
@@ -195,7 +201,7 @@ class Experiment:
     - `least_bytes(settings)`: (words, bytes, "host" or "device") that a cell needs whatever else; cheap, where `cost`
       may compute a spectrum.
     - `cost(settings)`: the estimate by which `plan` and the progress display weigh cells.
-    - `spread`: what differs under `execution.shard: neurons`; None where a cell cannot be split.
+    - `spread`: what differs where one cell is spread over devices; None where it cannot be.
     - `size(settings)`: the size of a cell in words, for messages.
     - `check(cells)`: the problems of the user's own files, before anything is written.
     - `too_few(cells, analysis)`: why they are too few for what `analysis` asks, None if they are not.

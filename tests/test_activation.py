@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from expreg.activation import ACTIVATIONS
+from expreg.activation import ACTIVATIONS, padded
 
 ALL = list(ACTIVATIONS.values())
 SMOOTH = [activation for activation in ALL if activation.name != "relu"]
@@ -158,3 +158,14 @@ def test_variance_keeps_its_digits_at_small_norms(activation):
         "sinh": (2 * q**2 + 2 * K**2) / 2,  # phi' ~ 1 + z^2 / 2: Var(z_i^2 + z_j^2) / 4
     }[activation.name]
     np.testing.assert_allclose(activation.variance(K, q, q), K**2 * leading, rtol=1e-5)
+
+
+@named([activation for activation in SMOOTH if activation.stable is not None])
+def test_padding_changes_no_number_of_the_logits_before_it(activation):
+    """Not their scale either: a logit of 0 would be the largest."""
+    z = np.array([-500.0, -501.0, -500.5])
+    found = padded(activation, 3).stable(np.append(z, [0.0, 0.0]))
+    for ours, theirs in zip(found[:2], activation.stable(z)[:2], strict=True):
+        np.testing.assert_array_equal(ours, np.append(theirs, [0.0, 0.0]))
+    assert found[2] == activation.stable(z)[2]
+    assert (found[0] is found[1]) == (activation.name == "exp")

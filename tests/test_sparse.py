@@ -10,6 +10,7 @@ from scipy import sparse as scipy_sparse
 import expreg
 from expreg import sparse
 from expreg.errors import InputError
+from expreg.solver import method
 from expreg.sparse import matrix, passes
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
@@ -113,6 +114,28 @@ def test_a_matrix_without_entries_is_zero():
     for shape in ((4,), (4, 2), (4, 0)):
         np.testing.assert_array_equal(sparse.rmatvec(A, jnp.ones(shape)), np.zeros((3, *shape[1:])))
     np.testing.assert_array_equal(sparse.gram(A, jnp.ones(4)), np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("kind", MATRICES)
+def test_products_of_shares_are_those_of_the_matrix_with_zeros_below(kind, stored):
+    A = np.vstack([MATRICES[kind](), np.zeros((31, MATRICES[kind]().shape[1]))])  # some blocks are empty
+    shared = sparse.share(sparse.from_dense(A) if stored else A, 16)
+    below = -len(A) % 16
+    assert shared.shape == A.shape
+    assert below
+    x, *others = vectors(A)
+    y, w = (np.append(vector, np.ones(below)) for vector in others)
+
+    def all_products(M):
+        return sparse.matvec(M, x), sparse.rmatvec(M, y), sparse.rmatvec(M, y[:, None]), sparse.gram(M, w)
+
+    z, right, column, gram = jax.jit(all_products)(shared)
+    np.testing.assert_allclose(z, np.append(A @ x, np.zeros(below)), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(right, A.T @ others[0], rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(column[:, 0], right, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(gram, A.T @ np.diag(others[1]) @ A, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(method.column_norms(shared), method.column_norms(jnp.asarray(A)), rtol=1e-13)
 
 
 def test_blocks_of_threads_give_what_one_thread_gives(monkeypatch):

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 
 from expreg import residual, sketch, sparse
+from expreg.activation import Activation
 from expreg.sketch.oblivious import Apply
 from expreg.solver import newton
 from expreg.solver.records import AUTO, MAX_STEPS, SKETCHES, chosen, names
 from expreg.solver.state import Backend, Method, Objective, Problem, State, Steps, first_state, ridge, running
-from expreg.sparse import Matrix, Sparse
+from expreg.sparse import Matrix, Shared, Sparse
 from expreg.types import Array, Tree
 
 FLOOR = 0.1  # added to sketched leverage scores, in units of their mean: no row is out of reach
@@ -22,7 +23,7 @@ FLOOR = 0.1  # added to sketched leverage scores, in units of their mean: no row
 def make(
     *,
     loss: str = "rescaled",
-    activation: str = "exp",
+    activation: str | Activation = "exp",
     solver: str = AUTO,
     sketch: str | None = None,
     sketch_size: int | None = None,
@@ -40,7 +41,7 @@ def make(
         raise ValueError(f"solver {solver!r} with sketch {sketch!r}: expected one of {names()}, {list(SKETCHES)}")
 
     def steps(A: Any) -> tuple[Objective, Steps]:
-        record = chosen(solver, *A.shape, dense=not isinstance(A, Sparse))
+        record = chosen(solver, *A.shape, dense=not isinstance(A.rows if isinstance(A, Shared) else A, Sparse))
         name = sketch or record.default_sketch(A.shape[1])
         matrix = partial(sketched, name, sketch_size) if name else None
         kind = Objective(loss, activation, record.exact, TRACED)
@@ -79,21 +80,37 @@ def pcg_steps(kind: Objective, matrix: newton.Matrix | None, max_steps: int, ste
 def sketched(name: str, size: int | None, kind: Objective, state: State) -> Array:
     """Return B^T B (d, d), B = S (dr/dz) A with the regulariser (F.11), (F.12), for `size` rows, default by d.
 
-    A fresh S at every step, from the key of the problem and the number of the step.
+    A fresh S at every step, from the key of the problem and the number of the step. Where devices share the rows, each
+    sketches its own with its part of the size: the traffic is that of the sum of d x d matrices.
     """
     problem, point, record = state.problem, state.point, SKETCHES[name]
     n, d = problem.A.shape
-    rows = record.rows(n, d, size)
+    rows, make = record.rows(n, d, size), record.make
     key = jax.random.fold_in(problem.key, state.step)
-    apply = _by_leverage(key, kind, state, rows) if record.make is None else record.make(key, n, rows)
     v, L, M = residual.jacobian(point.at, kind.loss)
-    B = apply(problem.A, v)
-    if L.shape[1]:
-        Q = residual.scaled_curvature(point.at, kind.loss, exact=False).Q
-        B = B - apply(L) @ sparse.rmatvec(problem.A, Q @ M).T
+    Q = residual.scaled_curvature(point.at, kind.loss, exact=False).Q
+    low = sparse.rmatvec(problem.A, Q @ M).T if L.shape[1] else None
+    weights = None if problem.weights is None else jnp.exp(-point.at.log_scale / 2) * problem.weights
+
+    if isinstance(problem.A, Shared) and make is not None:
+
+        def of_share(A: Matrix, number: Array, v: Array, L: Array, weights: Any, low: Any, key: Array) -> Array:
+            size = -(-rows * len(number) // len(point.z))
+            apply = make(jax.random.fold_in(key, number[0]), len(number), size)
+            return _sketched_gram(apply, A, v, L, weights, low)
+
+        vectors = jnp.arange(len(v)), v, L, weights
+        return sparse.by_share(of_share, problem.A, vectors, (low, key))
+    apply = _by_leverage(key, kind, state, rows) if make is None else make(key, n, rows)
+    return _sketched_gram(apply, problem.A, v, L, weights, low)
+
+
+def _sketched_gram(apply: Apply, A: Matrix, v: Array, L: Array, weights: Array | None, low: Array | None) -> Array:
+    """Return B^T B for B = S (diag(v) A - L low), with the regulariser."""
+    B = apply(A, v) if low is None else apply(A, v) - apply(L) @ low
     H = B.T @ B
-    if problem.weights is not None:
-        outer = apply(problem.A, jnp.exp(-point.at.log_scale / 2) * problem.weights)
+    if weights is not None:
+        outer = apply(A, weights)
         H = H + outer.T @ outer
     return H.astype(v.dtype)
 
@@ -127,11 +144,12 @@ def _each(function: Callable[[Array], Tree], values: Sequence[float]) -> list[Tr
 
 def column_norms(A: Matrix) -> Array:
     """Return the 2-norms of the columns, (d,); 1 for a column of zeros, which is then never divided by."""
-    if isinstance(A, Sparse):
-        squares = jax.ops.segment_sum(A.data**2, A.columns, A.shape[1])
-    else:
-        squares = jnp.sum(A * A, axis=0)
+    squares = sparse.by_share(_column_squares, A) if isinstance(A, Shared) else _column_squares(A)
     return jnp.sqrt(jnp.where(squares > 0, squares, 1))
+
+
+def _column_squares(A: Matrix) -> Array:
+    return jax.ops.segment_sum(A.data**2, A.columns, A.shape[1]) if isinstance(A, Sparse) else jnp.sum(A * A, axis=0)
 
 
 TRACED = Backend(

@@ -127,8 +127,8 @@ def hessian(kind: Objective, state: State) -> Array:
 
 def factored(matrix: Matrix, kind: Objective, state: State) -> Factor:
     """Return a matrix of the state, factored with at least the damping of the state."""
-    point = state.point
-    return damped(kind, matrix(kind, state), state.problem.norms, state.damping, 2 * point.size / point.z.shape[0])
+    problem = state.problem
+    return damped(kind, matrix(kind, state), problem.norms, state.damping, 2 * state.point.size / problem.A.shape[0])
 
 
 class _Damped(NamedTuple):
@@ -212,7 +212,7 @@ def _product(kind: Objective, state: State, damping: Array) -> Callable[[Array],
     curve = residual.scaled_curvature(point.at, kind.loss, exact=kind.exact)
     low = kind.ops.rmatvec(problem.A, curve.Q)
     D = curve.diagonal + ridge(kind, problem, point.at)
-    extra = damping * problem.norms**2 * (xp.sum(xp.abs(D)) / D.shape[0])
+    extra = damping * problem.norms**2 * (xp.sum(xp.abs(D)) / problem.A.shape[0])
 
     def multiply(p: Array) -> tuple[Array, Array]:
         product, Ap = kind.ops.product(problem.A, D, p)

@@ -179,7 +179,7 @@ def evaluate(kind: Objective, problem: Problem, x: Array, z: Array, at: Terms | 
         extra = (outer @ z) / 2
         slope, total, value, size = slope + outer, total + xp.sum(xp.abs(outer)), value + extra, size + extra
     gradient = kind.ops.rmatvec(problem.A, slope)
-    scale = problem.norms * (total / z.shape[0] ** 0.5)
+    scale = problem.norms * (total / problem.A.shape[0] ** 0.5)
     relative = xp.max(xp.abs(gradient) / xp.where(scale > 0, scale, xp.ones_like(scale)))
     return Point(x, z, at, value, size, gradient, relative)
 
@@ -220,7 +220,7 @@ def _status(kind: Objective, state: State, max_steps: int) -> Array:
         (point.relative <= state.problem.tol, Status.converged),
     ]
     if loss.stand_in is not None and not parity:
-        found.append((_collapsed(kind, at), Status.collapsed))
+        found.append((_collapsed(kind, at, state.problem.A.shape[0]), Status.collapsed))
     found.append((~finite, Status.nonfinite))
     if loss.relative and parity == "odd":
         # where sinh is linear to rounding, so that a loss without a scale does not determine that of x (E.38)
@@ -231,9 +231,9 @@ def _status(kind: Objective, state: State, max_steps: int) -> Array:
     return status
 
 
-def _collapsed(kind: Objective, at: Terms) -> Array:
+def _collapsed(kind: Objective, at: Terms, n: int) -> Array:
     """Return whether u vanishes without a fit, for a loss that allows it and a phi that can be as small as it likes."""
     xp = kind.ops.xp
     alpha = xp.sum(at.u)
-    small = at.log_scale / 2 + xp.log(alpha) < log(COLLAPSED * at.u.shape[0])
+    small = at.log_scale / 2 + xp.log(alpha) < log(COLLAPSED * n)
     return small & (at.r @ at.r > (COLLAPSED * alpha) ** 2 * (at.b @ at.b))

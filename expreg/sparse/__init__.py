@@ -6,20 +6,20 @@ from expreg.sparse.matrix import (
     Sparse,
     block,
     fold_blocks,
-    gram,
-    matvec,
-    rmatvec,
     row_norms,
     scale_rows,
     take_rows,
     to_dense,
     to_scipy,
 )
+from expreg.sparse.shared import Shared, by_share, gram, matvec, rmatvec, share
 
 __all__ = [
     "Matrix",
+    "Shared",
     "Sparse",
     "block",
+    "by_share",
     "fold_blocks",
     "from_any",
     "from_bcoo",
@@ -31,6 +31,7 @@ __all__ = [
     "rmatvec",
     "row_norms",
     "scale_rows",
+    "share",
     "take_rows",
     "to_csr",
     "to_dense",

@@ -2,22 +2,16 @@
 
 import json
 import math
-import os
-import re
 import shutil
-import socket
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sharding import both, ended, loops, start
 
-import expreg
 from expreg import api
 from expreg.core.engine import checkpoints, estimate
 from expreg.core.engine.checkpoints import Checkpoints
@@ -57,22 +51,10 @@ NO_KERNEL = {"sweep": None, "network.m": 1002, "measure": ["E4", "E5"]}
 CLOSE = {"f32": 1e-6, "f64": 1e-14}
 """Of the residual at any step, in units of its start."""
 
-BEGIN = """
-import json, sys
-from pathlib import Path
-from expreg.core.engine import devices, programs
-devices.cores = lambda: {cores}  # JAX then makes as many CPU devices, and one
-from expreg import api
-given = json.loads(sys.argv[1])
-
-def run(overrides, out):
-    api.run(given, overrides, out, draw=False)
-"""
 EIGHT = """
 run({}, "whole")
 run(json.loads(sys.argv[2]), "without")
-for number, (_, program) in enumerate(programs._programs.values()):
-    Path(f"{program.signature.dtype}-{number}.hlo").write_text(program.execute.as_text())
+write_programs("dtype")
 programs.forget()
 from expreg.kinds.network import initial
 draw = initial.draw
@@ -85,19 +67,6 @@ for again in range(2):  # of the second only one knows that nothing is left to d
 """
 
 
-def start(folder, cores, code, *given, **environment):
-    command = [sys.executable, "-c", BEGIN.replace("{cores}", str(cores)) + code, *map(json.dumps, (CONFIG, *given))]
-    places = {"PYTHONPATH": str(Path(expreg.__file__).parents[1]), **environment}
-    return subprocess.Popen(
-        command, cwd=folder, env=os.environ | places, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def ended(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """Return the run that is not sharded."""
@@ -108,7 +77,7 @@ def alone(tmp_path_factory):
 def eight(tmp_path_factory):
     """Return a folder with what 8 devices left: two runs, one whose padding is not masked, and their programs."""
     folder = tmp_path_factory.mktemp("eight")
-    ended(start(folder, 8, EIGHT, NO_KERNEL))
+    ended(start(folder, 8, EIGHT, CONFIG, NO_KERNEL))
     return folder
 
 
@@ -156,42 +125,6 @@ def test_padding_that_is_not_masked_would_be_seen(eight):
 
 # --- what devices send ----------------------------------------------------------------------------
 
-COLLECTIVE = r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-\w+|ragged-all-to-all)(?:-start)?\("
-SIZES = {"f32": 4, "f64": 8, "s32": 4, "s64": 8, "pred": 1}
-
-
-def computations(text):
-    """Return by name the collectives of each computation as (operation, bytes), the loops in it, and what it calls."""
-    found, name = {}, ""
-    for line in text.splitlines():
-        if re.match(r"(ENTRY )?%?[\w.-]+ \(", line):
-            name = re.match(r"(?:ENTRY )?%?([\w.-]+)", line)[1]
-            found[name] = ([], [], [])
-        elif name:
-            collectives, loops, calls = found[name]
-            if sent := re.search(COLLECTIVE, line):
-                shapes = re.findall(r"(\w+)\[([\d,]*)\]", sent[1])
-                size = sum(SIZES[kind] * math.prod(int(k) for k in dims.split(",") if k) for kind, dims in shapes)
-                collectives.append((sent[2], size))
-            loops += re.findall(r" while\(.*body=%?([\w.-]+)", line)
-            several = re.findall(r"(?:branch_computations|called_computations)=\{([^}]*)\}", line)
-            calls += [one.strip(" %") for names in several for one in names.split(",")]
-            calls += re.findall(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.-]+)", line)
-    return found
-
-
-def loops(text):
-    """Return the collectives of (outer, inner) loops: those of a slice, of the steps in it."""
-    found = computations(text)
-
-    def inside(name):
-        collectives, bodies, calls = found[name]
-        parts = [inside(call) for call in calls]
-        return collectives + [one for own, _ in parts for one in own], bodies + [one for _, own in parts for one in own]
-
-    bodies = {body: inside(body) for _, loops, _ in found.values() for body in loops}
-    return [(own, bodies[inner][0]) for own, below in bodies.values() for inner in below if own and bodies[inner][0]]
-
 
 def test_a_step_sends_n_numbers_and_a_measurement_of_the_gram_matrix_n_squared_more(eight):
     """One number more at each measurement, the largest movement, and where there are radii one in these."""
@@ -211,19 +144,7 @@ def test_a_step_sends_n_numbers_and_a_measurement_of_the_gram_matrix_n_squared_m
 
 
 def test_two_processes_leave_what_one_leaves_in_one_directory(eight, tmp_path):
-    """The first is found as Slurm describes it, the second by the variables of its environment."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    slurm = {"JOB_ID": "1", "STEP_NODELIST": "localhost", "NTASKS": "2", "PROCID": "0", "LOCALID": "0"}
-    here = {f"SLURM_{name}": value for name, value in slurm.items()} | {"JAX_COORDINATOR_PORT": port}
-    there = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
-    folders = [tmp_path / name for name in ("first", "second")]
-    for folder in folders:
-        folder.mkdir()
-    pair = [start(folder, 2, BOTH, NO_KERNEL, **each) for folder, each in zip(folders, (here, there), strict=True)]
-    for process in pair:
-        ended(process)
+    folders = both(tmp_path, BOTH, CONFIG, NO_KERNEL)
     assert not list(folders[1].iterdir())
     run = api.load(folders[0] / "whole")
     assert json.loads((run.directory / "manifest.json").read_text())["ending"] == "finished"
@@ -234,7 +155,8 @@ def test_two_processes_leave_what_one_leaves_in_one_directory(eight, tmp_path):
 # --- checkpoints ----------------------------------------------------------------------------------
 
 
-def test_a_state_of_two_devices_goes_on_with_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("shard", ["neurons", "rows"])
+def test_a_state_of_two_devices_goes_on_with_one(shard, tmp_path, monkeypatch):
     """A run whose state is split begins on both; one goes on from where it was saved."""
     taken = []
 
@@ -243,23 +165,23 @@ def test_a_state_of_two_devices_goes_on_with_one(tmp_path, monkeypatch):
         return {**state, "step": state["step"] + 1, "value": state["value"] * 0.999 + jnp.sin(state["value"])}
 
     program = Program(
-        init=lambda start: {"step": jnp.int32(0), "value": start},
+        init=lambda start: {"step": jnp.int32(0), **start},
         advance=advance,
         running=lambda state: (state["step"] < LENGTH) & (state["value"][0] != 0),
         record=lambda state: {"value": state["value"]},
-        neurons=("value",),
+        split={"value": -1},
     )
     walk = Experiment(
         name="walk",
         signature=lambda _: 0,
         build=lambda _: program,
-        prepare=lambda _: np.linspace(1, 2, 2000),
+        prepare=lambda _: {"value": np.linspace(1, 2, 2000)},
         row=lambda _, record: {"status": "converged", "value": record["value"].tobytes()},
     )
 
     def run(devices, stop=lambda: False):
         kept = Checkpoints(tmp_path, 0.0)
-        engine = Engine(walk, devices=devices, shard="neurons", slice_seconds=0.02, stop=stop, checkpoints=kept)
+        engine = Engine(walk, devices=devices, shard=shard, slice_seconds=0.02, stop=stop, checkpoints=kept)
         found = [row["value"] for rows in engine.run([("cell", {})]) for row in rows]
         jax.effects_barrier()
         return found
@@ -277,8 +199,10 @@ def test_a_state_of_two_devices_goes_on_with_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("experiment", ["regression", "concentration", "capacity"])
-def test_an_experiment_that_cannot_be_split_is_refused(experiment):
-    with pytest.raises(InputError, match=r"execution\.shard: got neurons, expected cells") as caught:
+def test_an_experiment_that_has_no_neurons_to_split_is_refused(experiment):
+    expected = "cells or rows" if experiment == "regression" else "cells"
+    match = rf"execution\.shard: got neurons, expected {expected} for {experiment}; threshold and convergence can be"
+    with pytest.raises(InputError, match=match) as caught:
         api.plan(f"configs/{experiment}.yaml", ["execution.shard=neurons"])
     assert caught.value.exit_code == 2
 

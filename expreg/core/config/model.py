@@ -82,7 +82,7 @@ class Analysis(Block):
 
 
 class Execution(Block):
-    """Where and in what portions cells run; on CPUs only `shard: neurons` changes numbers, by rounding."""
+    """Where and in what portions cells run; on CPUs only `shard` changes numbers, by rounding."""
 
     engine: Annotated[str, Choice(options=("local", "ray", "slurm"))] = key("local", "who runs cells")
     workers: CountOrAuto = key("auto", "processes of ray or slurm that run cells at the same time")
@@ -90,8 +90,9 @@ class Execution(Block):
         {}, "of ray (address, num_cpus, num_gpus, runtime_env) or of sbatch (partition, time, gres, ...), by its names"
     )
     lanes: CountOrAuto = key("auto", "cells that run at the same time in one program")
-    shard: Annotated[str, Choice(options=("cells", "neurons"))] = key(
-        "cells", "what devices share; neurons: one network at a time, spread over the devices of all processes"
+    shard: Annotated[str, Choice(options=("cells", "neurons", "rows"))] = key(
+        "cells",
+        "what devices share; neurons of a network, rows of A: one cell at a time, spread over those of all processes",
     )
     max_cells: Annotated[int, Number(integer=True, least=1, most=10**7, expression=False)] = key(
         1_000_000, "larger grids are refused"

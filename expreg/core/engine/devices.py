@@ -21,8 +21,8 @@ from expreg.core.store.disk import remove_temporaries, replace
 from expreg.errors import StorageError
 from expreg.types import cores
 
-AXIS, NEURONS = "cells", "neurons"
-"""The axis of a mesh, the values of execution.shard: each device has cells of its own, or its share of one network."""
+AXIS = "cells"
+"""The axis of a mesh over which each device has cells of its own; any other is what devices share of one cell."""
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -151,10 +151,10 @@ def workers() -> list[jax.Device]:
 def mesh(count: int | None = None, shard: str = AXIS) -> Mesh:
     """Return the first `count` of the devices that run cells (all by default) as a mesh over cells.
 
-    Over neurons there are as many of every process.
+    Or over `shard`, what devices share of one cell: then there are as many of every process.
     """
     used = workers()[:count]
-    if shard == NEURONS:
+    if shard != AXIS:
         used = [one for process in range(jax.process_count()) for one in jax.local_devices(process)[: len(used)]]
     return Mesh(np.array(used), (shard,))
 

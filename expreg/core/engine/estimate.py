@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from expreg.core.engine.devices import AXIS, NEURONS, compiled_for, describe, host_memory, memory, mesh, numerics
+from expreg.core.engine.devices import AXIS, compiled_for, describe, host_memory, memory, mesh, numerics
 from expreg.core.engine.programs import lanes_that_fit
 from expreg.errors import Problem
 from expreg.types import Experiment, Settings
@@ -45,8 +45,8 @@ def too_large(
 
     Beside each whether more devices help: where a cell can be spread over them.
     """
-    room, host, used = _room(devices), float(host_memory()), mesh(devices, shard).size if shard == NEURONS else 1
-    have = {"host": (host, ""), "device": (used * room, f" on {used} devices" if shard == NEURONS else " per device")}
+    room, host, used = _room(devices), float(host_memory()), 1 if shard == AXIS else mesh(devices, shard).size
+    have = {"host": (host, ""), "device": (used * room, " per device" if shard == AXIS else f" on {used} devices")}
     examples = list(_examples(experiment, cells).values())
     # bounds come first: to compute the cost of a cell may take much of what it needs
     needs = [need for one in examples for need in experiment.least_bytes(one)]
@@ -57,10 +57,10 @@ def too_large(
     found = {}
     for cell, needed, place in needs:
         if needed > have[place][0]:
-            helps = place == "device" and experiment.spread is not None
+            over = experiment.spread.over if experiment.spread and place == "device" else ""
             line = f"{cell}: needs {_gib(needed)}, have {_gib(have[place][0])}{have[place][1]}"
-            remedy = f"; execution.shard: neurons spreads it over at least {math.ceil(needed / room)} such devices"
-            found[Problem("E-MEM", line + remedy * helps)] = helps
+            remedy = f"; execution.shard: {over} spreads it over at least {math.ceil(needed / room)} such devices"
+            found[Problem("E-MEM", line + remedy * bool(over))] = bool(over)
     return list(found.items())
 
 

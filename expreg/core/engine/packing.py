@@ -81,14 +81,14 @@ def _named(tree: Tree) -> Packing:
     return Packing(lambda tree: dict(zip(names, jax.tree.leaves(tree), strict=True)), unpack)
 
 
-def packed(program: Program, inputs: Tree, *, states: bool = True) -> tuple[Program, Packing, Packing]:
-    """Return the program with packed inputs, records and `states`, and the packings of its inputs and records.
+def packed(program: Program, inputs: Tree, *, split: bool = False) -> tuple[Program, Packing, Packing]:
+    """Return the program with packed inputs, states and records, and the packings of its inputs and records.
 
-    States that are not packed are mappings of their leaves by path.
+    If a run is to be `split`, inputs and states are mappings of their leaves by path.
     """
     state = jax.eval_shape(program.init, inputs)
-    given, kept = packing(inputs), packing(jax.eval_shape(program.record, state))
-    moving = packing(state) if states else _named(state)
+    kept = packing(jax.eval_shape(program.record, state))
+    given, moving = map(_named if split else packing, (inputs, state))
     narrow = program._replace(
         init=lambda start: moving.pack(program.init(given.unpack(start))),
         advance=lambda vectors: moving.pack(program.advance(moving.unpack(vectors))),

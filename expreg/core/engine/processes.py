@@ -13,7 +13,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from expreg.errors import InputError, Problem, StorageError
-from expreg.types import Tree
 
 T = TypeVar("T")
 
@@ -86,9 +85,15 @@ def visible(path: Path, devices: Mesh) -> Path:
     return path
 
 
-def placed(lanes: NamedSharding, buffers: Tree) -> Tree:
-    """Return inputs on devices; of several processes those of the first."""
-    devices: Any = lanes.mesh
+def placed(layout: dict[str, NamedSharding], buffers: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Return inputs on devices: those of the first process, and of what devices share the own part of each process."""
+    devices: Any = next(iter(layout.values())).mesh
     if not devices.is_multi_process:
-        return jax.device_put(buffers, lanes, may_alias=False)
-    return multihost_utils.host_local_array_to_global_array(agreed(buffers, devices), devices, lanes.spec)
+        return jax.device_put(buffers, layout, may_alias=False)
+    whole = {name: array for name, array in buffers.items() if layout[name].is_fully_replicated}
+    found = buffers | agreed(whole, devices)
+
+    def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index].copy())
+
+    return {name: put(array, layout[name]) for name, array in found.items()}

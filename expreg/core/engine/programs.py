@@ -1,7 +1,7 @@
 """Compile programs, each one slice of all lanes on all devices, and keep them in memory for the next run.
 
-Each device has lanes of its own; or there is one lane, whose neurons are spread over all devices. Then XLA adds up what
-the devices have of a sum over neurons: the program is the same.
+Each device has lanes of its own; or there is one lane, of which all devices share the neurons, or the rows. Then XLA
+adds up what they have of a sum over these: the program is the same.
 """
 
 import threading
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from expreg.core.engine.devices import AXIS, NEURONS, compiled_for, memory
+from expreg.core.engine.devices import AXIS, compiled_for, memory
 from expreg.core.engine.packing import packed
 from expreg.core.engine.processes import placed
 from expreg.core.store.part import digest
@@ -91,17 +91,17 @@ def compile_program(
 ) -> Compiled:
     """Compile the program of one signature for a fixed number of lanes on `devices`, the same on each.
 
-    Or for one lane on all of them, if they are a mesh over neurons.
+    Or for one lane on all of them, if they are a mesh over what they share of it.
     """
     began = time.monotonic()
     inputs, size = example
-    split = devices.axis_names == (NEURONS,)
-    program, given, kept = packed(experiment.build(signature), inputs, states=not split)
+    split = devices.axis_names != (AXIS,)
+    program, given, kept = packed(experiment.build(signature), inputs, split=split)
     first = jax.eval_shape(given.pack, inputs)
     state = jax.eval_shape(program.init, first)
     # what a lane holds, or what filling it takes where that is more
     lanes = lanes or lanes_that_fit(max(bytes_of(state), size), devices, cells)
-    layout = _split(program, state, devices) if split else _side_by_side(program, state, lanes, devices)
+    layout = _split(program, first, state, devices) if split else _side_by_side(program, first, state, lanes, devices)
 
     def buffers(inputs: Tree) -> tuple[dict[str, np.ndarray], Tree]:
         width = layout.width
@@ -117,12 +117,12 @@ def compile_program(
 
     states, alone = (jax.tree.map(shaped, state, layout.state) for shaped in (wide, one))
     blocks = one(np.int32(0), layout.lane)
-    shapes = (states, *jax.tree.map(wide, (np.zeros((), bool), first)), blocks)
+    shapes = (states, wide(np.zeros((), bool)), jax.tree.map(wide, first, layout.inputs), blocks)
     execute = layout.jitted.lower(*shapes).compile()
     start = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), states), out_shardings=layout.state)
     put = jax.jit(with_lanes, donate_argnums=0, out_shardings=layout.state)
     identity = cache(lambda: digest(jax.jit(partial(_whole, program)).lower(first).as_text()))
-    place, seconds = partial(placed, layout.lane), time.monotonic() - began
+    place, seconds = partial(placed, layout.inputs), time.monotonic() - began
     shape = (signature, layout.lanes, layout.width, layout.group, seconds)
     return Compiled(*shape, execute, start, put, alone, identity, buffers, kept.unpack, place)
 
@@ -134,11 +134,12 @@ class _Layout(NamedTuple):
     width: int
     group: int
     jitted: Any  # `slice_of_lanes` for these devices
-    lane: NamedSharding  # of inputs and records
-    state: Tree  # of each leaf of a state
+    lane: NamedSharding  # of records
+    inputs: Tree  # of each packed leaf of the inputs
+    state: Tree  # and of a state
 
 
-def _side_by_side(program: Program, state: Tree, lanes: int, devices: Mesh) -> _Layout:
+def _side_by_side(program: Program, inputs: Tree, state: Tree, lanes: int, devices: Mesh) -> _Layout:
     on_cpu = devices.devices.flat[0].platform == "cpu"
     group = program.group if on_cpu else 1
     lanes = -(-lanes // (group * devices.size)) * group * devices.size  # a group is whole: its numbers depend on it
@@ -153,21 +154,29 @@ def _side_by_side(program: Program, state: Tree, lanes: int, devices: Mesh) -> _
     )
     sharding = NamedSharding(compiled, spread)
     width = lanes // devices.size * compiled.size
-    states = jax.tree.map(lambda _: sharding, state)
-    return _Layout(lanes, width, group, jax.jit(body, donate_argnums=0), sharding, states)
+    given, states = jax.tree.map(lambda _: sharding, (inputs, state))
+    return _Layout(lanes, width, group, jax.jit(body, donate_argnums=0), sharding, given, states)
 
 
-def _split(program: Program, state: Tree, devices: Mesh) -> _Layout:
-    """Lay the last axis of the fields of neurons over the devices; each has all of everything else."""
+def _split(program: Program, inputs: Tree, state: Tree, devices: Mesh) -> _Layout:
+    """Lay the arrays in `program.split` over the devices, each along its axis; each has all of everything else."""
     whole = NamedSharding(devices, PartitionSpec())
 
     def of(name: str, leaf: Any) -> NamedSharding:
-        over = name.split(".")[0] in program.neurons and leaf.ndim > 0  # optimizers also count steps
-        return NamedSharding(devices, PartitionSpec(*[None] * leaf.ndim, NEURONS)) if over else whole
+        axes = [program.split[part] for part in name.split(".") if part in program.split]
+        if not axes or not leaf.ndim:  # optimizers also count steps
+            return whole
+        places: list[str | None] = [None] * leaf.ndim
+        (places[axes[0]],) = devices.axis_names
+        return NamedSharding(devices, PartitionSpec(None, *places))
 
-    states = {name: of(name, leaf) for name, leaf in state.items()}
-    body = partial(slice_of_lanes, program, None)
-    return _Layout(1, 1, 1, jax.jit(body, donate_argnums=0, out_shardings=(states, whole, whole)), whole, states)
+    def body(*arguments: Any) -> tuple[Tree, jax.Array, Tree]:
+        with jax.sharding.use_abstract_mesh(devices.abstract_mesh):  # by which a program finds its axis
+            return slice_of_lanes(program, None, *arguments)
+
+    given, states = ({name: of(name, leaf) for name, leaf in tree.items()} for tree in (inputs, state))
+    jitted = jax.jit(body, donate_argnums=0, out_shardings=(states, whole, whole))
+    return _Layout(1, 1, 1, jitted, whole, given, states)
 
 
 def _whole(program: Program, inputs: Tree) -> tuple[Tree, ...]:
@@ -201,9 +210,9 @@ def bytes_of(tree: Tree) -> float:
 def lanes_that_fit(size: float, devices: Mesh, cells: int) -> int:
     """Return the number of lanes for states of `size` bytes: by kind of device and memory, a power of two each.
 
-    One where neurons are spread over the devices.
+    One where devices share one cell.
     """
-    if devices.axis_names == (NEURONS,):
+    if devices.axis_names != (AXIS,):
         return 1
     device = devices.devices.flat[0]
     share = memory(device) * MEMORY_SHARE

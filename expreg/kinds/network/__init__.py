@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 
 from expreg.kinds.network import check, columns
 from expreg.types import Experiment, Settings, Spread, later
@@ -80,8 +81,11 @@ THRESHOLD = Experiment(
     inputs=later("expreg.kinds.network.start:inputs"),
     cost=later("expreg.kinds.network.training:cost"),
     spread=Spread(
+        over="neurons",
+        parts=attrgetter("neurons"),
         signature=partial(later("expreg.kinds.network.training:signature"), spread=True),
         build=partial(later("expreg.kinds.network.descent:program"), by="xla"),  # compiled steps cannot be split
+        prepare=later("expreg.kinds.network.training:prepare"),
         cost=partial(later("expreg.kinds.network.training:cost"), spread=True),
     ),
     size=check.size,

@@ -283,5 +283,5 @@ def program(signature: Signature, *, by: str | None = None) -> Program:
         advance=partial(_advance, signature, by),
         running=_running,
         record=_record,
-        neurons=NEURONS,
+        split=dict.fromkeys(NEURONS, -1),
     )

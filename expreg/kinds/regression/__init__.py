@@ -1,9 +1,10 @@
 """Solve regression problems: `regression`."""
 
 from functools import partial
+from operator import attrgetter
 
 from expreg.kinds.regression.columns import columns, curves
-from expreg.types import Experiment, Settings, later
+from expreg.types import Experiment, Settings, Spread, later
 
 _MATRIX = {"n": 512, "d": 16, "density": 1.0, "condition": 1.0, "coherence": 0.0}
 _TARGET = {"scale": 1.0, "noise": 1.0, "loss": "softmax", "activation": "exp", "weight": 0.0}
@@ -31,6 +32,15 @@ REGRESSION = Experiment(
     row=later("expreg.kinds.regression.program:row"),
     inputs=later("expreg.kinds.regression.program:inputs"),
     cost=later("expreg.kinds.regression.program:cost"),
+    spread=Spread(
+        over="rows",
+        parts=attrgetter("parts"),
+        signature=later("expreg.kinds.regression.shared:signature"),
+        build=later("expreg.kinds.regression.program:program"),
+        prepare=later("expreg.kinds.regression.shared:prepare"),
+        cost=later("expreg.kinds.regression.shared:cost"),
+        whole=later("expreg.kinds.regression.shared:whole"),
+    ),
     size=lambda settings: f"cell n={settings['problem']['n']} d={settings['problem']['d']}",
     check=later("expreg.kinds.regression.program:check"),
     probe=PROBE,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from expreg import residual, solver, sparse
-from expreg.activation import ACTIVATIONS
+from expreg.activation import Activation, lookup, padded
 from expreg.data import problems
 from expreg.errors import InputError, Problem
 from expreg.kinds.regression import bounded
@@ -43,12 +43,13 @@ class Signature(NamedTuple):
     dtype: str
     points: int  # of the curve
     sparse: str | None = None  # the content of the files, by which a sparse A has its shape
+    parts: int = 0  # of the rows, where devices share them
 
 
 class Inputs(NamedTuple):
     """What one run starts from; arrays of the shapes that the signature fixes."""
 
-    A: Any  # (n, d), zeros included: lanes share one shape; a sparse.Sparse for a sparse file
+    A: Any  # (n, d), zeros included: lanes share one shape; a sparse.Sparse for a sparse file, or sparse.Shared
     b: Any  # (n,)
     x0: Any  # (d,)
     weights: Any  # (n,)
@@ -59,6 +60,10 @@ class Inputs(NamedTuple):
     curve_step: Any  # (points,) int32, the steps that are stored
     goal: Any  # (d,) the planted x, nan where there is none
     metric: Any  # the z-Hessian at A goal, whose norm measures the distance to it (F.10)
+
+
+ROWS = ("A", "b", "weights", "diagonal", "Q", "z", "u", "v", "w", "r", "c")
+"""The fields of inputs and states whose arrays have a number, or a row, for each row of A."""
 
 
 class State(NamedTuple):
@@ -168,9 +173,10 @@ def prepare(settings: Settings) -> Inputs:
 
 def program(static: Signature) -> Program:
     """Return the program of one signature: the solver's own steps, and the curve."""
-    chosen = {name: getattr(static, name) for name in ("loss", "activation", "solver", "sketch", "sketch_size")}
-    method = solver.make(**chosen, max_steps=NO_LIMIT)
-    signs = _signs(static.activation)
+    chosen = {name: getattr(static, name) for name in ("loss", "solver", "sketch", "sketch_size")}
+    phi = lookup(static.activation)
+    phi = padded(phi, static.n) if static.parts else phi
+    method, signs = solver.make(**chosen, activation=phi, max_steps=NO_LIMIT), _signs(phi)
 
     def running(state: State) -> Array:
         going = state.active & method.running(state.inner) & (state.inner.step < state.inputs.max_steps)
@@ -186,7 +192,7 @@ def program(static: Signature) -> Program:
     def advance(state: State) -> State:
         return _noted(signs, state._replace(inner=method.step(state.inner)))
 
-    return Program(init, advance, running, partial(_record, static.activation))
+    return Program(init, advance, running, partial(_record, phi), split=dict.fromkeys(ROWS, 0))
 
 
 def _distance(signs: tuple[int, ...], state: State) -> Array:
@@ -198,9 +204,9 @@ def _reached(signs: tuple[int, ...], state: State) -> Array:
     return _distance(signs, state) <= state.inputs.accuracy
 
 
-def _signs(activation: str) -> tuple[int, ...]:
+def _signs(activation: str | Activation) -> tuple[int, ...]:
     """Return the signs s for which s x is planted when x is: both for an even phi (E.39)."""
-    return (1, -1) if ACTIVATIONS[activation].parity == "even" else (1,)
+    return (1, -1) if lookup(activation).parity == "even" else (1,)
 
 
 def _noted(signs: tuple[int, ...], state: State) -> State:
@@ -231,7 +237,7 @@ def _point(signs: tuple[int, ...], state: State) -> dict[str, Array]:
     return {name: jnp.asarray(value, inner.x.dtype) for name, value in found.items()}
 
 
-def _record(activation: str, state: State) -> dict[str, Array]:
+def _record(activation: Activation, state: State) -> dict[str, Array]:
     inner, signs = state.inner, _signs(activation)
     return {
         "steps": inner.step,
