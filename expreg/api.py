@@ -8,26 +8,23 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from expreg import backends, outputs, registry, searching
+from expreg import backends, checks, outputs, registry, searching
 from expreg.backends import jobs
 from expreg.core import config as configs
-from expreg.core.config.fields import Fault
 from expreg.core.store import table
-from expreg.core.store.store import PLAN, Store
+from expreg.core.store.store import Store
 from expreg.errors import InputError, Problem
 from expreg.kinds import EXPERIMENTS, own
 from expreg.kinds.own import Training
 from expreg.output import complain, counted
 from expreg.outputs import Plan, Status
-from expreg.results import Overrides, Run, load, load_config, report, start
-from expreg.searching import Sweep
-from expreg.types import FAILED, Experiment, Row, Settings, cores
+from expreg.results import Overrides, Run, load, load_config, report
+from expreg.types import FAILED, Row, cores
 
 Reuse = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -125,7 +122,7 @@ def _opened(
     Between them whether this is the process that writes there: of several only the first does.
     """
     checked = load_config(config, overrides)
-    sweep = _asked(checked)
+    sweep = checks.run(checked)
     directory = Path(out) if out is not None else Path("runs") / checked.name
     from expreg.core.engine import devices, processes
     from expreg.core.engine.execute import execute
@@ -135,7 +132,7 @@ def _opened(
         message = "expected a grid or a bisection: which settings optuna chooses is known when it runs"
         raise InputError(Problem("E-USAGE", message, key="--reuse"))
     sources = runs(reuse, directory)
-    backend, mesh = backends.find(checked), devices.mesh(*_where(checked))
+    backend, mesh = backends.find(checked), devices.mesh(*checks.where(checked))
     work = searching.work(sweep)
     # only the first of several has stored the rows by which all of them choose cells
     shared = work._replace(source=lambda read: work.source(lambda: processes.of_first(read, mesh)))
@@ -144,7 +141,7 @@ def _opened(
     if fresh or checked.execution.engine != "slurm":
         jobs.refuse(directory)
     if not fresh:
-        _warn_of_change(directory, sweep.plan)
+        checks.warn_of_change(directory, sweep.plan)
     if progress:
         settings = [settings for settings, _ in sweep.cells.values()]
         for line in sweep.experiment.warnings(settings, checked.analysis.model_dump()):
@@ -257,7 +254,7 @@ def plan(config: str | os.PathLike[str] | Mapping[str, Any], overrides: Override
     Raises InputError as `run` does.
     """
     checked = load_config(config, overrides)
-    sweep = _asked(checked, planned=True)
+    sweep = checks.run(checked, planned=True)
     from expreg.core.engine.estimate import estimate
 
     settings = [settings for settings, _ in sweep.cells.values()]
@@ -270,7 +267,7 @@ def plan(config: str | os.PathLike[str] | Mapping[str, Any], overrides: Override
         "cells": sweep.plan["cells"],
         "axes": {axis: list(dict.fromkeys(row[axis] for row in rows if axis in row)) for axis in sweep.axes},
         **searched,
-        **estimate(sweep.experiment, [settings for settings, _ in most.values()], *_where(checked)),
+        **estimate(sweep.experiment, [settings for settings, _ in most.values()], *checks.where(checked)),
         **sweep.experiment.outlook(settings, checked.analysis.model_dump()),
     }
     if cells and sweep.space is None:
@@ -298,12 +295,12 @@ def certificates(
     from expreg.core.engine.progress import Reporter
 
     checked = load_config(config, overrides)
-    experiment = _experiment(checked.experiment)
+    experiment = checks.started(checked.experiment)
     certify = experiment.certify
     if certify is None:
         message = f"got {checked.experiment}, which trains no network; a certificate is about one"
         raise InputError(Problem("E-ENUM", message, key="experiment"))
-    sweep = _sweep(checked)
+    sweep = checks.sweep(checked)
     if sweep.space is not None:
         message = "expected a grid: which settings a search tries is known when it runs"
         raise InputError(Problem("E-USAGE", message, key="sweep.search"))
@@ -376,111 +373,3 @@ def json_schema(output: str | None = None) -> dict[str, Any]:
     """
     registry.load_plugins()
     return configs.json_schema(EXPERIMENTS) if output is None else outputs.schema(output)
-
-
-def _sweep(config: Any, *, planned: bool = False) -> Sweep:
-    """Check all that a run needs, before anything is written; raise InputError with what is wrong.
-
-    A plan may need more devices than there are.
-    """
-    cells = searching.cells(config)
-    plan = configs.plan(config, len(cells))
-    spread, here = config.execution.shard != "cells", config.execution.engine == "local"
-    # elsewhere the devices are others, and those of this machine stay free
-    experiment = _experiment(config.experiment, config.execution.device if here else "cpu", several=spread and here)
-    _refuse(_unavailable(config) if here else [])
-    settings = [settings for settings, _ in cells.values()]
-    experiment = _spread(config, experiment, settings, here) if spread else experiment
-    _refuse(experiment.check(settings))
-    from expreg.core.engine.estimate import too_large
-
-    large = too_large(experiment, settings, *_where(config)) if here else []
-    _refuse([line for line, helps in large if not (planned and helps)])
-    plan |= {"modules": modules} if (modules := registry.needed()) else {}
-    plan |= {"remembered": dict(experiment.remembered)} if experiment.remembered else {}
-    plan |= searching.described(config, experiment, list(cells))
-    return Sweep(config, plan, cells, experiment)
-
-
-def _warn_of_change(directory: Path, plan: Mapping[str, Any]) -> None:
-    """Warn where an earlier run in the directory had other functions: its cells do not run again.
-
-    Raises InputError where its rows lack a metric.
-    """
-    if "remembered" in plan and (directory / PLAN).exists():
-        before = (table.plan_of(directory) or {}).get("remembered") or plan["remembered"]
-        lost = [name for name in plan["remembered"]["metrics"] if name not in before["metrics"]]
-        if lost:
-            message = f"its rows have no {', '.join(lost)}: the functions have changed; give another out, or --fresh"
-            raise InputError(Problem("E-TRAINING", message, file=str(directory)))
-        (version, _, own), (now, _, ours) = (one["source"].partition(":") for one in (before, plan["remembered"]))
-        if version == now and own != ours:  # another JAX writes the same program in another way
-            name = plan["remembered"]["name"]
-            warnings.warn(
-                f"the functions of {name} have changed since the run in {directory}; finished cells stay as they are,"
-                " fresh=True (--fresh) runs all again",
-                stacklevel=5,
-            )
-
-
-def _asked(config: Any, *, planned: bool = False) -> Sweep:
-    """Return the checked sweep, unless the config asks for a quantile, by its own `delta`, of too few replicates."""
-    sweep = _sweep(config, planned=planned)
-    if "delta" in (config.source.given.get("analysis") or {}):
-        settings = [settings for settings, _ in sweep.cells.values()]
-        wrong = sweep.experiment.too_few(settings, config.analysis.model_dump())
-        _refuse([configs.problem(config.source, Fault(("analysis", "delta"), "E-RANGE", wrong))] if wrong else [])
-    return sweep
-
-
-def _experiment(name: str, device: str = "auto", *, several: bool = False) -> Experiment:
-    """Return the record of an experiment, once JAX has started in this or `several` processes; raise InputError."""
-    start(device, several=several)
-    return EXPERIMENTS[name]
-
-
-def _unavailable(config: Any) -> list[Problem]:
-    """Return what a config asks of devices that are not there."""
-    from expreg.core.engine import devices, trouble
-
-    if wrong := trouble.refused(config.execution.device):
-        return [configs.problem(config.source, Fault(("execution", "device"), "E-DEVICE", wrong))]
-    there, wanted = devices.workers(), _devices(config) or 1
-    if wanted <= len(there):
-        return []
-    message = f"got {wanted}, but JAX sees {len(there)} x {there[0].device_kind} here; expected at most {len(there)}"
-    return [configs.problem(config.source, Fault(("execution", "devices"), "E-DEVICE", message))]
-
-
-def _spread(config: Any, experiment: Experiment, cells: list[Settings], here: bool) -> Experiment:
-    """Return the record by which each cell is spread over all devices; raise InputError where that is impossible."""
-    from expreg.core.engine import devices
-
-    key, wrong, shard, instead = "shard", "", config.execution.shard, experiment.spread
-    mesh = devices.mesh(*(_where(config) if here else (1, shard)))
-    if instead is None or instead.over != shard:
-        able = [name for name, one in EXPERIMENTS.items() if one.spread and one.spread.over == shard]
-        others = f" or {instead.over}" if instead else ""
-        wrong = f"got {shard}, expected cells{others} for {experiment.name}; {' and '.join(able)} can be split"
-    elif whole := next(filter(None, map(instead.whole, cells)), ""):
-        wrong = f"got {shard}, expected cells for {whole}"
-    elif odd := [size for size in map(instead.parts, map(instead.signature, cells)) if size % mesh.size]:
-        most = max(count for count in range(1, mesh.size) if not odd[0] % count)
-        key, wrong = "devices", f"got {mesh.size}, expected a divisor of {odd[0]} parts of the {shard} such as {most}"
-    if wrong or instead is None:
-        raise InputError(configs.problem(config.source, Fault(("execution", key), "E-RANGE", wrong)))
-    fields = ("signature", "build", "prepare", "cost")
-    return replace(experiment, **{name: getattr(instead, name) for name in fields})
-
-
-def _refuse(problems: list[Problem]) -> None:
-    if problems:
-        raise InputError(list(dict.fromkeys(problems)))
-
-
-def _where(config: Any) -> tuple[int | None, str]:
-    return _devices(config), config.execution.shard
-
-
-def _devices(config: Any) -> int | None:
-    return None if config.execution.devices == "auto" else int(config.execution.devices)

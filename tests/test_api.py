@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import expreg
-from expreg import api
+from expreg import api, checks
 from expreg.core.engine import estimate, manifest, programs
 from expreg.core.engine import lanes as engine
 from expreg.core.store.store import Store
@@ -199,7 +199,7 @@ def test_failed_cells_are_told_and_tried_again(reference: api.Run, monkeypatch: 
 
 def test_one_directory_one_process(place: Path) -> None:
     config = api.load_config(TINY)
-    with Store.open(place / "run", api._sweep(config).plan, "", fresh=False):
+    with Store.open(place / "run", checks.sweep(config).plan, "", fresh=False):
         before = listing(place)
         with pytest.raises(StorageError, match="E-LOCK"):
             expreg.run(TINY, out="run")
@@ -236,7 +236,7 @@ def test_manifest_tells_of_every_execution(place: Path, monkeypatch: pytest.Monk
 def test_report_of_a_part_of_the_run(place: Path) -> None:
     config = api.load_config(TINY)
     done = expreg.run(TINY, {"sweep.product.m": [8]}, out="small")
-    sweep = api._sweep(config)
+    sweep = checks.sweep(config)
     text = (place / "small" / "config.yaml").read_text()
     with Store.open(place / "run", sweep.plan, text.replace("- 8", "- 8\n    - 32")) as store:
         early = api.report("run")
@@ -359,7 +359,7 @@ def test_cells_that_do_not_fit_are_refused_before_anything_is_written(
 
 def test_memory_is_asked_for_what_a_lane_of_each_device_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     config = api.load_config(TINY)
-    sweep = api._sweep(config)
+    sweep = checks.sweep(config)
     settings = [settings for settings, _ in sweep.cells.values()]
     largest = max(sweep.experiment.cost(one).bytes for one in settings)
     for devices, room, fits in ((2, 2.01, True), (2, 1.99, False), (1, 2.01, True), (1, 1.99, False)):

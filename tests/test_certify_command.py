@@ -8,7 +8,7 @@ import pytest
 from starts import start
 
 import expreg
-from expreg import api
+from expreg import api, checks
 from expreg.kinds import EXPERIMENTS
 
 CONFIG = {
@@ -36,7 +36,7 @@ def test_every_cell_of_a_config_has_its_certificate(call):
     assert {(one["axes"]["m"], one["holds"]) for one in found} == {(16, False), (4096, True)}
     assert [one["steps"] is None for one in found] == [not one["holds"] for one in found]
     run_inputs = EXPERIMENTS["concentration"].inputs
-    settings = next(s for c, (s, _) in api._sweep(api.load_config(CONFIG)).cells.items() if c == found[-1]["cell"])
+    settings = next(s for c, (s, _) in checks.sweep(api.load_config(CONFIG)).cells.items() if c == found[-1]["cell"])
     certificate = expreg.certify(**run_inputs(settings))
     assert found[-1]["eta"] == pytest.approx(certificate.eta)
     assert found[-1]["steps"] == certificate.steps(0.05)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from expreg import api
+from expreg import api, checks
 from expreg.api import load_config as load
 from expreg.core.config import cell_id, cells
 from expreg.errors import InputError
@@ -50,7 +50,7 @@ def test_a_search_has_the_cells_of_the_grid_of_its_candidates(tmp_path, points):
     assert ids(path) == ids(whole)
     sweep = load(path).source
     assert (sweep.search.axis, sweep.search.criterion, sweep.search.verify) == ("m", ["E5", "movement"], 0.1)
-    one, other = api._sweep(load(path)).plan, api._sweep(load(whole)).plan
+    one, other = checks.sweep(load(path)).plan, checks.sweep(load(whole)).plan
     assert one["hash"] == other["hash"]  # a search goes on where a grid was run, and the other way round
     assert one["search"] == {"axis": "m", "criterion": ["E5", "movement"], "verify": 0.1}
     assert "search" not in other

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 
 import expreg
-from expreg import api
+from expreg import checks
 from expreg.backends import actors, cluster
 from expreg.backends.queue import Queue
 from expreg.core.engine.backend import Job
@@ -82,7 +82,7 @@ def wait_for(condition):
 
 def job_of(config, **change):
     """Return the job of a config with another experiment or another way to stop, and its cells."""
-    sweep = api._sweep(load_config(config))
+    sweep = checks.sweep(load_config(config))
     given = {"stop": lambda: False, "experiment": sweep.experiment, **change}
     return Job(execution=sweep.config.execution, store=None, expected={}, **given), sweep.cells
 

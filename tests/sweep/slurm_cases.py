@@ -23,7 +23,7 @@ import cluster
 import pandas as pd
 import pytest
 
-from expreg import api
+from expreg import api, checks
 from expreg.backends import jobs, tasks
 from expreg.core.engine import manifest
 from expreg.core.engine.backend import Job, Local
@@ -378,7 +378,7 @@ class Cluster:
 
 @pytest.fixture
 def rows() -> dict[str, Any]:
-    sweep = api._sweep(load_config(SMALL))
+    sweep = checks.sweep(load_config(SMALL))
     job = Job(sweep.experiment, sweep.config.execution, None, lambda: False, {})
     return {row["cell"]: row for rows in Local(job).run(sweep.cells) for row in rows}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import expreg
-from expreg import api, backends, registry
+from expreg import backends, checks, registry
 from expreg.backends import worker
 from expreg.core.engine.backend import Job, Local
 from expreg.core.store.store import Store
@@ -35,7 +35,7 @@ pickle.dump(rows, open(sys.argv[2], "wb"))
 
 
 def job_of(config):
-    sweep = api._sweep(load_config(config))
+    sweep = checks.sweep(load_config(config))
     return Job(sweep.experiment, sweep.config.execution, None, lambda: False, {}), sweep.cells
 
 

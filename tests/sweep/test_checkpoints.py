@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from expreg import api
+from expreg import api, checks
 from expreg.core.engine import checkpoints, programs
 from expreg.core.engine import lanes as engine_module
 from expreg.core.engine.checkpoints import Checkpoints
@@ -142,7 +142,7 @@ def network(precision, optimizer):
         "sweep": {"product": {"n": [6], "m": [8, 40], "replicate": {"count": 2}}}, "training": training,
         "measure": ["E0", "E1", "E3", "E4", "E5"],
     }  # fmt: skip
-    sweep = api._sweep(api.load_config(config))
+    sweep = checks.sweep(api.load_config(config))
     return sweep.experiment, [(cell, settings) for cell, (settings, _) in sweep.cells.items()]
 
 

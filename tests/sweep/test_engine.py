@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from expreg import api
+from expreg import api, checks
 from expreg.core.engine import failures, programs
 from expreg.core.engine import lanes as engine_module
 from expreg.core.engine.lanes import Engine
@@ -395,7 +395,7 @@ def test_rows_do_not_depend_on_lanes_neighbours_or_slices_in_any_bit(precision):
 def test_one_device_gives_the_rows_of_several_in_every_bit():
     """XLA would compile for one device along another path: rows of one and of two devices once differed."""
     product = {"n": [64], "d": [4], "problem.move": ["gd", "newton"], "replicate": {"count": 6}}
-    sweep = api._sweep(api.load_config({"experiment": "in_context", "name": "bits", "sweep": {"product": product}}))
+    sweep = checks.sweep(api.load_config({"experiment": "in_context", "name": "bits", "sweep": {"product": product}}))
     cells = [(cell, settings) for cell, (settings, _) in sweep.cells.items()]
     one, two = (collect(Engine(sweep.experiment, devices=count), cells) for count in (1, 2))
     assert len(one) == len(two) == 12

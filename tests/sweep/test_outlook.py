@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from expreg import api, theory
+from expreg import api, checks, theory
 from expreg.api import load_config as load
 from expreg.core.config import cells
 from expreg.errors import InputError
@@ -114,10 +114,10 @@ def test_a_quantile_of_too_few_replicates_is_refused_with_the_number_needed(delt
 
 
 def test_only_a_delta_that_the_config_names_asks_for_a_quantile():
-    assert api._sweep(api.load_config(BASE)).cells
+    assert checks.sweep(api.load_config(BASE)).cells
     with pytest.raises(InputError, match=r"analysis.delta: the 0.9 quantile needs 29 .* the sweep has 3"):
         api.plan(BASE, {"analysis.delta": 0.1})
-    assert api._sweep(api.load_config(BASE, {"analysis.delta": 0.5, "analysis.confidence": 0.8})).cells
+    assert checks.sweep(api.load_config(BASE, {"analysis.delta": 0.5, "analysis.confidence": 0.8})).cells
 
 
 @pytest.mark.parametrize(

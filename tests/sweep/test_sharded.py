@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sharding import both, ended, loops, start
 
-from expreg import api
+from expreg import api, checks
 from expreg.core.engine import checkpoints, estimate
 from expreg.core.engine.checkpoints import Checkpoints
 from expreg.core.engine.lanes import Engine
@@ -212,8 +212,8 @@ def test_neurons_that_devices_cannot_share_evenly_are_refused(monkeypatch):
     odd = replace(threshold, spread=threshold.spread._replace(signature=lambda _: SimpleNamespace(neurons=5041)))
     monkeypatch.setitem(EXPERIMENTS, "threshold", odd)
     with pytest.raises(InputError, match=r"execution\.devices: got 2, .* such as 1"):
-        api._sweep(api.load_config(CONFIG))
-    api._sweep(api.load_config(CONFIG, {"execution.devices": 1}))
+        checks.sweep(api.load_config(CONFIG))
+    checks.sweep(api.load_config(CONFIG, {"execution.devices": 1}))
 
 
 def test_padding_suits_many_numbers_of_devices_and_is_a_small_share():
@@ -227,7 +227,7 @@ def test_padding_suits_many_numbers_of_devices_and_is_a_small_share():
 
 def test_a_network_too_large_for_a_device_is_planned_for_several_and_refused_by_a_run(monkeypatch, tmp_path):
     wide = {"sweep": None, "network.m": 2**20, "execution.shard": "cells"}
-    [settings] = [one for one, _ in api._sweep(api.load_config(CONFIG, wide)).cells.values()]
+    [settings] = [one for one, _ in checks.sweep(api.load_config(CONFIG, wide)).cells.values()]
     room = EXPERIMENTS["threshold"].spread.cost(settings).bytes / 1.5
     monkeypatch.setattr(estimate, "memory", lambda device: 2 * room)  # of two cores
     monkeypatch.setattr(estimate, "measured_speed", lambda experiment: 1e9)
@@ -236,6 +236,6 @@ def test_a_network_too_large_for_a_device_is_planned_for_several_and_refused_by_
         api.run(CONFIG, wide, tmp_path / "run")
     assert not list(tmp_path.iterdir())
     both = wide | {"execution.shard": "neurons"}
-    api._sweep(api.load_config(CONFIG, both))  # two devices have the room
+    checks.sweep(api.load_config(CONFIG, both))  # two devices have the room
     with pytest.raises(InputError, match=r"E-MEM.* on 1 devices"):
-        api._sweep(api.load_config(CONFIG, both | {"execution.devices": 1}))
+        checks.sweep(api.load_config(CONFIG, both | {"execution.devices": 1}))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sharding import both, collectives, ended, loops, start
 
-from expreg import api
+from expreg import api, checks
 from expreg.core.engine import estimate
 from expreg.errors import InputError
 from expreg.kinds import EXPERIMENTS
@@ -184,7 +184,7 @@ def test_what_cannot_be_split_by_rows_is_refused(monkeypatch):
 
 def test_a_problem_too_large_for_a_device_is_planned_for_several_and_refused_by_a_run(monkeypatch, tmp_path):
     large = ONE | {"problem.n": 2**21, "execution.shard": "cells"}
-    [settings] = [one for one, _ in api._sweep(api.load_config(CONFIG, large)).cells.values()]
+    [settings] = [one for one, _ in checks.sweep(api.load_config(CONFIG, large)).cells.values()]
     room = EXPERIMENTS["regression"].cost(settings).bytes / 1.5
     monkeypatch.setattr(estimate, "memory", lambda device: 2 * room)  # of two cores
     monkeypatch.setattr(estimate, "measured_speed", lambda experiment: 1e9)
@@ -193,4 +193,4 @@ def test_a_problem_too_large_for_a_device_is_planned_for_several_and_refused_by_
         api.run(CONFIG, large, tmp_path / "run")
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match=r"E-MEM.* on 2 devices"):
-        api._sweep(api.load_config(CONFIG, large | {"execution.shard": "rows"}))
+        checks.sweep(api.load_config(CONFIG, large | {"execution.shard": "rows"}))
