@@ -22,7 +22,7 @@ import expreg
 
 X, y = load_digits(return_X_y=True)
 X = np.asarray(X / 16, np.float32)
-SEEDS, STEPS, BATCH = 64, 1000, 32
+SEEDS, STEPS, BATCH = 64, (1000, 3000), 32
 
 
 def cross_entropy(logits, labels):
@@ -74,8 +74,12 @@ def nnx_step(state, *, lr):
 
 
 TRAININGS = {
-    "mlp": (expreg.Training("mlp", init, step, steps=STEPS), [1e-3, 3e-3, 1e-2, 3e-2]),
-    "classifier": (expreg.Training("classifier", nnx_init, nnx_step, steps=STEPS), [3e-3, 1e-2, 3e-2, 1e-1]),
+    f"{name} {steps}": (expreg.Training(name, *functions, steps=steps), rates)
+    for steps in STEPS
+    for name, functions, rates in (
+        ("mlp", (init, step), [1e-3, 3e-3, 1e-2, 3e-2]),
+        ("classifier", (nnx_init, nnx_step), [3e-3, 1e-2, 3e-2, 1e-1]),
+    )
 }
 
 
@@ -85,7 +89,7 @@ def loop(training, rates):
     for lr in rates:
         for replicate in range(SEEDS):
             state = start(jax.random.fold_in(jax.random.key(0), replicate))
-            for _ in range(STEPS):
+            for _ in range(training.steps):
                 state, metrics = advance(state, lr)
             yield float(metrics["loss"])
 
@@ -96,7 +100,7 @@ def scan(training, rates):
     @jax.jit
     def run(key, lr):
         advance = lambda state, _: training.step(state, lr=lr)  # noqa: E731
-        return jax.lax.scan(advance, training.init(key), length=STEPS)[1]["loss"][-1]
+        return jax.lax.scan(advance, training.init(key), length=training.steps)[1]["loss"][-1]
 
     for lr in rates:
         for replicate in range(SEEDS):
@@ -109,7 +113,7 @@ def vmapped(training, rates):
     def run(replicate, lr):
         advance = lambda state, _: training.step(state, lr=lr)  # noqa: E731
         begin = training.init(jax.random.fold_in(jax.random.key(0), replicate))
-        return jax.lax.scan(advance, begin, length=STEPS)[1]["loss"][-1]
+        return jax.lax.scan(advance, begin, length=training.steps)[1]["loss"][-1]
 
     lr, replicate = np.repeat(np.float32(rates), SEEDS), np.tile(np.arange(SEEDS), len(rates))
     yield from np.asarray(jax.jit(jax.vmap(run))(replicate, lr)).tolist()

@@ -201,8 +201,9 @@ def test_lanes_that_are_vmapped_as_on_accelerators_give_the_same():
             lambda leaf: jnp.zeros((6, *leaf.shape), leaf.dtype),
             jax.eval_shape(lane.init, given.pack(program.prepare(training, cells[0]))),
         )
-        run = lambda batch: jax.jit(partial(slice_of_lanes, lane, batch))(idle, np.ones(6, bool), fed, np.int32(99))  # noqa: E731
-        (_, going, alone), (_, _, together) = run(None), run(6)
+        given = idle, np.ones(6, bool), fed, np.int32(99)
+        of = [jax.jit(partial(slice_of_lanes, lane, batch, batch))(*given) for batch in (None, 6)]
+        (_, going, alone), (_, _, together) = of
     alone, together = kept.unpack(jax.device_get(alone)), kept.unpack(jax.device_get(together))
     assert not going.any()
     assert len(set(alone["steps"].tolist())) > 1

@@ -77,6 +77,6 @@ def test_programs_lower_for_accelerators(config, platform, monkeypatch):
         state = jax.eval_shape(program.init, first)
         wide = [jax.tree.map(lambda a: jax.ShapeDtypeStruct((16, *a.shape), a.dtype), tree) for tree in (state, first)]
         arguments = (wide[0], jax.ShapeDtypeStruct((16,), bool), wide[1], jax.ShapeDtypeStruct((), jnp.int32))
-        body = jax.jit(lambda *a: slice_of_lanes(program, 16, *a))
+        body = jax.jit(lambda *a: slice_of_lanes(program, 16, 16, *a))
         found = export.export(body, platforms=[platform])(*arguments)
     assert found.platforms == (platform,)

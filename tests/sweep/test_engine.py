@@ -423,7 +423,7 @@ def test_vmapped_lanes_agree_with_lanes_one_after_the_other():
     fresh = np.array([True, True, False, True])
     runs = []
     for batch in (None, 4):
-        step = jax.jit(partial(slice_of_lanes, program, batch))
+        step = jax.jit(partial(slice_of_lanes, program, batch, batch))
         state, running, _ = step(idle, fresh, stacked, 1)
         assert running.tolist() == fresh.tolist()
         _, running, record = step(state, np.zeros(4, bool), stacked, 1000)

@@ -60,11 +60,17 @@ class Compiled:
 
 
 def slice_of_lanes(
-    program: Program, batch: int | None, state: Tree, fresh: jax.Array, inputs: Tree, blocks: jax.Array
+    program: Program,
+    starts: int | None,
+    steps: int | None,
+    state: Tree,
+    fresh: jax.Array,
+    inputs: Tree,
+    blocks: jax.Array,
 ) -> tuple[Tree, jax.Array, Tree]:
     """Start the fresh lanes, advance every running lane by at most `blocks` blocks, and look at all of them.
 
-    `batch` lanes are vmapped together; None runs them one after the other.
+    As many lanes as `starts` and `steps` are vmapped together; None runs them one after the other.
     """
 
     def fill(lane: tuple[Tree, jax.Array, Tree]) -> Tree:
@@ -80,10 +86,10 @@ def slice_of_lanes(
         return own, program.running(own), program.record(own)
 
     def refill() -> Tree:
-        return jax.lax.map(fill, (state, fresh, inputs), batch_size=batch)
+        return jax.lax.map(fill, (state, fresh, inputs), batch_size=starts)
 
     # where lanes are vmapped `fill` computes both of its branches, so nothing at all is done without fresh lanes
-    return jax.lax.map(run, jax.lax.cond(fresh.any(), refill, lambda: state), batch_size=batch)
+    return jax.lax.map(run, jax.lax.cond(fresh.any(), refill, lambda: state), batch_size=steps)
 
 
 def compile_program(
@@ -143,10 +149,11 @@ def _side_by_side(program: Program, inputs: Tree, state: Tree, lanes: int, devic
     on_cpu = devices.devices.flat[0].platform == "cpu"
     group = program.group if on_cpu else 1
     lanes = -(-lanes // (group * devices.size)) * group * devices.size  # a group is whole: its numbers depend on it
-    batch = (group if group > 1 else None) if on_cpu else lanes // devices.size
+    starts = None if on_cpu else lanes // devices.size  # on CPUs it would only take longer to compile
+    steps = group if group > 1 else starts
     compiled, spread = compiled_for(devices), PartitionSpec(AXIS)
     body = jax.shard_map(
-        partial(slice_of_lanes, program, batch),
+        partial(slice_of_lanes, program, starts, steps),
         mesh=compiled,
         in_specs=(spread, spread, spread, PartitionSpec()),
         out_specs=spread,
@@ -172,7 +179,7 @@ def _split(program: Program, inputs: Tree, state: Tree, devices: Mesh) -> _Layou
 
     def body(*arguments: Any) -> tuple[Tree, jax.Array, Tree]:
         with jax.sharding.use_abstract_mesh(devices.abstract_mesh):  # by which a program finds its axis
-            return slice_of_lanes(program, None, *arguments)
+            return slice_of_lanes(program, None, None, *arguments)
 
     given, states = ({name: of(name, leaf) for name, leaf in tree.items()} for tree in (inputs, state))
     jitted = jax.jit(body, donate_argnums=0, out_shardings=(states, whole, whole))
