@@ -18,6 +18,8 @@ from expreg.kinds import own
 from expreg.results import load_config
 from expreg.types import cores
 
+pytestmark = pytest.mark.clusters
+
 CONFIGS = {
     "threshold": ({"sweep": {"product": {"m": [4, 8]}}, "data": {"kind": "sphere", "n": 3, "d": 3}}),
     "regression": (

@@ -27,6 +27,8 @@ from expreg.errors import StorageError
 from expreg.kinds.network import native
 from expreg.types import Experiment, Program
 
+pytestmark = pytest.mark.clusters
+
 LENGTH, WIDTH = 800, 1500
 
 

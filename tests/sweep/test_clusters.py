@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.clusters
+
 
 @pytest.mark.parametrize("engine", ["ray", "slurm"])
 def test_cells_run_on_a_cluster(engine: str) -> None:

@@ -22,6 +22,8 @@ from expreg.core.engine import checkpoints, devices, processes, programs
 from expreg.core.engine import lanes as engine_module
 from expreg.core.store.events import read_events
 
+pytestmark = pytest.mark.clusters
+
 STEPS = 128
 CONFIG = {
     "experiment": "threshold",

@@ -21,6 +21,8 @@ from expreg.kinds import EXPERIMENTS
 from expreg.kinds.network.start import spread
 from expreg.types import Experiment, Program
 
+pytestmark = pytest.mark.clusters
+
 N, STEPS, LENGTH = 6, 500, 800
 KEYS = ("network.init", "training.optimizer.name", "precision", "data.d")
 KINDS = (

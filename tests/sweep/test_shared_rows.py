@@ -13,6 +13,8 @@ from expreg.core.engine import estimate
 from expreg.errors import InputError
 from expreg.kinds import EXPERIMENTS
 
+pytestmark = pytest.mark.clusters
+
 D = 8
 KEYS = (
     *("problem.density", "problem.loss", "problem.activation", "n", "precision"),
