@@ -144,12 +144,31 @@ def _each(function: Callable[[Array], Tree], values: Sequence[float]) -> list[Tr
 
 def column_norms(A: Matrix) -> Array:
     """Return the 2-norms of the columns, (d,); 1 for a column of zeros, which is then never divided by."""
-    squares = sparse.by_share(_column_squares, A) if isinstance(A, Shared) else _column_squares(A)
-    return jnp.sqrt(jnp.where(squares > 0, squares, 1))
+    sums = partial(sparse.by_share, A=A) if isinstance(A, Shared) else lambda function, others: function(A, *others)
+    ones = jnp.ones(A.shape[1], (A.rows if isinstance(A, Shared) else A).dtype)
+    squares, most = sums(_column_squares, others=(ones,)), jnp.finfo(ones.dtype).max ** 0.5
+    plain = (squares > 1 / most) & (squares < most)
+
+    def scaled() -> Array:
+        """Divide columns by their sum where a square may have overflowed, or lost its digits."""
+        unit = jnp.where(plain, ones, sums(_column_sums, others=()))
+        unit = jnp.where(unit > 0, unit, ones)
+        squares = sums(_column_squares, others=(unit,))
+        return unit * jnp.sqrt(jnp.where(squares > 0, squares, 1))
+
+    return jax.lax.cond(plain.all(), lambda: jnp.sqrt(squares), scaled)
 
 
-def _column_squares(A: Matrix) -> Array:
-    return jax.ops.segment_sum(A.data**2, A.columns, A.shape[1]) if isinstance(A, Sparse) else jnp.sum(A * A, axis=0)
+def _column_sums(A: Matrix) -> Array:
+    a = abs(A.data if isinstance(A, Sparse) else A)
+    return jax.ops.segment_sum(a, A.columns, A.shape[1]) if isinstance(A, Sparse) else jnp.sum(a, axis=0)
+
+
+def _column_squares(A: Matrix, unit: Array) -> Array:
+    if isinstance(A, Sparse):
+        return jax.ops.segment_sum((A.data / unit[A.columns]) ** 2, A.columns, A.shape[1])
+    A = A / unit
+    return jnp.sum(A * A, axis=0)
 
 
 TRACED = Backend(

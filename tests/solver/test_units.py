@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import planted
+from scipy import sparse
 
 import expreg
 from expreg import residual
 from expreg.activation import ACTIVATIONS, in_units
+from expreg.solver.method import column_norms
+from expreg.sparse import Shared, from_any, share
 
 PAIRS = [(loss, activation) for loss in residual.LOSSES for activation in residual.activations()]
 REACH = {"float32": 30, "float64": 150}
@@ -104,3 +107,24 @@ def test_x_beyond_the_range_of_its_type_is_said():
     assert tiny.status == "converged"
     with pytest.raises(expreg.errors.InputError, match="out of the range of float32"):
         expreg.solve(A.astype(np.float32), b * 1e-60, "exponential")
+
+
+@pytest.mark.parametrize(
+    "form", [np.asarray, sparse.csr_array, lambda A: share(A, 4)], ids=["dense", "sparse", "shared"]
+)
+def test_norms_of_columns_are_those_of_extended_precision_where_their_squares_are_no_numbers(form):
+    A = np.random.default_rng(0).normal(size=(50, 4)) * [1e-30, 1.0, 0.0, 1e25]
+    A = A.astype(np.float32)
+    exact = np.sqrt((A.astype(np.longdouble) ** 2).sum(axis=0))
+    given = form(A)
+    norms = column_norms(given if isinstance(given, Shared) else from_any(given))
+    np.testing.assert_allclose(norms, np.where(exact > 0, exact, 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["newton", "pcg"])
+def test_a_sweep_calls_no_point_converged_because_a_column_is_small(solver, tmp_path):
+    problem = {"kind": "gaussian", "n": 100, "d": 4, "condition": 1e20, "noise": 0.0, "loss": "softmax"}
+    config = {"experiment": "regression", "name": "small", "precision": "f32", "problem": problem}
+    found = expreg.run(config | {"sweep": {"product": {"solver.name": [solver]}}}, out=tmp_path / "run", draw=False)
+    [cell] = found.cells.itertuples()
+    assert cell.status != "converged" or cell.loss_value < 1e-9  # 1e-5 where the small columns are left out
