@@ -108,9 +108,8 @@ def run(
     limit = None if time_limit is None else seconds(time_limit, "--time-limit")
     options: dict[str, Any] = {"fresh": fresh, "reuse": reuse or (), "time_limit": limit}
     found = api.run(config, overrides, out, progress=True, **options)
-    from expreg.core.engine.processes import (
-        follows,
-    )  # JAX takes a while, which a config with a mistake need not wait for
+    # after the config was read: a mistake in it need not wait for JAX
+    from expreg.core.engine.processes import follows
 
     if follows():
         return

@@ -92,7 +92,7 @@ class Execution(Block):
     lanes: CountOrAuto = key("auto", "cells that run at the same time in one program")
     shard: Annotated[str, Choice(options=("cells", "neurons", "rows"))] = key(
         "cells",
-        "what devices share; neurons of a network, rows of A: one cell at a time, spread over those of all processes",
+        "what devices share: cells; or, one cell at a time, its neurons or its rows of A, over all processes",
     )
     max_cells: Annotated[int, Number(integer=True, least=1, most=10**7, expression=False)] = key(
         1_000_000, "larger grids are refused"

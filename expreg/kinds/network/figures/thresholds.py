@@ -265,7 +265,7 @@ def _draw_guides(axis: Axes, criteria: list[dict[str, Any]], points: list[Point]
 
 
 def _guide(axis: Axes, n: np.ndarray, m: np.ndarray, name: str, dashes: Any, drawn: np.ndarray) -> None:
-    """Draw a line and its name, there where the drawn points are far."""
+    """Draw a line, with its name where no marker is near."""
     axis.plot(n, m, color="#9a9a9a", linewidth=1.0, linestyle=dashes, zorder=1)
     inside = np.flatnonzero(m <= axis.get_ylim()[1])
     inside = inside[len(inside) // 3 : max(len(inside) * 5 // 6, 1)]  # the name is up to half as long as the line
