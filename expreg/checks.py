@@ -106,7 +106,7 @@ def _spread(config: Any, experiment: Experiment, cells: list[Settings], here: bo
     if instead is None or instead.over != shard:
         able = [name for name, one in EXPERIMENTS.items() if one.spread and one.spread.over == shard]
         others = f" or {instead.over}" if instead else ""
-        wrong = f"got {shard}, expected cells{others} for {experiment.name}; {' and '.join(able)} can be split"
+        wrong = f"got {shard}, expected cells{others} for {experiment.name}; {shard} are for {' and '.join(able)}"
     elif whole := next(filter(None, map(instead.whole, cells)), ""):
         wrong = f"got {shard}, expected cells for {whole}"
     elif odd := [size for size in map(instead.parts, map(instead.signature, cells)) if size % mesh.size]:

@@ -203,7 +203,7 @@ def test_a_state_of_two_devices_goes_on_with_one(shard, tmp_path, monkeypatch):
 @pytest.mark.parametrize("experiment", ["regression", "concentration", "capacity"])
 def test_an_experiment_that_has_no_neurons_to_split_is_refused(experiment):
     expected = "cells or rows" if experiment == "regression" else "cells"
-    match = rf"execution\.shard: got neurons, expected {expected} for {experiment}; threshold and convergence can be"
+    match = rf"execution\.shard: got neurons, expected {expected} for {experiment}; neurons are for threshold and"
     with pytest.raises(InputError, match=match) as caught:
         api.plan(f"configs/{experiment}.yaml", ["execution.shard=neurons"])
     assert caught.value.exit_code == 2

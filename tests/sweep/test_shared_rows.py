@@ -171,7 +171,7 @@ def test_nothing_of_n_numbers_is_ever_sent(eight):
 
 def test_what_cannot_be_split_by_rows_is_refused(monkeypatch):
     rows = ["execution.shard=rows"]
-    with pytest.raises(InputError, match="got rows, expected cells or neurons for threshold; regression can be split"):
+    with pytest.raises(InputError, match="got rows, expected cells or neurons for threshold; rows are for regression"):
         api.plan("configs/threshold.yaml", rows)
     match = r"command line: execution\.shard: got rows, expected cells for solver\.sketch leverage"
     with pytest.raises(InputError, match=match) as caught:
