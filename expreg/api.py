@@ -358,9 +358,9 @@ def doctor() -> dict[str, Any]:
     if not found.backend:
         return {**manifest.code(), **facts, "trouble": trouble.troubles(found)}
     from expreg.core.engine.estimate import measured_speed
-    from expreg.kinds.network import native
+    from expreg.kinds.network import kernel, native
 
-    missing = native.missing()
+    missing = kernel.missing() if found.backend == "gpu" else native.missing()
     facts |= {"compiled_steps": f"no: {missing}" if missing else "yes"}
     facts |= {"flops_per_second": measured_speed(next(iter(EXPERIMENTS.values())))}
     return {**manifest.setup(), **facts, "trouble": trouble.troubles(found._replace(compiler=missing))}

@@ -27,7 +27,8 @@ Call = Callable[..., tuple[int, str, str]]
         CARD._replace(backend="gpu", plugins=CUDA13),
         CARD._replace(backend="gpu", plugins=CUDA13, environment={"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}),
         Machine(tpu=True, backend="tpu"),
-        Machine(backend="gpu", cores=1, compiler="XLA takes the steps on a GPU"),
+        Machine(backend="gpu", cores=1),
+        Machine(backend="tpu", compiler="XLA takes the steps on a TPU"),
         Machine(compiler="EXPREG_NATIVE is off", environment={"EXPREG_NATIVE": "off"}),
         Machine(environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),  # of GPUs, on a machine without
     ],
@@ -55,6 +56,7 @@ def test_where_nothing_is_wrong_nothing_is_listed(fine: Machine) -> None:
         (Machine(cache="compiled programs cannot be kept in /x"), ["/x"]),
         (Machine(cores=1), ["only 1 core", "taskset"]),
         (Machine(compiler="no C++ compiler was found"), ["no C++ compiler was found", "install g++"]),
+        (Machine(backend="gpu", compiler="its result is off by 1e-02"), ["slower", "off by 1e-02"]),
     ],
 )
 def test_each_trouble_is_one_line_with_its_remedy(found: Machine, words: list[str]) -> None:

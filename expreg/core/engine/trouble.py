@@ -144,13 +144,13 @@ def troubles(found: Machine) -> list[str]:
     """Return one line for each thing that is wrong or slow, with its remedy."""
     lines = [f"JAX_PLATFORMS: {found.failure}"] if found.failure else []
     lines += [line for line in (*_cards(found), *_memory(found), found.cache) if line]
-    if found.backend == "cpu":
-        if found.cores == 1:
-            lines.append(
-                "only 1 core may be used: look at taskset, the limits of the container, --cpus-per-task of Slurm"
-            )
-        if found.compiler and found.environment.get("EXPREG_NATIVE") != "off":
+    if found.backend == "cpu" and found.cores == 1:
+        lines.append("only 1 core may be used: look at taskset, the limits of the container, --cpus-per-task of Slurm")
+    if found.compiler and found.environment.get("EXPREG_NATIVE") != "off":
+        if found.backend == "cpu":
             lines.append(f"steps are not compiled ahead, which is slower: {found.compiler}; install g++ or set CXX")
+        elif found.backend == "gpu":
+            lines.append(f"XLA takes the steps of small networks, which is slower: {found.compiler}")
     return lines
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from expreg.activation import ACTIVATIONS
-from expreg.kinds.network import initial, native, steps
+from expreg.kinds.network import initial, kernel, native, steps
 from expreg.kinds.network.events import EVENTS, NEVER, Event, Look
 from expreg.ntk import norm
 from expreg.types import Program, Status
@@ -220,22 +220,26 @@ def _running(state: State) -> jax.Array:
 
 def _advance(signature: Signature, by: str, state: State) -> State:
     """Take up to `measure_every` steps, then measure: movement and kernel are known at multiples of it."""
-    kernel = any("kernel" in EVENTS[name].needs for name in signature.events)
+    spectrum, limit = any("kernel" in EVENTS[name].needs for name in signature.events), steps.limit(state)
     if by == "compiled":
-        theta, change, sizes, ended, moved = native.steps(signature, state, steps.limit(state), kernel)
-        moving = steps.Moving(theta, change, state.optimizer, sizes, ended[0], ended[1])
-        lambda_min = moved[2] if kernel else None
+        theta, change, sizes, ended, moved = native.steps(signature, state, limit, spectrum)
+        moving = steps.Moving(theta, change, state.optimizer, ended[0], ended[1])
+        lambda_min = moved[2] if spectrum else None
     else:
-        moving, derivative, moved = steps.take(signature, by == "early", state)
-        lambda_min = steps.lowest(state, derivative) if kernel else None
+        if by in ("kernel", "interpreted"):
+            moving, sizes = kernel.steps(signature, state, limit, interpret=by == "interpreted")
+        else:
+            moving, sizes = steps.take(signature, by == "early", state, limit)
+        derivative, moved = steps.measured(signature, state, moving.theta)
+        lambda_min = steps.lowest(state, derivative) if spectrum else None
     looks = moving.step - state.step + (moving.status != Status.running)
     place = jnp.arange(signature.measure_every, dtype=jnp.int32)
-    state = _judge("step", state, _look(state), state.step + place, moving.sizes, place < looks)
+    state = _judge("step", state, _look(state), state.step + place, sizes, place < looks)
     at = state.curve_step - state.step
-    curve = jnp.where((at >= 0) & (at < looks), moving.sizes[jnp.clip(at, 0, place[-1])], state.curve)
+    curve = jnp.where((at >= 0) & (at < looks), sizes[jnp.clip(at, 0, place[-1])], state.curve)
     state = state._replace(
-        **{name: value for name, value in moving._asdict().items() if name != "sizes"},
-        residual_norm=moving.sizes[jnp.maximum(looks - 1, 0)],
+        **moving._asdict(),
+        residual_norm=sizes[jnp.maximum(looks - 1, 0)],
         curve=curve,
         curve_length=jnp.sum(state.curve_step < state.step + looks, dtype=jnp.int32),
     )
@@ -270,12 +274,12 @@ NEURONS = ("start", "base", "signs", "radii", "theta", "change", "optimizer")
 def program(signature: Signature, *, by: str | None = None) -> Program:
     """Build the program of one signature, unbatched: one run of gradient descent in one lane (A.5, A.10).
 
-    `by` selects who takes the steps: "compiled" (`steps.cc`), "early" (XLA, in a loop that exits when the run ends),
-    "fixed" (XLA, in a loop of fixed length) or "xla", the one of these that suits the platform. The default suits the
-    signature too.
+    `by` selects who takes the steps: "compiled" (`steps.cc`), "kernel" (`kernel.py` on a GPU; "interpreted" anywhere),
+    "early" (XLA, in a loop that exits when the run ends), "fixed" (XLA, in a loop of fixed length) or "xla", the one of
+    these two that suits the platform. The default suits the signature too.
     """
     if by is None:
-        by = "compiled" if native.covers(signature) else "xla"
+        by = "compiled" if native.covers(signature) else "kernel" if kernel.covers(signature) else "xla"
     if by == "xla":
         by = "early" if jax.default_backend() == "cpu" else "fixed"
     return Program(

@@ -52,7 +52,6 @@ class Moving(NamedTuple):
     theta: jax.Array
     change: jax.Array | None
     optimizer: Any
-    sizes: jax.Array  # (measure_every,) ||r_t|| at the steps that were looked at
     step: jax.Array
     status: jax.Array
 
@@ -76,42 +75,40 @@ def limit(state: Any) -> jax.Array:
     return state.inputs.divergence * jnp.maximum(norm(state.initial_residual), norm(state.inputs.y))
 
 
-def _outcome(state: Any, limit: jax.Array, step: jax.Array, size: jax.Array) -> jax.Array:
+def outcome(step: jax.Array, size: jax.Array, *, budget: Any, tolerance: Any, limit: Any) -> jax.Array:
     """Return the status after looking at ||r_t||, which decides how a run ends; `steps.cc` follows the same rules."""
-    tolerance = state.inputs.tolerance
-    ends = [
-        (~jnp.isfinite(size), Status.nonfinite),
-        ((size <= tolerance) & (tolerance > 0), Status.converged),  # 0: the whole budget
-        (size > limit, Status.diverged),
-        (step >= state.budget, Status.max_steps),
-    ]
-    conditions, values = zip(*ends, strict=True)
-    return jnp.select(conditions, [jnp.int32(v) for v in values], jnp.int32(Status.running))
+    status = jnp.where(step >= budget, jnp.int32(Status.max_steps), jnp.int32(Status.running))
+    status = jnp.where(size > limit, jnp.int32(Status.diverged), status)
+    status = jnp.where((size <= tolerance) & (tolerance > 0), jnp.int32(Status.converged), status)  # 0: whole budget
+    return jnp.where(jnp.isfinite(size), status, jnp.int32(Status.nonfinite))
 
 
 def _evaluate(signature: Any, state: Any, theta: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the residual r, the pre-activation increments dl and the derivatives phi'(z_t), all from theta."""
-    dl = jnp.einsum("ik,kbp->ibp", state.linear, theta)
+    # fused with the product, what follows would make GPUs write `base` once more for every branch
+    dl = jax.lax.optimization_barrier(jnp.einsum("ik,kbp->ibp", state.linear, theta))
     base = tuple(b[:, None, :] for b in state.base)
     change, derivative = ACTIVATIONS[signature.activation].increment(base, dl)
     output = jnp.einsum("ibp,bp->i", change, state.signs)
     return state.initial_residual + state.inputs.scale * output, dl, derivative
 
 
-def take(signature: Any, early: bool, state: Any) -> tuple[Moving, jax.Array, jax.Array]:
+def take(signature: Any, early: bool, state: Any, limit: jax.Array) -> tuple[Moving, jax.Array]:
     """Take up to `measure_every` steps: look at ||r_t||, and if the run goes on, apply the optimizer.
 
     With `early` the loop exits when the run ends. Otherwise a finished run is frozen for the remaining iterations:
     on accelerators a loop of fixed length needs no synchronisation with the host.
 
-    Returns what changed, phi'(z_t), and the largest movement of a neuron, alone and in units of its radius, (2,).
+    A run with ||r_t|| above `limit` has diverged. Returns what changed, and ||r_t|| at the steps that were looked at,
+    (measure_every,).
     """
-    largest, optimizer = limit(state), transformation(signature, state.eta, state.inputs.hyperparameters)
+    optimizer = transformation(signature, state.eta, state.inputs.hyperparameters)
+    ends = partial(outcome, budget=state.budget, tolerance=state.inputs.tolerance, limit=limit)
 
-    def step(place: jax.Array, moving: Moving) -> Moving:
+    def step(moving: Moving) -> tuple[Moving, jax.Array]:
         residual, _, derivative = _evaluate(signature, state, moving.theta)
         size = norm(residual)
-        status = _outcome(state, largest, moving.step, size)
+        status = ends(moving.step, size)
         goes_on = status == Status.running
         gradient = derivative * (state.inputs.scale * residual)[:, None, None] * state.signs
         if signature.form == "weight":
@@ -119,29 +116,28 @@ def take(signature: Any, early: bool, state: Any) -> tuple[Moving, jax.Array, ja
         weights = None if state.start is None else state.start + moving.theta
         updates, moved = optimizer.update(gradient, moving.optimizer, weights)
         keep = partial(jax.tree.map, lambda new, old: jnp.where(goes_on, new, old))  # a bad update never lands
-        return Moving(
-            theta=keep(moving.theta + updates, moving.theta),
-            change=None,
-            optimizer=keep(moved, moving.optimizer),
-            sizes=moving.sizes.at[place].set(size),
-            step=moving.step + goes_on.astype(jnp.int32),
-            status=status,
-        )
+        theta, kept = keep(moving.theta + updates, moving.theta), keep(moved, moving.optimizer)
+        return Moving(theta, None, kept, moving.step + goes_on.astype(jnp.int32), status), size
 
-    nothing = jnp.full(signature.measure_every, jnp.nan, state.theta.dtype)
-    moving = Moving(state.theta, None, state.optimizer, nothing, state.step, state.status)
+    def counted(carry: tuple[jax.Array, Moving, jax.Array]) -> tuple[jax.Array, Moving, jax.Array]:
+        place, moving, sizes = carry
+        moving, size = step(moving)
+        return place + 1, moving, sizes.at[place].set(size)
+
+    moving = Moving(state.theta, None, state.optimizer, state.step, state.status)
     if early:
-        _, moving = jax.lax.while_loop(
+        sizes = jnp.full(signature.measure_every, jnp.nan, state.theta.dtype)
+        _, moving, sizes = jax.lax.while_loop(
             lambda c: (c[0] < signature.measure_every) & (c[1].status == Status.running),
-            lambda c: (c[0] + 1, step(*c)),
-            (jnp.int32(0), moving),
+            counted,
+            (jnp.int32(0), moving, sizes),
         )
     else:
-        moving = jax.lax.fori_loop(0, signature.measure_every, step, moving)
-    return moving, *_measured(signature, state, moving.theta)
+        moving, sizes = jax.lax.scan(lambda one, _: step(one), moving, length=signature.measure_every)
+    return moving, sizes
 
 
-def _measured(signature: Any, state: Any, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
+def measured(signature: Any, state: Any, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return phi'(z_t) and the largest ||w_r - w_r(0)||, alone and in units of the neuron's radius, (2,)."""
     _, dl, derivative = _evaluate(signature, state, theta)
     inner = theta * dl if signature.form == "gram" else theta**2
