@@ -90,7 +90,8 @@ def packed(program: Program, inputs: Tree, *, split: bool = False) -> tuple[Prog
     kept = packing(jax.eval_shape(program.record, state))
     given, moving = map(_named if split else packing, (inputs, state))
     narrow = program._replace(
-        init=lambda start: moving.pack(program.init(given.unpack(start))),
+        # without a barrier XLA fuses all that init computes with the packing, which does not always compile for GPUs
+        init=lambda start: moving.pack(jax.lax.optimization_barrier(program.init(given.unpack(start)))),
         advance=lambda vectors: moving.pack(program.advance(moving.unpack(vectors))),
         running=lambda vectors: program.running(moving.unpack(vectors)),
         record=lambda vectors: kept.pack(program.record(moving.unpack(vectors))),
