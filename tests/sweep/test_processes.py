@@ -45,15 +45,26 @@ CLOSE = {"f32": 1e-6, "f64": 1e-14}
 """Of the residual at any step, in units of its start."""
 SEARCHES = {
     "bisection": {
-        "search": {"axis": "m", "criterion": ["E5"], "from": 8, "to": 64, "points": 4},
-        "product": {"replicate": {"count": 2}},
+        "training.max_steps": 20,
+        "sweep.search": {"axis": "m", "criterion": ["E5"], "from": 8, "to": 64, "points": 4},
+        "sweep.product": {"replicate": {"count": 2}},
     },
     "optuna": {
-        "search": {
+        "training.max_steps": 20,
+        "sweep.search": {
             "optuna": {"trials": 4, "batch": 2},
             "space": {"training.step_size.factor": {"uniform": [0.1, 0.9]}},
         },
-        "product": {"m": [8]},
+        "sweep.product": {"m": [8]},
+    },
+    "until": {
+        "data": {"kind": "sphere", "d": "2*n"},
+        "training.max_steps": {"flow_time": 0.7},
+        "training.tolerance": 0.1,
+        "training.step_size": {"rule": "spectral", "factor": 1.0},
+        "measure": ["E5"],
+        "analysis": {"until": 0.55, "delta": 0.5, "confidence": 0.6, "resamples": 50},
+        "sweep.product": {"n": [3, 6, 12], "m": [8, 32, 256], "replicate": {"count": 16}},
     },
 }
 
@@ -239,7 +250,7 @@ def test_processes_that_cannot_save_go_on_without(name, reason, folder):
 
 def test_a_search_goes_on_by_the_rows_that_the_first_process_has_stored(tmp_path):
     """Of one process, as far as its first round."""
-    runs = [{"out": name, "overrides": {"training.max_steps": 20, "sweep": of}} for name, of in SEARCHES.items()]
+    runs = [{"out": name, "overrides": overrides} for name, overrides in SEARCHES.items()]
     alone(tmp_path / "one", 2, *runs)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     for name in SEARCHES:
@@ -252,3 +263,4 @@ def test_a_search_goes_on_by_the_rows_that_the_first_process_has_stored(tmp_path
     for name in SEARCHES:
         one, two = (api.load(tmp_path / place / name).cells.set_index("cell") for place in ("one", "two"))
         assert one["status"].to_dict() == two["status"].to_dict()
+    assert 3 < two["replicate"].nunique() < 16  # of `until`, whose first round has 3
