@@ -148,7 +148,7 @@ def _opened(
             complain(f"warning: {line}")
     about = sweep.plan, configs.config_text(checked), fresh, sweep.experiment.columns()
     place = nullcontext(directory) if first else tempfile.TemporaryDirectory(prefix="expreg-")
-    with place as own, Store.open(own, *about) as store:
+    with processes.ending_together(mesh), place as own, Store.open(own, *about) as store:
         _warn_of_parts(store)
         try:
             taken = take(store, sweep.experiment, sweep.plan, sweep.cells, sources) if sources else None

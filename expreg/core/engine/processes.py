@@ -3,8 +3,10 @@
 import os
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import count
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 import jax
@@ -12,12 +14,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from expreg.errors import InputError, Problem, StorageError
+from expreg.errors import InputError, Interrupted, Problem, StorageError
+from expreg.output import complain
 
 T = TypeVar("T")
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 """The variables for where no cluster does it: host:port of process 0, how many there are, the number of this one."""
+
+GRACE_SECONDS = 10.0
+"""A process that has not ended so long after another one failed waits for it."""
+_runs = count()
 
 
 def connect() -> None:
@@ -51,6 +58,45 @@ def together(
     """Yield a function that says whether to stop, as `asked()` does in the first process."""
     with asked() as stop:
         yield lambda: bool(agreed(stop(), devices))
+
+
+@contextmanager
+def ending_together(devices: Mesh) -> Iterator[None]:
+    """End this process in one line, with the same exit code, where another one leaves the context by an error.
+
+    It may wait for the other in the middle of a program, where no exception of Python reaches it.
+    """
+    if not devices.is_multi_process:
+        yield
+        return
+    client: Any = jax._src.distributed.global_state.client
+    name, left = f"expreg/failed/{next(_runs)}", Event()
+    watch = Thread(target=_watch, args=(client, name, left), daemon=True)
+    watch.start()
+    try:
+        yield
+    except Interrupted:  # all know
+        raise
+    except Exception as error:
+        said = f"{getattr(error, 'exit_code', 1)} process {jax.process_index()} has failed: {error}"
+        with suppress(RuntimeError):
+            client.key_value_set(name, said, allow_overwrite=True)
+        raise
+    finally:
+        left.set()
+        watch.join()
+
+
+def _watch(client: Any, name: str, left: Event) -> None:
+    while not left.wait(1.0):
+        with suppress(RuntimeError):  # nobody has failed yet
+            code, _, line = client.key_value_try_get(name).partition(" ")
+            if not left.wait(GRACE_SECONDS):
+                complain(line)
+                try:
+                    jax.distributed.shutdown()  # for which the other one waits before it ends
+                finally:
+                    os._exit(int(code))
 
 
 def agreed(value: Any, devices: Mesh) -> Any:

@@ -1,4 +1,4 @@
-"""One network in several processes: they save and go on together, and search by the rows that the first has stored."""
+"""One network in several processes: they save, go on, search and fail together."""
 
 import json
 import os
@@ -18,11 +18,9 @@ import numpy as np
 import pytest
 
 from expreg import api
-from expreg.core.engine import checkpoints, devices, processes, programs
+from expreg.core.engine import checkpoints, devices, execute, processes, programs
 from expreg.core.engine import lanes as engine_module
 from expreg.core.store.events import read_events
-
-pytestmark = pytest.mark.clusters
 
 STEPS = 128
 CONFIG = {
@@ -43,6 +41,7 @@ KINDS = {"f32": {"network.m": 1008}, "f64": {"precision": "f64", "data.d": 2, "n
 """The first trains in Gram space, the second in weight space."""
 CLOSE = {"f32": 1e-6, "f64": 1e-14}
 """Of the residual at any step, in units of its start."""
+KILL = "checkpoint.after_rename:kill@3"
 SEARCHES = {
     "bisection": {
         "training.max_steps": 20,
@@ -71,7 +70,8 @@ SEARCHES = {
 
 # --- what runs in the processes -------------------------------------------------------------------
 
-FIRST = os.environ.get(processes.NUMBER, "0") == "0"
+NUMBER = int(os.environ.get(processes.NUMBER, "0"))
+FIRST = NUMBER == 0
 
 
 def live(cores, *runs):
@@ -84,15 +84,18 @@ def live(cores, *runs):
         programs.forget()
 
 
-def run(out, overrides, kill=False, hidden=False, full=False):
+def run(out, overrides, fault="", of=0, hidden=False, full=False):
     """Run cells; write the steps before and after each slice, and the warnings.
 
-    The third checkpoint kills this process if `kill`. Only the first process sees the run directory if it is `hidden`,
-    and it has no room if it is `full`.
+    The `fault` is that of one process, and each row is stored at once. Only the first process sees the run directory if
+    it is `hidden`, and it has no room if it is `full`.
     """
-    os.environ["EXPREG_FAULT"] = "checkpoint.after_rename:kill@3" if kill else ""
+    os.environ["EXPREG_FAULT"] = fault if of == NUMBER else ""
     see = processes.visible
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as warned:
+        if fault:
+            patch.setattr(execute, "COMMIT_SECONDS", (0.0, 0.0))
+            patch.setattr(processes, "GRACE_SECONDS", 0.5)
         patch.setattr(engine_module, "compile_program", counting(Path(f"{out}.steps")))
         if hidden and not FIRST:
             patch.setattr(checkpoints, "visible", lambda path, mesh: see(path / "elsewhere", mesh))
@@ -129,7 +132,7 @@ def counting(path, real=engine_module.compile_program):
 def started(folder, cores, *runs, **environment):
     """Start a process that runs in a folder, and end it with the context."""
     here = Path(__file__).parent
-    words = [sys.executable, "-c", "import sys, test_processes; test_processes.live(*sys.argv[1:])", str(cores)]
+    words = [sys.executable, "-c", "import sys, process_cases; process_cases.live(*sys.argv[1:])", str(cores)]
     places = {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])]), "EXPREG_TESTING": "1"}
     folder.mkdir(exist_ok=True)
     with subprocess.Popen(
@@ -143,8 +146,10 @@ def started(folder, cores, *runs, **environment):
 
 
 def ended(process, code=0):
+    """Wait for the end of a process, and return what it has said."""
     output, _ = process.communicate(timeout=200)
     assert process.returncode == code, output
+    return output
 
 
 def alone(folder, cores, *runs, code=0):
@@ -153,8 +158,11 @@ def alone(folder, cores, *runs, code=0):
         ended(process, code)
 
 
-def pair(folder, *runs, code=0):
-    """Run in two processes with a device each, of which the second has another working directory; kill both if one."""
+def pair(folder, *runs, codes=(0, 0)):
+    """Run in two processes with a device each, of which the second has another working directory; kill both if one.
+
+    Return what each has said.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -165,11 +173,12 @@ def pair(folder, *runs, code=0):
             stack.enter_context(started(place, 1, *runs, **both, **{processes.NUMBER: number}))
             for place, number in ((folder, "0"), (elsewhere, "1"))
         )
-        ended(first, code)
-        if code:
+        said = [ended(first, codes[0])]
+        if codes[0] == -signal.SIGKILL:
             second.kill()
-        ended(second, code)
+        said.append(ended(second, codes[1]))
     assert not list(elsewhere.iterdir())
+    return said
 
 
 def residuals(path):
@@ -197,10 +206,10 @@ def folder(tmp_path_factory):
         more = {"execution.checkpoint_seconds": seconds, "execution.devices": devices}
         return {"out": f"{name}-{kind}", "overrides": KINDS[kind] | more | how.pop("more", {}), **how}
 
-    pair(folder, given("killed", "f64", 1e-6, kill=True), code=-signal.SIGKILL)
+    pair(folder, given("killed", "f64", 1e-6, fault=KILL), codes=(-signal.SIGKILL, -signal.SIGKILL))
     for name in ("pair", "two", "four"):
         shutil.copytree(folder / "killed-f64", folder / f"{name}-f64")
-    ones = [given("two", "f64", devices=2), given("four", "f64"), given("begun", "f32", 1e-6, kill=True)]
+    ones = [given("two", "f64", devices=2), given("four", "f64"), given("begun", "f32", 1e-6, fault=KILL)]
     alone(folder, 4, *ones, code=-signal.SIGKILL)
     shutil.copytree(folder / "begun-f32", folder / "joined-f32")
     twos = [given(*run) for run in (("pair", "f64"), ("whole", "f64"), ("joined", "f32"), ("whole", "f32"))]
@@ -264,3 +273,18 @@ def test_a_search_goes_on_by_the_rows_that_the_first_process_has_stored(tmp_path
         one, two = (api.load(tmp_path / place / name).cells.set_index("cell") for place in ("one", "two"))
         assert one["status"].to_dict() == two["status"].to_dict()
     assert 3 < two["replicate"].nunique() < 16  # of `until`, whose first round has 3
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", [0, 1])
+def test_a_process_that_cannot_write_ends_the_other_one(of, tmp_path):
+    """At the first of many cells: the other one waits for it in the next, for five minutes if JAX had to end it."""
+    many = {"training.max_steps": 20, "network.m": 1008, "sweep.product": {"replicate": {"count": 1000}}}
+    failing = {"out": "run", "overrides": many, "fault": "commit.before_write:oserror", "of": of}
+    said = pair(tmp_path / "here", failing, codes=(1, 4) if of == 0 else (4, 1))
+    [line] = [line for line in said[1 - of].splitlines() if "Gloo" not in line]
+    assert line.startswith(f"process {of} has failed: error[E-DISK]")
+    assert "No space left on device" in line
+    assert not list((tmp_path / "here" / "run" / "parts").iterdir()) or of == 1
