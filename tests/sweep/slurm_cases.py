@@ -66,6 +66,39 @@ problem: {n: 8, d: 2}
 sweep: {product: {replicate: {count: 50}}}
 execution: {lanes: 1}
 """
+LONG = '''
+"""A training whose tasks note each step, and whose values show a single wrong bit some steps later."""
+import os, time
+import submitit
+from pathlib import Path
+import expreg
+import jax, jax.numpy as jnp
+
+task = submitit.JobEnvironment().job_id if "SUBMITIT_EXECUTOR" in os.environ else ""
+folder = Path(__file__).parent
+if task:
+    (folder / f"process-{task}").write_text(str(os.getpid()))
+
+def note(step):
+    if task:
+        time.sleep(0.001)
+        with (folder / "taken").open("a") as file:
+            file.write(f"{os.getpid()} {step}\\n")
+
+def step(state):
+    taken, x = state
+    jax.debug.callback(note, taken)
+    x = 3.9 * x * (1 - x)
+    return (taken + 1, x), {"x": x}
+
+expreg.register(expreg.Training("long", lambda key: (jnp.int32(0), jnp.float32(0.3)), step, steps=3000))
+'''
+LONG_CONFIG = """
+experiment: long
+name: long
+training: {curve: {points: 100}}
+execution: {checkpoint_seconds: 0.1, slice_seconds: 0.1}
+"""
 OWNER = """
 import sys
 from unittest import mock
@@ -89,14 +122,14 @@ class Place(NamedTuple):
     def run(self) -> Path:
         return self.folder / "run"
 
-    def owner(self, *words: str, engine: str = "slurm", workers: int = 5) -> "Process":
-        """Start `expreg run` in a process of its own."""
-        where = [f"execution.options.cluster={self.kind}", "--on", engine, f"execution.workers={workers}"]
-        return self.start("run", "slow.yaml", "--out", "run", *where, *words)
+    def owner(self, *words: str, engine: str = "slurm", workers: int = 5, name: str = "slow") -> "Process":
+        """Start `expreg run` in a process of its own.
 
-    def start(self, *words: str) -> "Process":
-        """Start a command; what it says goes to a file, for tasks on this host have its output too."""
-        command = [sys.executable, "-c", OWNER, *words, *(["--import", "slow.py"] if words[0] == "run" else [])]
+        What it says goes to a file, for tasks on this host have its output too.
+        """
+        where = [f"execution.options.cluster={self.kind}", "--on", engine, f"execution.workers={workers}"]
+        run = ["run", f"{name}.yaml", "--import", f"{name}.py", "--out", "run", *where, *words]
+        command = [sys.executable, "-c", OWNER, *run]
         said = self.folder / f"said-{time.monotonic_ns()}"
         with said.open("w") as file:
             output: Any = {"stdout": file, "stderr": file}
@@ -121,6 +154,13 @@ class Place(NamedTuple):
             self.slurm("scancel", "--signal=USR2", task)
         else:
             os.kill(self.process(task), signal.SIGUSR2)
+
+    def start_again(self, task: str) -> None:
+        """Start a task that was requeued; Slurm would wait for two minutes."""
+        if self.kind == "slurm":
+            until(lambda: self.slurm("squeue", "--noheader", f"--jobs={task}", "--format=%T") == "PENDING")
+            time.sleep(3)  # at once, the node would refuse it for a credential of the same second
+            self.slurm("scontrol", "update", f"job={task}", "StartTime=now")
 
     def lives(self, task: str) -> bool:
         with suppress(OSError):
@@ -205,10 +245,7 @@ def test_tasks_that_are_killed_or_stopped_leave_each_cell_once(place: Place, her
     os.kill(place.process(killed), signal.SIGKILL)
     place.stop(stopped)
     (place.folder / "hold").unlink()
-    if place.kind == "slurm":  # which would wait for two minutes
-        until(lambda: place.slurm("squeue", "--noheader", f"--jobs={stopped}", "--format=%T") == "PENDING")
-        time.sleep(3)  # at once, the node would refuse it for a credential of the same second
-        place.slurm("scontrol", "update", f"job={stopped}", "StartTime=now")
+    place.start_again(stopped)
     code, said = owner.ended()
     assert code == 0, said
     assert Counter(place.published().values()) == {1: 50}
@@ -218,6 +255,31 @@ def test_tasks_that_are_killed_or_stopped_leave_each_cell_once(place: Place, her
     assert {task: place.starts(task) for task in first} == {killed: 1, stopped: 2, **dict.fromkeys(others, 1)}
     found = table.read(place.run)[0]
     pd.testing.assert_frame_equal(found.drop(columns="seconds"), here.drop(columns="seconds"), check_exact=True)
+
+
+def test_a_task_that_is_stopped_within_a_cell_goes_on_from_its_checkpoint(place: Place) -> None:
+    (place.folder / "long.py").write_text(LONG)
+    (place.folder / "long.yaml").write_text(LONG_CONFIG)
+    assert place.owner("--out", "whole", engine="local", name="long").ended()[0] == 0
+    owner = place.owner(name="long")
+    until(lambda: [*place.run.glob("checkpoints/*/0*")])
+    [[task]] = place.arrays()
+    place.stop(task)
+    place.start_again(task)
+    code, said = owner.ended()
+    assert code == 0, said
+    assert place.starts(task) == 2
+    steps: dict[str, list[int]] = {}
+    for process, step in map(str.split, (place.folder / "taken").read_text().splitlines()):
+        steps.setdefault(process, []).append(int(step))
+    assert sorted(step for taken in steps.values() for step in taken) == [*range(3000)]
+    before, after = steps.values()
+    assert 0 < after[0] == len(before)
+    found, whole = api.load(place.run), api.load(place.folder / "whole")
+    assert found.cells["steps"].tolist() == [3000]
+    assert len(found.curves) == 100
+    pd.testing.assert_frame_equal(found.curves, whole.curves, check_exact=True)
+    assert not list(place.run.glob("checkpoints/*"))
 
 
 def begun(place: Place) -> tuple[Process, dict[str, list[str]]]:
