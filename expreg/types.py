@@ -173,6 +173,11 @@ class later:
 _resolved = cache(resolve_name)
 
 
+def all_later(module: str, *names: str) -> dict[str, Any]:
+    """Return functions of a module by their names, each imported at its first call."""
+    return {name: later(f"{module}:{name}") for name in names}
+
+
 class Trained(NamedTuple):
     """What has been trained, and what its training left in the column `final` of the experiment."""
 

@@ -1,7 +1,10 @@
 """Move the parameter or the context of a regression problem: `in_context`."""
 
+from functools import partial
+from pkgutil import resolve_name
+
 from expreg.kinds.in_context.columns import columns, curves
-from expreg.types import Experiment, Settings, later
+from expreg.types import Experiment, Settings, all_later, later
 
 _DRAWN = {"n": 1024, "d": 16, "radius": 1.0, "noise": 0.1, "activation": "exp", "loss": "rescaled"}
 _MOVE = {"move": "gd", "largest": 1.0, "smallest": 1e-3, "sizes": 16, "tokens": 0}
@@ -16,24 +19,15 @@ PROBE: Settings = {
 
 IN_CONTEXT = Experiment(
     name="in_context",
-    schema=later("expreg.kinds.in_context.schema:in_context"),
+    schema=partial(resolve_name, "expreg.kinds.in_context.schema:InContextConfig"),
     columns=columns,
     curves=curves,
-    signature=later("expreg.kinds.in_context.program:signature"),
     build=later("expreg.kinds.in_context.program:program"),
-    prepare=later("expreg.kinds.in_context.program:prepare"),
-    row=later("expreg.kinds.in_context.program:row"),
-    inputs=later("expreg.kinds.in_context.program:inputs"),
-    cost=later("expreg.kinds.in_context.program:cost"),
+    **all_later("expreg.kinds.in_context.program", "signature", "prepare", "row", "inputs", "cost"),
     size=lambda settings: f"cell n={settings['problem']['n']} d={settings['problem']['d']}",
     probe=PROBE,
     summarise=later("expreg.kinds.in_context.summary:summarise"),
-    figures={
-        "shift": later("expreg.kinds.in_context.figures:shift"),
-        "ratios": later("expreg.kinds.in_context.figures:ratios"),
-        "heads": later("expreg.kinds.in_context.figures:heads"),
-        "paths": later("expreg.kinds.in_context.figures:paths"),
-    },
+    figures=all_later("expreg.kinds.in_context.figures", "shift", "ratios", "heads", "paths"),
     claims={
         "shift bound": ("The shift of the target stays below its bound", "shift / bound, 5 to 95 %"),
         "proportional": ("The shift is proportional to a small move", "slope of log shift in log move"),

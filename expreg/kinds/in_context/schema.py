@@ -15,11 +15,6 @@ LARGEST_EXPONENT = {"f32": 88.72, "f64": 709.78}  # z with a finite e^z (E.34)
 Context = Annotated[int, Number(integer=True, least=2, most=2**30)]
 
 
-def in_context() -> type[Config]:
-    """Return the config of the experiment that compares a step of the weights with a shift of the labels."""
-    return InContextConfig
-
-
 class _Task(Block):
     activation: Annotated[str, Choice(options=residual.activations)] = key("exp", "u = phi(A x), entrywise")
     loss: Annotated[str, Choice(options=("rescaled", "softmax"))] = key(

@@ -3,9 +3,10 @@
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
+from pkgutil import resolve_name
 
 from expreg.kinds.network import check, columns
-from expreg.types import Experiment, Settings, Spread, later
+from expreg.types import Experiment, Settings, Spread, all_later, later
 
 PROBE: Settings = {
     "experiment": "threshold",
@@ -71,15 +72,12 @@ CLAIMS = {
 
 THRESHOLD = Experiment(
     name="threshold",
-    schema=later("expreg.kinds.network.schema:training"),
+    schema=partial(resolve_name, "expreg.kinds.network.schema:TrainingConfig"),
     columns=columns.training,
     curves=columns.curves,
-    signature=later("expreg.kinds.network.training:signature"),
     build=later("expreg.kinds.network.descent:program"),
-    prepare=later("expreg.kinds.network.training:prepare"),
-    row=later("expreg.kinds.network.training:row"),
-    inputs=later("expreg.kinds.network.start:inputs"),
-    cost=later("expreg.kinds.network.training:cost"),
+    **all_later("expreg.kinds.network.training", "signature", "prepare", "row", "cost"),
+    **all_later("expreg.kinds.network.start", "inputs", "certify"),
     spread=Spread(
         over="neurons",
         parts=attrgetter("neurons"),
@@ -91,16 +89,11 @@ THRESHOLD = Experiment(
     size=check.size,
     least_bytes=check.least_bytes,
     check=check.check,
-    too_few=later("expreg.kinds.network.outlook:too_few"),
-    warnings=later("expreg.kinds.network.outlook:warnings"),
-    outlook=later("expreg.kinds.network.outlook:outlook"),
-    certify=later("expreg.kinds.network.start:certify"),
-    searches=later("expreg.kinds.network.search:searches"),
-    success=later("expreg.kinds.network.search:success"),
-    half_width=later("expreg.kinds.network.summary.summary:half_width"),
+    **all_later("expreg.kinds.network.outlook", "too_few", "warnings", "outlook"),
+    **all_later("expreg.kinds.network.search", "searches", "success"),
     trained=later("expreg.kinds.network.trained:trained"),
     probe=PROBE,
-    summarise=later("expreg.kinds.network.summary.summary:summarise"),
+    **all_later("expreg.kinds.network.summary.summary", "summarise", "half_width"),
     final="residual_final",
     inner=columns.INNER,
     figures=FIGURES,
@@ -111,16 +104,13 @@ CONVERGENCE = replace(THRESHOLD, name="convergence", figures={"convergence": FIG
 CONCENTRATION = replace(
     THRESHOLD,
     name="concentration",
-    schema=later("expreg.kinds.network.schema:concentration"),
+    schema=partial(resolve_name, "expreg.kinds.network.schema:ConcentrationConfig"),
     columns=columns.concentration,
     spread=None,
     trained=None,
     final="",
-    signature=later("expreg.kinds.network.concentration:signature"),
     build=later("expreg.kinds.network.concentration:program"),
-    prepare=later("expreg.kinds.network.concentration:prepare"),
-    row=later("expreg.kinds.network.concentration:row"),
-    cost=later("expreg.kinds.network.concentration:cost"),
+    **all_later("expreg.kinds.network.concentration", "signature", "prepare", "row", "cost"),
     figures={
         "concentration": later("expreg.kinds.network.figures.concentration:errors"),
         "concentration-threshold": later("expreg.kinds.network.figures.concentration:widths"),
@@ -131,17 +121,14 @@ CONCENTRATION = replace(
 CAPACITY = replace(
     THRESHOLD,
     name="capacity",
-    schema=later("expreg.kinds.network.schema:capacity"),
+    schema=partial(resolve_name, "expreg.kinds.network.schema:CapacityConfig"),
     columns=columns.capacity,
     spread=None,
     trained=None,
     final="",
     curves=tuple,
-    signature=later("expreg.kinds.network.capacity:signature"),
     build=later("expreg.kinds.network.capacity:program"),
-    prepare=later("expreg.kinds.network.capacity:prepare"),
-    row=later("expreg.kinds.network.capacity:row"),
-    cost=later("expreg.kinds.network.capacity:cost"),
+    **all_later("expreg.kinds.network.capacity", "signature", "prepare", "row", "cost"),
     check=later("expreg.kinds.network.capacity:problems"),
     outlook=later("expreg.kinds.network.summary.capacity:outlook"),
     warnings=lambda *_: [],  # those are about the exponent that the theorem claims

@@ -32,21 +32,6 @@ StepsOrZero = Annotated[int, Number(integer=True, least=0, most=10**9)]
 Decay = Annotated[float, Number(least=0, below=1)]
 
 
-def training() -> type[Config]:
-    """Return the config of an experiment that trains networks."""
-    return TrainingConfig
-
-
-def concentration() -> type[Config]:
-    """Return the config of the experiment that looks at networks at their start."""
-    return ConcentrationConfig
-
-
-def capacity() -> type[Config]:
-    """Return the config of the experiment that fits the data with no regard to time."""
-    return CapacityConfig
-
-
 def _in_order(value: list[str]) -> list[str]:
     for index, event in enumerate(value):
         if event in value[:index]:

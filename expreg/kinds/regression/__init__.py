@@ -2,9 +2,10 @@
 
 from functools import partial
 from operator import attrgetter
+from pkgutil import resolve_name
 
 from expreg.kinds.regression.columns import columns, curves
-from expreg.types import Experiment, Settings, Spread, later
+from expreg.types import Experiment, Settings, Spread, all_later, later
 
 _MATRIX = {"n": 512, "d": 16, "density": 1.0, "condition": 1.0, "coherence": 0.0}
 _TARGET = {"scale": 1.0, "noise": 1.0, "loss": "softmax", "activation": "exp", "weight": 0.0}
@@ -23,26 +24,18 @@ PROBE: Settings = {
 
 REGRESSION = Experiment(
     name="regression",
-    schema=later("expreg.kinds.regression.schema:regression"),
+    schema=partial(resolve_name, "expreg.kinds.regression.schema:RegressionConfig"),
     columns=columns,
     curves=curves,
-    signature=later("expreg.kinds.regression.program:signature"),
     build=later("expreg.kinds.regression.program:program"),
-    prepare=later("expreg.kinds.regression.program:prepare"),
-    row=later("expreg.kinds.regression.program:row"),
-    inputs=later("expreg.kinds.regression.program:inputs"),
-    cost=later("expreg.kinds.regression.program:cost"),
+    **all_later("expreg.kinds.regression.program", "signature", "prepare", "row", "inputs", "cost", "check"),
     spread=Spread(
         over="rows",
         parts=attrgetter("parts"),
-        signature=later("expreg.kinds.regression.shared:signature"),
         build=later("expreg.kinds.regression.program:program"),
-        prepare=later("expreg.kinds.regression.shared:prepare"),
-        cost=later("expreg.kinds.regression.shared:cost"),
-        whole=later("expreg.kinds.regression.shared:whole"),
+        **all_later("expreg.kinds.regression.shared", "signature", "prepare", "cost", "whole"),
     ),
     size=lambda settings: f"cell n={settings['problem']['n']} d={settings['problem']['d']}",
-    check=later("expreg.kinds.regression.program:check"),
     probe=PROBE,
     summarise=later("expreg.kinds.regression.summary:summarise"),
     figures={

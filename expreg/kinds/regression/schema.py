@@ -30,11 +30,6 @@ MAX_ROWS = 2**30
 LARGEST_RADIUS = {"f32": 6.5, "f64": 18.0}
 
 
-def regression() -> type[Config]:
-    """Return the config of the experiment that solves regression problems."""
-    return RegressionConfig
-
-
 class _Problem(Block):
     loss: Annotated[str, Choice(options=lambda: residual.LOSSES)] = key(
         "softmax",
