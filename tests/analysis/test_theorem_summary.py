@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from expreg.core.stats.success import exact_interval
 from expreg.core.stats.summary import summarise
 from expreg.kinds import EXPERIMENTS
 from expreg.kinds.regression import theorem
@@ -92,7 +93,8 @@ def test_of_several_cases_the_interval_decides_and_not_the_mean():
     assert (
         theorem._decisive([few, below, many], 0.9, 0.95) is below
     )  # begins higher than that of the few, ends below 0.9
-    assert theorem._limits(few, 0.95)[0] < theorem._limits(below, 0.95)[0] < theorem._limits(below, 0.95)[1] < 0.9
+    (few_low, _), (low, high) = (exact_interval(int(part.sum()), len(part), 0.95) for part in (few, below))
+    assert few_low < low < high < 0.9
 
 
 def test_starts_that_are_not_good_do_not_count_but_bound_where_convergence_begins():

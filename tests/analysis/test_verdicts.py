@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+from expreg.core.stats.power import standard_errors
 from expreg.kinds.network.summary import growth, summary, verdicts
 
 NS = [4, 8, 16]
@@ -131,7 +132,7 @@ def test_the_error_of_lambda_widens_the_interval_of_m_lambda_squared() -> None:
     random = [{"n": n, "lambda_cts": 4.0 * n**-1.0, "lambda_error": 0.1} for n in NS]
     known = [record | {"lambda_error": 0.0} for record in random]
     sure, unsure = (width(criterion(3.7, 3.9), spectrum)["scaled"] for spectrum in (known, random))
-    half = growth.quantile(0.95) * growth.lambda_slope(random, NS)[1]
+    half = standard_errors(0.95) * growth.lambda_slope(random, NS)[1]
     assert (sure["low"], sure["high"]) == pytest.approx((1.7, 1.9))
     assert (unsure["low"], unsure["high"]) == pytest.approx(
         (1.8 - np.hypot(0.1, 2 * half), 1.8 + np.hypot(0.1, 2 * half))

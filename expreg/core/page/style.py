@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FormatStrFormatter, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from expreg.core.stats.describe import spread as spread
 from expreg.errors import printable
 
 WIDTH = 6.75  # inches: the text width of a two-column page
@@ -113,15 +114,6 @@ def some(labels: Sequence[str]) -> str:
     """Return one label, or the first of several and how many more there are."""
     more = len(labels) - 1
     return f"{labels[0]} and {more} more group{'s' if more > 1 else ''}" if more else labels[0]
-
-
-def spread(values: Iterable[Any], count: int) -> list[Any]:
-    """Return at most `count` of the distinct sorted values, first and last among them, evenly by rank."""
-    ranked = sorted(set(values))
-    if len(ranked) <= count:
-        return ranked
-    picks = np.linspace(0, len(ranked) - 1, count).round().astype(int)
-    return [ranked[i] for i in picks]
 
 
 def pages(name: str, panels: Sequence[Any], owner: Any = None) -> list[tuple[str, list[Any]]]:

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from expreg.core.stats import laws
-
-Floats = NDArray[np.float64]
+from expreg.core.stats.describe import Floats
 
 # A spread below this share of the grid's step is not seen by the grid: nearly all thresholds at an n then fall
 # into one cell or two, and neither the likelihood nor the bootstrap knows where in them they lie.

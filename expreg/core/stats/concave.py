@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from expreg.core.stats.describe import Floats
+
 Lanes = NDArray[np.int64]
 Local = Callable[[Floats, Lanes], tuple[Floats, Floats, Floats]]
 Oracle = Callable[[Floats], tuple[Floats, Floats, Floats]]

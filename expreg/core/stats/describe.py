@@ -1,6 +1,6 @@
 """Quantiles, groups of rows and verdicts: the parts that the summaries of all kinds are made from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,9 +46,24 @@ def split(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[Record, pd
         yield dict(zip(present, key if isinstance(key, tuple) else (key,), strict=True)), part
 
 
+def spread(values: Iterable[Any], count: int) -> list[Any]:
+    """Return at most `count` of the distinct sorted values, first and last among them, evenly by rank."""
+    ranked = sorted(set(values))
+    if len(ranked) <= count:
+        return ranked
+    return [ranked[i] for i in np.linspace(0, len(ranked) - 1, count).round().astype(int)]
+
+
 def shown(value: object) -> str:
     """Return a setting as labels show it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def with_interval(value: float | None, low: float | None, high: float | None, form: str = ".3g") -> str:
+    """Return a number with its interval in brackets, alone where an end is unknown; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:{form}}" if low is None or high is None else f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def above(low: float, high: float, level: float) -> str:

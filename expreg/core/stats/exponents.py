@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from expreg.core.stats.describe import Floats
 from expreg.output import counted
 
-Floats = NDArray[np.float64]
 Locate = Callable[[Floats, Floats, Floats], tuple[Floats, Floats]]
 
 # A point whose threshold lies beyond the grid in more than this share of the resamples is not used.

@@ -7,12 +7,11 @@ batch of weights at once: row 0 may be the data and the others its bootstrap sam
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
 from expreg.core.stats import concave
+from expreg.core.stats.describe import Floats
 
-Floats = NDArray[np.float64]
 _ROOT_2_PI = np.sqrt(2.0 * np.pi)
 
 # Distance of (log C, alpha) from a rough start within which the maximum is looked for.

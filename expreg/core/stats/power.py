@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
 from expreg.core.stats import thresholds
+from expreg.core.stats.describe import Floats
 
-Floats = NDArray[np.float64]
 Widths = Sequence[float] | Mapping[int, Sequence[float]]
 
 # The replicates of a half-width may exceed an integer by rounding alone.
@@ -83,16 +82,17 @@ def largest_exponent(delta: float, grids: Mapping[int, Sequence[float]]) -> floa
 
 def expected_half_width(of: Variance, replicates: float, confidence: float) -> float:
     """Return half the width of the interval of the exponent that a number of replicates can be expected to give."""
-    return _z(confidence) * math.sqrt(of.sampling / replicates + of.grid)
+    return standard_errors(confidence) * math.sqrt(of.sampling / replicates + of.grid)
 
 
 def replicates_for(of: Variance, wanted: float, confidence: float) -> int | None:
     """Return how many replicates give an interval of half-width `wanted` (D.14); None if the grid is too coarse."""
-    room = (wanted / _z(confidence)) ** 2 - of.grid
+    room = (wanted / standard_errors(confidence)) ** 2 - of.grid
     return math.ceil(of.sampling / room - _ROUNDING) if room > 0.0 else None
 
 
-def _z(confidence: float) -> float:
+def standard_errors(confidence: float) -> float:
+    """Return how many standard errors a two-sided interval of the normal law reaches."""
     return float(special.ndtri((1.0 + confidence) / 2.0))
 
 

@@ -4,13 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from expreg.core.bisection import bisect
-from expreg.core.stats.success import clopper_pearson
+from expreg.core.stats.describe import Floats
+from expreg.core.stats.success import exact_interval
 from expreg.core.stats.thresholds import first_and_last
-
-Floats = NDArray[np.float64]
 
 
 def fill(success: Floats) -> Floats:
@@ -56,19 +54,19 @@ def verification(tables: Iterable[tuple[Floats, Floats]], confidence: float) -> 
         first, last = first_and_last(whole)
         steps = np.log(widths)
         steps = np.append(steps, 2 * steps[-1] - steps[-2:][0])  # beyond the grid: one more step of it, if it has any
-        high = np.array([bisect(line).high for line in whole.tolist()], dtype=int)
+        begins = np.array([bisect(line).high for line in whole.tolist()], dtype=int)
         failures = np.sum(whole < 0.5, axis=1)
         broken, outcomes = broken + int(np.sum(first < last)), outcomes + whole.size
-        wrong += int(np.sum((np.arange(len(widths)) >= high[:, None]) != (whole > 0.5)))
-        pairs += zip(steps[high] - steps[failures], steps[high] - steps[last], strict=True)
+        wrong += int(np.sum((np.arange(len(widths)) >= begins[:, None]) != (whole > 0.5)))
+        pairs += zip(steps[begins] - steps[failures], steps[begins] - steps[last], strict=True)
     count = len(pairs)
-    [low], [top] = clopper_pearson(np.array([float(broken)]), np.array([float(count)]), confidence)
+    low, high = exact_interval(broken, count, confidence)
     curve, final = np.array(pairs).reshape(-1, 2).T
     return {
         "replicates": count,
         "non_monotone": broken / count if count else None,
-        "low": float(low),
-        "high": float(top),
+        "low": low,
+        "high": high,
         "wrong": wrong / outcomes if outcomes else None,
         "curve": float(np.exp(curve.mean())) if count else None,
         "curve_error": float(np.exp(curve.std(ddof=1) / np.sqrt(count))) if count > 1 else None,

@@ -3,10 +3,9 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
-Floats = NDArray[np.float64]
+from expreg.core.stats.describe import Floats
 
 # Shares are ratios of integers: this only absorbs the rounding of levels such as 1 - 0.1.
 _ROUNDING = 1e-12
@@ -21,6 +20,12 @@ def clopper_pearson(successes: Floats, trials: Floats, confidence: float) -> tup
     low = np.where(successes == 0, 0.0, low)
     high = np.where(successes == trials, 1.0, high)
     return np.where(trials > 0, low, np.nan), np.where(trials > 0, high, np.nan)
+
+
+def exact_interval(successes: int, trials: int, confidence: float) -> tuple[float, float]:
+    """Return the exact interval of one share."""
+    low, high = clopper_pearson(np.array(successes), np.array(trials), confidence)
+    return float(low), float(high)
 
 
 def isotonic(successes: Floats, trials: Floats) -> Floats:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-Floats = NDArray[np.float64]
+from expreg.core.stats.describe import Floats
+
 Ints = NDArray[np.int64]
 
 # (1 - delta)(S + 1) may exceed an integer by rounding alone.

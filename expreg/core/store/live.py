@@ -1,7 +1,7 @@
 """How far a run is while it goes on: numbers that its process leaves for others, and the words that both print."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +59,7 @@ def rest(progress: Progress) -> str:
 def line(progress: Progress, *, over: bool = False) -> str:
     """Return the line of a log: cells done, by status, rate and time left; once it is `over`, the time it took."""
     p = progress
-    statuses = ", ".join(f"{count} {status}" for status, count in _common(p.statuses))
+    statuses = ", ".join(f"{count} {status}" for status, count in Counter(p.statuses).most_common())
     head = f"{p.label}{p.done}/{p.of} cells done" + (f" ({statuses})" if statuses else "")
     if p.done == p.of or over:
         return f"{head}; {'in' if p.done == p.of else 'stopped after'} {duration(p.seconds)}"
@@ -76,10 +76,6 @@ def facts(progress: Progress) -> dict[str, str]:
 
 def _left(progress: Progress) -> str:
     return "?" if progress.seconds_left is None else duration(float(round(progress.seconds_left)))
-
-
-def _common(statuses: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(statuses.items(), key=lambda item: -item[1])
 
 
 def _pace(rate: float) -> str:

@@ -138,16 +138,10 @@ def _left(look: Look) -> tuple[Array, Array]:
     return look.movement, ~(look.movement <= look.initial["radius"] * (1 + look.slack))
 
 
-def _kernel_lost(look: Look) -> tuple[Array, Array]:
-    """Follow lambda_min(H(t)); below lambda/2 E3 is violated."""
+def _kernel_lost(look: Look, least: Any) -> tuple[Array, Array]:
+    """Follow lambda_min(H(t)), and whether it is below the least that is asked for."""
     lambda_min: Any = look.lambda_min
-    return lambda_min, ~(lambda_min >= look.inputs.lambda_cts / 2 * (1 - look.slack))
-
-
-def _start_lost(look: Look) -> tuple[Array, Array]:
-    """Follow lambda_min(H(t)); below lambda/2 = 2/3 lambda_min(H(0)) E3cert is violated."""
-    lambda_min: Any = look.lambda_min
-    return lambda_min, ~(lambda_min >= CERTIFIED / 2 * look.initial["lambda_0"] * (1 - look.slack))
+    return lambda_min, ~(lambda_min >= least * (1 - look.slack))
 
 
 def _rate_lost(look: Look, lam: Any = None) -> tuple[Array, Array]:
@@ -230,7 +224,7 @@ _LIST = (
         needs=frozenset({"training", "kernel", "theory", "resolved"}),
         margin=lambda facts: _ratio(facts.record["lambda_min_path"], facts.lam / 2),
         when="measure",
-        update=_kernel_lost,
+        update=lambda look: _kernel_lost(look, look.inputs.lambda_cts / 2),
         keeps="lambda_min_path",
         column=Column("lambda_min_path", "float64", "smallest lambda_min(H(t)) at the measured steps; null without E3"),
     ),
@@ -279,7 +273,7 @@ _ON_REQUEST = (
             facts.record["lambda_min_certified"], CERTIFIED / 2 * float(facts.record["lambda_0"])
         ),
         when="measure",
-        update=_start_lost,
+        update=lambda look: _kernel_lost(look, CERTIFIED / 2 * look.initial["lambda_0"]),
         keeps="lambda_min_certified",
     ),
     Event(

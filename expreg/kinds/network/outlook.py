@@ -12,7 +12,7 @@ from expreg import theory
 from expreg.activation import lookup
 from expreg.core.page import terminal
 from expreg.core.stats import power, thresholds
-from expreg.core.stats.describe import shown
+from expreg.core.stats.describe import shown, spread
 from expreg.kinds.network.start import problem
 from expreg.kinds.network.summary import growth
 from expreg.types import Settings
@@ -57,14 +57,15 @@ def theory_table(cells: Iterable[Settings], delta: float) -> dict[str, Any]:
         known = (id(settings["data"]), network["activation"], network["init"], network["scale"])
         if known not in seen:  # equal blocks are one object: the text is made once for each, not for each cell
             seen.add(known)
-            first.setdefault(_regime(settings) + _size(settings), settings)
+            data = settings["data"]
+            first.setdefault(f"{_regime(settings)} {data['n']} {data['d']}", settings)
     regimes: dict[str, list[Settings]] = defaultdict(list)
     for settings in first.values():
         regimes[_regime(settings)].append(settings)
     labels = _labels(list(regimes))
     rows, large, many = [], set(), False
     for regime, found in list(regimes.items())[:MOST_REGIMES]:
-        kept = _thinned([one["data"]["n"] for one in found])
+        kept = spread((one["data"]["n"] for one in found), MOST_N)
         many |= len(kept) < len({one["data"]["n"] for one in found})
         for settings in sorted(found, key=lambda one: (one["data"]["n"], one["data"]["d"])):
             n = settings["data"]["n"]
@@ -85,10 +86,6 @@ def _regime(settings: Settings) -> str:
     return json.dumps(data | network, sort_keys=True)
 
 
-def _size(settings: Settings) -> str:
-    return f" {settings['data']['n']} {settings['data']['d']}"
-
-
 def _labels(regimes: Sequence[str]) -> dict[str, str]:
     """Return for each regime its kind of data and what sets it apart from the others."""
     parsed = {regime: json.loads(regime) for regime in regimes}
@@ -102,13 +99,6 @@ def _labels(regimes: Sequence[str]) -> dict[str, str]:
 
 def _short(value: Any) -> str:
     return str(value.get("kind", value)) if isinstance(value, Mapping) else shown(value)
-
-
-def _thinned(values: Sequence[int]) -> set[int]:
-    ranked = sorted(set(values))
-    if len(ranked) <= MOST_N:
-        return set(ranked)
-    return {ranked[i] for i in np.linspace(0, len(ranked) - 1, MOST_N).round().astype(int)}
 
 
 def _row(settings: Settings, delta: float) -> dict[str, Any]:

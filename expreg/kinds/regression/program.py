@@ -12,6 +12,7 @@ import numpy as np
 
 from expreg import residual, solver, sparse
 from expreg.activation import Activation, lookup, padded
+from expreg.core.engine.curves import ended
 from expreg.data import problems
 from expreg.errors import InputError, Problem
 from expreg.kinds.regression import bounded
@@ -255,18 +256,6 @@ def _record(activation: Activation, state: State) -> dict[str, Array]:
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def _curve(record: dict[str, Array]) -> dict[str, np.ndarray]:
-    """Return the stored curve with the last step at its end."""
-    length = int(record["curve_length"])
-    ends = record["curve_step"][length - 1] == record["steps"]
-
-    def whole(name: str, last: Array) -> np.ndarray:
-        return np.append(record[f"curve_{name}"][:length], [] if ends else [last])
-
-    curves = {f"curve_{name}": whole(name, record[f"last_{name}"]).astype(np.float64) for name in CURVES}
-    return {"curve_step": whole("step", record["steps"]).astype(np.int64), **curves}
-
-
 def row(settings: Settings, record: dict[str, Array]) -> Row:
     """Return the columns of a finished cell with its curve as lists."""
     found, chosen, given, static = problem(settings), settings["solver"], settings["problem"], signature(settings)
@@ -301,7 +290,7 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         "residual_final": float(record["last_residual"]),
         **{name: float(record[name]) for name in MEASURED},
         **_errors(found.planted, _signs(given["activation"]), record),
-        **_curve(record),
+        **ended(record, {name: record[f"last_{name}"] for name in CURVES}),
         **_weight(given["weight"]),
     }
 

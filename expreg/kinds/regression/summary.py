@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from expreg.core.stats.describe import Floats, Record, above, quartiles, shown, split, varying, verdict
-from expreg.core.stats.success import clopper_pearson
+from expreg.core.stats.describe import Floats, Record, above, quartiles, shown, split, varying, verdict, with_interval
+from expreg.core.stats.success import exact_interval
 from expreg.core.stats.summary import Asked
 from expreg.kinds.regression import answer, theorem
 from expreg.kinds.regression.columns import PROBLEM as KEYS
@@ -229,7 +229,7 @@ def _speeds(pairs: Pairs, grouped: Sequence[str]) -> Iterator[Record]:
 
 
 def _spread(found: Record) -> str:
-    return "–" if found["median"] is None else "{median:.3g} [{low:.3g}, {high:.3g}]".format(**found)
+    return with_interval(found["median"], found["low"], found["high"])
 
 
 def _verdicts(pairs: Pairs, delta: float, confidence: float) -> Iterator[Record]:
@@ -259,7 +259,7 @@ def _quadratic(orders: Sequence[float]) -> Record:
 def _contracts(methods: Sequence[Record], delta: float, confidence: float) -> Record:
     shares = [factor / method["promised"] for method in methods for factor in method["contractions"]]
     good, level = sum(share <= 1 for share in shares), 1 - delta
-    low, high = (float(limit) for limit in clopper_pearson(np.array(good), np.array(len(shares)), confidence))
+    low, high = exact_interval(good, len(shares), confidence)
     worst = f"the worst by {max(shares):.3g} times that"
     reason = f"{good} of {len(shares)} steps near the optimum contract by eps/(1-eps) or better, {worst}."
     numbers = {"value": good / len(shares), "low": low, "high": high}

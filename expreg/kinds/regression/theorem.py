@@ -22,8 +22,9 @@ from expreg.core.stats.describe import (
     split,
     varying,
     verdict,
+    with_interval,
 )
-from expreg.core.stats.success import clopper_pearson
+from expreg.core.stats.success import exact_interval
 from expreg.core.stats.summary import Asked
 from expreg.core.stats.thresholds import median_interval
 
@@ -43,6 +44,7 @@ CONSTANTS = {
 }
 """Columns of the table of good starts and their titles."""
 FITTED = ("intercept", "slope", "bend")
+SPREAD = ("median", "low", "high")
 SHRINKS = 0.4
 """What a step from a good start shrinks the distance to x* by, at most (reconstructed)."""
 BEND = 1.0
@@ -165,7 +167,7 @@ def _growth(line: Record) -> Record:
     value, low, high = line["bend"]
     if low is None or high is None:
         low, high = -math.inf, math.inf
-    reason = f"A straight line has a slope of {_slope(line)} steps per unit of log(||x0 - x*|| / eps)."
+    reason = f"A straight line has a slope of {with_interval(*line['slope'])} steps per unit of log(||x0 - x*|| / eps)."
     numbers = {"value": value, "low": low, "high": high}
     outcome = (above(-high, -low, -BEND), reason)
     return verdict("growth", "", BEND, numbers, outcome, replicates=line["replicates"])
@@ -178,7 +180,7 @@ def _share(claim: str, kept: "pd.Series[bool]", level: float, confidence: float,
     too wide rather than too narrow (Hoeffding 1956); it says nothing about other problems.
     """
     good, count = int(kept.sum()), len(kept)
-    low, high = _limits(kept, confidence)
+    low, high = exact_interval(good, count, confidence)
     outcome = above(low, high, level) if level < 1 else CONSISTENT if good == count else CONTRADICTS
     numbers = {"value": good / count, "low": low, "high": high}
     return verdict(claim, "", level, numbers, (outcome, f"{good} of {count} {words}."))
@@ -186,20 +188,10 @@ def _share(claim: str, kept: "pd.Series[bool]", level: float, confidence: float,
 
 def _decisive(parts: "Sequence[pd.Series[bool]]", level: float, confidence: float) -> "pd.Series[bool]":
     """Return the part that decides if all shares are at least `level`: one below it, or the one that begins lowest."""
-    lows, highs = zip(*(_limits(part, confidence) for part in parts), strict=True)
+    intervals = (exact_interval(int(part.sum()), len(part), confidence) for part in parts)
+    lows, highs = zip(*intervals, strict=True)
     ends = highs if min(highs) < level else lows
     return parts[ends.index(min(ends))]
-
-
-def _limits(kept: "pd.Series[bool]", confidence: float) -> tuple[float, float]:
-    low, high = clopper_pearson(np.array(kept.sum()), np.array(len(kept)), confidence)
-    return float(low), float(high)
-
-
-def _slope(line: Record) -> str:
-    """Return the slope of a line with its interval, without one where there are too few replicates."""
-    value, low, high = line["slope"]
-    return f"{value:.3g}" if low is None or high is None else f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -227,7 +219,8 @@ def _sentence(group: Record, several: bool, delta: float) -> str:
     done = round(sum(at["converged"] * at["runs"] for at in group["distances"]))
     found = f"{group['label'] + ': ' if several else ''}{done} of {group['runs']} runs converge"
     if group["fit"] is not None:
-        found += f", in {_slope(group['fit'])} steps per unit of log(||x0 - x*|| / eps), of which the theorem allows 1"
+        slope = with_interval(*group["fit"]["slope"])
+        found += f", in {slope} steps per unit of log(||x0 - x*|| / eps), of which the theorem allows 1"
     proved = group["start_radius"]
     if proved is None or not group["reached"]:
         return f"{found}."
@@ -242,7 +235,12 @@ def _tables(groups: Sequence[Record]) -> Iterator[Record]:
     """Yield the table of lines, that of constants and that of distances."""
     first = "problem and method"
     lines = [
-        [group["label"], group["runs"], *(group["fit"][name] for name in FITTED), _spread(**group["worst"])]
+        [
+            group["label"],
+            group["runs"],
+            *(group["fit"][name] for name in FITTED),
+            tuple(map(group["worst"].get, SPREAD)),
+        ]
         for group in groups
         if group["fit"] is not None
     ]
@@ -265,7 +263,3 @@ def _tables(groups: Sequence[Record]) -> Iterator[Record]:
     rows = [[group["label"], *at.values()] for group in groups for at in group["distances"]]
     note = "Shares of runs; steps and the largest contraction of a run are medians."
     yield {"title": "By distance of the start", "note": note, "columns": columns, "rows": rows}
-
-
-def _spread(median: float, low: float, high: float) -> tuple[float, float, float]:
-    return median, low, high

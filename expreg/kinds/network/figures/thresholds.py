@@ -1,7 +1,8 @@
 """Thresholds over n with intervals, fits, and the slopes of the theory."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from expreg.core.page import style as plot
+from expreg.core.stats.describe import with_interval
 from expreg.kinds.network.figures.look import criteria_of, criterion_look
 
 CLAIMED = 2.0  # exponent of n in the abstracts, where the summary names none
@@ -33,7 +35,7 @@ def thresholds(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str
         " bound is not contradicted by a smaller slope."
     )
     title = "Width thresholds over the number of data"
-    return plot.paged("thresholds", title, caption, groups, lambda chunk: _thresholds_figure(chunk, level))
+    return plot.paged("thresholds", title, caption, groups, partial(_figure, level=level, named=_criteria, guided=True))
 
 
 def budgets(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, Any]) -> list[plot.Figure]:
@@ -50,23 +52,47 @@ def budgets(_cells: pd.DataFrame, _curves: pd.DataFrame, summary: Mapping[str, A
         " training, and with more time less width is needed. Arrows: at or beyond the end of the grid."
     )
     title = "Width for convergence by budget"
-    return plot.paged("budget", title, caption, groups, lambda chunk: _budgets_figure(chunk, level))
+    return plot.paged("budget", title, caption, groups, partial(_figure, level=level, named=_budgets, guided=False))
 
 
 LONG = 2.0
 """Up to this flow time, that of the linear rate, there is no figure of shorter ones."""
 
 
-def _budgets_figure(groups: list[dict[str, Any]], level: float | None) -> Canvas:
-    shown = [[b for b in plot.records(group, "budgets") if points_of(b, level, "interpolated")] for group in groups]
-    figure, axes = plot.canvas(len(groups), 3.3)
-    limits = heights([p for one in shown for b in one for p in points_of(b, level, "interpolated")], 1.6)
+Named = list[tuple[str, dict[str, Any], dict[str, Any]]]
+"""What a panel shows: (name, criterion, look)."""
+
+
+def _criteria(group: Mapping[str, Any], level: float | None) -> Named:
+    found = [(str(criterion.get("criterion", "")), criterion) for criterion in _drawn(group, level)]
+    return [(plot.plain(name, 30), criterion, criterion_look(name)) for name, criterion in found]
+
+
+def _budgets(group: Mapping[str, Any], level: float | None) -> Named:
+    found = [b for b in plot.records(group, "budgets") if points_of(b, level, "interpolated")]
+    looks = (plot.ordered_look(rank, len(found)) for rank in range(len(found)))
+    return [(f"flow time {b['flow_time']:g}", b, look) for b, look in zip(found, looks, strict=True)]
+
+
+def _figure(
+    groups: list[dict[str, Any]],
+    level: float | None,
+    named: Callable[[Mapping[str, Any], float | None], Named],
+    *,
+    guided: bool,
+) -> Canvas:
+    """Draw what is `named` of each group in a panel, if `guided` beside the slopes of the theory."""
+    shown = [named(group, level) for group in groups]
+    columns = 2 if len(groups) == 1 else 1  # two do not fit below a panel of several
+    height = 3.1 + 0.17 * max(map(len, shown)) / columns if guided else 3.3
+    figure, axes = plot.canvas(len(groups), height)
+    everything = [p for one in shown for _, c, _ in one for p in points_of(c, level, "interpolated")]
+    limits = heights(everything, 3 if guided else 1.6)
     for axis, group, one in zip(axes, groups, shown, strict=True):
-        looks = [plot.ordered_look(rank, len(one)) for rank in range(len(one))]
-        named = [(f"flow time {b['flow_time']:g}", b, style) for b, style in zip(one, looks, strict=True)]
-        handles, points = draw_criteria(axis, named, level)
-        log_axes(axis, points, limits)
-        columns = 2 if len(groups) == 1 else 1  # two do not fit below a panel of several
+        handles, points = draw_criteria(axis, one, level)
+        n = log_axes(axis, points, limits)
+        if guided and len(n) > 1:
+            _draw_guides(axis, [criterion for _, criterion, _ in one], points, limits)
         plot.legend_below(axis, columns, title="exponent of $n$ [interval]", handles=handles)
         plot.entitle(axis, len(groups), str(group.get("label", "")))
     plot.outer_labels(axes, "number of data $n$", r"width threshold $m^*(n,\delta)$")
@@ -163,19 +189,6 @@ def draw_points(axis: Axes, points: list[Point], style: Mapping[str, Any], shift
                 axis.annotate("", (n, point.m), tip, textcoords="offset points", arrowprops=arrow, zorder=4)
 
 
-def _thresholds_figure(groups: list[dict[str, Any]], level: float | None) -> Canvas:
-    rows = max(len(_drawn(group, level)) for group in groups)
-    columns = 2 if len(groups) == 1 else 1
-    figure, axes = plot.canvas(len(groups), 3.1 + 0.17 * rows / columns)
-    everything = [p for group in groups for c in _drawn(group, level) for p in points_of(c, level, "interpolated")]
-    limits = heights(everything, 3)
-    for axis, group in zip(axes, groups, strict=True):
-        _draw_group(axis, group, level, columns, limits)
-        plot.entitle(axis, len(groups), str(group.get("label", "")))
-    plot.outer_labels(axes, "number of data $n$", r"width threshold $m^*(n,\delta)$")
-    return figure
-
-
 def _drawn(group: Mapping[str, Any], level: float | None) -> list[dict[str, Any]]:
     """Return the criteria of which the grid shows a threshold at some n: arrows alone would only take room."""
     points = ((criterion, points_of(criterion, level, "interpolated")) for criterion in criteria_of(group))
@@ -197,25 +210,10 @@ def log_axes(axis: Axes, points: list[Point], limits: tuple[float, float]) -> li
     return n
 
 
-def _draw_group(
-    axis: Axes, group: Mapping[str, Any], level: float | None, columns: int, limits: tuple[float, float]
-) -> None:
-    criteria = _drawn(group, level)
-    names = [str(criterion.get("criterion", "")) for criterion in criteria]
-    named = [(plot.plain(name, 30), c, criterion_look(name)) for name, c in zip(names, criteria, strict=True)]
-    handles, points = draw_criteria(axis, named, level)
-    n = log_axes(axis, points, limits)
-    if len(n) > 1:
-        _draw_guides(axis, criteria, points, limits)
-    plot.legend_below(axis, columns, title="exponent of $n$ [interval]", handles=handles)
-
-
 def exponent_words(exponent: Mapping[str, Any], kind: str = "raw", none: str = "no exponent") -> str:
     """Return a measured exponent with its interval, `none` where it should not be read as one."""
     value, low, high = (plot.finite((exponent.get(kind) or {}).get(key)) for key in ("value", "low", "high"))
-    if not exponent.get("usable", True) or value is None:
-        return none
-    return f"{value:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
+    return with_interval(value, low, high, ".2f") if exponent.get("usable", True) and value is not None else none
 
 
 def draw_criteria(

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import special
 
 from expreg.core.stats.describe import CONSISTENT, CONTRADICTS, UNRESOLVED, Record
+from expreg.core.stats.power import standard_errors
 
 CLAIMED = 2.0
 """The exponent of n, and of 1/lambda, in the width of the theorem (C.14)."""
@@ -42,7 +43,7 @@ def judge(
     found = lambda_slope(spectrum, exponent["used"])
     if found is None:
         return (UNRESOLVED, "lambda is not known or not positive, so the exponent may be that of lambda(n)."), facts
-    slope, half = found[0], quantile(confidence) * found[1]
+    slope, half = found[0], standard_errors(confidence) * found[1]
     plain = exponent[kind]
     scaled = _scaled(plain, slope, half)
     constant = abs(slope) + half < CONSTANT
@@ -97,13 +98,8 @@ def beside_bound(outcome: tuple[str, str], found: Record, bound: float) -> tuple
 def detectable(found: Record, claimed: float, confidence: float) -> float:
     """Return the exponent that would be seen to contradict the claim with probability POWER."""
     half = found["value"] - found["low"]
-    error = half / quantile(confidence)
+    error = half / standard_errors(confidence)
     return claimed + MARGIN * half + float(special.ndtri(POWER)) * error
-
-
-def quantile(confidence: float) -> float:
-    """Return how many standard errors a two-sided interval of the normal law reaches."""
-    return float(special.ndtri((1.0 + confidence) / 2.0))
 
 
 def lambda_slope(spectrum: Sequence[Record], used: Sequence[int]) -> tuple[float, float] | None:

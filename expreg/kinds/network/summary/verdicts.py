@@ -94,7 +94,7 @@ def certificate(rows: pd.DataFrame, confidence: float) -> Record | None:
         {name: covered[name] > 1.0 + ROUNDING if name == "refined_movement" else covered[name] == 0.0 for name in names}
     )
     kept = ~broken.any(axis=1).groupby([covered["n"], covered["_replicate"]]).any()
-    low, high = (float(end) for end in success.clopper_pearson(np.array(kept.sum()), np.array(len(kept)), confidence))
+    low, high = success.exact_interval(int(kept.sum()), len(kept), confidence)
     found = ", ".join(f"{PROMISES[name]} {broken[name].sum()}" for name in names)
     lost = int((covered["E3"] == 0.0).sum())
     beside = f" {lost} break E3, about whose lambda a certificate says nothing." if lost else ""
