@@ -143,10 +143,8 @@ class Run:
 
         Raises InputError if the plan has no such cell, or if its data file is gone or has changed.
         """
-        settings = self._settings(cell)
-        registry.load_needed(self._plan.get("modules", ()))
-        start()
-        return dict(EXPERIMENTS.get(self.experiment.name, self.experiment).inputs(settings))
+        settings, experiment = self._ready(cell)
+        return dict(experiment.inputs(settings))
 
     def trained(self, cell: str) -> Any:
         """Return what a cell has trained: an `expreg.network.ExponentialNetwork` (a flax module), or your own state.
@@ -154,10 +152,7 @@ class Run:
         The cell is trained once more, on this machine; a warning says so if it does not end, bit for bit, as its row.
         Raises InputError as `inputs` does, if the experiment trains nothing, and if the cell has no row or failed.
         """
-        settings = self._settings(cell)
-        registry.load_needed(self._plan.get("modules", ()))
-        start()
-        experiment = EXPERIMENTS.get(self.experiment.name, self.experiment)
+        settings, experiment = self._ready(cell)
         rows = self.cells[self.cells["cell"] == cell]
         if experiment.trained is None:
             message = "its functions are not known here" if experiment.remembered else "it trains nothing"
@@ -168,6 +163,13 @@ class Run:
         if found.final != stored and not math.isnan(stored):
             warnings.warn(f"{experiment.final} is {found.final!r}, in the row it is {stored!r}", stacklevel=2)
         return found.value
+
+    def _ready(self, cell: str) -> tuple[Settings, Experiment]:
+        """Return the settings of a cell and the record that runs it; its modules are imported, JAX has started."""
+        settings = self._settings(cell)
+        registry.load_needed(self._plan.get("modules", ()))
+        start()
+        return settings, EXPERIMENTS.get(self.experiment.name, self.experiment)
 
     def _settings(self, cell: str) -> Settings:
         config = self._config

@@ -27,7 +27,7 @@ from expreg.core.engine.pace import Spent
 from expreg.core.engine.processes import agreed
 from expreg.core.engine.programs import Compiled, Example, compile_program, lanes_that_fit, remembered
 from expreg.errors import Interrupted, StorageError
-from expreg.types import Experiment, Row, Settings, Tree, cores
+from expreg.types import FAILED, Experiment, Row, Settings, Tree, cores
 
 Cell = tuple[str, Settings]
 MAX_BLOCKS = 1 << 20
@@ -294,6 +294,14 @@ class Engine:
             reason = f"ran for {spent:.3g} s; execution.cell_timeout is {limit:g} s"
             queue.rows.append({"cell": name, "status": "timeout", "status_detail": reason, "seconds": spent})
         return program.clear(state, np.isin(np.arange(program.width), late)) if late else state
+
+
+def run_again(experiment: Experiment, settings: Settings) -> Row:
+    """Return the row of one cell, run on its own; raise RuntimeError with its reason if it fails."""
+    [row] = [row for rows in Engine(experiment).run([("cell", settings)]) for row in rows]
+    if row["status"] in FAILED:
+        raise RuntimeError(row["status_detail"])
+    return row
 
 
 def compilers() -> int:

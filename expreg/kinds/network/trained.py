@@ -1,11 +1,9 @@
 """Train the network of one cell once more, and keep its weights: rows have none, because most runs need none."""
 
-from functools import partial
-
 import jax
 import numpy as np
 
-from expreg.core.engine.lanes import Engine
+from expreg.core.engine.lanes import run_again
 from expreg.kinds.network import descent, start, training
 from expreg.network.module import ExponentialNetwork
 from expreg.types import Array, Experiment, Program, Row, Settings, Trained
@@ -21,9 +19,7 @@ def trained(settings: Settings) -> Trained:
         row=_row,
         cost=training.cost,
     )
-    [row] = [row for rows in Engine(again).run([("cell", settings)]) for row in rows]
-    if "moved" not in row:
-        raise RuntimeError(row["status_detail"])
+    row = run_again(again, settings)
     found, network = start.inputs(settings), settings["network"]
     W = found["W"] + _in_weights(row["moved"], found["X"], training.signature(settings), network["m"])
     options = {"activation": network["activation"], "scale": network["scale"]}
@@ -33,11 +29,7 @@ def trained(settings: Settings) -> Trained:
 
 def _with_weights(signature: descent.Signature) -> Program:
     program = descent.program(signature)
-    return program._replace(record=partial(_record, program))
-
-
-def _record(program: Program, state: descent.State) -> dict[str, Array]:
-    return {**program.record(state), "moved": state.theta}
+    return program._replace(record=lambda state: {**program.record(state), "moved": state.theta})
 
 
 def _row(_: Settings, record: dict[str, Array]) -> Row:

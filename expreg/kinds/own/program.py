@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from expreg.core.engine.curves import ended
-from expreg.core.engine.lanes import Engine
+from expreg.core.engine.lanes import run_again
 from expreg.errors import InputError, Problem
 from expreg.kinds.own import Description, Training, trace
 from expreg.types import Array, Cost, Experiment, Program, Row, Settings, Status, Trained, Tree
@@ -188,9 +188,7 @@ def trained(training: Training, final: str, settings: Settings) -> Trained:
         row=kept,
         cost=partial(cost, training),
     )
-    [row] = [row for rows in Engine(again).run([("cell", settings)]) for row in rows]
-    if "leaf_0" not in row:
-        raise RuntimeError(row["status_detail"])
+    row = run_again(again, settings)
     with jax.enable_x64(settings["precision"] == "f64"):
         begin = jax.eval_shape(lambda: trace.start(training, 0, 0, settings["parameters"]))
     leaves = [row[f"leaf_{k}"] for k in range(len(jax.tree.leaves(begin)))]
@@ -202,11 +200,10 @@ def inputs(training: Training, settings: Settings) -> dict[str, Array]:
     with jax.enable_x64(settings["precision"] == "f64"):
         state = trace.start(training, settings["seed"], settings["replicate"], settings["parameters"])
         leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(at): leaf if _is_key(leaf) else np.asarray(leaf) for at, leaf in leaves}
-
-
-def _is_key(leaf: Array) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+    return {
+        jax.tree_util.keystr(at): leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
+        for at, leaf in leaves
+    }
 
 
 def check(training: Training, cells: Sequence[Settings]) -> list[Problem]:
