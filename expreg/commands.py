@@ -139,26 +139,26 @@ def _shown(value: Any) -> str:
 
 def plan_lines(found: Mapping[str, Any], more: list[str]) -> list[str]:
     """Return what `api.plan` found as lines that people read, with `more` behind them."""
-    lines = [f"{found['name']}: {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}"]
+    cells, programs = counted(found["cells"], "cell"), counted(found["programs"], "program")
+    lines = [f"{found['name']}: {cells} in {programs}"]
+    if found.keys() & {"search", "until", "trials"}:
+        lines = [f"{found['name']}: at most {cells} in {programs}"]
     if search := found.get("search"):
         few, many = search["expected"]
         many = f"{few} to {many}" if few < many else f"about {many}"
         lines = [
-            f"{found['name']}: at most {counted(found['cells'], 'cell')}, {many} of them expected,"
-            f" in {counted(found['programs'], 'program')}",
+            f"{found['name']}: at most {cells}, {many} of them expected, in {programs}",
             f"  search: where {', '.join(search['criterion'])} begin to hold along {search['axis']};"
             f" {search['verify']:.3g} of the replicates run all of it",
         ]
     if until := found.get("until"):
-        lines = [
-            f"{found['name']}: at most {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}",
+        lines.append(
             f"  {until['first']} replicates first, then more until the interval of the exponent is"
-            f" +-{until['half_width']:.3g}",
-        ]
+            f" +-{until['half_width']:.3g}"
+        )
     if trials := found.get("trials"):
         goal = f"{'maximize' if trials['metric']['largest'] else 'minimize'} {trials['metric']['name']}"
-        lines = [
-            f"{found['name']}: at most {counted(found['cells'], 'cell')} in {counted(found['programs'], 'program')}",
+        lines += [
             f"  search: {trials['trials']} trials in batches of {trials['batch']}, chosen by optuna's"
             f" {trials['sampler']} sampler to {goal}",
             *(f"  {name}: {of}" for name, of in trials["space"].items()),

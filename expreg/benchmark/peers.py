@@ -130,7 +130,8 @@ def _minimise(method: str, options: dict[str, Any], problem: Objective, x0: np.n
 
 def _lean(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
     """SciPy's L-BFGS-B on plain NumPy: one pass forth and one back per evaluation, nothing compiled, no callback."""
-    A, b, scale = _on_the_host(problem), np.asarray(problem.b), float(problem.scale)
+    A = sparse.to_scipy(problem.A) if isinstance(problem.A, sparse.Sparse) else np.asarray(problem.A)
+    b, scale = np.asarray(problem.b), float(problem.scale)
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
         loss, g = plain(A @ x, b, problem.loss, problem.activation)
@@ -138,10 +139,6 @@ def _lean(problem: Objective, x0: np.ndarray, watch: Watch) -> None:
 
     options: Any = {"maxiter": MAX_STEPS, **_LBFGS}
     _scipy("optimize").minimize(value, x0, jac=True, method="L-BFGS-B", callback=watch, options=options)
-
-
-def _on_the_host(problem: Objective) -> Any:
-    return sparse.to_scipy(problem.A) if isinstance(problem.A, sparse.Sparse) else np.asarray(problem.A)
 
 
 def plain(z: np.ndarray, b: np.ndarray, loss: str, activation: str) -> tuple[float, np.ndarray]:

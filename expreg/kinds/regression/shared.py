@@ -1,7 +1,5 @@
 """One problem over many devices: each has its share of the rows of A, and of everything with a number for each row."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from expreg import sparse
@@ -21,15 +19,14 @@ def signature(settings: Settings) -> program.Signature:
 
 def prepare(settings: Settings) -> program.Inputs:
     """Return the inputs of one cell, NumPy arrays with rows of zeros below the last one."""
-    given = program.prepare(settings)
-    A = sparse.share(given.A, signature(settings).parts)
-    longer = _padding(-len(given.b) % signature(settings).parts)
+    given, parts = program.prepare(settings), signature(settings).parts
+    A = sparse.share(given.A, parts)
+
+    def longer(array: Array) -> Array:
+        return np.pad(array, [(0, -len(array) % parts), *[(0, 0)] * (array.ndim - 1)])
+
     metric = given.metric._replace(diagonal=longer(given.metric.diagonal), Q=longer(given.metric.Q))
     return given._replace(A=A, b=longer(given.b), weights=longer(given.weights), metric=metric)
-
-
-def _padding(rows: int) -> Callable[[Array], Array]:
-    return lambda array: np.pad(array, [(0, rows), *[(0, 0)] * (array.ndim - 1)])
 
 
 def cost(settings: Settings) -> Cost:

@@ -128,17 +128,14 @@ def _spectrum(group: Mapping[str, Any]) -> Iterator[str]:
             f" {number(values[max(values)])} at n = {max(values)}, like n^{exponent:.2f}; exponents of n mix lambda(n)"
             " in, and verdicts are about m lambda^2."
         )
-    known, timed = [low for low in values.values() if low > 0], "flow time" in " ".join(_titles(group))
+    timed = any("flow time" in str(criterion.get("title")) for criterion in criteria_of(group))
+    known = [low for low in values.values() if low > 0]
     if timed and known and max(known) > UNEQUAL * min(known):
         yield (
             "A budget in flow time is a number of steps proportional to 1/lambda (C.17), and lambda is"
             f" {number(min(known))} to {number(max(known))} here: where it is small, networks have more time, and in"
             " equal time they would have to be wider."
         )
-
-
-def _titles(group: Mapping[str, Any]) -> list[str]:
-    return [str(criterion.get("title", "")) for criterion in criteria_of(group)]
 
 
 def grid(summary: Mapping[str, Any]) -> str:
