@@ -203,12 +203,12 @@ def problems(A: Array, b: Array, x: Array, *, activation: str = "exp") -> list[P
     return found
 
 
-def logits_problem(z: Array, where: str, precision: str = "f64") -> Problem | None:
-    """Return the problem of logits whose exponential overflows the precision, None if it does not (E.34)."""
-    largest, limit = float(np.abs(z).max()), LARGEST_LOGIT[precision]
+def logits_problem(z: Array, where: str) -> Problem | None:
+    """Return the problem of logits whose exponential overflows float64, None if it does not (E.34)."""
+    largest, limit = float(np.abs(z).max()), LARGEST_LOGIT["f64"]
     if largest <= limit:
         return None
-    message = f"is {largest:.4g} {where}, expected at most {limit:g}: its exponential overflows {precision}"
+    message = f"is {largest:.4g} {where}, expected at most {limit:g}: its exponential overflows f64"
     return Problem("E-RANGE", message, key="max |A x|")
 
 

@@ -36,6 +36,11 @@ class Head(Block):
     head: Index = key(0, "head in its layer")
     token: Annotated[int, Number(integer=True, least=0, most=TOKENS - 1)] = key(0, "position of the query")
 
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
+        """Return the shape of the bundled heads."""
+        return {"n": TOKENS, "d": FEATURES}
+
 
 Position = Annotated[int, Number(integer=True, least=0, most=2**20)]
 

@@ -8,9 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from expreg import residual
 from expreg.core.config.fields import FLOAT, Block, Choice, Fault, Natural, NotNegative, Number, OneOf, Positive, key
 from expreg.core.config.model import Config
-from expreg.data.heads import FEATURES, HEADS, TOKENS, Head, OwnHead
-
-LARGEST_EXPONENT = {"f32": 88.72, "f64": 709.78}  # z with a finite e^z (E.34)
+from expreg.data.heads import HEADS, TOKENS, Head, OwnHead
+from expreg.shift import LARGEST_LOGIT
 
 Context = Annotated[int, Number(integer=True, least=2, most=2**30)]
 
@@ -54,7 +53,7 @@ class DrawnContext(_Task):
     def rules(self, precision: str) -> Iterator[Fault]:
         """Exponentials that do not overflow."""
         yield from super().rules(precision)
-        if self.radius > (largest := math.sqrt(LARGEST_EXPONENT[precision] / 2)):
+        if self.radius > (largest := math.sqrt(LARGEST_LOGIT[precision] / 2)):
             advice = "; use precision f64" if precision == "f32" else ""
             message = f"got R = {self.radius:g}: e^(2 R^2) overflows {FLOAT[precision]}, expected at most {largest:.4g}"
             yield Fault(("radius",), "E-RANGE", f"{message}{advice}")
@@ -65,11 +64,6 @@ class HeadContext(Head, _Task):
 
     kind: Literal["attention"] = "attention"
     n: Context = key("n", "length of the context at the start")
-
-    @classmethod
-    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
-        """Return the dimension of the bundled heads."""
-        return {"d": FEATURES}
 
     def rules(self, precision: str) -> Iterator[Fault]:
         """Bundled heads, and no more tokens than the text has."""
@@ -88,11 +82,6 @@ class FileContext(OwnHead, _Task):
 
     kind: Literal["heads"] = "heads"
     n: Context = key("n", "length of the context at the start")
-
-    @classmethod
-    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the dimension of the heads."""
-        return {"d": super().implied(given)["d"]}
 
     def rules(self, precision: str) -> Iterator[Fault]:
         """Ask for what the file has, and for no more keys."""

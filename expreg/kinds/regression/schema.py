@@ -23,7 +23,7 @@ from expreg.core.config.fields import (
     key,
 )
 from expreg.core.config.model import Config, Curve
-from expreg.data.heads import FEATURES, HEADS, TOKENS, Head, OwnHead
+from expreg.data.heads import HEADS, Head, OwnHead
 from expreg.solver.records import SKETCHES, names, with_sketch
 
 MAX_ROWS = 2**30
@@ -102,11 +102,6 @@ class Attention(Head, _Problem):
     """A: scaled keys of an attention head of a language model, b: the attention row of one of its queries."""
 
     kind: Literal["attention"] = "attention"
-
-    @classmethod
-    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
-        """Return the shape of the bundled heads."""
-        return {"n": TOKENS, "d": FEATURES}
 
     def rules(self, precision: str) -> Iterator[Fault]:
         """Only some heads are bundled."""
