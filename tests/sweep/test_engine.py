@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from countdown import cells_of, countdown
 
 from expreg import api, checks
 from expreg.core.engine import failures, programs
@@ -18,30 +19,7 @@ from expreg.core.engine.lanes import Engine
 from expreg.core.engine.programs import slice_of_lanes
 from expreg.errors import StorageError
 from expreg.kinds import EXPERIMENTS
-from expreg.types import Cost, Experiment, Program
-
-
-def countdown(*, flops=lambda settings: 1.0):
-    """Return an experiment whose run takes `length` steps and ends with their sum."""
-    program = Program(
-        init=lambda inputs: {"left": inputs["length"], "total": jnp.float32(0)},
-        advance=lambda s: {"left": s["left"] - 1, "total": s["total"] + s["left"]},
-        running=lambda s: s["left"] > 0,
-        record=lambda s: {"total": s["total"], "left": s["left"]},
-    )
-    return Experiment(
-        name="countdown",
-        signature=lambda settings: settings.get("program", 0),
-        build=lambda signature: program,
-        prepare=lambda settings: {"length": np.int32(settings["length"])},
-        row=lambda settings, record: {"status": "converged", "total": float(record["total"])},
-        inputs=lambda settings: {},
-        cost=lambda settings: Cost(1.0, flops(settings), 8.0),
-    )
-
-
-def cells_of(lengths, **more):
-    return [(f"c{i}", {"length": length, **more}) for i, length in enumerate(lengths)]
+from expreg.types import Program
 
 
 def collect(engine, cells):

@@ -6,40 +6,13 @@ from dataclasses import replace
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from countdown import cells_of, countdown, subtract
 
 from expreg.core.engine import lanes as engine_module
 from expreg.core.engine.lanes import Engine
 from expreg.kinds import EXPERIMENTS
-from expreg.types import Cost, Experiment, Program
-
-
-def countdown(*, size=8.0, advance=None):
-    """Return an experiment whose run takes `length` steps and ends with their sum; a lane of it takes `size` bytes."""
-    program = Program(
-        init=lambda inputs: {"left": inputs["length"], "total": jnp.float32(0)},
-        advance=advance or subtract,
-        running=lambda s: s["left"] > 0,
-        record=lambda s: {"total": s["total"]},
-    )
-    return Experiment(
-        name="countdown",
-        signature=lambda _: 0,
-        build=lambda _: program,
-        prepare=lambda settings: {"length": np.int32(settings["length"])},
-        row=lambda _, record: {"status": "converged", "total": float(record["total"])},
-        cost=lambda _: Cost(1.0, 1.0, size),
-    )
-
-
-def subtract(s):
-    return {"left": s["left"] - 1, "total": s["total"] + s["left"]}
-
-
-def cells_of(lengths):
-    return [(f"c{i}", {"length": length}) for i, length in enumerate(lengths)]
 
 
 def rows_of(engine, cells):
