@@ -14,7 +14,7 @@ from expreg.core.page import style as plot
 from expreg.core.page.words import Parts
 from expreg.kinds.network.figures import answer
 from expreg.kinds.network.figures.chain import grid, warnings
-from expreg.kinds.network.figures.look import criteria_of
+from expreg.kinds.network.figures.look import criteria_of, limits
 from expreg.kinds.network.figures.tables import exponents, thresholds
 from expreg.kinds.network.figures.thresholds import (
     draw_criteria,
@@ -54,10 +54,6 @@ def page(summary: Mapping[str, Any]) -> Parts:
 
 
 def _counts(group: Mapping[str, Any]) -> dict[str, Any]:
-    def cell(row: Mapping[str, Any], unit: str) -> Any:
-        limits = tuple(row.get(f"{unit}{end}") for end in ("", "_low", "_high"))
-        return None if limits == (None, None, None) else limits
-
     return {
         "title": "",
         "note": "m*: the width at which the required share of fits succeeds, off the success curve, with its interval;"
@@ -66,7 +62,7 @@ def _counts(group: Mapping[str, Any]) -> dict[str, Any]:
         "columns": ["n", "d", "m*", "m* d / n", "m* (d + 2) / n", "fits below n parameters"],
         "rows": [
             [
-                *(row["n"], row["d"], *(cell(row, unit) for unit in ("m", "trained", "parameters"))),
+                *(row["n"], row["d"], *(limits(row, unit, f"{unit}_") for unit in ("m", "trained", "parameters"))),
                 f"{row['below_fits']} of {row['below_trials']}" if row["below_trials"] else "none tried",
             ]
             for row in plot.records(group, "capacity")

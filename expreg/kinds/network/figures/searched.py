@@ -8,7 +8,7 @@ import pandas as pd
 from expreg.core.bisection import verified
 from expreg.core.page.style import finite, records
 from expreg.core.page.words import number, share
-from expreg.kinds.network.figures.look import criteria_of
+from expreg.kinds.network.figures.look import criteria_of, limits
 
 Record = Mapping[str, Any]
 
@@ -62,16 +62,12 @@ def table(group: Record) -> dict[str, Any]:
         "columns": ["criterion", "replicates", "not monotone", "wrong outcomes", "curve, factor", "m*_last, factor"],
         "rows": [
             [
-                *(name, found.get("replicates"), _with(found, "non_monotone", "low", "high"), found.get("wrong")),
+                *(name, found.get("replicates"), limits(found, "non_monotone"), found.get("wrong")),
                 *(_around(found), found.get("last")),
             ]
             for name, found in rows
         ],
     }
-
-
-def _with(found: Record, *names: str) -> tuple[Any, ...] | None:
-    return tuple(found.get(name) for name in names) if finite(found.get(names[0])) is not None else None
 
 
 def _around(found: Record) -> tuple[float, float, float] | None:

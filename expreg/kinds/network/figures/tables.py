@@ -6,7 +6,7 @@ from typing import Any
 from expreg.core.page.style import finite, records
 from expreg.core.page.words import interval, number, share
 from expreg.kinds.network.figures import searched
-from expreg.kinds.network.figures.look import criteria_of
+from expreg.kinds.network.figures.look import criteria_of, limits
 
 Record = Mapping[str, Any]
 MOST = 20
@@ -37,7 +37,7 @@ def _joint(summary: Record) -> dict[str, Any]:
         "rows": [
             [
                 *(j.get("criterion"), j.get("pool")),
-                *(_limits(j.get(name) or {}, "value") for name in ("n", "1/lambda")),
+                *(limits(j.get(name) or {}, "value") for name in ("n", "1/lambda")),
                 *(j.get("bound"), j.get("points"), "yes" if j.get("usable") else f"no: {j.get('why_not')}"),
             ]
             for j in records(summary, "joint")
@@ -55,7 +55,7 @@ def exponents(group: Record) -> dict[str, Any]:
         "rows": [
             [
                 *(c.get("criterion"), c.get("title"), c.get("claim_exponent")),
-                *(_limits(found.get(kind) or {}, "value") for kind in ("raw", "corrected")),
+                *(limits(found.get(kind) or {}, "value") for kind in ("raw", "corrected")),
                 *(found.get("points"), "yes" if found.get("usable") else f"no: {found.get('why_not')}"),
             ]
             for c in criteria_of(group)
@@ -77,8 +77,8 @@ def _budgets(group: Record) -> dict[str, Any]:
         "rows": [
             [
                 b.get("flow_time"),
-                *(_limits(at[n], "interpolated", "interpolated_") if n in at else None for n in ns),
-                _limits((b.get("exponent") or {}).get("raw") or {}, "value")
+                *(limits(at[n], "interpolated", "interpolated_") if n in at else None for n in ns),
+                limits((b.get("exponent") or {}).get("raw") or {}, "value")
                 if (b.get("exponent") or {}).get("usable")
                 else None,
             ]
@@ -86,12 +86,6 @@ def _budgets(group: Record) -> dict[str, Any]:
             for at in [{t["n"]: t for t in records(b, "thresholds")}]
         ],
     }
-
-
-def _limits(record: Record, value: str, prefix: str = "") -> tuple[Any, Any, Any] | None:
-    """Return a number with its interval as a cell, None where there is neither."""
-    found = (record.get(value), record.get(f"{prefix}low"), record.get(f"{prefix}high"))
-    return None if all(finite(one) is None for one in found) else found
 
 
 def thresholds(group: Record) -> dict[str, Any]:
@@ -110,8 +104,8 @@ def thresholds(group: Record) -> dict[str, Any]:
         ],
         "rows": [
             [
-                *(c.get("criterion"), t.get("n"), _limits(t, "quantile")),
-                *(_limits(t, "interpolated", "interpolated_"), t.get("median"), t.get("median_first")),
+                *(c.get("criterion"), t.get("n"), limits(t, "quantile")),
+                *(limits(t, "interpolated", "interpolated_"), t.get("median"), t.get("median_first")),
                 *(t.get("replicates"), f"{number(t.get('censored_below'))} | {number(t.get('censored_above'))}"),
                 *(share(t.get("non_monotone")), "yes" if t.get("bracketed") else "no"),
             ]
@@ -142,7 +136,7 @@ def _models(group: Record) -> dict[str, Any]:
         "rows": [
             [
                 name,
-                *(_limits((found.get(law) or {}).get("corrected") or {}, "value") for law in ("theory", "lognormal")),
+                *(limits((found.get(law) or {}).get("corrected") or {}, "value") for law in ("theory", "lognormal")),
                 *(best(found), "yes" if found.get("usable") else f"no: {found.get('why_not')}"),
             ]
             for name, found in likely
@@ -181,7 +175,7 @@ def _numbers(group: Record) -> Iterator[dict[str, Any]]:
         "digits": 5,
         "columns": ["n", "m", "measured", "theory", "linearised", "cells"],
         "rows": [
-            [r["n"], r["m"], _limits(r, "measured"), r.get("theory"), r.get("linearised"), r.get("cells")]
+            [r["n"], r["m"], limits(r, "measured"), r.get("theory"), r.get("linearised"), r.get("cells")]
             for r in records(group, "rates")
         ],
     }
@@ -193,6 +187,6 @@ def _numbers(group: Record) -> Iterator[dict[str, Any]]:
         "digits": 4,
         "columns": ["n", "smallest", "largest"],
         "rows": [
-            [s["n"], _limits(s, "lambda_cts", "lambda_"), s.get("lambda_max_cts")] for s in records(group, "spectrum")
+            [s["n"], limits(s, "lambda_cts", "lambda_"), s.get("lambda_max_cts")] for s in records(group, "spectrum")
         ],
     }
