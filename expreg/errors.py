@@ -61,6 +61,12 @@ class InputError(ExpregError):
         return [*shown, f"{hidden} more"] if hidden else shown
 
 
+def refuse(problems: list[Problem]) -> None:
+    """Raise InputError with these problems if there are any."""
+    if problems:
+        raise InputError(problems)
+
+
 def optional(module: str, extra: str) -> Any:
     """Return a module that comes with an extra; raise InputError with the command that installs it."""
     try:

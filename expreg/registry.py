@@ -15,7 +15,7 @@ from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 from expreg.core.store.columns import NAMES, TYPES
-from expreg.errors import InputError, Problem
+from expreg.errors import InputError, Problem, refuse
 from expreg.kinds import EXPERIMENTS, own
 from expreg.types import Column, Experiment
 
@@ -63,8 +63,7 @@ def register(*records: Any) -> None:
     made = [own.experiment(record) if isinstance(record, own.Training) else record for record in records]
     found = [(record, *_place_of(record, name)) for record in made]
     problems = [Problem("E-PLUGIN", line, file=name) for each in found for line in _wrong(*each)]
-    if problems:
-        raise InputError(problems)
+    refuse(problems)
     for record, place, _ in found:
         if resolve_name(place).get(record.name) is not record:
             resolve_name(place)[record.name] = record

@@ -19,7 +19,7 @@ import numpy as np
 from expreg import residual
 from expreg.activation import ACTIVATIONS
 from expreg.bounds import projection_norm
-from expreg.errors import InputError, Problem
+from expreg.errors import InputError, Problem, refuse
 from expreg.types import Array
 
 SMALLEST_ALPHA = 1e-3
@@ -156,8 +156,7 @@ def measure(A: Array, b: Array, x: Array, *, dx: Array = None, dA: Array = None,
     if not found and step.shape != expected:
         name = "dx" if dA is None else "dA"
         found = [Problem("E-SHAPE", f"got {step.shape}, expected {expected}", key=name)]
-    if found:
-        raise InputError(found)
+    refuse(found)
     z = A @ x
     dz = A @ step if dA is None else step @ x
     if reason := logits_problem(z + dz, "after the move"):

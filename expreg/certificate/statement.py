@@ -9,7 +9,7 @@ import numpy as np
 
 from expreg.activation import ACTIVATIONS
 from expreg.certificate.conditions import SLACK, Measured, covered, measure
-from expreg.errors import InputError, Problem
+from expreg.errors import InputError, Problem, refuse
 from expreg.output import plain, table
 from expreg.types import Array
 
@@ -105,8 +105,7 @@ def certify(
     """
     X, y, W, a = (np.asarray(array, dtype=np.float64) for array in (X, y, W, a))
     problems = list(_problems(X, y, W, a, activation, scale))
-    if problems:
-        raise InputError(problems)
+    refuse(problems)
     with np.errstate(over="ignore", invalid="ignore"):
         Z = X @ W
         residual = scale * _outputs(ACTIVATIONS[activation].value(Z), a) - y

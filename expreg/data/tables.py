@@ -19,7 +19,7 @@ import numpy as np
 
 from expreg.data.arrays import EXACT, INEXACT, MAX_BYTES, Arrays, Options, exact, refusal
 from expreg.data.text import each, number, quoted
-from expreg.errors import InputError, Problem
+from expreg.errors import InputError, Problem, refuse
 
 DEFAULT_TARGET = "y"
 _INDEX = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # names of columns that pandas makes of an index
@@ -130,8 +130,7 @@ def _check_types(schema: Any, names: Iterable[str]) -> None:
         for name, kind in kinds
         if not any(holds(kind) for holds in real)
     ]
-    if problems:
-        raise InputError(problems)
+    refuse(problems)
 
 
 def _real(column: Any, name: str, before: int) -> np.ndarray:
@@ -192,8 +191,7 @@ def _choose(header: list[str], options: Options, index: Container[str] = ()) -> 
         problems.append(Problem("E-EMPTY", "no columns left for the points", key="data.features"))
     if set(features) & set(target):
         problems.append(Problem("E-DUP", f"{target[0]!r} is also the target", key="data.features"))
-    if problems:
-        raise InputError(problems)
+    refuse(problems)
     return list(features), target
 
 

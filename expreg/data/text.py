@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import IO, TypeVar
 
 from expreg.data.arrays import EXACT, INEXACT, refusal
-from expreg.errors import MAX_LISTED, InputError, Problem
+from expreg.errors import MAX_LISTED, InputError, Problem, refuse
 
 _SHOWN = 40  # characters of a text that an error quotes
 _DIGITS = len(str(EXACT))
@@ -29,8 +29,7 @@ def each(rows: Iterable[tuple[int, T]], take: Callable[[int, T], None]) -> None:
             # of a million bad lines the first are listed and the others counted
             found = replace(error.problems[0], line=line) if len(problems) < MAX_LISTED else problems[-1]
             problems.append(found)
-    if problems:
-        raise InputError(problems)
+    refuse(problems)
 
 
 def number(text: str, key: str | None = None) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from expreg.activation import ACTIVATIONS, Activation
-from expreg.errors import InputError, Problem
+from expreg.errors import InputError, Problem, refuse
 from expreg.residual import LOSSES, activations
 from expreg.solver.records import SKETCHES, names, with_sketch
 from expreg.solver.units import Units, equilibrated, of_targets
@@ -73,7 +73,7 @@ def check(
         raise InputError(Problem("E-RANGE", f"got {w[at]:g}, expected a finite number >= 0", key=f"weights{entry}"))
     start = None if x0 is None else _vector(x0, "x0", d, dtype)
     least = tolerance(tol, dtype)
-    _refuse([*_too_many(sketch_size, n), *_zero_columns(norms, n), *_stationary(start, loss, activation)])
+    refuse([*_too_many(sketch_size, n), *_zero_columns(norms, n), *_stationary(start, loss, activation)])
     _warn(matrix, target, norms, loss, activation)
     target, heavy, phi, scale = of_targets(target, w if w is not None and w.any() else None, loss, activation)
     scale = scale._replace(columns=columns)
@@ -82,8 +82,8 @@ def check(
 
 def settings(loss: str, activation: str, solver: str, sketch: str | None, key: Any, **counts: Any) -> None:
     """Raise InputError with what is wrong with anything but the arrays."""
-    _refuse(_names(loss=loss, activation=activation, solver=solver, sketch=sketch))
-    _refuse([*_counts(**counts), *_random(key)])
+    refuse(_names(loss=loss, activation=activation, solver=solver, sketch=sketch))
+    refuse([*_counts(**counts), *_random(key)])
 
 
 def dimensions(array: Any) -> int:
@@ -102,11 +102,6 @@ def seed_of(key: Any) -> int:
 
     plain = isinstance(getattr(key, "dtype", None), np.dtype)  # else a typed key
     return int(np.asarray(key if plain else jax.random.key_data(key)).ravel()[-1])
-
-
-def _refuse(problems: list[Problem]) -> None:
-    if problems:
-        raise InputError(problems)
 
 
 def _names(**given: str | None) -> list[Problem]:
