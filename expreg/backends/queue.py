@@ -7,6 +7,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from expreg.backends.worker import batches
+from expreg.core.engine.lanes import work
 from expreg.core.engine.search import Cells
 from expreg.types import Experiment
 
@@ -30,7 +31,8 @@ class Queue:
 
     def __init__(self, experiment: Experiment, cells: Cells, expected: Cells, workers: int) -> None:
         groups, more = _by_program(experiment, cells), _by_program(experiment, expected)
-        self._groups = dict(sorted(groups.items(), key=lambda group: -_work(experiment, group[1])))
+        costs = {one: work(experiment, next(iter(of.values()))[0], len(of)) for one, of in groups.items()}
+        self._groups = {one: groups[one] for one in sorted(groups, key=lambda one: -costs[one])}
         self._again: deque[Batch] = deque()
         self._workers = workers
         share = -(-max(len(cells), len(expected)) // workers)
@@ -71,10 +73,3 @@ def _by_program(experiment: Experiment, cells: Cells) -> dict[Hashable, Cells]:
             signature = experiment.signature(known[0])
         groups.setdefault(signature, {})[cell] = known
     return groups
-
-
-def _work(experiment: Experiment, cells: Cells) -> float:
-    with suppress(Exception):  # reported in its row
-        settings, _ = next(iter(cells.values()))
-        return experiment.cost(settings).flops * len(cells)
-    return 0.0

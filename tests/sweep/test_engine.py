@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from countdown import cells_of, countdown
+from countdown import cells_of, countdown, slices
 
 from expreg import api, checks
 from expreg.core.engine import failures, programs
@@ -173,19 +173,13 @@ def test_other_failures_of_a_program_are_not_taken_for_lack_of_memory(monkeypatc
 def test_out_of_memory_in_any_slice_loses_no_cell(monkeypatch, failing, lanes, words):
     calls = []
 
-    def compile_program(*arguments):
-        found = original(*arguments)
+    def execute(program, *arguments):
+        calls.append(program.lanes)
+        if len(calls) == failing + 1:
+            raise jax.errors.JaxRuntimeError(f"{words}Out of memory allocating 1 byte.")
+        return program.execute(*arguments)
 
-        def execute(*arguments):
-            calls.append(found.lanes)
-            if len(calls) == failing + 1:
-                raise jax.errors.JaxRuntimeError(f"{words}Out of memory allocating 1 byte.")
-            return found.execute(*arguments)
-
-        return replace(found, execute=execute)
-
-    original = engine_module.compile_program
-    monkeypatch.setattr(engine_module, "compile_program", compile_program)
+    slices(monkeypatch, execute)
     lengths = [1 + i % 5 for i in range(40)]
     engine = Engine(countdown(), lanes=lanes, devices=1, slice_seconds=1e-6)
     rows = [row for rows in engine.run(cells_of(lengths)) for row in rows]
@@ -253,19 +247,15 @@ def test_inputs_of_another_shape_than_those_of_the_program_are_an_error_of_the_c
 
 @pytest.mark.parametrize(("faults", "failed"), [(1, 0), (2, 1), (100, 7)])
 def test_cells_of_a_slice_that_fails_run_again_alone(monkeypatch, faults, failed):
-    def compile_program(*arguments):
-        found = original(*arguments)
+    calls = []
 
-        def execute(*arguments):
-            calls.append(0)
-            if len(calls) <= faults:
-                raise jax.errors.JaxRuntimeError("INTERNAL: a fault")
-            return found.execute(*arguments)
+    def execute(program, *arguments):
+        calls.append(0)
+        if len(calls) <= faults:
+            raise jax.errors.JaxRuntimeError("INTERNAL: a fault")
+        return program.execute(*arguments)
 
-        return replace(found, execute=execute)
-
-    calls, original = [], engine_module.compile_program
-    monkeypatch.setattr(engine_module, "compile_program", compile_program)
+    slices(monkeypatch, execute)
     rows = collect(Engine(countdown(), lanes=2, devices=1), cells_of(range(1, 8)))
     assert [rows[f"c{i}"]["status"] for i in range(7)] == ["error"] * failed + ["converged"] * (7 - failed)
 

@@ -114,7 +114,7 @@ class Engine:
                 groups.setdefault(self.experiment.signature(cell[1]), []).append(cell)
         if failed:
             yield failed
-        order = sorted(groups.items(), key=lambda group: -self._work(group[1]))
+        order = sorted(groups.items(), key=lambda group: -work(self.experiment, group[1][0][1], len(group[1])))
         pool = ThreadPoolExecutor(compilers(), thread_name_prefix="expreg-compile")
         try:
             ahead = [pool.submit(self._compile, signature, members) for signature, members in order]
@@ -124,11 +124,6 @@ class Engine:
                 yield from self._drain(signature, members, future.result)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-    def _work(self, members: list[Cell]) -> float:
-        with suppress(Exception):  # the cell itself will say so
-            return self.experiment.cost(members[0][1]).flops * len(members)
-        return 0.0
 
     def _compile(self, signature: Hashable, members: list[Cell], lanes: int | None = None) -> Compiled:
         given, devices = lanes or self.lanes, self.mesh
@@ -302,6 +297,13 @@ def run_again(experiment: Experiment, settings: Settings) -> Row:
     if row["status"] in FAILED:
         raise RuntimeError(row["status_detail"])
     return row
+
+
+def work(experiment: Experiment, settings: Settings, count: int) -> float:
+    """Return the flops that so many cells of one program are expected to take, 0 where that is not known."""
+    with suppress(Exception):  # reported in its row
+        return experiment.cost(settings).flops * count
+    return 0.0
 
 
 def compilers() -> int:
