@@ -16,13 +16,7 @@ from expreg.kinds.network.figures import answer
 from expreg.kinds.network.figures.chain import grid, warnings
 from expreg.kinds.network.figures.look import criteria_of, limits
 from expreg.kinds.network.figures.tables import exponents, thresholds
-from expreg.kinds.network.figures.thresholds import (
-    draw_criteria,
-    heights,
-    level_of,
-    log_axes,
-    share_words,
-)
+from expreg.kinds.network.figures.thresholds import draw_criteria, heights, level_of, log_axes, share_words
 
 COUNTS = {
     "m = n / (d + 2)": (lambda n, d: n / (d + 2), (0, (1, 1.5))),
@@ -42,14 +36,13 @@ def page(summary: Mapping[str, Any]) -> Parts:
         if table["rows"]
     ]
     spectra = {str(group.get("label", "")) for group in groups}
-    limits = [line for line in warnings(summary) if line.partition(": lambda")[0] not in spectra]
     return Parts(
         tables=found,
         verdicts=plot.records(summary, "verdicts"),
         answer=answer.sentences(summary),
         first=answer.table(summary),
         grid=grid(summary),
-        warnings=limits,
+        warnings=[line for line in warnings(summary) if line.partition(": lambda")[0] not in spectra],
     )
 
 
