@@ -23,14 +23,26 @@ from expreg.kinds import EXPERIMENTS, own
 from expreg.kinds.own import Training
 from expreg.output import complain, counted
 from expreg.outputs import Plan, Status
-from expreg.results import Overrides
-from expreg.results import Run as Run
-from expreg.results import load as load
-from expreg.results import load_config as load_config
-from expreg.results import report as report
+from expreg.results import Overrides, Run, load, load_config, report
 from expreg.types import FAILED, Row, cores
 
 Reuse = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+__all__ = [
+    "Run",
+    "certificate_of_file",
+    "certificates",
+    "doctor",
+    "json_schema",
+    "load",
+    "load_config",
+    "plan",
+    "report",
+    "run",
+    "status",
+    "stream",
+    "sweep",
+]
 
 
 def run(
