@@ -56,7 +56,7 @@ def signature(settings: Settings, *, spread: bool = False) -> descent.Signature:
     return found._replace(neurons=width // found.branches)
 
 
-SMALLEST_ELEMENTS = 2048
+SMALLEST_ELEMENTS = 512
 """Least number of elements n x m of a program whose steps XLA takes."""
 
 
@@ -174,15 +174,10 @@ def cost(settings: Settings, *, spread: bool = False) -> Cost:
     """Return expected steps (those that H^cts predicts for replicate 0), flops per step (A.11), bytes per lane."""
     static = signature(settings, spread=spread)
     elements = static.n * static.neurons * static.branches
-    inner = static.n if static.form == "gram" else 2 * static.d
     typical = dict(settings, replicate=0, network=dict(settings["network"], m=2), measure=[])
     steps = _expected_steps(json.dumps(typical, sort_keys=True))
     size = np.dtype(static.dtype).itemsize
     width = static.n if static.form == "gram" else static.d
     states = 2 + len(static.hyperparameters)
     held = states * width * static.neurons * static.branches + 3 * elements + 4 * static.n**2
-    return Cost(float(steps), elements * (2.0 * inner + EXPONENTIAL_FLOPS), float(size * held))
-
-
-EXPONENTIAL_FLOPS = 40
-"""What the elementwise work of a step (one expm1, a dozen products) costs beside the matrix product."""
+    return Cost(float(steps), descent.flops(static), float(size * held))
