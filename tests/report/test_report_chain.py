@@ -41,7 +41,7 @@ def test_the_first_lines_say_from_which_width_on_networks_converge(summary):
         raw = converges["exponent"]["raw"]
         assert f"{group['label']}: 90 % of the networks converge" in sentence
         interval = f"[{raw['low']:.2f}, {raw['high']:.2f}]"
-        words = f"n^{raw['value']:.2f} {interval}; by the theorem a width of order n^(2+o(1)) log(n/delta) is enough."
+        words = f"n^{raw['value']:.2f} {interval}; by the theorem m of order lambda^-2 n^(2+o(1)) log(n/delta) is"
         flat = raw["low"] <= 0
         grows = f": nearly flat, {words}" if flat else f", growing like {words}"
         assert f"from m = {widths} at n = 8, 16, 32{grows}" in sentence
@@ -54,6 +54,24 @@ def test_the_first_lines_say_from_which_width_on_networks_converge(summary):
         criterion["thresholds"][0] |= {"interpolated": None, "beyond": "above", "widest": 4096}
     assert "from m = more than 4096, " in answer.sentences(changed)[0]
     assert "more than 4096" in answer.table(changed)["rows"][1]
+
+
+@pytest.mark.parametrize(("scaled", "factor"), [(0.75, "lambda^-2 log(n/delta)"), (2.0, "log(n/delta)")])
+def test_the_steepest_growth_stands_beside_what_its_verdict_measures(summary, scaled, factor):
+    changed = copy.deepcopy(summary)
+    *_, name = answer._conditions(changed["groups"][0])
+    for criterion in changed["groups"][0]["criteria"]:
+        steep = criterion["criterion"] == name["criterion"]
+        criterion["exponent"] |= {"usable": True, "raw": {"value": 1.0 + steep, "low": 0.5, "high": 3.0}}
+    [judged] = [
+        v for v in changed["verdicts"]
+        if (v["claim"], v["group"], v["criterion"]) == ("width", changed["groups"][0]["label"], name["criterion"])
+    ]  # fmt: skip
+    judged |= {"measured": 0.75, "scaled": {"value": scaled}}
+    steepest = f"{name['criterion']} makes m grow fastest, like n^2.00 [0.50, 3.00]"
+    assert answer.sentences(changed)[0].endswith(f"{steepest}; without {factor}, as in its verdict, n^0.75.")
+    judged["verdict"] = "does not apply"
+    assert answer.sentences(changed)[0].endswith(f"{steepest}.")
 
 
 def test_an_exponent_whose_interval_has_linear_growth_in_it_is_not_called_flat(summary):

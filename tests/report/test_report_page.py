@@ -128,6 +128,7 @@ def test_verdicts_come_first_worded_and_every_number_of_the_summary_is_shown(run
             for kind in ("raw", "corrected"):
                 low, high = criterion["exponent"][kind]["low"], criterion["exponent"][kind]["high"]
                 assert page.words.interval(low, high) in read.text
+    assert "exponent of n in m λ2, or in m" in read.text
     assert "device.kind" in read.text
     assert "compilations.0.lanes" in read.text
     assert CONFIG in read.text

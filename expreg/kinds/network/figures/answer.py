@@ -18,6 +18,8 @@ from expreg.output import counted
 Record = Mapping[str, Any]
 MOST = 4
 """Groups that have a sentence and a block of the table; the figures and the tables below have more."""
+GROWTH = "exponent of n"
+"""Names the row of exponents."""
 SUBJECTS = {"fit": "fits succeed", "E5": "networks converge"}
 """What succeeds, by the criterion that leads a run; of another criterion its title says so."""
 
@@ -27,7 +29,7 @@ def sentences(summary: Record) -> list[str]:
     groups = records(summary, "groups")
     if not widths_vary(groups):
         return settings.sentences(summary)
-    found = [f"{_sentence(summary, group)}{_steepest(group)}" for group in groups[:MOST] if criteria_of(group)]
+    found = [f"{_sentence(summary, group)}{_steepest(summary, group)}" for group in groups[:MOST] if criteria_of(group)]
     return found + ([f"{len(groups) - MOST} more groups are in the tables."] if len(groups) > MOST else [])
 
 
@@ -87,8 +89,11 @@ def _conditions(group: Record) -> list[dict[str, Any]]:
     return [c for c in found if c.get("claim_exponent") is not None] or found
 
 
-def _steepest(group: Record) -> str:
-    """Return the criterion whose width grows the most among the others, in a sentence; empty where none is known."""
+def _steepest(summary: Record, group: Record) -> str:
+    """Return the criterion whose width grows the most among the others, in a sentence; empty where none is known.
+
+    Its verdict is about m without the factors of the theorem, so that its exponent is another one, named here too.
+    """
     others = [
         (value, str(c.get("criterion")), exponent_words(c["exponent"]))
         for c in _conditions(group)[1:]
@@ -98,7 +103,15 @@ def _steepest(group: Record) -> str:
     if not others:
         return ""
     _, name, words = max(others)
-    return f" Of the conditions of the proof, {name} asks for the steepest growth, n^{words}."
+    text = f" Of the proof's conditions, {name} makes m grow fastest, like n^{words}"
+    about = ("width", group.get("label"), name)
+    for found in records(summary, "verdicts"):
+        measured = finite(found.get("measured"))
+        same = tuple(found.get(key) for key in ("claim", "group", "criterion")) == about
+        if same and measured is not None and found.get("verdict") != OUTSIDE:
+            factor = "lambda^-2 " * (measured == (found.get("scaled") or {}).get("value"))
+            text += f"; without {factor}log(n/delta), as in its verdict, n^{measured:.2f}"
+    return f"{text}."
 
 
 def _growth(summary: Record, group: Record, criterion: Record) -> str:
@@ -119,7 +132,7 @@ def _growth(summary: Record, group: Record, criterion: Record) -> str:
     )
     if not (applies and criterion.get("criterion") == "E5"):
         return grows
-    return f"{grows}{by} the theorem a width of order n^(2+o(1)) log(n/delta) is enough"
+    return f"{grows}{by} the theorem m of order lambda^-2 n^(2+o(1)) log(n/delta) is enough"
 
 
 def table(summary: Record) -> dict[str, Any]:
@@ -131,13 +144,15 @@ def table(summary: Record) -> dict[str, Any]:
     level, confidence = share_words(level_of(summary)), finite((summary.get("settings") or {}).get("confidence"))
     intervals = "intervals" if confidence is None else f"{100 * confidence:.4g} % intervals"
     link = {criterion.name: criterion.link for criterion in criteria()}
+    rows = [row for group in groups for row in _rows(group, list(titles), len(groups) > 1)]
+    exponents = ", and exponents of n in m" * any(row[0] == GROWTH for row in rows)
     return {
         "title": "",
-        "note": f"Widths m from which on {level} of the networks succeed, with {intervals}, by criterion. "
+        "note": f"Least widths m at which {level} of the networks succeed{exponents}, with {intervals}. "
         + "; ".join(f"{name}: {title}" for name, title in titles.items())
         + ".",
         "columns": ["", *(f"{name}, {link[name]}" if len(name) < 5 and link.get(name) else name for name in titles)],
-        "rows": [row for group in groups for row in _rows(group, list(titles), len(groups) > 1)],
+        "rows": rows,
     }
 
 
@@ -151,4 +166,4 @@ def _rows(group: Record, names: list[str], labelled: bool) -> Iterator[list[Any]
         yield [f"n = {n}", *(_width(at[name][n]) if n in at.get(name, {}) else None for name in names)]
     if len(counts) > 1:
         words = [exponent_words((found.get(name) or {}).get("exponent") or {}, none="–") for name in names]
-        yield ["exponent of n", *words]
+        yield [GROWTH, *words]
