@@ -1,6 +1,8 @@
 """Replicates for a wanted interval: against simulation, against the estimator itself, and in words."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from expreg.core.config import cells
 from expreg.core.stats import exponents, power, success
 from expreg.kinds.network import outlook
 
+ROOT = Path(__file__).resolve().parents[2]
 NS = (8, 16, 32, 64, 128)
 FINE = np.exp(np.arange(0, 20, 0.01))
 HALF_OCTAVES = list(2.0 ** np.arange(2, 12, 0.5))
@@ -94,6 +97,18 @@ def test_planned_replicates_get_the_interval_to_expect_from_them() -> None:
     few = record(replicates=20)
     assert few["expected"] > 0.06
     assert few["sentences"][-1].endswith("but no upper limit of the 0.9 quantile.")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "threshold", "budget", "initial", "iid", "lazy"])
+def test_what_criteria_get_lies_within_the_range_that_a_plan_names(name: str) -> None:
+    config = api.load_config(ROOT / f"configs/{name}.yaml")
+    results = json.loads((ROOT / f"docs/results/{name}.json").read_text())
+    found = outlook.resolution([settings for settings, _ in cells(config)], config.analysis.model_dump())
+    fits = [criterion["raw"] for group in results["groups"] for criterion in group["criteria"]]
+    assert found is not None
+    low, high = (factor * found["expected"] for factor in power.BY_CRITERION)
+    assert f"from +-{low:.2g} to +-{high:.2g} depending on the criterion" in found["sentences"][-1]
+    assert all(low <= (fit["high"] - fit["low"]) / 2 <= high for fit in fits if fit["low"] is not None)
 
 
 def test_a_grid_that_is_too_coarse_is_said_to_be() -> None:

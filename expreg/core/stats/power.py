@@ -16,6 +16,8 @@ from expreg.core.stats.describe import Floats
 
 Widths = Sequence[float] | Mapping[int, Sequence[float]]
 
+BY_CRITERION = 0.7, 2.5
+"""The least and the largest half-width of a criterion in the shipped configs, over that which the law gives."""
 # The replicates of a half-width may exceed an integer by rounding alone.
 _ROUNDING = 1e-9
 
@@ -143,5 +145,9 @@ def _sentences(found: Mapping[str, Any]) -> list[str]:
     if found["planned"] is None:
         return [f"{goal} {reach}", limit]
     short = f", but no upper limit of the {quantile}" if found["planned"] < found["for_quantile"] else ""
-    expected = f"{found['planned']} replicates are expected to give +-{found['expected']:.2g} for {over}{short}."
+    low, high = (factor * found["expected"] for factor in BY_CRITERION)
+    expected = (
+        f"{found['planned']} replicates are expected to give +-{found['expected']:.2g} for {over} under the"
+        f" {found['law']} law, from +-{low:.2g} to +-{high:.2g} depending on the criterion{short}."
+    )
     return [f"{goal} {reach}", limit, expected]
