@@ -281,19 +281,26 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Two or more run directories.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Show the settings in which runs differ, and what they found side by side: counts, widths, exponents."""
-    from expreg.core.page.compare import compare as side_by_side
+    """Show the settings in which runs differ, and what they found side by side: counts, widths, exponents.
+
+    Ends with whether the exponents differ from those of the first run.
+    """
+    from expreg.core.page import compare as side_by_side
+    from expreg.core.page import terminal
 
     if len(runs) < 2:
         raise typer.BadParameter("one run; give two or more")
-    differences, statistics = side_by_side(runs)
+    settings, statistics = side_by_side.compare(runs)
+    differences = side_by_side.differences(runs, list(statistics.columns))
     if as_json:
-        found = {"settings": differences, "findings": statistics}
+        found = {"settings": settings, "findings": statistics}
         rows = {name: dict(zip(of.index, of.to_numpy().tolist(), strict=True)) for name, of in found.items()}
-        say(*_json({"runs": list(statistics.columns), **rows}))
+        say(*_json({"runs": list(statistics.columns), **rows, "differences": differences}))
         return
-    settings = differences.fillna("–").to_string().split("\n") if len(differences) else ["  none"]
-    say("Settings that differ", *settings, "", "Findings", *statistics.fillna("–").to_string().split("\n"))
+    lines = settings.fillna("–").to_string().split("\n") if len(settings) else ["  none"]
+    say("Settings that differ", *lines, "", "Findings", *statistics.fillna("–").to_string().split("\n"))
+    for sentence in side_by_side.conclusions(differences):
+        say("", *terminal.wrapped(sentence))
 
 
 @app.command(short_help="Solve a regression problem of your own.")

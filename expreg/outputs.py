@@ -149,7 +149,7 @@ _DOCTOR = {
     NotRequired[float | None]: "flops_per_second",
     list[str]: "trouble",
 }
-_COMPARISON = {list[str]: "runs", dict[str, list[Any]]: "settings findings"}
+_COMPARISON = {list[str]: "runs", dict[str, list[Any]]: "settings findings", list[dict[str, Any]]: "differences"}
 _certificate = _document("`steps` are those after which ||F - y|| <= `eps` is sure; null if none are.", _CERTIFICATE)
 OUTPUTS: Mapping[str, Any] = {
     "run": Summary,
@@ -157,7 +157,9 @@ OUTPUTS: Mapping[str, Any] = {
     "plan": Plan,
     "status": Status,
     "query": Annotated[list[dict[str, Any]], Field(description="Rows, by the names of their columns.")],
-    "compare": _document("Settings that differ and findings, values in the order of `runs`.", _COMPARISON),
+    "compare": _document(
+        "Settings that differ, findings in the order of `runs`, exponents less those of the first.", _COMPARISON
+    ),
     "certify": _certificate | list[_certificate],  # type: ignore[valid-type]
     "solve": _document("", _SOLUTION),
     "bench": _document("Times of a suite; keys and rows differ between suites.", _BENCH),

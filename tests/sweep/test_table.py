@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from expreg.core.engine import manifest
-from expreg.core.page.compare import compare
+from expreg.core.page.compare import compare, conclusions, differences
 from expreg.core.store.export import export, query
 from expreg.core.store.part import digest, encode, part_name
 from expreg.core.store.store import Store, canonical, identity_hash
@@ -311,6 +311,28 @@ def test_events_with_a_changed_byte_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"value": 1', b'"value": 7') + b"\n{}\n\xff\xfe\n")
     assert [event["kind"] for event in read_events(tmp_path)] == ["opened", "two"]
+
+
+def test_compare_says_which_exponents_differ_by_more_than_their_intervals(tmp_path: Path) -> None:
+    def run(name: str, **exponents: list[float | None]) -> Path:
+        folder = save(tmp_path / name, [row(1)])
+        fits = {key: dict(zip(("value", "low", "high"), ends, strict=True)) for key, ends in exponents.items()}
+        criteria = [{"criterion": key, "exponent": {"usable": True, "raw": raw}} for key, raw in fits.items()]
+        (folder / "summary.json").write_text(json.dumps({"groups": [{"label": name, "criteria": criteria}]}))
+        return folder
+
+    a = run("a", E5=[0.5, 0.2, 0.9], movement=[2.0, 1.9, 2.1], E3=[0.5, 0.4, None])
+    b = run("b", E5=[0.2, -0.2, 0.5], movement=[1.0, 0.9, 1.1], E3=[0.5, 0.4, 0.6], E4=[0.5, 0.4, 0.6])
+    found = differences([a, b], ["a", "b"])
+    assert [(one["exponent"], one["differ"]) for one in found] == [("E5", False), ("movement", True)]
+    assert [found[0][key] for key in ("value", "low", "high")] == pytest.approx(
+        [-0.3, -0.3 - math.sqrt(0.32), -0.3 + math.sqrt(0.18)]
+    )
+    assert conclusions(found) == [
+        "Exponents of n, b minus a: movement -1 [-1.14, -0.859]: differ;"
+        " E5 -0.300 [-0.866, 0.124]: not shown to differ."
+    ]
+    assert conclusions(differences([a, save(tmp_path / "c")], ["a", "c"])) == []
 
 
 def test_compare_shows_what_differs_side_by_side(tmp_path: Path) -> None:

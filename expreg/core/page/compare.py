@@ -1,8 +1,9 @@
 """Runs side by side: the settings in which they differ, and what each of them found."""
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,16 +62,71 @@ def _findings(folder: Path) -> Iterator[tuple[str, Any]]:
     yield "planned cells", (plan or {}).get("cells")
     yield from (("cells", counts.total()), ("damaged parts", len(damaged)))
     yield from ((f"status {name}", count) for name, count in sorted(counts.items()))
+    yield from _of_summary(folder, _thresholds)
+
+
+def _of_summary(folder: Path, read: Callable[[Mapping[str, Any]], Iterable[tuple[str, Any]]]) -> list[tuple[str, Any]]:
+    """Return what is read of the summary of a run, nothing where there is none."""
     with storage(folder):
         try:
-            yield from list(_thresholds(read_json(folder / "summary.json")))
+            return list(read(read_json(folder / "summary.json")))
         except FileNotFoundError:
-            return
+            return []
         except ValueError as error:
             raise InputError(Problem("E-JSON", str(error), file=str(folder / "summary.json"))) from error
         except (TypeError, KeyError, AttributeError):
             message = "is not what expreg writes; `expreg report` makes it again"
             raise InputError(Problem("E-JSON", message, file=str(folder / "summary.json"))) from None
+
+
+def differences(directories: Sequence[Path | str], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the exponents that a later run shares with the first, less those of the first, with their intervals.
+
+    The interval is that of independent runs; it is too wide where both have the same replicates.
+    `differ`: whether 0 lies outside.
+    """
+    first, *others = [dict(_of_summary(Path(directory), _exponents)) for directory in directories]
+    return [
+        {"run": label, "minus": labels[0], "exponent": name} | _difference(found[name], first[name])
+        for label, found in zip(labels[1:], others, strict=True)
+        for name in found
+        if name in first
+    ]
+
+
+def _difference(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, Any]:
+    value = one["value"] - other["value"]
+    low = value - math.hypot(one["value"] - one["low"], other["high"] - other["value"])
+    high = value + math.hypot(one["high"] - one["value"], other["value"] - other["low"])
+    return {"value": value, "low": low, "high": high, "differ": not low <= 0.0 <= high}
+
+
+def conclusions(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the differences of each run as one sentence, those that are not shown to differ behind the others."""
+    lines = []
+    for run in dict.fromkeys(one["run"] for one in found):
+        own = [one for one in found if one["run"] == run]
+        parts = [
+            f"{', '.join(_shown(one) for one in own if one['differ'] == differ)}: {words}"
+            for differ, words in ((True, "differ"), (False, "not shown to differ"))
+            if any(one["differ"] == differ for one in own)
+        ]
+        lines.append(f"Exponents of n, {run} minus {own[0]['minus']}: {'; '.join(parts)}.")
+    return lines
+
+
+def _shown(one: Mapping[str, Any]) -> str:
+    return f"{one['exponent']} {words.cell_text([one[key] for key in ('value', 'low', 'high')])}"
+
+
+def _exponents(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Yield the exponents that are usable, by criterion and, where there are several groups, by group."""
+    groups = summary.get("groups", [])
+    for group in groups:
+        for criterion in group.get("criteria", []):
+            fit = criterion.get("exponent") or {}
+            if fit.get("usable") and all(isinstance(fit["raw"][key], float) for key in ("value", "low", "high")):
+                yield f"{group['label']}, " * (len(groups) > 1) + criterion["criterion"], fit["raw"]
 
 
 def _thresholds(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
