@@ -9,6 +9,7 @@ from report.synthetic import HOSTILE
 
 from expreg.core.page import page
 from expreg.core.page.words import verdict_text
+from expreg.kinds.network.events import EVENTS, Event
 from expreg.kinds.network.figures import answer, chain
 
 
@@ -96,6 +97,21 @@ def test_the_first_table_has_every_threshold_with_its_interval(summary):
                 assert row[0] == f"n = {at['n']}"
                 known = at["interpolated"]
                 assert row[column][0] == round(known) if known else "more" in row[column] or "less" in row[column]
+
+
+def test_the_first_table_has_the_events_that_a_user_registered(summary, monkeypatch):
+    changed = copy.deepcopy(summary)
+    for group in changed["groups"]:
+        [converges] = [c for c in group["criteria"] if c["criterion"] == "E5"]
+        own = {"criterion": "bounded", "title": "the residual is bounded", "claim_exponent": None}
+        group["criteria"].append(converges | own)
+    assert "bounded" not in answer.table(changed)["columns"]
+    monkeypatch.setitem(EVENTS, "bounded", Event(name="bounded", title="", claim=None, margin=lambda facts: 1.0))
+    table = answer.table(changed)
+    assert table["columns"][-1] == "bounded"
+    assert "bounded: the residual is bounded." in table["note"]
+    assert [row[-1] for row in table["rows"]] == [row[1] for row in table["rows"]]  # those of E5
+    assert answer.sentences(changed) == answer.sentences(summary)
 
 
 def test_one_n_has_no_word_on_growth():

@@ -290,6 +290,8 @@ _ON_REQUEST = (
 )
 EVENTS: dict[str, Event] = {event.name: event for event in (*_LIST, *_ON_REQUEST)}
 """Every event by name, in the order of configs and pages; `expreg.register` adds to it."""
+BUILT_IN = frozenset(EVENTS)
+"""Those of the package; all others were registered."""
 BUNDLED = tuple(event.name for event in _LIST)
 """What is measured where a config does not say: events that are added later change no config and no cell id."""
 

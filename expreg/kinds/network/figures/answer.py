@@ -10,6 +10,7 @@ from expreg.core.page.style import Figure, finite, records
 from expreg.core.page.words import number, threshold
 from expreg.core.stats.describe import OUTSIDE
 from expreg.kinds.network.columns import INNER
+from expreg.kinds.network.events import BUILT_IN, EVENTS
 from expreg.kinds.network.figures.look import criteria_of
 from expreg.kinds.network.figures.thresholds import exponent_words, level_of, share_words
 from expreg.kinds.network.summary.groups import criteria
@@ -89,6 +90,12 @@ def _conditions(group: Record) -> list[dict[str, Any]]:
     return [c for c in found if c.get("claim_exponent") is not None] or found
 
 
+def _shown(group: Record) -> list[dict[str, Any]]:
+    """Return the criteria of the table: those conditions, and events that were registered."""
+    asked = [c.get("criterion") for c in _conditions(group)] + [name for name in EVENTS if name not in BUILT_IN]
+    return [c for c in criteria_of(group) if c.get("criterion") in asked]
+
+
 def _steepest(summary: Record, group: Record) -> str:
     """Return the criterion whose width grows the most among the others, in a sentence; empty where none is known.
 
@@ -140,7 +147,7 @@ def table(summary: Record) -> dict[str, Any]:
     groups = [group for group in records(summary, "groups")[:MOST] if criteria_of(group)]
     if not widths_vary(groups):
         return settings.table(summary)
-    titles = {str(c.get("criterion")): str(c.get("title")) for group in groups for c in _conditions(group)}
+    titles = {str(c.get("criterion")): str(c.get("title")) for group in groups for c in _shown(group)}
     level, confidence = share_words(level_of(summary)), finite((summary.get("settings") or {}).get("confidence"))
     intervals = "intervals" if confidence is None else f"{100 * confidence:.4g} % intervals"
     link = {criterion.name: criterion.link for criterion in criteria()}
