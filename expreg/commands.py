@@ -17,6 +17,7 @@ from expreg.core.store import disk
 from expreg.data import read_problem, read_vector, without_empty
 from expreg.data.files import by_suffix
 from expreg.errors import InputError, Problem, printable
+from expreg.kinds import EXPERIMENTS
 from expreg.output import counted, document, duration
 
 SHOWN = 12
@@ -169,7 +170,8 @@ def plan_lines(found: Mapping[str, Any], more: list[str]) -> list[str]:
         lines.append(f"  {axis}: {', '.join(shown)}  ({len(values)})")
     seconds = math.nan if found["seconds"] is None else found["seconds"]
     needed = found["devices_needed"]
-    over = f"; execution.shard spreads it over {needed} such devices" if needed > 1 else ""
+    spread = EXPERIMENTS[found["experiment"]].spread if needed > 1 else None
+    over = f"; execution.shard: {spread.over} spreads it over {needed} such devices" if spread else ""
     facts = {
         "largest cell": f"{found['bytes_per_lane'] / 2**20:.3g} MiB in a lane; {found['lanes']} lanes at most{over}",
         "work": f"{found['flops']:.2g} flops",

@@ -13,6 +13,7 @@ import pytest
 from sharding import both, ended, loops, start
 
 from expreg import api, checks
+from expreg.commands import plan_lines
 from expreg.core.engine import checkpoints, estimate
 from expreg.core.engine.checkpoints import Checkpoints
 from expreg.core.engine.lanes import Engine
@@ -233,7 +234,9 @@ def test_a_network_too_large_for_a_device_is_planned_for_several_and_refused_by_
     room = EXPERIMENTS["threshold"].spread.cost(settings).bytes / 1.5
     monkeypatch.setattr(estimate, "memory", lambda device: 2 * room)  # of two cores
     monkeypatch.setattr(estimate, "measured_speed", lambda experiment: 1e9)
-    assert api.plan(CONFIG, wide)["devices_needed"] == 2
+    found = api.plan(CONFIG, wide)
+    assert found["devices_needed"] == 2
+    assert "execution.shard: neurons spreads it over 2 such devices" in "\n".join(plan_lines(found, []))
     with pytest.raises(InputError, match=r"E-MEM.* m=1048576 .*; execution\.shard: neurons .* at least 2 such"):
         api.run(CONFIG, wide, tmp_path / "run")
     assert not list(tmp_path.iterdir())

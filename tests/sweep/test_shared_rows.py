@@ -9,6 +9,7 @@ import pytest
 from sharding import both, collectives, ended, loops, start
 
 from expreg import api, checks
+from expreg.commands import plan_lines
 from expreg.core.engine import estimate
 from expreg.errors import InputError
 from expreg.kinds import EXPERIMENTS
@@ -190,7 +191,9 @@ def test_a_problem_too_large_for_a_device_is_planned_for_several_and_refused_by_
     room = EXPERIMENTS["regression"].cost(settings).bytes / 1.5
     monkeypatch.setattr(estimate, "memory", lambda device: 2 * room)  # of two cores
     monkeypatch.setattr(estimate, "measured_speed", lambda experiment: 1e9)
-    assert api.plan(CONFIG, large)["devices_needed"] == 3  # they keep the inputs too
+    found = api.plan(CONFIG, large)
+    assert found["devices_needed"] == 3  # they keep the inputs too
+    assert "execution.shard: rows spreads it over 3 such devices" in "\n".join(plan_lines(found, []))
     with pytest.raises(InputError, match=r"E-MEM.* n=2097152 d=8.*; execution\.shard: rows .* at least 2 such"):
         api.run(CONFIG, large, tmp_path / "run")
     assert not list(tmp_path.iterdir())
