@@ -21,7 +21,7 @@ Call = Callable[..., tuple[int, str, str]]
 def half() -> live.Progress:
     """What the process of a run says when it has run half of its cells."""
     with Reporter(Pace({str(k): Load(1.0, 1.0) for k in range(40)}), 40, silent=True) as reporter:
-        reporter.add([{"cell": str(k), "status": "converged"} for k in range(20)], lanes=(3, 8))
+        reporter.add([{"cell": str(k), "status": "converged"} for k in range(20)], occupied=(3, 8))
     return reporter.progress()._replace(seconds=10.0, seconds_left=9.6)
 
 
@@ -56,6 +56,24 @@ def test_status_of_a_run_in_progress_has_its_rate_and_time_left(run: Path, comma
     assert (code, out.splitlines()[0]) == (0, f"{run}: 0 of 40 cells done, running now")
     assert [line.split()[-2:] for line in out.splitlines()[1:4]] == [["2", "cells/s"], ["10", "s"], ["8", "busy"]]
     assert json.loads(command("status", str(run), "--json")[1])["progress"] == half()._asdict()
+
+
+def test_queued_tasks_are_counted_where_a_run_says_how_far_it_is() -> None:
+    said = io.StringIO()
+    with Reporter(Pace({}), 40, label="round 2: ", stream=said) as reporter:
+        reporter.add([{"cell": "1", "status": "converged"}], occupied=(0, 0, 6, 8))
+        assert live.line(reporter.progress()).startswith("round 2: 6 of 8 tasks queued: 1/40 cells done (1 converged);")
+        reporter.add([], occupied=(0, 0, 0, 8))
+    assert live.line(reporter.progress()).startswith("round 2: 1/40 cells done (1 converged);")
+
+
+@pytest.mark.parametrize(("running", "state"), [(True, "running now"), (False, "run by jobs")])
+def test_queued_tasks_are_counted_in_the_state_of_a_run(running: bool, state: str) -> None:
+    facts = {"running": running, "planned": 40, "done": 0, "search": None, "last_event": None, "by_status": {}}
+    facts |= {"progress": None, "damaged": [], "jobs": {"7": {"pending": 5, "running": 1}, "8": {"pending": 1}}}
+    assert watch.lines(Path("run"), facts)[0] == f"run: 0 of 40 cells done, {state}, 6 of 7 tasks queued"
+    facts["jobs"] = {"7": {"running": 6}}
+    assert watch.lines(Path("run"), facts)[0] == f"run: 0 of 40 cells done, {state}"
 
 
 def test_what_a_killed_run_left_is_no_progress(run: Path, command: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ class Tasks:
 
     stores = True
     compilations = ()  # made in the tasks
-    occupied = (0, 0)
+    occupied = (0, 0, 0, 0)
 
     def __init__(self, job: Job) -> None:
         assert job.store is not None
@@ -185,6 +185,8 @@ class Tasks:
         except InputError:  # Slurm does not answer now; it will later
             return {}
         ended = {task: self._tasks.pop(task) for task in [*self._tasks] if task not in known}
+        queued = sum(known[task] == "pending" for task in self._tasks)
+        self.occupied = (0, 0, queued, len(self._tasks))
         if cancelled := ended.keys() - {task for array in found for task in array.tasks}:
             raise Interrupted(f"cancelled: {jobs.named(cancelled)}; the same command submits the rest")
         return ended

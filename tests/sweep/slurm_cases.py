@@ -481,6 +481,16 @@ def test_a_cell_whose_tasks_always_end_without_its_row_is_an_error(tmp_path, mon
     assert set(table["attempt"]) == {1}
 
 
+def test_the_owner_counts_the_tasks_that_are_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = object.__new__(tasks.Tasks)
+    owner._directory, owner._tasks = tmp_path, dict.fromkeys(("5_0", "5_1", "5_2"), ())
+    (tmp_path / jobs.FOLDER).mkdir()
+    jobs.keep(tmp_path, jobs.Array("slurm", {task: [] for task in owner._tasks}))
+    monkeypatch.setattr(jobs, "states", lambda _: {"5_0": "running", "5_1": "pending"})
+    assert owner.occupied[2:] == (0, 0)
+    assert (owner._ended(), owner.occupied) == ({"5_2": ()}, (0, 0, 1, 2))
+
+
 # --- what a task does with signals, and which cells it gets ----------------------------------------
 
 

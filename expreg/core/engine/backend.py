@@ -58,8 +58,8 @@ class Runner(Protocol):
         """Signature, lanes and seconds of each program."""
 
     @property
-    def occupied(self) -> tuple[int, int]:
-        """How many cells run now, and how many could."""
+    def occupied(self) -> tuple[int, ...]:
+        """How many cells run now, and how many could; behind them, of tasks, how many are queued, and all of them."""
 
     def run(self, cells: Cells) -> Iterator[list[Row]]:
         """Yield rows."""

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from expreg.core.engine.pace import Pace, Spent
 from expreg.core.store import live
 from expreg.errors import printable
+from expreg.output import counted
 
 LINE_SECONDS = 10.0
 """Time between two plain lines at first; later they come less often, so that no log is flooded."""
@@ -45,7 +46,7 @@ class Reporter:
         self._pace = pace
         self._before, self._of = done, cells + done
         self._statuses: Counter[str] = Counter()
-        self._lanes = (0, 0)
+        self._occupied: tuple[int, ...] = (0, 0)
         self._began = self._last_line = time.monotonic()
         self._said = ""
         self._label = label
@@ -62,7 +63,7 @@ class Reporter:
             disable=self._plain,
         )
         self._task = self._bar.add_task(
-            label.rstrip(": ") or "cells", total=self._of, completed=done, rest=live.rest(self.progress())
+            self._head.rstrip(": ") or "cells", total=self._of, completed=done, rest=live.rest(self.progress())
         )
 
     def __enter__(self) -> Self:
@@ -83,21 +84,23 @@ class Reporter:
         rows: Collection[Mapping[str, Any]],
         spent: Spent = Spent(),  # noqa: B008
         compiled: Iterable[float] = (),
-        lanes: tuple[int, int] = (0, 0),
+        occupied: tuple[int, ...] = (0, 0),
         devices: int | None = None,
     ) -> None:
         """Count rows of finished cells.
 
         `spent` is what the engine has spent since the beginning, `compiled` the seconds of each compilation so far;
-        `lanes` how many lanes hold a cell, and how many there are; `devices` how many run cells now.
+        `occupied` how many lanes hold a cell, how many there are, how many tasks are queued and there are; `devices`
+        how many run cells now.
         """
         self._statuses.update(row["status"] for row in rows)
-        self._lanes = lanes
+        self._occupied = occupied
         now = time.monotonic()
         self._pace.add(rows, now - self._began, spent, compiled, devices)
         with suppress(OSError):
             done = self._before + self._statuses.total()
-            self._bar.update(self._task, completed=done, rest=live.rest(self.progress()))
+            head = self._head.rstrip(": ") or "cells"
+            self._bar.update(self._task, description=head, completed=done, rest=live.rest(self.progress()))
         if now - self._last_line >= max(LINE_SECONDS, LINE_SHARE * (now - self._began)):
             self._last_line = now
             if self._plain and self._pace.cells_left:
@@ -113,10 +116,16 @@ class Reporter:
             seconds=time.monotonic() - self._began,
             seconds_left=left if math.isfinite(left) else None,
             programs=self._pace.programs,
-            busy=self._lanes[0],
-            lanes=self._lanes[1],
-            label=self._label,
+            busy=self._occupied[0],
+            lanes=self._occupied[1],
+            label=self._head,
         )
+
+    @property
+    def _head(self) -> str:
+        """What stands in front of a line: the label, and how many tasks are queued."""
+        queued, tasks = self._occupied[2:] or (0, 0)
+        return self._label + f"{queued} of {counted(tasks, 'task')} queued: " * (queued > 0)
 
     def _say(self, line: str) -> None:
         if line == self._said:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from expreg.core.page import terminal
 from expreg.core.store import live, table
 from expreg.core.store.disk import is_locked
 from expreg.errors import printable
-from expreg.output import say
+from expreg.output import counted, say
 
 LOOK_SECONDS = 1.0
 """Time between two looks at a run."""
@@ -45,10 +46,12 @@ def lines(run: Path, facts: Mapping[str, Any]) -> list[str]:
 
 def _state(facts: Mapping[str, Any], last: Mapping[str, Any] | None) -> str:
     over = last and last["kind"] == "finished"
+    tasks = sum((Counter(of) for of in _jobs(facts).values()), Counter[str]())
+    queue = f", {tasks['pending']} of {counted(tasks.total(), 'task')} queued" if tasks["pending"] else ""
     if facts["running"]:
-        return "drawing the report" if over else "running now"
-    if _jobs(facts):
-        return "run by jobs"
+        return "drawing the report" if over else f"running now{queue}"
+    if tasks:
+        return f"run by jobs{queue}"
     return "search finished" if facts["search"] and over else "not running"
 
 
