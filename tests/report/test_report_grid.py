@@ -59,6 +59,19 @@ def test_the_best_setting_is_that_of_most_successes_then_fewest_steps():
     assert outcomes(cells, [STEP, OPTIMIZER], "residual_final")["runs"].tolist()[0] == 3
 
 
+@pytest.mark.parametrize(
+    ("factor", "words"), [(0.5, ""), (0.97, ", not shown to be better than the next"), (1.0, ", not shown to be")]
+)
+def test_a_best_setting_that_could_be_chance_is_called_so(factor, words):
+    cells = rows(steps=(0.001, 0.01), optimizers=("sgd",), replicates=8).assign(status="max_steps")
+    cells["residual_final"] = (1.0 + 0.1 * cells["replicate"] * (factor < 1)) * np.where(cells[STEP] > 0.005, factor, 1)
+    [sentence] = settings.sentences({"best": best(cells, [STEP, "replicate"], THRESHOLD)})
+    assert f"(median of 8 runs){words}" in sentence
+    assert sentence.endswith("runs).") == (not words)
+    [alone] = settings.sentences({"best": best(cells[cells["replicate"] == 0], [STEP, "replicate"], THRESHOLD)})
+    assert alone.endswith("(median of 1 run), not shown to be better than the next.")
+
+
 def test_a_sweep_of_n_and_m_alone_is_no_grid_of_settings():
     cells = rows(steps=(0.01,), optimizers=("sgd",), n=(4, 8))
     drawn = drawing.figures(THRESHOLD, cells, pd.DataFrame(), summary(cells))

@@ -7,7 +7,11 @@ from expreg.core.page.style import finite
 from expreg.core.page.words import number
 from expreg.core.stats.describe import shown
 from expreg.core.stats.settings import short
+from expreg.output import counted
 from expreg.types import TRIAL
+
+ALIKE = 0.05
+"""From this p-value on, the best setting is not shown to be better than the next."""
 
 
 def best(summary: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -26,9 +30,10 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     if finite(first["final"]) is None and found["none"] == found["count"]:
         return [f"In none of {found['count']} settings does the median run end with a finite {found['final']}."]
     if found.get("trials") or found["none"] == found["count"]:
-        of = f"{found['final']} {number(first['final'])} (median of {first['runs']} runs)"
+        of = f"{found['final']} {number(first['final'])} (median of {counted(first['runs'], 'run')})"
         if not found.get("trials"):
-            return [f"The best of {found['count']} settings is {setting}: {of}."]
+            alike = ", not shown to be better than the next" if (found.get("p_value") or 0.0) >= ALIKE else ""
+            return [f"The best of {found['count']} settings is {setting}: {of}{alike}."]
         whole = f", {found['count']} of which ran in full," if found["count"] < found["trials"] else ""
         return [f"The best of {found['trials']} trials{whole} is number {first[TRIAL]} ({setting}): {of}."]
     steps = f", in {number(first['steps'])} steps (median)" if finite(first["steps"]) is not None else ""

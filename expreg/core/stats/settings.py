@@ -50,6 +50,17 @@ def outcomes(cells: pd.DataFrame, axes: Sequence[str], final: str, *, largest: b
     return found.reset_index().replace([np.inf, -np.inf], np.nan)
 
 
+def _p_value(cells: pd.DataFrame, axes: Sequence[str], final: str, places: Sequence[int], worst: float) -> float:
+    """Return that of the rank test (Mann-Whitney) on `final` between two settings, by their places in `outcomes`."""
+    from scipy.stats import mannwhitneyu  # slow to import
+
+    rows = cells[~cells["status"].isin(FAILED)]
+    place = rows.groupby(list(axes), sort=True, dropna=False).ngroup()
+    values = pd.to_numeric(rows[final], errors="coerce").astype(float).fillna(worst)
+    one, other = (values[place == k].to_numpy() for k in places)
+    return 1.0 if set(one) == set(other) and len({*one}) == 1 else float(mannwhitneyu(one, other).pvalue)
+
+
 def best(
     cells: pd.DataFrame, axes: Sequence[str], experiment: Experiment, trials: Mapping[str, Any] | None = None
 ) -> Record:
@@ -57,7 +68,8 @@ def best(
 
     Of `trials` (their number, `metric` and `space`) the best by the metric alone. `swept`: all axes that vary; `axes`:
     those that are compared, where there are any all but the experiment's inner ones; `count`: how many settings there
-    are, in how many `all` and in how many `none` converge.
+    are, in how many `all` and in how many `none` converge; `p_value`: of the hypothesis that the best and the next
+    leave the same; null where other numbers than that decide.
     """
     final, largest = experiment.final, experiment.largest
     names = swept(cells, axes)
@@ -68,9 +80,11 @@ def best(
         compared = [name for name in (TRIAL, *trials["space"]) if name in cells]
         order = {"final": not largest}
     if not compared or not final or final not in cells:
-        return {"swept": [], "axes": [], "final": "", "count": 0, "all": 0, "none": 0, "rows": []}
+        return {"swept": [], "axes": [], "final": "", "count": 0, "all": 0, "none": 0, "p_value": None, "rows": []}
     found = outcomes(cells, compared, final, largest=largest)
     ranked = found.sort_values(list(order), ascending=list(order.values()), kind="stable")
+    several = len(found) > 1 and not trials and not found["share"].any()
+    places, worst = list(ranked.index[:2]), -np.inf if largest else np.inf
     return {
         "swept": names,
         "axes": compared,
@@ -80,5 +94,6 @@ def best(
         "count": len(found),
         "all": int((found["share"] == 1).sum()),
         "none": int((found["share"] == 0).sum()),
+        "p_value": _p_value(cells, compared, final, places, worst) if several else None,
         "rows": ranked.head(MOST).to_dict("records"),
     }
