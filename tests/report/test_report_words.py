@@ -1,5 +1,6 @@
 """Words of the report: number formats, the table of verdicts, warnings."""
 
+import copy
 import re
 
 import pandas as pd
@@ -147,6 +148,7 @@ def test_a_lambda_that_collapses_or_vanishes_is_warned_of():
     ]
     collapses, vanishes, unknown = limits({"groups": groups})
     assert collapses.startswith("fixed d: lambda changes from 4 at n = 4 to 0.700 at n = 16, like n^-1.25; exponents")
+    assert collapses.endswith("of n in m include that, verdicts are about m lambda^2 where it matters.")
     assert unknown.startswith("unknown: lambda is not known")
     assert vanishes.startswith("pairs: lambda is 0 up to rounding at n = 8: the data hold equal points")
     groups[0]["criteria"][0]["title"] = groups[1]["criteria"][0]["title"] = "converges within flow time 2"
@@ -161,6 +163,11 @@ def test_thresholds_that_the_grid_does_not_show_are_warned_of(run):
     censored = sum(row["quantile"] is None for row in rows)
     assert censored > 0
     assert f"{censored} of {len(rows)} thresholds lie beyond" in "\n".join(limits(summary))
+    changed = copy.deepcopy(summary)
+    for criterion in (c for group in changed["groups"] for c in group["criteria"]):
+        for row in criterion["thresholds"]:
+            row["bracketed"] = (criterion["criterion"], row["n"]) not in (("E5", 8), ("E3", 16))
+    assert any(line.endswith("thresholds: E5 at n = 8, E3 at n = 16.") for line in limits(changed))
 
 
 def _answer(**rows):

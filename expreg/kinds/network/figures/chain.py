@@ -21,6 +21,8 @@ CAUTION = (
 )
 HEADINGS = {"kernel": "Kernel stays positive definite"}
 UNEQUAL = 1.5  # a ratio of lambda from which equal flow times are unequal budgets
+MOST_LOOSE = 6
+"""Thresholds that the grid does not bracket and that are named."""
 STEEP = 0.25
 """A power of n in lambda that a reader is warned of."""
 _MARKS = {"equal": "", "at least": "≥", "at most": "≤"}
@@ -92,12 +94,14 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
     """Return one line each: thresholds beyond the grid, and a lambda that is unknown, vanishes or changes with n."""
     groups = records(summary, "groups")
     sought = groups if answer.widths_vary(groups) else []  # with one width there is no threshold
-    rows = [row for group in sought for c in criteria_of(group) for row in records(c, "thresholds")]
-    censored = sum(finite(row.get("quantile")) is None for row in rows)
-    loose = sum(row.get("bracketed") is False for row in rows)
+    rows = [(c, row) for group in sought for c in criteria_of(group) for row in records(c, "thresholds")]
+    censored = sum(finite(row.get("quantile")) is None for _, row in rows)
+    loose = [f"{c.get('criterion')} at n = {row['n']}" for c, row in rows if row.get("bracketed") is False]
+    which = list(dict.fromkeys(loose))
+    named = ", ".join([*which[:MOST_LOOSE], *["..."] * (len(which) > MOST_LOOSE)])
     lines = {
         f"{censored} of {len(rows)} thresholds lie beyond the grid of widths or lack replicates.": censored,
-        f"The grid of widths does not bracket {loose} of {len(rows)} thresholds.": loose,
+        f"The grid of widths does not bracket {len(loose)} of {len(rows)} thresholds: {named}.": len(loose),
     }
     found = [line for line, count in lines.items() if count]
     if left := summary.get("groups_left"):
@@ -125,8 +129,8 @@ def _spectrum(group: Mapping[str, Any]) -> Iterator[str]:
     elif (exponent := finite(group.get("lambda_exponent"))) is not None and abs(exponent) >= STEEP:
         yield (
             f"lambda changes from {number(values[min(values)])} at n = {min(values)} to"
-            f" {number(values[max(values)])} at n = {max(values)}, like n^{exponent:.2f}; exponents of n mix lambda(n)"
-            " in, and verdicts are about m lambda^2."
+            f" {number(values[max(values)])} at n = {max(values)}, like n^{exponent:.2f}; exponents of n in m include"
+            " that, verdicts are about m lambda^2 where it matters."
         )
     timed = any("flow time" in str(criterion.get("title")) for criterion in criteria_of(group))
     known = [low for low in values.values() if low > 0]
