@@ -183,7 +183,7 @@ def _settled(
             continue
         if not doubtful(end.x, **ends(end)):
             break
-        verdict = examined(kind, problem, np.asarray(end.x), verdict.status)
+        verdict = examined(kind, problem, np.asarray(end.x), verdict.status, given_type)
         if verdict.status == Status.unbounded or verdict.lower is None or spent:
             break
         problem = problem if x.dtype == np.float64 else in_double(problem)

@@ -72,7 +72,7 @@ def in_double(problem: Problem) -> Problem:
     return problem._replace(A=A, least=None, **double)
 
 
-def examined(kind: Objective, problem: Problem, x: Array, ended: Status) -> Verdict:
+def examined(kind: Objective, problem: Problem, x: Array, ended: Status, given: Any = np.float64) -> Verdict:
     """Return whether a point with a small gradient is a minimum, by looking along all directions without curvature.
 
     `flat` if the loss is smaller elsewhere along one of them, `unbounded` if it stays so however far one goes. Else
@@ -80,7 +80,7 @@ def examined(kind: Objective, problem: Problem, x: Array, ended: Status) -> Verd
     in float64, and its eigenvectors if it is not positive definite, so only what is `doubtful` comes here.
     """
     if x.dtype != np.float64:
-        return examined(kind, in_double(problem), x.astype(np.float64), ended)
+        return examined(kind, in_double(problem), x.astype(np.float64), ended, x.dtype)
     (n, d), state, loss = problem.A.shape, first_state(kind, problem, x, np.zeros_like(x[0])), LOSSES[kind.loss]
     point, scale = state.point, 1 / problem.norms
     curvature = scale[:, None] * hessian(kind, state) * scale if d <= MANY_COLUMNS else np.full((1, 1), np.nan)
@@ -95,42 +95,54 @@ def examined(kind: Objective, problem: Problem, x: Array, ended: Status) -> Verd
         if nearer is not None:
             return Verdict(ended if ended == Status.max_steps else Status.flat, 0, nearer)
     if not curved:
-        return _plateau(kind, problem, state, curvature, least, ended, exact=exact)
+        free = _free(kind, problem, float(np.finfo(given).eps))
+        return Verdict(ended, free) if exact else _plateau(kind, problem, state, curvature, least, ended, free)
     step = -kind.ops.backsolve(factor, slope)
     if exact or -(slope @ step) / 2 <= SURE * LOWER * point.objective:
         return Verdict(ended)
     return Verdict(ended, 0, _lowest(kind, problem, state, (scale * step)[:, None], careful=True)[0])
 
 
+def _free(kind: Objective, problem: Problem, rounding: float) -> int:
+    """Return in how many directions A x does not change, to the rounding of float64 and to that of the given numbers.
+
+    From products with A itself: of singular values near 0 its Gram matrix has no digit, but it knows the large ones.
+    """
+    (n, d), scale = problem.A.shape, 1 / problem.norms
+    values, vectors = np.linalg.eigh(scale[:, None] * kind.ops.gram(problem.A, np.ones(n)) * scale)
+    small = vectors[:, values <= values[-1] / 100]
+    sizes = np.linalg.svd(problem.A.whole @ (scale[:, None] * small), compute_uv=False)
+    least = np.finfo(np.float64).eps * max(n, d) * values[-1] ** 0.5 + 2 * rounding  # the first as `matrix_rank`
+    return small.shape[1] - int((sizes > least).sum())
+
+
 def _plateau(
-    kind: Objective, problem: Problem, state: State, curvature: Array, least: float, ended: Status, *, exact: bool
+    kind: Objective, problem: Problem, state: State, curvature: Array, least: float, ended: Status, free: int
 ) -> Verdict:
     """Return what a point is where some curvature, of unit columns, is below `least`."""
     point, scale, tiny = state.point, 1 / problem.norms, np.finfo(np.float64).tiny
     values, vectors = np.linalg.eigh(curvature)
     flat = values <= least
     P = scale[:, None] * vectors[:, flat]
-    logits, unseen = problem.A.whole @ P, 10 * np.sqrt(np.finfo(np.float64).eps)
-    free = int(flat.sum() - (np.linalg.svd(logits, compute_uv=False) > unseen).sum())
-    if exact:
-        return Verdict(ended, free)
-    # from logits of these directions, which are small where the curvature is large: A^T D A leaves nothing of the small
+    logits, sizes, right = np.linalg.svd(problem.A.whole @ P, full_matrices=False)
+    seen = int(max(flat.sum() - free, 0))
+    # by logits of norm 1, however small the columns make them: A^T D A leaves nothing of small curvature
+    P, logits = P @ right[:seen].T / sizes[:seen], logits[:, :seen]
     curve, heavy = scaled_curvature(point.at, kind.loss), ridge(kind, problem, point.at)
     low = logits.T @ curve.Q
     small, turned = np.linalg.eigh(logits.T @ ((curve.diagonal + heavy)[:, None] * logits) + low @ curve.S @ low.T)
     P, logits = P @ turned, logits @ turned
     slopes = logits.T @ (point.at.v * point.at.c + heavy * point.z)
-    seen = np.linalg.norm(logits, axis=0) > unseen
     newton = vectors[:, ~flat] @ ((vectors[:, ~flat].T @ (scale * point.gradient)) / values[~flat])
     # Newton's direction, more and more like that of steepest descent, which trusts no small curvature
     floors = np.maximum(np.abs(small)[:, None], least * np.array([tiny, 1e-4, 1.0]))
-    sloping = P @ (np.where(seen, slopes, 0)[:, None] / floors)
+    sloping = P @ (slopes[:, None] / floors)
     steepest = -np.column_stack([sloping, scale * newton + sloping[:, 0], *_down(problem)])
-    for along in (steepest, *_flat(point, P[:, seen], logits[:, seen])):
+    for along in (steepest, *_flat(point, P, logits)):
         best, status = _lowest(kind, problem, state, along)
         if best is not None:
             return Verdict(ended if ended == Status.max_steps and status == Status.flat else status, free, best)
-    saturated = flat.all() and point.objective > FLAT * point.size and seen.any()
+    saturated = flat.all() and point.objective > FLAT * point.size and seen > 0
     return Verdict(Status.flat if saturated and ended == Status.converged else ended, free)
 
 

@@ -1,7 +1,12 @@
 """`converged` means a minimum: saturated starts, minima at infinity, vanishing curvature, what messages advise."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from minima import draw, judge, solved, survey
 from oracles import planted
 
@@ -116,6 +121,41 @@ def test_x_that_is_not_unique_is_said():
     assert found.status == "converged"
     assert "x is not unique: A x stays the same in 1 of 4 directions" in found.message
     assert "not unique" not in expreg.solve(A, b, "softmax").message
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(0, 999), st.integers(20, 300), st.integers(2, 12), st.integers(0, 2), st.booleans())
+def test_the_directions_in_which_x_is_not_unique_are_those_that_the_rank_lacks(seed, n, d, more, single):
+    """Columns of any condition that their type holds, and combinations of them, which its rounding leaves dependent."""
+    rng, dtype = np.random.default_rng(seed), np.float32 if single else np.float64
+    A = conditioned(rng, n, 10.0 ** rng.uniform(-2.5 if single else -10.0, 0, d))
+    A = np.column_stack([A, *(A[:, :2] @ rng.integers(1, 4, 2) for _ in range(more))]).astype(dtype)
+    b = np.exp(np.clip(A @ rng.normal(size=d + more), -3, 3) + 0.1 * rng.normal(size=n))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = expreg.solve(A, (b / b.sum()).astype(dtype), "softmax")
+    lacking = d + more - np.linalg.matrix_rank(A / np.linalg.norm(A, axis=0))
+    said = re.search(r"the same in (\d+) of", found.message)
+    assert (int(said[1]) if said else 0) == lacking
+
+
+@pytest.mark.parametrize("condition", [1e3, 2e7, 1e9, 1e12])
+def test_a_column_that_is_nearly_dependent_hides_no_lower_loss(condition):
+    """Along it x is large and the gradient within the tolerance: the loss was up to seventy times that of the fit."""
+    rng = np.random.default_rng(0)
+    A = conditioned(rng, 60, np.array([1.0, 1.0, 1.0, 1 / condition]))
+    best = np.linalg.svd(A, full_matrices=False)[0] * np.sqrt(60)  # the same logits by columns of condition 1
+    b = np.exp(best @ [0.3, -0.5, 0.4, 0.5] + 0.1 * rng.normal(size=60))
+    found, least = expreg.solve(A, b, "exponential"), expreg.solve(best, b, "exponential").loss
+    assert "not unique" not in found.message
+    assert found.status == "converged" or condition > 1e8
+    assert found.status != "converged" or found.loss < 1.001 * least
+
+
+def conditioned(rng, n, sizes):
+    """Return A (n, d) with these singular values, times sqrt(n)."""
+    left, right = (np.linalg.qr(rng.normal(size=(k, len(sizes))))[0] for k in (n, len(sizes)))
+    return np.sqrt(n) * (left * sizes) @ right.T
 
 
 @pytest.mark.parametrize("status", verdict._SENTENCES)
