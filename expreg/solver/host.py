@@ -9,7 +9,18 @@ import numpy as np
 from scipy import linalg, sparse
 
 from expreg import residual, sketch
-from expreg.solver.newton import MOST, Direction, Directions, Factor, along, conjugate, factored, hessian, unit_columns
+from expreg.solver.newton import (
+    MOST,
+    Direction,
+    Directions,
+    Factor,
+    along,
+    conjugate,
+    factored,
+    hessian,
+    roughly,
+    unit_columns,
+)
 from expreg.solver.records import MANY_COLUMNS, PER_COLUMN
 from expreg.solver.secant import Candidate, corrected
 from expreg.solver.state import Backend, Objective, State, ridge
@@ -154,7 +165,7 @@ def _preconditioner(A: Any, rng: np.random.Generator) -> Callable[[Objective, St
     def preconditioner(kind: Objective, state: State) -> Factor:
         nonlocal kept
         if kept is None or state.relative > FAR or state.damping != kept.damping:
-            kept = factored(partial(_of_sample, squares, rng), kind, state)
+            kept = roughly(factored(partial(_of_sample, squares, rng), kind, state))
         return kept
 
     return preconditioner

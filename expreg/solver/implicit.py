@@ -25,8 +25,6 @@ from expreg.solver.state import Objective, Problem, State, first_state, ridge
 from expreg.sparse import Sparse, from_any, matvec, rmatvec
 from expreg.types import Array, Status
 
-SINGULAR = 300  # units of rounding below which a pivot of the Hessian, of unit columns, is taken for 0
-
 
 def solve(
     alone: Callable[..., Any], A: Any, b: Any, weights: Any, x0: Any, *, starts: int, tol: float, **options: Any
@@ -103,7 +101,7 @@ def _at(kind: Objective, A: Any, b: Array, w: Array | None, x: Array, isolated: 
     factor = jnp.linalg.cholesky(inverse[:, None] * newton.hessian(kind, state) * inverse)
     unit = jnp.maximum(2 * state.point.size / n, jnp.sum(factor**2) / d)  # of the terms that cancel, and of the rest
     pivot, eps = jnp.min(jnp.diagonal(factor)) ** 2, jnp.finfo(b.dtype).eps
-    good = isolated & (pivot > max(SINGULAR, 4 * d) * eps * unit)
+    good = isolated & (pivot > max(newton.SINGULAR, 4 * d) * eps * unit)
     return state, jnp.where(good, factor, jnp.nan), good
 
 

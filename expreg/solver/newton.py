@@ -15,6 +15,7 @@ SMALLEST_DAMPING, LARGEST_DAMPING = 1e-8, 1e8
 SUFFICIENT = 1e-4  # the share of the slope by which the loss must fall (F.13)
 LARGEST = 10.0  # the largest change of a logit in one step: exp changes by e^10
 HALVINGS = 40
+SINGULAR = 300  # units of rounding below which a pivot of a matrix, of unit columns, is taken for 0
 LOOSEST = 0.1  # the largest relative residual at which conjugate gradients stop
 MOST = 60  # iterations of conjugate gradients in one step
 
@@ -129,6 +130,11 @@ def factored(matrix: Matrix, kind: Objective, state: State) -> Factor:
     """Return a matrix of the state, factored with at least the damping of the state."""
     problem = state.problem
     return damped(kind, matrix(kind, state), problem.norms, state.damping, 2 * state.point.size / problem.A.shape[0])
+
+
+def roughly(found: Factor) -> Factor:
+    """Return the factor of a matrix made in float32: a pivot within its rounding may be one of 0."""
+    return found._replace(pivot=(found.pivot > SINGULAR * 2.0**-23) * found.pivot)
 
 
 class _Damped(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from expreg.solver.newton import Direction, Directions, Factor, Matrix, factored
+from expreg.solver.newton import Direction, Directions, Factor, Matrix, factored, roughly
 from expreg.solver.state import Objective, State
 from expreg.types import Array
 
@@ -61,7 +61,7 @@ def kept(matrix: Matrix) -> Directions:
         nonlocal factor, unit, last
         point, first = state.point, factor is None
         if factor is None:
-            factor, unit = factored(matrix, kind, state), point.at.log_scale
+            factor, unit = roughly(factored(matrix, kind, state)), point.at.log_scale
         gradient = np.exp(point.at.log_scale - unit) * point.gradient  # all in the units of the first state
         if not first:
             pairs.append((point.x - last[0], gradient - last[1]))

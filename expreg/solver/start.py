@@ -180,7 +180,7 @@ def _fit(kind: Objective, problem: Problem, z: Array, weights: Array, centred: b
         H = H - ops.xp.outer(total, total) / mass
         right = right - total * (weights @ z) / mass
     normal = _normal(kind, problem, H)
-    return Start(normal.solve(right), normal.pivot)
+    return Start(normal.solve(right), normal.pivot if exact else newton.roughly(normal).pivot)
 
 
 def _normal(kind: Objective, problem: Problem, H: Array) -> newton.Factor:

@@ -224,7 +224,9 @@ def _status(kind: Objective, state: State, max_steps: int) -> Array:
     found.append((~finite, Status.nonfinite))
     if loss.relative and parity == "odd":
         # where sinh is linear to rounding, so that a loss without a scale does not determine that of x (E.38)
-        found.append((xp.max(xp.abs(point.z)) < xp.finfo(point.z.dtype).eps ** 0.5, Status.trivial))
+        eps = xp.finfo(point.z.dtype).eps
+        found.append((xp.max(xp.abs(point.z)) < eps**0.5, Status.trivial))
+        found.append((xp.max(xp.abs(at.u)) * eps > 1 / 32, Status.nonfinite))  # of u / alpha: alpha is rounding
     status = xp.asarray(int(Status.running))
     for holds, name in found:
         status = xp.where(holds, int(name), status)

@@ -7,7 +7,7 @@ import numpy as np
 
 from expreg.activation import lookup
 from expreg.residual import LOSSES, scaled_curvature
-from expreg.solver.newton import hessian
+from expreg.solver.newton import SINGULAR, hessian
 from expreg.solver.records import FEW_COLUMNS, MANY_COLUMNS
 from expreg.solver.state import Objective, Point, Problem, State, first_state, ridge, scaled_value
 from expreg.solver.validate import REACHABLE
@@ -39,14 +39,16 @@ def ends(state: State) -> dict[str, Array]:
     """Return what `doubtful` asks of the last state, `ENDS`.
 
     `moved` is a share of the logits if they are small; `exact` is whether tol bounds the residual too; `fall` is the
-    share of the loss that Newton's step gains at most, for a gradient and a curvature of `relative` and `pivot`.
+    share of the loss that Newton's step gains at most, for a gradient and a curvature of `relative` and `pivot`. The
+    latter in units of the loss: near 0 most of the curvature of sinh is in directions that keep the size of x (E.38).
     """
-    point, z = state.point, abs(state.point.z).max()
+    point, (z, u, v) = state.point, (abs(a).max() for a in (state.point.z, state.point.at.u, state.point.at.v))
+    pivot = state.pivot * point.z.__array_namespace__().minimum(1, (u / v) ** 2)
     moved = state.moved / (z + (z == 0) + (z > 1) * (1 - z))
     gain = len(state.x) * point.relative**2 * point.size
-    fall = gain / (state.pivot * point.objective + (gain == 0))
+    fall = gain / (pivot * point.objective + (gain == 0))
     exact = _exact(state.problem, point)
-    return dict(zip(ENDS, (state.damping, state.pivot, moved, exact, fall), strict=True))
+    return dict(zip(ENDS, (state.damping, pivot, moved, exact, fall), strict=True))
 
 
 def _exact(problem: Problem, point: Point) -> Array:
@@ -61,7 +63,7 @@ def doubtful(x: Array, *, damping: Array, pivot: Array, moved: Array, exact: Arr
     """
     eps = float(np.finfo(x.dtype).eps)
     known = pivot < np.inf or len(x) > FEW_COLUMNS  # of first-order steps; a Hessian of many columns costs too much
-    curved = known and pivot >= max(FLAT, 300 * eps, 4 * len(x) * eps)
+    curved = known and pivot >= max(FLAT, SINGULAR * eps, 4 * len(x) * eps)
     return not curved or not (exact or (moved <= FAR and damping <= 0 and fall <= SURE * LOWER))
 
 
@@ -87,7 +89,8 @@ def examined(kind: Objective, problem: Problem, x: Array, ended: Status, given: 
     if not np.isfinite(curvature).all() or not np.isfinite(point.z).all():
         return Verdict(ended)
     slope, exact = scale * point.gradient, bool(_exact(problem, point))
-    least = max(100 * float(problem.tol), FLAT) * 2 * point.size / n
+    rounding = 4 * d * float(np.finfo(np.float64).eps) * (point.at.v @ point.at.v)  # which is huge near 0 (E.38)
+    least = max(max(100 * float(problem.tol), FLAT) * 2 * point.size / n, rounding)
     factor, curved = kind.ops.factor(curvature - least * np.eye(d))
     scaleless = loss.relative and lookup(kind.activation).parity == "odd"  # flat towards 0 (E.38)
     if (scaleless or not curved) and not loss.stand_in:

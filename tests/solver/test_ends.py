@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minima import draw, judge, solved, survey
+from minima import Case, draw, judge, solved, survey
 from oracles import planted
 
 import expreg
@@ -114,18 +114,28 @@ def test_the_minimum_of_cosh_at_0_is_found():
     assert np.abs(found.x).max() < 1e-6
 
 
-def test_x_that_is_not_unique_is_said():
-    A, b, _ = planted(60, 3, "softmax", noise=0.1)
+@pytest.mark.parametrize("solver", ["newton", "pcg"])
+@pytest.mark.parametrize("n", [60, 20_000])
+def test_x_that_is_not_unique_is_said(n, solver):
+    """Also where the solver has seen matrices in float32 only, in which rounding looks like curvature."""
+    A, b, _ = planted(n, 3, "softmax", noise=0.1)
     with pytest.warns(UserWarning, match="x is not unique: A x stays the same in 1 of 4 directions; one of them was"):
-        found = expreg.solve(np.column_stack([A, A[:, 0] - A[:, 1]]), b, "softmax")
+        found = expreg.solve(np.column_stack([A, A[:, 0] - A[:, 1]]), b, "softmax", solver=solver)
     assert found.status == "converged"
     assert "x is not unique: A x stays the same in 1 of 4 directions" in found.message
     assert "not unique" not in expreg.solve(A, b, "softmax").message
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.integers(0, 999), st.integers(20, 300), st.integers(2, 12), st.integers(0, 2), st.booleans())
-def test_the_directions_in_which_x_is_not_unique_are_those_that_the_rank_lacks(seed, n, d, more, single):
+@given(
+    st.integers(0, 999),
+    st.integers(20, 300),
+    st.integers(2, 12),
+    st.integers(0, 2),
+    st.booleans(),
+    st.sampled_from(["newton", "pcg"]),
+)
+def test_the_directions_in_which_x_is_not_unique_are_those_that_the_rank_lacks(seed, n, d, more, single, solver):
     """Columns of any condition that their type holds, and combinations of them, which its rounding leaves dependent."""
     rng, dtype = np.random.default_rng(seed), np.float32 if single else np.float64
     A = conditioned(rng, n, 10.0 ** rng.uniform(-2.5 if single else -10.0, 0, d))
@@ -133,7 +143,7 @@ def test_the_directions_in_which_x_is_not_unique_are_those_that_the_rank_lacks(s
     b = np.exp(np.clip(A @ rng.normal(size=d + more), -3, 3) + 0.1 * rng.normal(size=n))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        found = expreg.solve(A, (b / b.sum()).astype(dtype), "softmax")
+        found = expreg.solve(A, (b / b.sum()).astype(dtype), "softmax", solver=solver)
     lacking = d + more - np.linalg.matrix_rank(A / np.linalg.norm(A, axis=0))
     said = re.search(r"the same in (\d+) of", found.message)
     assert (int(said[1]) if said else 0) == lacking
@@ -150,6 +160,30 @@ def test_a_column_that_is_nearly_dependent_hides_no_lower_loss(condition):
     assert "not unique" not in found.message
     assert found.status == "converged" or condition > 1e8
     assert found.status != "converged" or found.loss < 1.001 * least
+
+
+@pytest.mark.parametrize("solver", ["newton", "pcg"])
+@pytest.mark.parametrize("loss", ["softmax", "projective"])
+def test_sinh_near_0_hides_no_lower_loss(loss, solver):
+    """Where sinh is linear the loss hardly depends on the size of x, and its curvature is all in other directions."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        A = rng.normal(size=(16, rng.integers(1, 7)))
+        b = np.sinh(A @ rng.normal(size=A.shape[1]) / 2) + 0.3 * rng.normal(size=16)
+        x0 = 1e-6 * rng.normal(size=A.shape[1])
+        found = expreg.solve(A, b / b.sum(), loss, "sinh", solver, x0=x0)
+        case = Case(A, b / b.sum(), loss, "sinh", solver, 0.0, x0)
+        assert found.status != "converged" or judge(case, found.x) is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_alpha_that_is_rounding_makes_no_minimum(dtype):
+    """<sinh(A x), 1> is 0 whatever x is, since A has every row with both signs."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        half, b = rng.normal(size=(10, 1)).astype(dtype), rng.normal(size=20).astype(dtype)
+        found = expreg.solve(np.vstack([half, -half]), b / b.sum(), "softmax", "sinh", "pcg")
+        assert found.status != "converged"
 
 
 def conditioned(rng, n, sizes):
