@@ -9,7 +9,7 @@ from scipy import sparse
 
 from expreg.activation import ACTIVATIONS, Activation
 from expreg.errors import InputError, Problem, refuse
-from expreg.residual import LOSSES, activations
+from expreg.residual import LOSSES, activations, stable
 from expreg.solver.records import SKETCHES, names, with_sketch
 from expreg.solver.units import Units, equilibrated, of_targets
 from expreg.sparse import Sparse, from_any, to_csr, to_scipy
@@ -18,6 +18,7 @@ from expreg.sparse.passes import column_norms
 from expreg.types import Array
 
 DEFAULT_TOL = 1e-10
+MOST = 0.9  # the share of ||b||^2 in entries that no x can fit, above which that is said
 REACHABLE = 32  # the smallest tolerance of a precision, in units of its rounding
 
 
@@ -220,9 +221,22 @@ def _stationary(x0: Array | None, loss: str, activation: str) -> Iterator[Proble
         yield Problem("E-START", f"got 0 with {activation}, expected another start: {why}", key="x0")
 
 
+def _out_of_reach(b: Array, activation: str) -> Iterator[str]:
+    """Yield a warning where negative targets of an activation that is not are most of the loss, whatever x is."""
+    largest, never = np.abs(b).max(), (stable(np.linspace(-9.0, 9.0, 99), activation)[0] >= 0).all()
+    scaled = b.astype(np.float64) / (largest or 1)
+    negative = scaled < 0
+    least = scaled[negative] @ scaled[negative] / (scaled @ scaled) if largest else 0.0
+    if never and least >= MOST:
+        yield (
+            f"{negative.sum()} of {len(b)} entries of b are negative, as {activation} never is: the loss is at least "
+            f"{least:.1%} of 1/2 ||b||^2, whatever x is; change the sign of b, or use an activation with both signs"
+        )
+
+
 def _warn(A: Any, b: Array, norms: Array, loss: str, activation: str) -> None:
-    """Warn of what no solver can help: <b, 1> != 1 (E.17), an intercept with the rescaled loss of exp (E.36)."""
-    messages = []
+    """Warn of what no solver can help: signs of b, <b, 1> != 1 (E.17), an intercept with the rescaled loss (E.36)."""
+    messages = [] if LOSSES[loss].relative else list(_out_of_reach(b, activation))
     beta, rounding = float(b.sum(dtype=np.float64)), 1e-4 if b.dtype == np.float32 else 1e-8
     if LOSSES[loss].relative and abs(beta - 1) > rounding:
         messages.append(f"b sums to {beta:g}: no x fits it exactly unless the sum is 1 (E.17); divide b by its sum")

@@ -316,3 +316,19 @@ def test_what_is_legal_but_hopeless_is_a_warning():
         warnings.simplefilter("error")
         expreg.solve(A, B0, "softmax")
         expreg.solve(A0, 2 * B0, "exponential")
+
+
+@pytest.mark.parametrize("activation", ["exp", "cosh"])
+def test_negative_targets_that_are_most_of_the_loss_are_a_warning(activation):
+    """Not some of either sign, which noise around 0 has, and not for sinh, which has both signs."""
+    A, b, _ = planted(30, 3, "exponential")
+    with pytest.warns(UserWarning, match=f"28 of 30 entries of b are negative, as {activation} never is") as caught:
+        found = expreg.solve(A, np.where(np.arange(30) < 2, 0.01, -b), "exponential", activation)
+    share = float(str(caught[0].message).split("at least ")[1].split("%")[0]) / 100
+    assert 0.9 < share <= 1
+    assert found.loss >= share * (b[2:] @ b[2:]) / 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expreg.solve(A, -b, "exponential", "sinh")
+        expreg.solve(A, np.random.default_rng(0).normal(size=30), "exponential", activation)
+        expreg.solve(A, 0 * b, "exponential", activation)
