@@ -137,7 +137,9 @@ def _alone(A: Any, b: Any, weights: Any, x0: Any, options: dict[str, Any]) -> So
             more = start.WIDE * start.spread(noise, problem.norms, problem.A.shape[0])
             found.append(ended(more.astype(problem.b.dtype), None))
         best = min(found, key=lambda end: (end[1].status != Status.converged, np.nan_to_num(end[0].loss, nan=np.inf)))
-        return _solution(*best[:2], checked, best[2], solver=record.name, loss=loss, activation=options["activation"])
+        return _solution(
+            *best[:2], checked, best[2], solver=record.name, sketch=sketch, loss=loss, activation=options["activation"]
+        )
 
 
 def _after(before: State | None, first: State) -> State:
@@ -242,7 +244,7 @@ def _compiled(
 
 
 def _solution(
-    state: State, verdict: Verdict, checked: Checked, history: list[dict[str, float]], **given: str
+    state: State, verdict: Verdict, checked: Checked, history: list[dict[str, float]], **given: Any
 ) -> Solution:
     units, x, steps = checked.units, checked.units.outer(np.asarray(state.x)), int(state.step)
     # of numbers whose squares leave the range of float64
@@ -253,7 +255,7 @@ def _solution(
     if not (units.plain or units.heavy or verdict.status == Status.trivial) and np.isfinite(state.x).all():
         lost = np.abs(units.inner(x) - state.x) * checked.norms  # of an x beyond the range of its type
         status = status if lost.max() <= 1e-3 * (np.abs(state.x) * checked.norms).max() else "nonfinite"
-    words = {name: given[name] for name in ("solver", "loss")}
+    words = {name: given[name] for name in ("solver", "sketch", "loss")}
     unsolved = sentence(
         status, float(state.damping), IN_A_CALL, dtype=x.dtype, weighted=checked.weights is not None, **words
     )

@@ -228,10 +228,10 @@ def _dip(value: Callable[[float], float], low: float, high: float, barrier: floa
 # --- in words ---------------------------------------------------------------------------------------
 
 _SENTENCES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "max_steps": ("the gradient is above the tolerance after the whole budget", ("steps", "faster", "nearer")),
+    "max_steps": ("the gradient is above the tolerance after the whole budget", ("rows", "steps", "faster", "nearer")),
     "stalled": (
         "no step lowers the loss any further, by rounding or because the curvature is singular",
-        ("f64", "tolerance", "weight"),
+        ("rows", "f64", "tolerance", "weight"),
     ),
     "diverged": ("the loss grew without bound", ("newton", "smaller")),
     "nonfinite": ("a number left the range of the precision", ("f64", "smaller", "softmax")),
@@ -247,6 +247,7 @@ _SENTENCES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 IN_A_CALL = {
+    "rows": "sketch leverage",
     "steps": "more steps",
     "f64": "float64",
     "tolerance": "a larger tol",
@@ -256,6 +257,7 @@ IN_A_CALL = {
     "nearer": "a start nearer by",
 }
 IN_A_CONFIG = {
+    "rows": "solver.sketch leverage",
     "steps": "solver.max_steps",
     "f64": "precision f64",
     "tolerance": "a larger solver.tolerance",
@@ -273,7 +275,15 @@ _ADVICE = {
 
 
 def sentence(
-    status: str, damping: float, words: Mapping[str, str], *, solver: str, loss: str, dtype: Any, weighted: bool
+    status: str,
+    damping: float,
+    words: Mapping[str, str],
+    *,
+    solver: str,
+    loss: str,
+    dtype: Any,
+    weighted: bool,
+    sketch: str | None = None,
 ) -> str:
     """Return what a status means and what to try, none of it done already; empty where all is well."""
     what, advice = _SENTENCES.get("stalled" if status == "max_steps" and damping > STALLED else status, ("", ()))
@@ -282,6 +292,7 @@ def sentence(
     others = [name for name in LOSSES if name not in (loss, "rescaled")]
     texts = {**_ADVICE, **words, "losses": f"the {', '.join(others[:-1])} or {others[-1]} loss"}
     done = {
+        "rows": sketch != "uniform",
         "f64": np.dtype(dtype) == np.float64,
         "newton": solver == "newton",
         "faster": solver == "newton",

@@ -204,6 +204,20 @@ def test_no_message_advises_what_is_done_already(status, loss):
         assert "; try " in fresh
 
 
+def test_uniform_rows_that_miss_what_matters_reach_no_minimum_and_are_named():
+    """The gradient is exact, so that a poor sketch costs steps only; leverage scores find the one row of column 0."""
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(5000, 6))
+    A[:, 0] = np.where(np.arange(5000) == 17, 1.0, 0.0)
+    b = np.exp(A @ rng.normal(size=6) / 2 + 0.1 * rng.normal(size=5000))
+    options = {"loss": "exponential", "solver": "newton", "x0": np.zeros(6), "max_steps": 40}
+    uniform, leverage = (expreg.solve(A, b, sketch=name, **options) for name in ("uniform", "leverage"))
+    assert leverage.status == "converged"
+    assert uniform.status == "max_steps"
+    assert "try sketch leverage" in uniform.message
+    assert uniform.loss > leverage.loss
+
+
 A0, B0, _ = planted(n=10, d=3)
 WRONG = [
     ({"max_steps": 0}, "max_steps: got 0, expected a whole number of at least 1"),

@@ -266,6 +266,7 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
         float(record["damping"]),
         verdict.IN_A_CONFIG,
         solver=static.solver,
+        sketch=static.sketch,
         loss=static.loss,
         dtype=static.dtype,
         weighted=given["weight"] != 0,
