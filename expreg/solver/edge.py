@@ -64,7 +64,7 @@ def solve(
         max_steps: 200 by default, 20000 for gd and lbfgs.
         sketch_size: rows of the sketch; by default 16 d for gaussian, 40 d else.
         starts: how many starts are tried: that of `x0`, then random ones with logits of standard deviation 4. The
-            solution is the converged one with the smallest loss.
+            solution is the converged one with the smallest loss; its message counts minima of different loss.
 
     Several problems are solved in one compiled program. Under `jax.grad`, `jacfwd`, `jacrev`, `vmap` and `jit`, x,
     loss and what is reported of x are differentiable in A, b and weights: dx = -H^{-1} d(grad L), with the exact
@@ -137,9 +137,19 @@ def _alone(A: Any, b: Any, weights: Any, x0: Any, options: dict[str, Any]) -> So
             more = start.WIDE * start.spread(noise, problem.norms, problem.A.shape[0])
             found.append(ended(more.astype(problem.b.dtype), None))
         best = min(found, key=lambda end: (end[1].status != Status.converged, np.nan_to_num(end[0].loss, nan=np.inf)))
-        return _solution(
-            *best[:2], checked, best[2], solver=record.name, sketch=sketch, loss=loss, activation=options["activation"]
-        )
+        given = {"solver": record.name, "sketch": sketch, "loss": loss, "activation": options["activation"]}
+        minima = [state for state, verdict, _ in found if verdict.status == Status.converged]
+        return _solution(*best[:2], checked, best[2], _among(minima, len(found)), **given)
+
+
+def _among(minima: list[State], starts: int) -> str:
+    """Return of how many minima the best was found; those of one loss, to a millionth and what tol leaves, are one."""
+    if starts == 1 or not minima:
+        return ""
+    least = max(float(state.problem.tol * np.exp(state.point.at.log_scale) * state.point.size) for state in minima)
+    losses = np.sort([float(state.loss) for state in minima])
+    count = 1 + int((np.diff(losses) > 1e-6 * losses[1:] + least).sum())
+    return f"{'the only minimum' if count == 1 else f'the best of {count} minima'} that {starts} starts found"
 
 
 def _after(before: State | None, first: State) -> State:
@@ -244,7 +254,7 @@ def _compiled(
 
 
 def _solution(
-    state: State, verdict: Verdict, checked: Checked, history: list[dict[str, float]], **given: Any
+    state: State, verdict: Verdict, checked: Checked, history: list[dict[str, float]], among: str, **given: Any
 ) -> Solution:
     units, x, steps = checked.units, checked.units.outer(np.asarray(state.x)), int(state.step)
     # of numbers whose squares leave the range of float64
@@ -271,7 +281,7 @@ def _solution(
     return Solution(
         x=x,
         status=status,
-        message="; ".join(filter(None, (reached, unique))),
+        message="; ".join(filter(None, (reached, among, unique))),
         steps=steps,
         **_sizes(checked, state),
         decrement=float(np.ldexp(float(state.decrement), units.slope + units.logits)),

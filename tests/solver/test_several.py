@@ -102,6 +102,18 @@ def test_the_best_of_several_starts_is_no_worse_and_sometimes_better():
     assert better >= 1
 
 
+def test_the_message_counts_the_minima_that_starts_found():
+    """Losses of two local minima, found by starts of this test; minima at x and -x of cosh have one loss."""
+    A, b = peaked(0)
+    rng = np.random.default_rng(1)
+    ends = [expreg.solve(A, b, "softmax", x0=8 * rng.normal(size=3) / np.linalg.norm(A, axis=0)) for _ in range(30)]
+    assert len({round(end.loss, 8) for end in ends if end.status == "converged"}) == 2
+    assert expreg.solve(A, b, "softmax", starts=8).message.endswith("; the best of 2 minima that 8 starts found")
+    assert "starts" not in expreg.solve(A, b, "softmax").message
+    one = np.cosh(A @ [1.0, -0.5, 0.3])
+    assert "the only minimum that 4 starts found" in expreg.solve(A, one, "exponential", "cosh", starts=4).message
+
+
 def test_several_starts_of_several_problems_and_under_transformations():
     A, b = peaked(0)
     alone = expreg.solve(A, b, "softmax", starts=4)
