@@ -18,7 +18,7 @@ from expreg.sparse.passes import column_norms
 from expreg.types import Array
 
 DEFAULT_TOL = 1e-10
-MOST = 0.9  # the share of ||b||^2 in entries that no x can fit, above which that is said
+MOST = 0.9  # the share of ||b||^2 in entries that no x fits from which there is a warning
 REACHABLE = 32  # the smallest tolerance of a precision, in units of its rounding
 
 
