@@ -16,7 +16,8 @@ from expreg.solver.solution import Solution, traced
 from expreg.solver.state import Objective, Problem, State, first_state, run
 from expreg.solver.units import shifted
 from expreg.solver.validate import DEFAULT_TOL, REACHABLE, Checked
-from expreg.solver.verdict import IN_A_CALL, Verdict, doubtful, ends, examined, in_double, sentence
+from expreg.solver.verdict import Verdict, doubtful, ends, examined, in_double
+from expreg.solver.words import IN_A_CALL, sentence
 from expreg.sparse import passes
 from expreg.types import Array, Status
 

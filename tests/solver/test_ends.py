@@ -13,7 +13,7 @@ from oracles import planted
 import expreg
 import expreg.api
 from expreg.errors import InputError
-from expreg.solver import host, newton, verdict
+from expreg.solver import host, newton, words
 from expreg.solver.state import Objective
 
 
@@ -192,15 +192,15 @@ def conditioned(rng, n, sizes):
     return np.sqrt(n) * (left * sizes) @ right.T
 
 
-@pytest.mark.parametrize("status", verdict._SENTENCES)
+@pytest.mark.parametrize("status", words._SENTENCES)
 @pytest.mark.parametrize("loss", ["softmax", "rescaled"])
 def test_no_message_advises_what_is_done_already(status, loss):
     done = {"solver": "newton", "loss": loss, "dtype": np.float64, "weighted": True}
-    for words in (verdict.IN_A_CALL, verdict.IN_A_CONFIG):
-        text = verdict.sentence(status, 0.0, words, **done)
+    for names in (words.IN_A_CALL, words.IN_A_CONFIG):
+        text = words.sentence(status, 0.0, names, **done)
         for advice in ("float64", "precision f64", "newton", "> 0", *(["softmax loss"] * (loss == "softmax"))):
             assert advice not in text.partition(";")[2], text
-        fresh = verdict.sentence(status, 0.0, words, solver="pcg", loss="rescaled", dtype=np.float32, weighted=False)
+        fresh = words.sentence(status, 0.0, names, solver="pcg", loss="rescaled", dtype=np.float32, weighted=False)
         assert "; try " in fresh
 
 

@@ -17,7 +17,7 @@ from expreg.data import problems
 from expreg.errors import InputError, Problem
 from expreg.kinds.regression import bounded
 from expreg.kinds.regression.columns import BASIN, CURVES, MEASURED, PROBLEM
-from expreg.solver import host, verdict
+from expreg.solver import host, verdict, words
 from expreg.solver.state import Objective
 from expreg.solver.validate import check as check_arrays
 from expreg.sparse import passes
@@ -261,10 +261,10 @@ def row(settings: Settings, record: dict[str, Array]) -> Row:
     found, chosen, given, static = problem(settings), settings["solver"], settings["problem"], signature(settings)
     sketch = None if static.sketch is None else solver.SKETCHES[static.sketch]
     status = _status(settings, record)
-    detail = verdict.sentence(
+    detail = words.sentence(
         status.name,
         float(record["damping"]),
-        verdict.IN_A_CONFIG,
+        words.IN_A_CONFIG,
         solver=static.solver,
         sketch=static.sketch,
         loss=static.loss,
