@@ -137,7 +137,7 @@ def _alone(A: Any, b: Any, weights: Any, x0: Any, options: dict[str, Any]) -> So
         for noise in rng.normal(size=(options["starts"] - 1, len(x))):
             more = start.WIDE * start.spread(noise, problem.norms, problem.A.shape[0])
             found.append(ended(more.astype(problem.b.dtype), None))
-        best = min(found, key=lambda end: (end[1].status != Status.converged, np.nan_to_num(end[0].loss, nan=np.inf)))
+        best = min(found, key=lambda end: (end[1].status != Status.converged, np.isnan(end[0].loss), end[0].loss))
         given = {"solver": record.name, "sketch": sketch, "loss": loss, "activation": options["activation"]}
         minima = [state for state, verdict, _ in found if verdict.status == Status.converged]
         return _solution(*best[:2], checked, best[2], _among(minima, len(found)), **given)

@@ -223,11 +223,12 @@ def _stationary(x0: Array | None, loss: str, activation: str) -> Iterator[Proble
 
 def _out_of_reach(b: Array, activation: str) -> Iterator[str]:
     """Yield a warning where negative targets of an activation that is not are most of the loss, whatever x is."""
-    largest, never = np.abs(b).max(), (stable(np.linspace(-9.0, 9.0, 99), activation)[0] >= 0).all()
-    scaled = b.astype(np.float64) / (largest or 1)
-    negative = scaled < 0
-    least = scaled[negative] @ scaled[negative] / (scaled @ scaled) if largest else 0.0
-    if never and least >= MOST:
+    negative = b < 0
+    if not negative.any():
+        return
+    scaled = b.astype(np.float64) / np.abs(b).max()
+    least = scaled[negative] @ scaled[negative] / (scaled @ scaled)
+    if least >= MOST and (stable(np.linspace(-9.0, 9.0, 99), activation)[0] >= 0).all():
         yield (
             f"{negative.sum()} of {len(b)} entries of b are negative, as {activation} never is: the loss is at least "
             f"{least:.1%} of 1/2 ||b||^2, whatever x is; change the sign of b, or use an activation with both signs"
