@@ -269,9 +269,10 @@ def _record(state: State) -> dict[str, jax.Array]:
 
 EXPONENTIAL_FLOPS = 40
 """What the elementwise work of a step (one expm1, a dozen products) costs beside the matrix product."""
-GROUP, SMALL = 8, 4e5
+GROUP, SMALL = 8, 2e5
 """Lanes that a core vmaps where XLA takes the steps, and the flops of a step below which it does: measured on one core
-with adam, 8 lanes of 4e4, 1e5, 4e5 and 2e6 flops are 1.65, 1.28, 1.07 and 0.99 times as fast as one after the other."""
+with adam, 8 lanes of 4e4, 1e5 and 2e5 flops are 1.65, 1.28 and 1.14 times as fast as one after the other; on two cores
+that share a cache those of 3e5 are slower."""
 
 
 def flops(signature: Signature) -> float:
