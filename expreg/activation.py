@@ -270,9 +270,10 @@ def lookup(name: str | Activation) -> Activation:
     """Return the activation called `name`, a record itself; raises ValueError that lists the names there are."""
     if isinstance(name, Activation):
         return name
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation: got {name!r}, expected one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+    try:
+        return ACTIVATIONS[name]
+    except KeyError:
+        raise ValueError(f"activation: got {name!r}, expected one of {', '.join(ACTIVATIONS)}") from None
 
 
 def in_units(phi: Activation, unit: float) -> Activation:
