@@ -97,9 +97,18 @@ def test_a_kernel_that_fails_its_trial_is_not_used(monkeypatch):
     assert "interpret" in ask()  # a kernel of Triton does not compile for a CPU
     monkeypatch.setattr(kernel, "_trial", lambda interpret: trial(True))
     assert ask() == ""
-    for wrong in (1.001, np.nan):
+    for wrong in (1.0001, np.nan):
         monkeypatch.setattr(kernel, "_trial", lambda i, by=wrong: [found * (1 if i else by) for found in trial(True)])
         assert "off by" in ask()
+
+    def on_tensor_cores(a, b, **how):
+        return jnp.matmul(jax.lax.reduce_precision(a, 8, 10), jax.lax.reduce_precision(b, 8, 10), **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jnp, "dot", on_tensor_cores)
+        inexact = trial(True)
+    monkeypatch.setattr(kernel, "_trial", lambda interpret: trial(True) if interpret else inexact)
+    assert "off by" in ask()
     monkeypatch.setenv("EXPREG_NATIVE", "off")
     assert ask() == "EXPREG_NATIVE is off"
 

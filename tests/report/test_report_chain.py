@@ -70,7 +70,7 @@ def test_the_steepest_growth_stands_beside_what_its_verdict_measures(summary, sc
     ]  # fmt: skip
     judged |= {"measured": 0.75, "scaled": {"value": scaled}}
     steepest = f"{name['criterion']} makes m grow fastest, like n^2.00 [0.50, 3.00]"
-    assert answer.sentences(changed)[0].endswith(f"{steepest}; without {factor}, as in its verdict, n^0.75.")
+    assert answer.sentences(changed)[0].endswith(f"{steepest}; its verdict divides by {factor}, which leaves n^0.75.")
     judged["verdict"] = "does not apply"
     assert answer.sentences(changed)[0].endswith(f"{steepest}.")
 

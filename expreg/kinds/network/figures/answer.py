@@ -117,7 +117,7 @@ def _steepest(summary: Record, group: Record) -> str:
         same = tuple(found.get(key) for key in ("claim", "group", "criterion")) == about
         if same and measured is not None and found.get("verdict") != OUTSIDE:
             factor = "lambda^-2 " * (measured == (found.get("scaled") or {}).get("value"))
-            text += f"; without {factor}log(n/delta), as in its verdict, n^{measured:.2f}"
+            text += f"; its verdict divides by {factor}log(n/delta), which leaves n^{measured:.2f}"
     return f"{text}."
 
 
