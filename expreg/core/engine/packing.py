@@ -1,7 +1,8 @@
 """Pack the small leaves of a tree into one vector per data type.
 
 A program copies every leaf of its state in each slice and every leaf of its inputs at each refill: fifty scalars would
-be fifty kernels to compile and to launch. Empty leaves are dropped, because their layout is not fixed in JAX.
+be fifty kernels to compile and to launch. Larger leaves keep their shapes: XLA copies what is reshaped on its way to
+a call that works in place. Empty leaves are dropped, because their layout is not fixed in JAX.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 
 from expreg.types import Program, Tree
 
-SMALL = 1024
+SMALL = 256
 """Leaves with at most this many elements are packed."""
 
 
@@ -38,24 +39,28 @@ def packing(tree: Tree) -> Packing:
     del tree, leaves  # what is packed later must not keep an example in memory
     sizes = [int(np.prod(shape)) for shape in shapes]
     names = [f"{types[i]}" if size <= SMALL else f"{i}" for i, size in enumerate(sizes)]
+    axes = {
+        name: 1 if size <= SMALL else len(shapes[i]) for i, (name, size) in enumerate(zip(names, sizes, strict=True))
+    }
 
     def pack(tree: Tree) -> dict[str, Any]:
         parts: dict[str, list[Any]] = {}
         for name, kind, shape, leaf in zip(names, kinds, shapes, jax.tree.leaves(tree), strict=True):
             leaf = jax.random.key_data(leaf) if kind else leaf
-            parts.setdefault(name, []).append(leaf.reshape(*leaf.shape[: leaf.ndim - len(shape)], -1))
+            flat = leaf.reshape(*leaf.shape[: leaf.ndim - len(shape)], -1)
+            parts.setdefault(name, []).append(flat if axes[name] == 1 else leaf)
         host = not any(isinstance(leaf, jax.Array) for part in parts.values() for leaf in part)
         vectors = {name: (np if host else jnp).concatenate(part, axis=-1) for name, part in parts.items()}
         return {name: vector for name, vector in vectors.items() if vector.size}
 
     def unpack(vectors: dict[str, Any]) -> Tree:
-        ahead = next((vector.shape[:-1] for vector in vectors.values()), ())
+        ahead = next((vector.shape[: vector.ndim - axes[name]] for name, vector in vectors.items()), ())
         found, used = [], dict.fromkeys(names, 0)
         for name, kind, shape, size, dtype in zip(names, kinds, shapes, sizes, types, strict=True):
             first, used[name] = used[name], used[name] + size
-            empty = name not in vectors
-            part = np.zeros((*ahead, 0), dtype) if empty else vectors[name][..., first : used[name]]
-            part = part.reshape((*ahead, *shape))
+            part = vectors.get(name, np.zeros((*ahead, 0), dtype))
+            if axes[name] == 1:
+                part = part[..., first : used[name]].reshape((*ahead, *shape))
             found.append(jax.random.wrap_key_data(jnp.asarray(part), impl=kind) if kind else part)
         return jax.tree.unflatten(structure, found)
 

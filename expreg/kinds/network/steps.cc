@@ -25,6 +25,16 @@ constexpr int kBytes = 64, kRows = 8, kVectors = 2;
 constexpr int kBytes = 32, kRows = 4, kVectors = 3;
 #endif
 constexpr int kFlush = 16;   // blocks of columns whose sums are added in T before they are added in double
+constexpr double kSingle[2][6] = {{0.99999999245, 0.49999830897, 0.1666673932, 0.04177515051, 0.0083333296837},
+                                     {1.0000000106, 0.49999998124, 0.16666506171, 0.041667136354, 0.0083690740072,
+                                      0.0013888872633}};
+constexpr double kDouble[2][11] = {
+        {1, 0.49999999999999983, 0.16666666666662948, 0.0416666666667008414, 0.00833333333810144083,
+         0.00138888888713792361, 0.000198412484538256359, 2.48016153307969659e-5, 2.75964584153673213e-6,
+         2.75573168397118159e-7},
+        {1, 0.500000000000000555, 0.166666666666665635, 0.0416666666665738535, 0.00833333333339786493,
+         0.0013888888932278148, 0.000198412697074242348, 2.48015045776196827e-5, 2.75574148010806363e-6,
+         2.76262730339606815e-7, 2.50521025113207659e-8}};
 enum Status : int32_t { kRunning = 0, kConverged = 1, kMaxSteps = 2, kDiverged = 3, kNonfinite = 4 };
 
 // The extreme eigenvalues of a symmetric matrix (n, n), which is lost: Householder's reflections make it tridiagonal,
@@ -65,13 +75,22 @@ struct Spectrum {
   // The smallest eigenvalue (sign 1), or the negative of the largest (sign -1).
   double lowest(double sign) const {
     if (!std::isfinite(bound)) return std::numeric_limits<double>::quiet_NaN();
+    typedef double Points __attribute__((vector_size(64)));  // eight cost as much as one: they wait for divisions
+    const Points parts = Points{1, 2, 3, 4, 5, 6, 7, 8} / 9;
     double low = -1, high = 1;
     while (high - low > std::numeric_limits<double>::epsilon() / 4) {
-      const double middle = (low + high) / 2;
-      if (middle == low || middle == high) break;
-      double pivot = sign * diagonal[0] - middle;
-      for (int64_t i = 1; i < n && pivot > 0; ++i) pivot = sign * diagonal[i] - middle - squares[i - 1] / pivot;
-      (pivot > 0 ? low : high) = middle;
+      const Points at = low + (high - low) * parts;
+      Points pivot = sign * diagonal[0] - at, smallest = pivot;
+      for (int64_t i = 1; i < n; ++i) {
+        pivot = sign * diagonal[i] - at - squares[i - 1] / pivot;
+        smallest = pivot < smallest ? pivot : smallest;
+      }
+      const double below = low, above = high;
+      for (int k = 7; k >= 0; --k)
+        if (!(smallest[k] > 0)) high = at[k];
+      for (int k = 0; k < 8; ++k)
+        if (at[k] < high) low = at[k];
+      if (low == below && high == above) break;
     }
     return high * bound;
   }
@@ -84,7 +103,7 @@ struct Lane {
 
   int64_t n, depth, columns, rows, inner, blocks;  // rows, inner: n and depth rounded up to tiles
   std::vector<T> storage;
-  T *A, *P, *e, *v, *theta, *signs, *g, *h, *pull;
+  T *A, *P, *e, *v, *theta, *g, *h, *pull;
   Vec *sums, *pairs;
   std::vector<double> totals, products;  // products: sums over neurons of D_i D_j, j <= i
 
@@ -96,15 +115,15 @@ struct Lane {
     n = n_, depth = depth_, columns = columns_;
     rows = up(n, kRows), inner = up(depth, kRows), blocks = up(columns, W) / W;
     const int64_t sizes[] = {rows * inner, weight ? rows * inner : 0, blocks * rows * W, blocks * rows * W,
-                             blocks * inner * W, blocks * W, rows * W, weight ? inner * W : 0, rows, rows * kLanes,
+                             blocks * inner * W, rows * W, weight ? inner * W : 0, rows, rows * kLanes,
                              kernel ? n * (n + 1) / 2 * kLanes : 0};
-    T** const places[] = {&A, &P, &e, &v, &theta, &signs, &g, &h, &pull, reinterpret_cast<T**>(&sums),
+    T** const places[] = {&A, &P, &e, &v, &theta, &g, &h, &pull, reinterpret_cast<T**>(&sums),
                           reinterpret_cast<T**>(&pairs)};
     int64_t total = kLanes;
     for (int64_t size : sizes) total += up(size, kLanes);
     storage.assign(total, T(0));
     T* next = reinterpret_cast<T*>(up(reinterpret_cast<int64_t>(storage.data()), kBytes));
-    for (int i = 0; i < 11; ++i) *places[i] = next, next += up(sizes[i], kLanes);
+    for (int i = 0; i < 10; ++i) *places[i] = next, next += up(sizes[i], kLanes);
     totals.assign(rows, 0.0), products.assign(kernel ? n * (n + 1) / 2 : 0, 0.0);
     if (!weight) h = g;
   }
@@ -116,10 +135,14 @@ struct Lane {
         to[(i / kRows * padded + k) * kRows + i % kRows] = transposed ? from[k * height + i] : from[i * width + k];
   }
 
-  // out (kRows, W) = kRows rows of the matrix, (kRows, depth), times `in` (depth, W).
-  static inline void tile(const T* matrix, const Vec* x, int64_t depth, Vec (&out)[kRows][kVectors]) {
+  // out (kRows, W) = kRows rows of the matrix, (kRows, depth), times x (depth, W), whose vectors `at_place` returns.
+  template <typename F>
+  static inline void tile(const T* matrix, int64_t depth, Vec (&out)[kRows][kVectors], F at_place) {
     Vec sum[kRows][kVectors] = {};
-    for (int64_t k = 0; k < depth; ++k, matrix += kRows, x += kVectors) {
+    for (int64_t place = 0; place < depth * kVectors; place += kVectors, matrix += kRows) {
+      Vec x[kVectors];
+#pragma GCC unroll 4
+      for (int c = 0; c < kVectors; ++c) x[c] = at_place(place + c);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
@@ -131,14 +154,15 @@ struct Lane {
       for (int c = 0; c < kVectors; ++c) out[r][c] = sum[r][c];
   }
 
-  // e^D - 1 for |D| < 0.35, to rounding: the Taylor polynomial.
+  // e^D - 1 for |D| <= 1/4, or log(2)/2 if `wide`: the polynomials of the smallest relative error, 8e-8 and 1e-8 for
+  // float, 5e-17 and 2e-17 for double.
+  template <bool wide>
   static inline Vec expm1_near(Vec D) {
-    constexpr T inverse[] = {1, 1. / 2, 1. / 6, 1. / 24, 1. / 120, 1. / 720, 1. / 5040, 1. / 40320, 1. / 362880,
-                             1. / 3628800, 1. / 39916800, 1. / 479001600};
-    constexpr int degree = sizeof(T) == 4 ? 7 : 12;
-    Vec p = Vec{} + inverse[degree - 1];
+    constexpr int terms = (sizeof(T) == 4 ? 5 : 10) + wide;
+    constexpr const double* coefficient = sizeof(T) == 4 ? kSingle[wide] : kDouble[wide];
+    Vec p = Vec{} + T(coefficient[terms - 1]);
 #pragma GCC unroll 12
-    for (int k = degree - 2; k >= 0; --k) p = p * D + inverse[k];
+    for (int k = terms - 2; k >= 0; --k) p = p * D + T(coefficient[k]);
     return D * p;
   }
 
@@ -155,64 +179,67 @@ struct Lane {
     Ints power = reinterpret_cast<Ints>(shifted) - reinterpret_cast<Ints>(magic) + bias;
     power = power < 0 ? Ints{} : power > 2 * bias + 1 ? Ints{} + (2 * bias + 1) : power;
     const Vec scale = reinterpret_cast<Vec>(power << digits);  // 0 and infinity at the ends
-    return scale * expm1_near(f) + (scale - T(1));
+    return scale * expm1_near<true>(f) + (scale - T(1));
   }
 
-  // Whether every |D| <= 1/4; what is not a number stays that in the polynomial.
+  // Whether every |D| <= 1/4. Bits of numbers are in their order, and integers are added beside the products.
   static inline bool small(const Vec (&D)[kRows][kVectors]) {
-    typedef decltype(D[0][0] > D[0][0]) Mask;
-    Mask beyond{};
+    typedef std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t> Int;
+    typedef Int Ints __attribute__((vector_size(kBytes)));
+    constexpr Int sign = Int(1) << (8 * sizeof(T) - 1), quarter = sizeof(T) == 4 ? 0x3e800000 : Int(0x3fd) << 52;
+    Ints beyond{};
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (int c = 0; c < kVectors; ++c) beyond |= D[r][c] * D[r][c] > T(1) / 16;
-    int64_t any = 0;
-    for (int i = 0; i < kBytes / 8; ++i) any |= reinterpret_cast<const int64_t*>(&beyond)[i];
-    return any == 0;
+      for (int c = 0; c < kVectors; ++c)
+        beyond |= (reinterpret_cast<Ints>(D[r][c]) & (sign - 1)) + (sign - 1 - quarter);
+    uint64_t any = 0;
+    for (int i = 0; i < kBytes / 8; ++i) any |= reinterpret_cast<const uint64_t*>(&beyond)[i];
+    return !(any & (uint64_t(sign) << (64 - 8 * sizeof(T)) | sign));
   }
 
   // One step of the columns of a block: pull (rows) is -eta kappa r.
   template <bool weight>
   void step(int64_t block) {
     const int64_t tall = rows, deep = inner;  // copies: the compiler cannot know that no store below changes them
-    const Vec *a = at(signs, block * W), *initial = at(e, block * tall * W);
+    const Vec* initial = at(e, block * tall * W);
     Vec *change = at(v, block * tall * W), *moved = at(theta, block * deep * W), *out = at(g, 0), *in = at(h, 0);
     Vec* const total = sums;
     const T *factor = pull, *forward = A, *back = P;
-    Vec sign[kVectors];
-    std::copy_n(a, kVectors, sign);
-    for (int64_t i = 0; i < tall; ++i)
-#pragma GCC unroll 4
-      for (int c = 0; c < kVectors; ++c) {
-        const int64_t place = i * kVectors + c;
-        const Vec value = (factor[i] * sign[c]) * (initial[place] + change[place]);
-        out[place] = value;
-        if (!weight) moved[place] += value;
-      }
+    // the first tile makes what all read: g, and in Gram space or after a product in weight space theta
+    const auto pulled = [&](int64_t place) { return out[place] = factor[place / kVectors] * (initial[place] + change[place]); };
+    const auto made = [&](int64_t place) { return out[place]; };
     Vec D[kRows][kVectors];
     for (int64_t k = 0; weight && k < deep; k += kRows) {
-      tile(back + k * tall, out, tall, D);
-      for (int j = 0; j < kRows * kVectors; ++j) {
-        in[k * kVectors + j] = D[j / kVectors][j % kVectors];
-        moved[k * kVectors + j] += D[j / kVectors][j % kVectors];
-      }
+      k ? tile(back + k * tall, tall, D, made) : tile(back, tall, D, pulled);
+      for (int j = 0; j < kRows * kVectors; ++j) in[k * kVectors + j] = D[j / kVectors][j % kVectors];
     }
+    const auto move = [&](int64_t place) {
+      const Vec value = weight ? in[place] : pulled(place);
+      moved[place] += value;
+      return value;
+    };
     for (int64_t i = 0; i < tall; i += kRows) {
-      tile(forward + i * deep, in, deep, D);
-      const bool inside = small(D);
+      i ? tile(forward + i * deep, deep, D, [&](int64_t place) { return in[place]; }) : tile(forward, deep, D, move);
+      if (small(D)) update(D, initial + i * kVectors, change + i * kVectors, total + i, [](Vec x) { return expm1_near<false>(x); });
+      else update(D, initial + i * kVectors, change + i * kVectors, total + i, [](Vec x) { return expm1(x); });
+    }
+  }
+
+  template <typename F>
+  static inline void update(const Vec (&D)[kRows][kVectors], const Vec* initial, Vec* change, Vec* total, F grow) {
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        Vec sum = total[i + r];
+    for (int r = 0; r < kRows; ++r) {
+      Vec sum = total[r];
 #pragma GCC unroll 4
-        for (int c = 0; c < kVectors; ++c) {
-          const int64_t place = (i + r) * kVectors + c;
-          Vec value = change[place];
-          value += (initial[place] + value) * (inside ? expm1_near(D[r][c]) : expm1(D[r][c]));
-          change[place] = value;
-          sum += sign[c] * value;
-        }
-        total[i + r] = sum;
+      for (int c = 0; c < kVectors; ++c) {
+        const int64_t place = r * kVectors + c;
+        Vec value = change[place];
+        value += (initial[place] + value) * grow(D[r][c]);
+        change[place] = value;
+        sum += value;
       }
+      total[r] = sum;
     }
   }
 
@@ -229,8 +256,7 @@ struct Lane {
   void sum_at_start() {
     std::fill(totals.begin(), totals.end(), 0.0);
     for (int64_t block = 0; block < blocks; ++block) {
-      for (int64_t i = 0; i < rows * kVectors; ++i)
-        sums[i / kVectors] += at(signs, block * W)[i % kVectors] * at(v, block * rows * W)[i];
+      for (int64_t i = 0; i < rows * kVectors; ++i) sums[i / kVectors] += at(v, block * rows * W)[i];
       if (block % kFlush == kFlush - 1 || block == blocks - 1) flush(sums, totals);
     }
   }
@@ -242,7 +268,7 @@ struct Lane {
     Vec *change = at(v, block * rows * W), D[kRows][kVectors];
     for (Vec& square : squares) square = Vec{};
     for (int64_t i = 0; i < rows; i += kRows) {
-      tile(A + i * inner, own, inner, D);
+      tile(A + i * inner, inner, D, [&](int64_t place) { return own[place]; });
       for (int64_t j = 0, place = i * kVectors; j < kRows * kVectors; ++j, ++place) {
         const Vec moved = D[j / kVectors][j % kVectors];
         change[place] = initial[place] * expm1(moved);
@@ -276,9 +302,22 @@ struct Lane {
     return Spectrum(H.data(), n).lowest(1);
   }
 
+  typedef double Wide __attribute__((vector_size(kBytes)));
+  static inline Wide widened(const Vec& sums) {
+    if constexpr (sizeof(T) == 8) return sums;
+    typedef float Half __attribute__((vector_size(kBytes / 2)));
+    Half low, high;
+    std::memcpy(&low, &sums, sizeof low), std::memcpy(&high, reinterpret_cast<const char*>(&sums) + sizeof low, sizeof high);
+    return __builtin_convertvector(low, Wide) + __builtin_convertvector(high, Wide);
+  }
+
   static void flush(Vec* from, std::vector<double>& to) {
     for (double& total : to) {
-      for (int l = 0; l < kLanes; ++l) total += (*from)[l];
+      const Wide wide = widened(*from);
+      double one[2] = {};
+#pragma GCC unroll 8
+      for (int l = 0; l < kBytes / 8; ++l) one[l % 2] += wide[l];
+      total += one[0] + one[1];
       *from++ = Vec{};
     }
   }
@@ -287,8 +326,11 @@ struct Lane {
 template <typename T>
 double norm(const std::vector<T>& r) {  // of numbers of any size
   double largest = 0, sum = 0;
+  for (T x : r) sum += double(x) * double(x);
+  if (sum > 1e-200 && sum < 1e200) return std::sqrt(sum);
   for (T x : r) largest = std::isnan(x) ? NAN : std::max(largest, double(std::abs(x)));
   if (!(largest > 0) || std::isinf(largest)) return largest;
+  sum = 0;
   for (T x : r) sum += (x / largest) * (x / largest);
   return largest * std::sqrt(sum);
 }
@@ -319,22 +361,24 @@ void run(XLA_FFI_CallFrame* frame) {
   lane.pack_matrix(lane.A, input(0), n, depth, lane.inner, false);
   if (weight) lane.pack_matrix(lane.P, input(0), depth, n, lane.rows, true);
   // an array (height, branches, p) lies here in blocks of W live columns, row by row: visit each run of both
+  const T *signs = input(2), *e = input(1), *theta = input(6), *v = input(7);
   const auto each = [&](int64_t height, int64_t padded, auto visit) {
     for (int64_t i = 0; i < height; ++i)
       for (int64_t b = 0, c = 0; b < branches; ++b)
         for (int64_t j = 0, run; j < live; j += run, c += run) {
           run = std::min(live - j, W - c % W);
-          visit((c / W * padded + i) * W + c % W, (i * branches + b) * p + j, i * p + j, run);
+          visit((c / W * padded + i) * W + c % W, (i * branches + b) * p + j, i * p + j, signs + b * p + j, run);
         }
   };
-  const T *signs = input(2), *e = input(1), *theta = input(6), *v = input(7);
   using Place = int64_t;
-  each(1, 1, [&](Place to, Place from, Place, Place run) { std::copy_n(signs + from, run, lane.signs + to); });
-  each(n, lane.rows, [&](Place to, Place from, Place shared, Place run) {
-    std::copy_n(e + shared, run, lane.e + to);
-    std::copy_n(v + from, run, lane.v + to);
+  const auto signed_copy = [](const T* from, const T* sign, Place run, T* to) {
+    for (Place k = 0; k < run; ++k) to[k] = sign[k] * from[k];
+  };
+  each(n, lane.rows, [&](Place to, Place from, Place shared, const T* sign, Place run) {
+    signed_copy(e + shared, sign, run, lane.e + to);
+    signed_copy(v + from, sign, run, lane.v + to);
   });
-  each(depth, lane.inner, [&](Place to, Place from, Place, Place run) {
+  each(depth, lane.inner, [&](Place to, Place from, Place, const T*, Place run) {
     std::copy_n(theta + from, run, lane.theta + to);
   });
 
@@ -370,13 +414,13 @@ void run(XLA_FFI_CallFrame* frame) {
   }
   output(4)[0] = farthest, output(4)[1] = share, output(4)[2] = asked ? lane.kernel(input(9), branches * live) : 0;
 
-  if (live < p) {
-    std::memset(output(0), 0, depth * branches * p * sizeof(T));
-    std::memset(output(1), 0, n * branches * p * sizeof(T));
-  }
   T *new_theta = output(0), *new_v = output(1);
-  each(n, lane.rows, [&](Place from, Place to, Place, Place run) { std::copy_n(lane.v + from, run, new_v + to); });
-  each(depth, lane.inner, [&](Place from, Place to, Place, Place run) {
+  if (new_theta != theta) std::memset(new_theta, 0, depth * branches * p * sizeof(T));  // in place, padding is 0 already
+  if (new_v != v) std::memset(new_v, 0, n * branches * p * sizeof(T));
+  each(n, lane.rows, [&](Place from, Place to, Place, const T* sign, Place run) {
+    signed_copy(lane.v + from, sign, run, new_v + to);
+  });
+  each(depth, lane.inner, [&](Place from, Place to, Place, const T*, Place run) {
     std::copy_n(lane.theta + from, run, new_theta + to);
   });
   auto* ended = static_cast<int32_t*>(static_cast<XLA_FFI_Buffer*>(frame->rets.rets[3])->data);
