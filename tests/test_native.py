@@ -51,6 +51,34 @@ def test_steps_beyond_the_polynomial_are_exact():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_step_multiplies_to_rounding_within_the_range_of_the_polynomial_and_beyond(dtype):
+    """One neuron, one point, u = 1: after a step of -eta r = D the residual is r + e^D - 1."""
+    signature, inputs = make(init="iid", dtype=dtype, n=1, d=1, m=1, X=np.ones((1, 1)), max_steps=1, scale=1.0)
+    D = np.concatenate([np.linspace(-0.7, 0.7, 281), [-0.25, 0.25, np.nextafter(dtype(0.25), 1), -20.0, 20.0]])
+    state = descent.program(signature, by="compiled").init(jax.tree.map(jnp.asarray, inputs))
+    state = state._replace(base=(jnp.ones_like(state.base[0]),), signs=jnp.abs(state.signs))
+    size = dtype(2.0**-20)
+
+    def after(D):
+        r = -jnp.sign(D) * size
+        one = state._replace(eta=jnp.abs(D) / size, initial_residual=r[None])
+        return r, native.steps(signature, one, jnp.asarray(np.inf, dtype), False)[2][1]
+
+    r, found = jax.vmap(after)(jnp.asarray(D[D != 0], dtype))
+    exact = np.abs(np.asarray(r, float) + np.expm1(D[D != 0].astype(dtype).astype(float)))
+    np.testing.assert_allclose(found, exact, rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200])
+def test_the_norm_of_a_residual_of_any_size_is_known(size):
+    signature, inputs = make(n=2, max_steps=0)
+    state = descent.program(signature, by="compiled").init(jax.tree.map(jnp.asarray, inputs))
+    state = state._replace(initial_residual=size * jnp.asarray([3.0, -4.0]))
+    sizes = native.steps(signature, state, jnp.asarray(np.inf), False)[2]
+    np.testing.assert_allclose(sizes[0], 5 * size, rtol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_increments_are_made_again_from_theta_over_the_whole_range_of_numbers(dtype):
     """The change of phi is e^{z_0} (e^{dl} - 1) to a few units of rounding, whether dl is tiny, large or negative."""
     size = np.finfo(dtype).maxexp * np.log(2) - 6
