@@ -15,6 +15,7 @@ import numpy as np
 from expreg.types import Array, cores
 
 MANY = 400_000  # entries below which a second thread costs more than it gives
+FAR = 1e6  # norms of columns below it and above its inverse: float32 has room for the squares of their entries
 BLOCK = 2**18  # entries of a dense block that stays in the second-level cache
 
 
@@ -111,13 +112,14 @@ def gram(A: Rows, weights: Array) -> Array:
 def gram_in_single(A: Rows, weights: Array, norms: Array) -> Array:
     """Return A^T diag(weights) A by products of blocks in float32, in half the time: right to 1e-6 or so.
 
-    `norms` (d,) bring the columns into the range of float32: they are of the size of those of A.
+    `norms` (d,), of the size of those of the columns, bring these into the range of float32 where they may leave it.
     """
-    return _sum(lambda part, at: _gram(part, weights[at], norms), A).astype(weights.dtype)
+    far = None if norms.min() > 1 / FAR and norms.max() < FAR else norms  # dividing takes as long as the product
+    return _sum(lambda part, at: _gram(part, weights[at], far, single=True), A).astype(weights.dtype)
 
 
-def _gram(part: Any, weights: Array, norms: Array | None = None) -> Array:
-    """Return A^T diag(weights) A of some rows; in float32 where there are norms."""
+def _gram(part: Any, weights: Array, norms: Array | None = None, *, single: bool = False) -> Array:
+    """Return A^T diag(weights) A of some rows, by way of columns over their norms if these are given."""
     if _is_csr(part):
         scaled = _with(part, part.data * np.repeat(weights, np.diff(part.indptr)))
         return (part.T @ scaled).toarray()
@@ -125,12 +127,11 @@ def _gram(part: Any, weights: Array, norms: Array | None = None) -> Array:
     least, most = float(weights.min(initial=0)), float(weights.max(initial=0))
     positive, top = least >= 0, max(most, -least) or 1.0  # divided by it no weight leaves the range of float32
     for piece in _blocks(part):
-        factor, plain = weights[piece] / top, part[piece]
-        if norms is not None:
-            plain = (plain / norms).astype(np.float32)
+        factor, plain = weights[piece] / top, part[piece] if norms is None else part[piece] / norms
+        plain = plain.astype(np.float32) if single else plain
         scaled = (np.sqrt(factor) if positive else factor)[:, None].astype(plain.dtype) * plain
         found += scaled.T @ (scaled if positive else plain)  # the same array twice: NumPy calls syrk
-    return found * top if norms is None else found * np.outer(top * norms, norms)
+    return found * (top if norms is None else np.outer(top * norms, norms))
 
 
 def _with(A: Any, data: Array) -> Any:
