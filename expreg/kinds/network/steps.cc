@@ -1,9 +1,9 @@
 // Gradient descent on the exponential network, in the multiplicative form, for one lane and a few dozen steps.
 //
-// With u = e + v, e = exp(z_0) and v = exp(z_t) - exp(z_0), a step moves the pre-activations by D = A h, where
-// g = -eta kappa a_r r_i u and h = g (Gram space, A = K) or h = X^T g (weight space, A = X); then v += u (e^D - 1),
-// with a polynomial for |D| <= 1/4. Only increments are summed (A.10). The state of W columns at a time stays in
-// registers and the first cache; a step reads and writes it once.
+// With u = e + v, e = exp(z_0) and v = exp(z_t) - exp(z_0), all times the sign a_r of the neuron, a step moves the
+// pre-activations by D = A h, where g = -eta kappa r_i u and h = g (Gram space, A = K) or h = X^T g (weight space,
+// A = X); then v += u (e^D - 1), with a polynomial for |D| <= 1/4. Only increments are summed (A.10). The state of W
+// columns at a time stays in registers and the first cache; a step reads and writes it once.
 
 #include <algorithm>
 #include <cmath>
@@ -24,17 +24,19 @@ constexpr int kBytes = 64, kRows = 8, kVectors = 2;
 #else
 constexpr int kBytes = 32, kRows = 4, kVectors = 3;
 #endif
-constexpr int kFlush = 16;   // blocks of columns whose sums are added in T before they are added in double
-constexpr double kSingle[2][6] = {{0.99999999245, 0.49999830897, 0.1666673932, 0.04177515051, 0.0083333296837},
-                                     {1.0000000106, 0.49999998124, 0.16666506171, 0.041667136354, 0.0083690740072,
-                                      0.0013888872633}};
+constexpr int kFlush = 16;  // blocks of columns whose sums are added in T before they are added in double
+// (e^D - 1) / D with the smallest relative error: 8e-8 for |D| <= 1/4 and 1e-8 for |D| <= log(2) / 2, for float; 5e-17
+// and 2e-17 for double.
+constexpr double kSingle[2][6] = {
+    {0.99999999245, 0.49999830897, 0.1666673932, 0.04177515051, 0.0083333296837},
+    {1.0000000106, 0.49999998124, 0.16666506171, 0.041667136354, 0.0083690740072, 0.0013888872633}};
 constexpr double kDouble[2][11] = {
-        {1, 0.49999999999999983, 0.16666666666662948, 0.0416666666667008414, 0.00833333333810144083,
-         0.00138888888713792361, 0.000198412484538256359, 2.48016153307969659e-5, 2.75964584153673213e-6,
-         2.75573168397118159e-7},
-        {1, 0.500000000000000555, 0.166666666666665635, 0.0416666666665738535, 0.00833333333339786493,
-         0.0013888888932278148, 0.000198412697074242348, 2.48015045776196827e-5, 2.75574148010806363e-6,
-         2.76262730339606815e-7, 2.50521025113207659e-8}};
+    {1, 0.49999999999999983, 0.16666666666662948, 0.0416666666667008414, 0.00833333333810144083,
+     0.00138888888713792361, 0.000198412484538256359, 2.48016153307969659e-5, 2.75964584153673213e-6,
+     2.75573168397118159e-7},
+    {1, 0.500000000000000555, 0.166666666666665635, 0.0416666666665738535, 0.00833333333339786493,
+     0.0013888888932278148, 0.000198412697074242348, 2.48015045776196827e-5, 2.75574148010806363e-6,
+     2.76262730339606815e-7, 2.50521025113207659e-8}};
 enum Status : int32_t { kRunning = 0, kConverged = 1, kMaxSteps = 2, kDiverged = 3, kNonfinite = 4 };
 
 // The extreme eigenvalues of a symmetric matrix (n, n), which is lost: Householder's reflections make it tridiagonal,
@@ -135,14 +137,14 @@ struct Lane {
         to[(i / kRows * padded + k) * kRows + i % kRows] = transposed ? from[k * height + i] : from[i * width + k];
   }
 
-  // out (kRows, W) = kRows rows of the matrix, (kRows, depth), times x (depth, W), whose vectors `at_place` returns.
+  // out (kRows, W) = kRows rows of the matrix, (kRows, depth), times x (depth, W), of which `read` returns the vectors.
   template <typename F>
-  static inline void tile(const T* matrix, int64_t depth, Vec (&out)[kRows][kVectors], F at_place) {
+  static inline void tile(const T* matrix, int64_t depth, Vec (&out)[kRows][kVectors], F read) {
     Vec sum[kRows][kVectors] = {};
     for (int64_t place = 0; place < depth * kVectors; place += kVectors, matrix += kRows) {
       Vec x[kVectors];
 #pragma GCC unroll 4
-      for (int c = 0; c < kVectors; ++c) x[c] = at_place(place + c);
+      for (int c = 0; c < kVectors; ++c) x[c] = read(place + c);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
@@ -154,8 +156,7 @@ struct Lane {
       for (int c = 0; c < kVectors; ++c) out[r][c] = sum[r][c];
   }
 
-  // e^D - 1 for |D| <= 1/4, or log(2)/2 if `wide`: the polynomials of the smallest relative error, 8e-8 and 1e-8 for
-  // float, 5e-17 and 2e-17 for double.
+  // e^D - 1 for |D| <= 1/4, or log(2) / 2 if `wide`.
   template <bool wide>
   static inline Vec expm1_near(Vec D) {
     constexpr int terms = (sizeof(T) == 4 ? 5 : 10) + wide;
@@ -182,7 +183,7 @@ struct Lane {
     return scale * expm1_near<true>(f) + (scale - T(1));
   }
 
-  // Whether every |D| <= 1/4. Bits of numbers are in their order, and integers are added beside the products.
+  // Whether every |D| <= 1/4: by their bits, since processors add integers while they multiply numbers.
   static inline bool small(const Vec (&D)[kRows][kVectors]) {
     typedef std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t> Int;
     typedef Int Ints __attribute__((vector_size(kBytes)));
@@ -206,28 +207,33 @@ struct Lane {
     Vec *change = at(v, block * tall * W), *moved = at(theta, block * deep * W), *out = at(g, 0), *in = at(h, 0);
     Vec* const total = sums;
     const T *factor = pull, *forward = A, *back = P;
-    // the first tile makes what all read: g, and in Gram space or after a product in weight space theta
-    const auto pulled = [&](int64_t place) { return out[place] = factor[place / kVectors] * (initial[place] + change[place]); };
-    const auto made = [&](int64_t place) { return out[place]; };
-    Vec D[kRows][kVectors];
-    for (int64_t k = 0; weight && k < deep; k += kRows) {
-      k ? tile(back + k * tall, tall, D, made) : tile(back, tall, D, pulled);
-      for (int j = 0; j < kRows * kVectors; ++j) in[k * kVectors + j] = D[j / kVectors][j % kVectors];
-    }
+    // g is made, and theta moved, by the first tile that reads them
+    const auto make = [&](int64_t place) {
+      return out[place] = factor[place / kVectors] * (initial[place] + change[place]);
+    };
     const auto move = [&](int64_t place) {
-      const Vec value = weight ? in[place] : pulled(place);
+      const Vec value = weight ? in[place] : make(place);
       moved[place] += value;
       return value;
     };
+    Vec D[kRows][kVectors];
+    for (int64_t k = 0; weight && k < deep; k += kRows) {
+      if (k == 0) tile(back, tall, D, make);
+      else tile(back + k * tall, tall, D, [&](int64_t place) { return out[place]; });
+      for (int j = 0; j < kRows * kVectors; ++j) in[k * kVectors + j] = D[j / kVectors][j % kVectors];
+    }
     for (int64_t i = 0; i < tall; i += kRows) {
-      i ? tile(forward + i * deep, deep, D, [&](int64_t place) { return in[place]; }) : tile(forward, deep, D, move);
-      if (small(D)) update(D, initial + i * kVectors, change + i * kVectors, total + i, [](Vec x) { return expm1_near<false>(x); });
-      else update(D, initial + i * kVectors, change + i * kVectors, total + i, [](Vec x) { return expm1(x); });
+      if (i == 0) tile(forward, deep, D, move);
+      else tile(forward + i * deep, deep, D, [&](int64_t place) { return in[place]; });
+      const int64_t place = i * kVectors;
+      if (small(D)) grow(D, initial + place, change + place, total + i, [](Vec x) { return expm1_near<false>(x); });
+      else grow(D, initial + place, change + place, total + i, [](Vec x) { return expm1(x); });
     }
   }
 
+  // v += u (e^D - 1) of the rows of a tile; the sums of v.
   template <typename F>
-  static inline void update(const Vec (&D)[kRows][kVectors], const Vec* initial, Vec* change, Vec* total, F grow) {
+  static inline void grow(const Vec (&D)[kRows][kVectors], const Vec* initial, Vec* change, Vec* total, F power) {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       Vec sum = total[r];
@@ -235,7 +241,7 @@ struct Lane {
       for (int c = 0; c < kVectors; ++c) {
         const int64_t place = r * kVectors + c;
         Vec value = change[place];
-        value += (initial[place] + value) * grow(D[r][c]);
+        value += (initial[place] + value) * power(D[r][c]);
         change[place] = value;
         sum += value;
       }
@@ -302,13 +308,14 @@ struct Lane {
     return Spectrum(H.data(), n).lowest(1);
   }
 
+  // A vector in double; of floats, the sums of its halves.
   typedef double Wide __attribute__((vector_size(kBytes)));
   static inline Wide widened(const Vec& sums) {
     if constexpr (sizeof(T) == 8) return sums;
     typedef float Half __attribute__((vector_size(kBytes / 2)));
-    Half low, high;
-    std::memcpy(&low, &sums, sizeof low), std::memcpy(&high, reinterpret_cast<const char*>(&sums) + sizeof low, sizeof high);
-    return __builtin_convertvector(low, Wide) + __builtin_convertvector(high, Wide);
+    Half halves[2];
+    std::memcpy(halves, &sums, kBytes);
+    return __builtin_convertvector(halves[0], Wide) + __builtin_convertvector(halves[1], Wide);
   }
 
   static void flush(Vec* from, std::vector<double>& to) {
@@ -415,7 +422,8 @@ void run(XLA_FFI_CallFrame* frame) {
   output(4)[0] = farthest, output(4)[1] = share, output(4)[2] = asked ? lane.kernel(input(9), branches * live) : 0;
 
   T *new_theta = output(0), *new_v = output(1);
-  if (new_theta != theta) std::memset(new_theta, 0, depth * branches * p * sizeof(T));  // in place, padding is 0 already
+  // in place, padding is 0 already
+  if (new_theta != theta) std::memset(new_theta, 0, depth * branches * p * sizeof(T));
   if (new_v != v) std::memset(new_v, 0, n * branches * p * sizeof(T));
   each(n, lane.rows, [&](Place from, Place to, Place, const T* sign, Place run) {
     signed_copy(lane.v + from, sign, run, new_v + to);
