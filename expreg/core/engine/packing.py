@@ -39,9 +39,7 @@ def packing(tree: Tree) -> Packing:
     del tree, leaves  # what is packed later must not keep an example in memory
     sizes = [int(np.prod(shape)) for shape in shapes]
     names = [f"{types[i]}" if size <= SMALL else f"{i}" for i, size in enumerate(sizes)]
-    axes = {
-        name: 1 if size <= SMALL else len(shapes[i]) for i, (name, size) in enumerate(zip(names, sizes, strict=True))
-    }
+    axes = {name: len(shape) if size > SMALL else 1 for name, size, shape in zip(names, sizes, shapes, strict=True)}
 
     def pack(tree: Tree) -> dict[str, Any]:
         parts: dict[str, list[Any]] = {}

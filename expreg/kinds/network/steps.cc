@@ -233,7 +233,7 @@ struct Lane {
 
   // v += u (e^D - 1) of the rows of a tile; the sums of v.
   template <typename F>
-  static inline void grow(const Vec (&D)[kRows][kVectors], const Vec* initial, Vec* change, Vec* total, F power) {
+  static inline void grow(const Vec (&D)[kRows][kVectors], const Vec* initial, Vec* change, Vec* total, F growth) {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       Vec sum = total[r];
@@ -241,7 +241,7 @@ struct Lane {
       for (int c = 0; c < kVectors; ++c) {
         const int64_t place = r * kVectors + c;
         Vec value = change[place];
-        value += (initial[place] + value) * power(D[r][c]);
+        value += (initial[place] + value) * growth(D[r][c]);
         change[place] = value;
         sum += value;
       }
@@ -249,7 +249,7 @@ struct Lane {
     }
   }
 
-  // One step of all columns; totals are sum_r a_r v_ir then.
+  // One step of all columns; totals are the sums of v over all neurons then.
   template <bool weight>
   void advance() {
     std::fill(totals.begin(), totals.end(), 0.0);
@@ -284,7 +284,7 @@ struct Lane {
     for (int64_t k = 0; weight && k < inner * kVectors; ++k) squares[k % kVectors] += own[k] * own[k];
   }
 
-  // Adds D_i D_j of the columns of a block, D = e + v = phi'(z_t).
+  // Adds D_i D_j of the columns of a block, D = e + v = +-phi'(z_t).
   void correlate(int64_t block) {
     const Vec *initial = at(e, block * rows * W), *change = at(v, block * rows * W);
     Vec *D = at(g, 0), *sum = pairs;
