@@ -8,6 +8,7 @@ from oracles import movements
 from runs import EVERY, STEPS, M, make, measured, oracle, status_of
 
 from expreg.activation import ACTIVATIONS, Activation
+from expreg.core.engine.packing import SMALL, packed
 from expreg.kinds.network import descent, native
 from expreg.types import Status
 
@@ -67,6 +68,21 @@ def test_a_step_multiplies_to_rounding_within_the_range_of_the_polynomial_and_be
     r, found = jax.vmap(after)(jnp.asarray(D[D != 0], dtype))
     exact = np.abs(np.asarray(r, float) + np.expm1(D[D != 0].astype(dtype).astype(float)))
     np.testing.assert_allclose(found, exact, rtol=4 * np.finfo(dtype).eps)
+
+
+def test_xla_copies_nothing_that_the_steps_change_in_place():
+    signature, inputs = make(n=8, d=8, m=256, bucket=256)
+    program, given, _ = packed(descent.program(signature, by="compiled"), inputs)
+    state = jax.eval_shape(program.init, given.pack(inputs))
+    run = jax.jit(lambda s: jax.lax.while_loop(program.running, program.advance, s), donate_argnums=0)
+    computations = run.lower(state).compile().as_text().split("\n\n")
+    (body,) = (text for text in computations if "custom-call" in text and native.TARGETS[0] in text)
+    shape = (signature.n, signature.branches, signature.neurons)
+    assert np.prod(shape) > SMALL
+    made = [line.split(" = ")[1] for line in body.splitlines() if " = " in line]
+    large = [line for line in made if line.startswith("f64[{},{},{}]".format(*shape))]
+    assert len(large) == 4  # theta and the change of phi, before and after
+    assert [line for line in large if " get-tuple-element(" not in line] == []
 
 
 @pytest.mark.parametrize("size", [1e-200, 1.0, 1e200])
