@@ -132,6 +132,10 @@ def test_the_gram_matrix_of_float32_is_right_to_single_precision_in_any_units():
     plain = RNG.normal(size=(3000, 5))
     weights = (RNG.random(3000), RNG.normal(size=3000), 1e-60 * RNG.random(3000), np.zeros(3000))
     units = [np.ones(5), np.full(5, 1e30), np.full(5, 1e-30), np.array([1e-25, 1.0, 1e25, 1e-10, 1e40])]
+    units += [
+        np.geomspace(2e-8, 1e4, 5),
+        np.geomspace(1e-7, 2e4, 5),
+    ]  # norms just within the range that `FAR` gives, and just beyond
     for w, unit in itertools.product(weights, units):
         A = plain * unit
         exact = A.T @ (w[:, None] * A)
