@@ -122,3 +122,33 @@ def status_of(record):
 def measured(path, every=EVERY):
     """Return the steps of a path at which the program measures: multiples of `every`, and the last."""
     return sorted({*range(0, len(path), every), len(path) - 1})
+
+
+ENDINGS = [
+    {"max_steps": 50},
+    {"max_steps": 7},
+    {"tolerance": 0.3},
+    {"step_factor": 8.0, "divergence": 4.0},
+    {"max_steps": 0},
+]
+
+
+def finished(by, lanes, signature, inputs):
+    program = descent.program(signature, by=by)
+
+    def run(one):
+        return program.record(jax.lax.while_loop(program.running, program.advance, program.init(one)))
+
+    return jax.jit(lambda all: jax.lax.map(run, all, batch_size=lanes))(inputs)
+
+
+def alone_and_together(by, *given, **more):
+    """Return the records of runs that end differently: each by XLA in a loop of its own, and vmapped."""
+    labels = np.random.default_rng(5).choice([-1.0, 1.0], (len(ENDINGS), more.get("n", N)))
+    made = [make(*given, y=y, **more, **change) for y, change in zip(labels, ENDINGS, strict=True)]
+    signature = made[0][0]
+    inputs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(inputs for _, inputs in made))
+    alone, together = (finished(by, n, signature, inputs) for by, n in (("early", 1), (by, len(ENDINGS))))
+    assert len({Status(int(status)) for status in alone["status"]}) > 1
+    assert len(set(np.asarray(alone["steps"]).tolist())) > 2
+    return alone, together

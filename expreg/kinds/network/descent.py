@@ -226,11 +226,12 @@ def _advance(signature: Signature, by: str, state: State) -> State:
         moving = steps.Moving(theta, change, state.optimizer, ended[0], ended[1])
         lambda_min = moved[2] if spectrum else None
     else:
-        if by in ("kernel", "interpreted"):
-            moving, sizes = kernel.steps(signature, state, limit, interpret=by == "interpreted")
+        if by == "kernel":
+            theta, derivative, sizes, ended, moved = kernel.steps(signature, state, limit)
+            moving = steps.Moving(theta, None, state.optimizer, ended[0], ended[1])
         else:
             moving, sizes = steps.take(signature, by == "early", state, limit)
-        derivative, moved = steps.measured(signature, state, moving.theta)
+            derivative, moved = steps.measured(signature, state, moving.theta)
         lambda_min = steps.lowest(state, derivative) if spectrum else None
     looks = moving.step - state.step + (moving.status != Status.running)
     place = jnp.arange(signature.measure_every, dtype=jnp.int32)
@@ -288,9 +289,9 @@ NEURONS = ("start", "base", "signs", "radii", "theta", "change", "optimizer")
 def program(signature: Signature, *, by: str | None = None) -> Program:
     """Build the program of one signature, unbatched: one run of gradient descent in one lane (A.5, A.10).
 
-    `by` selects who takes the steps: "compiled" (`steps.cc`), "kernel" (`kernel.py` on a GPU; "interpreted" anywhere),
-    "early" (XLA, in a loop that exits when the run ends), "fixed" (XLA, in a loop of fixed length) or "xla", the one of
-    these two that suits platform and size. The default suits the signature too.
+    `by` selects who takes the steps: "compiled" (`steps.cc`), "kernel" (`steps.cu`), "early" (XLA, in a loop that exits
+    when the run ends), "fixed" (XLA, in a loop of fixed length) or "xla", the one of these two that suits platform and
+    size. The default suits the signature too.
     """
     if by is None:
         by = "compiled" if native.covers(signature) else "kernel" if kernel.covers(signature) else "xla"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from expreg import certificate, ntk, theory
 from expreg.activation import ACTIVATIONS
+from expreg.kinds.network import kernel as gpu
 from expreg.kinds.network import native
 from expreg.network import neurons
 
@@ -75,7 +76,9 @@ def measure(static: Any, inputs: Any, drawn: Drawn) -> tuple[dict[str, jax.Array
 
 def extremes(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the extreme eigenvalues of each matrix; in float64, which the small ones of H need (H.7)."""
-    find = ntk.extreme_eigenvalues if native.missing() else native.extremes
+    find = native.extremes if not native.missing() else ntk.extreme_eigenvalues
+    if jax.default_backend() == "gpu" and gpu.finds(matrices.shape[-1]):
+        find = gpu.extremes
     low, high = find(matrices.astype(jnp.float64))
     return low.astype(matrices.dtype), high.astype(matrices.dtype)
 

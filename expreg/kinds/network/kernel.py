@@ -1,154 +1,275 @@
-"""Steps of gradient descent by one kernel for each lane on a GPU, whose registers keep what moves.
+"""Steps of gradient descent and extreme eigenvalues by CUDA kernels of our own, `steps.cu` and `extremes.cu`.
 
-XLA launches eight kernels for each step and moves the states through memory; for small networks both take far longer
-than the arithmetic. Here one launch takes `measure_every` steps of all lanes. The kernel is written in Pallas and
-compiled by Triton. It is tried once on each machine: where it does not compile, or its result is off, XLA takes the
-steps. `EXPREG_NATIVE=off` asks for that.
+XLA launches eight kernels for each step and moves the states through memory, which for all but the largest networks
+takes far longer than the arithmetic. Here one launch takes `measure_every` steps of all lanes. The kernels are compiled
+for the shape of a program by NVRTC, which comes with JAX for CUDA, and handed to XLA as PTX. They are tried once in
+each process: where they do not compile, or a result is off, XLA does the same. `EXPREG_NATIVE=off` asks for that.
 """
 
+import ctypes
+import hashlib
 import os
-from functools import cache, partial
-from typing import Any
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from expreg.activation import ACTIVATIONS
-from expreg.core.engine.devices import numerics
-from expreg.kinds.network import steps as xla
-from expreg.types import Array, Status
+from expreg.core.engine.devices import cache_directory, kept_in, numerics
+from expreg.types import Array
 
-ROWS = 16
-"""Points of one product of matrices: Triton has none with fewer."""
-LARGEST = 16_384
-"""Points times columns at which the registers of a multiprocessor keep a state, and hardly any of it spills."""
-PER_WARP = 1024
-"""Points times columns for each warp, of at most eight."""
+CALL = "__gpu$xla.gpu.ptx"
+ACTIVATION = {"exp": 0, "cosh": 1, "sinh": 2}
+WARPS, GROUPS = 16, 4
+"""Of a block, and of a warp, at most: more groups for fewer warps are slower."""
+SPARE = 64
+"""Registers of a thread that its arrays leave free."""
+POINTS = 64
+"""Points at most: more of theta than one thread can keep."""
+MEMORY = {"8.0": 163, "8.7": 163, "9.0": 227, "10.0": 227, "10.3": 227}
+"""KiB of shared memory that a block may use, by compute capability; where it is not known, 99."""
+MATRICES = 128
+"""Rows at most of the matrices whose eigenvalues a warp finds."""
 AGREEMENT = 1e-5
-"""Relative error in the trial: float32 leaves 1e-7, products with ten bits 2e-4."""
+"""Relative error in the trial: float32 leaves 1e-7, one product of tensor cores 2e-4."""
+
+
+class Layout(NamedTuple):
+    """How the columns of a lane lie in threads: constants of `steps.cu`."""
+
+    threads: int
+    groups: int  # of 16 columns, in each warp
+    ranks: int  # blocks that share a lane
+    slopes: bool  # whether phi' stays in registers
+    bases: bool  # and what phi starts from
+
+    def bytes(self, n: int) -> int:
+        """Return the shared memory of a block: K, columns, sums over them, and phi' unless it is in registers."""
+        blocks, warps = -(-n // 8), self.threads // 32
+        floats = 128 * blocks**2 + 64 * self.groups * warps + (3 * warps + 2 * self.ranks) * 8 * blocks
+        return 4 * (floats + (0 if self.slopes else 4 * self.groups * blocks * self.threads))
+
+
+def layout(n: int, columns: int, activation: str) -> Layout | None:
+    """Return how a lane of so many columns lies in threads, None where it does not fit."""
+    blocks, count = -(-n // 8), -(-columns // 16)
+    bases = len(ACTIVATIONS[activation].base(np.zeros(1)))
+    # phi' beside theta in registers, of as many blocks as that takes; else in shared memory
+    for warps, arrays in ((min(WARPS, -(-count // GROUPS)), 2), (WARPS // 2, 1)):
+        room = min(255, 2048 // warps) - SPARE
+        for ranks in (1, 2, 4, 8) if float(_capability()) >= 9 else (1,):
+            groups = -(-count // (warps * ranks))
+            size = 4 * groups * blocks  # numbers of theta in each thread
+            found = Layout(32 * warps, groups, ranks, arrays == 2, (2 + bases) * size <= room)
+            if groups <= GROUPS and arrays * size <= room and n <= POINTS and found.bytes(n) <= _memory():
+                return found
+    return None
 
 
 def covers(signature: Any) -> bool:
-    """Return whether the kernel takes the steps of these programs: plain descent, float32, Gram space, small."""
+    """Return whether the kernel takes the steps of these programs: plain descent, float32, Gram space, if it fits."""
     plain = signature.optimizer == "sgd" and signature.schedule is None
-    small = np.prod(_shape(signature.n, signature.branches * signature.neurons)) <= LARGEST
-    known = ACTIVATIONS[signature.activation].exponential and signature.dtype == "float32"
-    return bool(plain and small and known and signature.form == "gram" and not missing())
+    known = signature.activation in ACTIVATION and signature.dtype == "float32" and signature.form == "gram"
+    if not (plain and known) or missing():
+        return False
+    return layout(signature.n, signature.branches * signature.neurons, signature.activation) is not None
 
 
-def _shape(n: int, columns: int) -> tuple[int, int]:
-    """Return the points and columns of the kernel: a multiple of ROWS, and a power of two."""
-    return -(-n // ROWS) * ROWS, max(ROWS, 1 << (columns - 1).bit_length())
+def finds(n: int) -> bool:
+    """Return whether a kernel finds the extreme eigenvalues of (n, n) matrices."""
+    return not missing() and n <= MATRICES and _bytes(n) <= _memory()
 
 
-def steps(signature: Any, state: Any, limit: jax.Array, *, interpret: bool = False) -> tuple[xla.Moving, jax.Array]:
-    """Take up to `measure_every` steps, stopping when ||r_t|| exceeds `limit`; return what moved, and ||r_t||.
+def steps(signature: Any, state: Any, limit: jax.Array) -> tuple[jax.Array, ...]:
+    """Take up to `measure_every` steps, stopping when ||r_t|| exceeds `limit`.
 
-    With `interpret` XLA does what the kernel would do, on any device.
+    Returns theta, phi'(z_t), ||r_t|| at the steps, (step, status), and the largest movement of a neuron, alone and in
+    units of its radius, (2,).
     """
-    inputs = state.inputs
-    numbers = jnp.stack([state.eta, inputs.scale, inputs.tolerance, limit])
-    counts = jnp.stack([state.step, state.budget, state.status]).astype(jnp.int32)
-    base = tuple(jnp.concatenate([part] * signature.branches, axis=1) for part in state.base)
-    flat = state.theta.reshape(signature.n, -1)
-    given = (state.linear, state.signs.reshape(-1), state.initial_residual, numbers, counts, flat, *base)
-    theta, ended, sizes = _launch(given, signature.activation, signature.measure_every, interpret)
-    moved = theta[: signature.n, : flat.shape[1]].reshape(state.theta.shape)
-    return xla.Moving(moved, None, state.optimizer, ended[0], ended[1]), sizes
+    inputs, real = state.inputs, jnp.float32
+    numbers = jnp.stack([state.eta, inputs.scale, inputs.tolerance, limit]).astype(real)
+    counts = jnp.stack([state.step, state.budget, state.status, inputs.m // signature.branches]).astype(jnp.int32)
+    radii = jnp.zeros(signature.neurons, real) if state.radii is None else state.radii
+    operands = (state.gram, state.signs, state.initial_residual, numbers, counts, state.theta, radii, *state.base)
+    shapes = (state.theta.shape, state.theta.shape, (signature.measure_every,), (2,), (2,))
+    types = (real, real, real, jnp.int32, real)
+    results = [jax.ShapeDtypeStruct(*result) for result in zip(shapes, types, strict=True)]
+    place = layout(signature.n, signature.branches * signature.neurons, signature.activation)
+    assert place is not None  # or the program is XLA's: see `covers`
+    constants = {
+        "N": signature.n,
+        "P": signature.neurons,
+        "BRANCHES": signature.branches,
+        "STEPS": signature.measure_every,
+        "ACTIVATION": ACTIVATION[signature.activation],
+        "RADII": int(state.radii is not None),
+        **dict(zip(("T", "GROUPS", "RANKS", "SLOPES", "BASES"), map(int, place), strict=True)),
+    }
+    grid = (place.ranks, place.threads, place.bytes(signature.n))
+    return tuple(_launch("steps", constants, grid, results)(*operands))
 
 
-def _launch(given: tuple[jax.Array, ...], activation: str, count: int, interpret: bool) -> tuple[jax.Array, ...]:
-    """Pad the arrays with zeros, which add nothing to r, and run the kernel for one lane."""
-    from jax.experimental import pallas as pl
-    from jax.experimental.pallas import triton
-
-    gram, signs, residual, numbers, counts, *wide = given
-    n, columns = _shape(*wide[0].shape)
-
-    def padded(array: jax.Array, *shape: int) -> jax.Array:
-        return jnp.pad(array, [(0, size - own) for own, size in zip(array.shape, shape, strict=True)])
-
-    operands = (
-        padded(gram, n, n),
-        padded(signs, columns),
-        padded(residual, n),
-        numbers,
-        counts,
-        *(padded(array, n, columns) for array in wide),
-    )
-    shapes = [((n, columns), jnp.float32), ((2,), jnp.int32), ((count,), jnp.float32)]
-    call = pl.pallas_call(
-        partial(_kernel, activation, count),
-        out_shape=[jax.ShapeDtypeStruct(*shape) for shape in shapes],
-        interpret=interpret,
-        name="expreg_steps",
-        compiler_params=triton.CompilerParams(num_warps=min(max(n * columns // PER_WARP, 1), 8), num_stages=1),
-    )
-    return tuple(call(*operands))
+def extremes(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the extreme eigenvalues of symmetric float64 matrices, (count, n, n) -> (count,), without eigenvectors."""
+    count, n = matrices.shape[:2]
+    result = jax.ShapeDtypeStruct((count,), matrices.dtype)
+    low, high = _launch("extremes", {"N": n}, (count, 32, _bytes(n)), [result, result])(matrices)
+    return low, high
 
 
-def _kernel(activation: str, count: int, *refs: Any) -> None:
-    """Take all steps of one lane, its points in blocks of ROWS."""
-    from jax.experimental import pallas as pl
-
-    gram, signs, start, numbers, counts, theta, *bases, out, ended, sizes = refs
-    eta, scale, tolerance, limit = (numbers[i] for i in range(4))
-    blocks = [pl.ds(first, ROWS) for first in range(0, theta.shape[0], ROWS)]
-    ends = partial(xla.outcome, budget=counts[1], tolerance=tolerance, limit=limit)
-    increment, columns = ACTIVATIONS[activation].increment, signs[...]
-
-    def evaluate(block: Any, moved: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        products = (jnp.dot(gram[block, at], part, precision="highest") for at, part in zip(blocks, moved, strict=True))
-        change, derivative = increment(tuple(base[block, :] for base in bases), sum(products))
-        return start[block] + scale * jnp.sum(change * columns, axis=1), derivative
-
-    def step(place: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        moved, now, _ = carry
-        residuals, derivatives = zip(*(evaluate(block, moved) for block in blocks), strict=True)
-        # float64 has room for every square of a float32
-        size = jnp.sqrt(sum(jnp.sum(r.astype(jnp.float64) ** 2) for r in residuals)).astype(jnp.float32)
-        sizes[place] = size
-        status = ends(now, size)
-        goes_on = status == Status.running
-        moved = tuple(
-            jnp.where(goes_on, part - eta * (derivative * (scale * r)[:, None] * columns), part)
-            for part, derivative, r in zip(moved, derivatives, residuals, strict=True)
-        )
-        return moved, now + goes_on.astype(jnp.int32), status
-
-    begin = (tuple(theta[block, :] for block in blocks), counts[0], counts[2])
-    moved, now, status = jax.lax.fori_loop(0, count, step, begin)
-    for block, part in zip(blocks, moved, strict=True):
-        out[block, :] = part
-    ended[0], ended[1] = now, status
+def _bytes(n: int) -> int:
+    """Return the shared memory that the eigenvalues of an (n, n) matrix take."""
+    return 8 * n * ((n | 1) + 3)
 
 
-# --- whether it can be used -----------------------------------------------------------------------
+# --- from source to launch
+
+
+def _launch(name: str, constants: dict[str, int], grid: tuple[int, int, int], results: Sequence[Any]) -> Any:
+    """Return the call of a kernel for one lane, which vmap makes one launch for all lanes.
+
+    `grid`: blocks of a lane, threads of a block, bytes of its shared memory.
+    """
+    ptx = _compiled(name, tuple(constants.items()))
+    sizes = dict(zip(("grid_x", "block_x", "shared_mem_bytes"), map(np.int32, grid), strict=True))
+    rest = {key: np.int32(1) for key in ("grid_y", "grid_z", "block_y", "block_z")}
+
+    def lanes(count: int, *operands: jax.Array) -> list[jax.Array]:
+        shapes = [jax.ShapeDtypeStruct((count, *result.shape), result.dtype) for result in results]
+        attributes = sizes | rest | {"grid_x": np.int32(count * grid[0])}
+        call = jax.ffi.ffi_call(CALL, shapes)
+        return list(call(*operands, name=f"expreg_{name}", kernel_type="ptx", kernel_data=ptx, **attributes))
+
+    @jax.custom_batching.custom_vmap
+    def launch(*operands: jax.Array) -> list[jax.Array]:
+        return [found[0] for found in lanes(1, *(operand[None] for operand in operands))]
+
+    @launch.def_vmap
+    def _(count: int, batched: list[bool], *operands: jax.Array) -> tuple[list[jax.Array], list[bool]]:
+        pairs = zip(operands, batched, strict=True)
+        wide = (one if own else jnp.broadcast_to(one, (count, *one.shape)) for one, own in pairs)
+        return lanes(count, *wide), [True] * len(results)
+
+    return launch
+
+
+@cache
+def _compiled(name: str, constants: tuple[tuple[str, int], ...]) -> str:
+    """Return the PTX of a kernel for these constants: that of the cache, or made by NVRTC."""
+    # not as options: those would also change NVRTC's own headers
+    source = "".join(f"#define {key} {value}\n" for key, value in constants)
+    source += Path(__file__).with_name(f"{name}.cu").read_text()
+    options = ("-std=c++17", "-default-device", f"-arch=compute_{'90' if float(_capability()) >= 9 else '80'}")
+    directory, key = cache_directory(), hashlib.sha256(repr((source, options)).encode()).hexdigest()[:16]
+    kept = kept_in(directory) if directory else None
+    if kept and (found := kept.get(f"{name}-{key}.ptx")):
+        return found.decode()
+    ptx = _by_nvrtc(source, options)
+    if kept:
+        kept.put(f"{name}-{key}.ptx", ptx.encode())
+    return ptx
+
+
+def _by_nvrtc(source: str, options: Sequence[str]) -> str:
+    """Compile CUDA to PTX; raise RuntimeError with the first line of the compiler's log."""
+    library, program, size = ctypes.CDLL(_nvrtc()), ctypes.c_void_p(), ctypes.c_size_t()
+    library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"expreg.cu", 0, None, None)
+    given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    failed = library.nvrtcCompileProgram(program, len(options), given)
+    what = "ProgramLog" if failed else "PTX"
+    getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    getattr(library, f"nvrtcGet{what}")(program, text)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    if failed:
+        raise RuntimeError(f"NVRTC: {(text.value.decode().strip().splitlines() or ['no message'])[0]}")
+    # newer versions of the language than the driver knows differ in nothing that is used here
+    return re.sub(r"^\.version .*$", ".version 8.3", text.value.decode(), count=1, flags=re.MULTILINE)
+
+
+def _nvrtc() -> str:
+    """Return the NVRTC of JAX's packages, or the name of that of the system."""
+    try:
+        import nvidia
+    except ImportError:
+        places: list[str] = []
+    else:
+        places = list(nvidia.__path__)
+    found = sorted(path for place in places for path in Path(place).glob("**/libnvrtc.so.*"))
+    return str(found[-1]) if found else "libnvrtc.so"
+
+
+@cache
+def _capability() -> str:
+    """Return the compute capability of the GPU, such as 9.0."""
+    return str(jax.local_devices()[0].compute_capability)
+
+
+def _memory() -> int:
+    """Return the bytes of shared memory that a block may use."""
+    return 1024 * MEMORY.get(_capability(), 99)
+
+
+# --- whether they can be used
 
 
 @cache
 def missing() -> str:
-    """Try the kernel on a small problem unless that has been done; return why it cannot be used, empty if it can."""
+    """Try the kernels on a small problem unless that has been done; return why they cannot be used, or nothing."""
     if os.environ.get("EXPREG_NATIVE") == "off":
         return "EXPREG_NATIVE is off"
     if jax.default_backend() != "gpu":
-        return f"it is for GPUs, and this is a {jax.default_backend().upper()}"
+        return f"they are for GPUs, and this is a {jax.default_backend().upper()}"
     try:
+        if float(_capability()) < 8:
+            return f"they need compute capability 8.0, and this GPU has {_capability()}"
         with numerics():
-            found, expected = (_trial(interpret) for interpret in (False, True))
-    except Exception as error:  # of Triton, of the driver: whatever it is, XLA takes the steps
+            found, expected = _trial()
+    except Exception as error:  # of NVRTC, of the driver: whatever it is, XLA takes the steps
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     errors = [abs(f - e).max() / abs(e).max() for f, e in zip(found, expected, strict=True)]
-    return "" if max(errors) <= AGREEMENT else f"its result is off by {max(errors):.0e} on this GPU"
+    return "" if max(errors) <= AGREEMENT else f"a result is off by {max(errors):.0e} on this GPU"
 
 
-def _trial(interpret: bool) -> tuple[Array, Array]:
-    """Return theta and ||r_t|| after eight steps of a fixed problem of 20 points in two blocks, and 40 columns."""
-    rng = np.random.default_rng(0)
-    X, base, signs = rng.standard_normal((20, 20)) / 4, rng.uniform(0.5, 1.5, (20, 40)), np.repeat([0.1, -0.1], 20)
-    numbers, theta = np.array([0.3, 1.0, 0.0, 1e6]), rng.standard_normal((20, 40)) / 8
-    real = (np.float32(array) for array in (X @ X.T, signs, rng.standard_normal(20), numbers))
-    given = (*real, np.array([0, 8, 0], np.int32), np.float32(theta), np.float32(base))
-    found = jax.jit(partial(_launch, activation="exp", count=8, interpret=interpret))(tuple(map(jnp.asarray, given)))
-    return np.asarray(found[0], float), np.asarray(found[2], float)
+def _trial() -> tuple[list[Array], list[Array]]:
+    """Return what the kernels and a float64 loop find for eight steps of a fixed problem: 20 points, 2 x 24 columns."""
+    rng, n, p, count = np.random.default_rng(0), 20, 24, 8
+    X, base, start = rng.standard_normal((n, n)) / 4, rng.uniform(0.5, 1.5, (n, p)), rng.standard_normal(n)
+    K, signs, scale, eta = X @ X.T, np.stack([np.ones(p), -np.ones(p)]), 0.1, 0.3
+    theta, sizes = np.zeros((n, 2, p)), np.zeros(count)
+    for step in range(count + 1):
+        dl = np.einsum("ik,kbp->ibp", K, theta)
+        derivative = base[:, None] * np.exp(dl)
+        r = start + scale * np.einsum("ibp,bp->i", derivative - base[:, None], signs)
+        if step < count:
+            sizes[step] = np.linalg.norm(r)
+            theta = theta - eta * scale * derivative * r[:, None, None] * signs
+    farthest = np.sqrt((theta * dl).sum(0).max())
+    exact = [theta, sizes, derivative, np.full(2, farthest), np.linalg.eigvalsh(K)[[0, -1]]]
+
+    K32, base32, start32, signs32 = (jnp.float32(array) for array in (K, base, start, signs))
+    whole, one = jnp.int32(count), jnp.float32(1)
+    state = SimpleNamespace(
+        gram=K32,
+        signs=signs32,
+        initial_residual=start32,
+        base=(base32,),
+        eta=eta * one,
+        step=0 * whole,
+        budget=whole,
+        status=0 * whole,
+        inputs=SimpleNamespace(scale=scale * one, tolerance=0 * one, m=2 * p),
+        theta=jnp.zeros((n, 2, p), jnp.float32),
+        radii=jnp.ones(p, jnp.float32),
+    )
+    shape = SimpleNamespace(n=n, neurons=p, branches=2, activation="exp", measure_every=count)
+    end, slope, sizes_found, _, moved = steps(shape, state, 1e6 * one)
+    low, high = extremes(jnp.asarray(K)[None])
+    found = [end, sizes_found, slope, moved, jnp.concatenate([low, high])]
+    return [np.asarray(array, float) for array in found], exact
