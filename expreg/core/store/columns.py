@@ -31,22 +31,24 @@ def check_row(row: Mapping[str, Any], types: Mapping[str, str]) -> None:
     """Raise ValueError unless a row has a status, declared columns only, of their types, and curves of equal length."""
     if row.get("status") not in STATUSES:
         raise ValueError(f"status is {row.get('status')!r}, expected one of {', '.join(STATUSES)}")
+    curves = []
     for name, value in row.items():
-        if value is None or name.startswith(CURVE):
+        if value is None or (name in types and type(value) is _KINDS[types[name]][0]):
+            continue
+        if name.startswith(CURVE):
+            curves.append(name)
             continue
         if name not in types:
             raise ValueError(f"column {name!r} is not declared by the experiment")
-        if type(value) is _KINDS[types[name]][0]:
-            continue
         value = value.item() if isinstance(value, np.generic) else value
         if not isinstance(value, _KINDS[types[name]]) or (isinstance(value, bool) and types[name] != "bool"):
             raise ValueError(f"column {name!r} is {type(value).__name__}, declared as {types[name]}")
-    check_curves(row)
+    check_curves(row, curves)
 
 
-def check_curves(row: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the lists of a row's curve are equally long."""
-    lengths = {name: len(row[name]) for name in row if name.startswith(CURVE) and row[name] is not None}
+def check_curves(row: Mapping[str, Any], curves: Iterable[str]) -> None:
+    """Raise ValueError unless the lists of a row's curve, which has these names, are equally long."""
+    lengths = {name: len(row[name]) for name in curves if row.get(name) is not None}
     if lengths and (f"{CURVE}step" not in lengths or len(set(lengths.values())) > 1):
         raise ValueError(f"cell {row['cell']}: curves of unequal length: {lengths}")
 

@@ -71,8 +71,9 @@ class Parts(NamedTuple):
         kept = [{**row, "attempt": row.get("attempt") or 1} for row in rows]
         if not kept:
             return None
+        curves = [name for name in set().union(*kept) if name.startswith(CURVE)]
         for row in kept:
-            check_curves(row)
+            check_curves(row, curves)
         published = time.time_ns()
         name = publish(self.directory / PARTS, encode(kept, self.identity, self.columns, published))
         return Part(name, [(row["cell"], row["status"], row["attempt"]) for row in kept], published, self.identity)
@@ -174,7 +175,7 @@ def table_of(rows: list[dict[str, Any]], columns: Sequence[Column] = ()) -> "pa.
     import pyarrow as pa
 
     types = {column.name: column.type for column in (*BASE, *columns)}
-    names = in_order({name for row in rows for name in row}, columns)
+    names = in_order(set().union(*rows), columns)
     return pa.table({name: _column(name, types.get(name), [row.get(name) for row in rows]) for name in names})
 
 
