@@ -252,7 +252,7 @@ class Engine:
 
     def _refill(self, views: Tree, queue: _Queue, program: Compiled) -> np.ndarray:
         """Put cells into the idle lanes; return which lanes are fresh."""
-        fresh = np.zeros(program.width, bool)
+        fresh, (buffers, structure) = np.zeros(program.width, bool), jax.tree.flatten(views)
         busy = {lane // program.group for lane in queue.occupied}
         for lane in (lane for lane in range(program.lanes) if lane // program.group not in busy):
             while (queue.prepared or queue.waiting) and not fresh[lane]:
@@ -261,7 +261,7 @@ class Engine:
                     continue
                 cell, inputs = queue.prepared[0]
                 with only_this_cell(cell[0], queue.rows):
-                    jax.tree.map(partial(_put, lane), views, inputs)
+                    _put(lane, buffers, structure.flatten_up_to(inputs))  # type: ignore[attr-defined]
                     queue.occupied[lane], fresh[lane] = cell, True
                 queue.prepared.popleft()
         return fresh
@@ -311,7 +311,9 @@ def compilers() -> int:
     return min(4, cores())
 
 
-def _put(lane: int, buffer: np.ndarray, value: Any) -> None:
-    if np.shape(value) != buffer.shape[1:]:
-        raise ValueError(f"prepare returned shape {np.shape(value)}, its program has {buffer.shape[1:]}")
-    buffer[lane] = value
+def _put(lane: int, buffers: list[np.ndarray], values: list[Any]) -> None:
+    for buffer, value in zip(buffers, values, strict=True):
+        shape = getattr(value, "shape", ())  # np.shape takes longer than all the rest
+        if shape != buffer.shape[1:]:
+            raise ValueError(f"prepare returned shape {shape}, its program has {buffer.shape[1:]}")
+        buffer[lane] = value
