@@ -42,15 +42,13 @@ def norm(v: Array) -> Array:
 
 
 def infinite(X: Array, *, activation: str = "exp") -> Array:
-    """Return the infinite-width Gram matrix H^cts, (n, n) (B.3)-(B.6).
+    """Return the infinite-width Gram matrix H^cts, (..., n, d) -> (..., n, n) (B.3)-(B.6).
 
     H^cts_ij = <x_i, x_j> E phi'(<w, x_i>) phi'(<w, x_j>), w ~ N(0, I). For exp: K_ij exp(||x_i + x_j||^2 /
     2).
     """
-    X = _array(X)
-    K = X @ X.T
-    q = K.diagonal()
-    return K * _known(activation, "expectation")(K, q[:, None], q[None, :])
+    K, q_i, q_j = _products(X)
+    return K * _known(activation, "expectation")(K, q_i, q_j)
 
 
 def empirical(W: Array, X: Array, *, activation: str = "exp") -> Array:
@@ -64,14 +62,19 @@ def empirical(W: Array, X: Array, *, activation: str = "exp") -> Array:
 
 
 def expected_squared_error(X: Array, m: int, *, init: str = "coupled", activation: str = "exp") -> Array:
-    """Return E ||H(W(0)) - H^cts||_F^2 at width m, a scalar: (B.11) for `iid`, (B.12) for `coupled`.
+    """Return E ||H(W(0)) - H^cts||_F^2 at width m, (..., n, d) -> (...): (B.11) for `iid`, (B.12) for `coupled`.
 
     For exp and unit points the distribution is so heavy-tailed (B.14) that a typical error lies far below.
     """
+    return DRAWS_PER_NEURON[init] * _known(activation, "variance")(*_products(X)).sum(axis=(-2, -1)) / m
+
+
+def _products(X: Array) -> tuple[Array, Array, Array]:
+    """Return (K, q_i, q_j) as activations take them: K = X X^T, its diagonal as a column and as a row."""
     X = _array(X)
-    K = X @ X.T
-    q = K.diagonal()
-    return DRAWS_PER_NEURON[init] * _known(activation, "variance")(K, q[:, None], q[None, :]).sum() / m
+    K = X @ X.mT
+    q = K.__array_namespace__().linalg.diagonal(K)
+    return K, q[..., :, None], q[..., None, :]
 
 
 # --- spectra
@@ -153,7 +156,7 @@ class Modes(NamedTuple):
 
 
 def modes(H: Array) -> Modes:
-    """Return the eigen-decomposition of a symmetric H (n, n), eigenvalues ascending."""
+    """Return the eigen-decomposition of a symmetric H (..., n, n), eigenvalues ascending."""
     H = _array(H)
     return Modes(*H.__array_namespace__().linalg.eigh(H))
 

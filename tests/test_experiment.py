@@ -84,12 +84,58 @@ def test_no_two_draws_of_any_cells_share_a_key():
 def test_the_data_of_a_replicate_do_not_depend_on_who_asks_first():
     settings = resolved()
     first = start.problem(settings | {"replicate": 70})
-    for cached in (start._problem, start._drawn):
+    for cached in (start._kept, start._drawn):
         cached.cache_clear()
     start.problem(settings | {"replicate": 65})
     again = start.problem(settings | {"replicate": 70})
     assert again is not first
     np.testing.assert_array_equal(again.X, first.X)
+
+
+@pytest.mark.parametrize("n", [5, 40])  # of 40 few spectra are computed together
+@pytest.mark.parametrize("activation", ["exp", "relu"])
+def test_replicates_computed_together_are_what_each_is_alone(n, activation):
+    for replicate in (0, 9, 10, 255, 256):
+        found = start.problem(resolved(data__n=n, network__activation=activation) | {"replicate": replicate})
+        values, vectors = found.modes
+        H = ntk.infinite(found.X, activation=activation)
+        np.testing.assert_allclose(vectors * values @ vectors.T, H, atol=1e-12 * values[-1])
+        np.testing.assert_allclose(values, np.linalg.eigvalsh(H), rtol=1e-10)
+        error = ntk.expected_squared_error(found.X, 1, init="iid", activation=activation)
+        alone = (np.linalg.norm(found.X, 2) ** 2, np.linalg.norm(found.X, axis=1).max(), error)
+        assert (found.gram_norm, found.length, found.error) == pytest.approx(alone, rel=1e-12)
+
+
+def test_a_replicate_whose_points_are_not_finite_leaves_the_others_as_they_are(monkeypatch):
+    settings, drawn = resolved(data__n=6), start._drawn
+    before = start.problem(settings | {"replicate": 1})
+
+    def broken(*group):
+        (X, *rest), *others = drawn(*group)
+        return [(np.nan * X, *rest), *others]
+
+    monkeypatch.setattr(start, "_drawn", broken)
+    start._kept.cache_clear()
+    after = start.problem(settings | {"replicate": 1})
+    assert after is not before
+    np.testing.assert_array_equal(after.modes.values, before.modes.values)
+    with pytest.raises(np.linalg.LinAlgError):
+        start.problem(settings)
+    start._kept.cache_clear()
+
+
+@pytest.mark.parametrize(("n", "replicates", "kept"), [(8, 16384, True), (256, 1900, True), (4096, 16, False)])
+def test_problems_are_kept_for_all_lanes_and_those_prepared_for_them_as_far_as_a_gigabyte_holds_them(
+    n, replicates, kept, monkeypatch
+):
+    computed, settings = [], resolved(data__n=n)
+    monkeypatch.setattr(start, "_problems", lambda *key: computed.append(key) or list(key[-1]))
+    start._kept.cache_clear()
+    for _ in range(2):
+        found = [start.problem(settings | {"replicate": one}) for one in range(replicates)]
+    start._kept.cache_clear()
+    assert found == list(range(replicates))
+    assert (len(computed) == len(set(computed))) == kept
 
 
 def test_replicates_seeds_and_sizes_have_draws_of_their_own_and_widths_share_them():
@@ -195,7 +241,7 @@ def test_step_rules(rule, scale):
     settings = resolved(network__scale=scale, training__max_steps=1, precision="f64", **change)
     found = start.problem(settings)
     row = row_of(settings)
-    least, top = found.eigenvalues[[0, -1]]
+    least, top = found.extremes
     expected = {
         "spectral": 0.5 / (32 * scale**2 * max(top, row["lambda_max_0"])),
         "spectral_cts": 0.5 / (32 * scale**2 * top),
@@ -288,7 +334,7 @@ def test_what_the_theory_says_of_gradient_descent_is_not_said_of_other_training(
 @pytest.mark.parametrize("kind", ["f32", "f64"])
 def test_events_at_the_start_below_at_and_above_their_thresholds(kind):
     settings = resolved(precision=kind)
-    lam = start.problem(settings).eigenvalues[0]
+    lam = start.problem(settings).extremes[0]
     slack = {"f32": 1e-3, "f64": 1e-9}[kind]
     for event, column, threshold, direction in [
         ("E1", "frobenius_error", lam / 4, 1),
@@ -356,7 +402,7 @@ def test_the_labels_may_be_tiny():
     """Residuals of 1e-25 square to 0 in float32; such a run must not count as converged at its start."""
     settings = resolved(training__relative=True, training__tolerance=1e-2, training__max_steps=50)
     problem = start.problem(settings)
-    tiny = problem._replace(y=problem.y * 1e-25)
+    tiny = problem._replace(y=problem.y * 1e-25, label_norm=problem.label_norm * 1e-25)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(start, "problem", lambda settings: tiny)
         row = row_of(settings)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,15 @@ def test_infinite_is_the_mean_over_neurons_within_its_own_error_bar(activation):
     deviation = np.sqrt(lookup(activation).variance(K, q[:, None], q[None, :]) / m)
     assert np.all(np.abs(error) < 4.5 * deviation)
     assert 0.5 < np.sqrt(np.mean((error / deviation) ** 2)) < 1.7  # the bar itself has the right size
+
+
+@pytest.mark.parametrize("activation", ["exp", "relu"])
+@pytest.mark.parametrize("library", [np.asarray, jnp.asarray])
+def test_of_a_stack_of_points_each_has_its_own_matrix_and_error(activation, library):
+    stack = library(np.random.default_rng(1).standard_normal((3, 5, 4)) / 2)
+    for function in (ntk.infinite, partial(ntk.expected_squared_error, m=8)):
+        each = [function(points, activation=activation) for points in stack]
+        np.testing.assert_allclose(function(stack, activation=activation), each, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("init", "draws"), [("iid", 1), ("coupled", 2)])

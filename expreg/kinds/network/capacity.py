@@ -204,18 +204,17 @@ def signature(settings: Settings) -> Signature:
     return found._replace(neurons=width // found.branches)
 
 
-def _tolerance(settings: Settings) -> float:
+def _tolerance(settings: Settings, found: start.Problem) -> float:
     solver = settings["solver"]
-    size = float(np.linalg.norm(start.problem(settings).y)) if solver["relative"] else 1.0
-    return float(solver["tolerance"] * size)
+    return float(solver["tolerance"] * (found.label_norm if solver["relative"] else 1.0))
 
 
 def prepare(settings: Settings) -> Inputs:
     """Return the inputs of one cell's lane, NumPy arrays in the cell's precision."""
-    solver, real = settings["solver"], PRECISIONS[settings["precision"]]
+    found, solver, real = start.problem(settings), settings["solver"], PRECISIONS[settings["precision"]]
     return Inputs(
-        **start.arrays(settings),
-        tolerance=real(_tolerance(settings)),
+        **start.arrays(settings, found),
+        tolerance=real(_tolerance(settings, found)),
         patience=np.int32(solver["patience"]),
         progress=real(solver["progress"]),
         max_steps=np.int32(solver["max_steps"]),
@@ -224,14 +223,14 @@ def prepare(settings: Settings) -> Inputs:
 
 def row(settings: Settings, record: dict[str, Array]) -> Row:
     """Return the columns of a finished cell."""
-    status = Status(int(record["status"]))
+    found, status = start.problem(settings), Status(int(record["status"]))
     return {
         "status": status.name,
         "status_detail": _detail(status, settings["solver"], record),
         "steps": int(record["steps"]),
-        **start.row(Facts(settings, start.problem(settings), record)),
+        **start.row(Facts(settings, found, record)),
         "solver": settings["solver"]["name"],
-        "tolerance": _tolerance(settings),
+        "tolerance": _tolerance(settings, found),
         "residual_initial": float(record["residual_initial"]),
         "residual_final": float(record["residual_final"]),
         "fit": status == Status.converged,

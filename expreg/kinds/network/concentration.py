@@ -43,7 +43,7 @@ def signature(settings: Settings) -> Signature:
 
 def prepare(settings: Settings) -> Inputs:
     """Return the inputs of one cell's lane, NumPy arrays in the cell's precision."""
-    return Inputs(**start.arrays(settings))
+    return Inputs(**start.arrays(settings, start.problem(settings)))
 
 
 def _measure(static: Signature, inputs: Inputs) -> dict[str, jax.Array]:

@@ -59,7 +59,7 @@ class Facts(NamedTuple):
     @property
     def lam(self) -> float:
         """Return lambda_min(H^cts)."""
-        return float(self.problem.eigenvalues[0])
+        return self.problem.extremes[0]
 
     @property
     def real(self) -> type:
@@ -330,8 +330,8 @@ def row(facts: Facts) -> Row:
 
     Null is what is about another algorithm, what theory does not know or prove, and what rounding decides.
     """
-    settings, eigenvalues = facts.settings, facts.problem.eigenvalues
-    hidden = eigenvalues is not None and not eigenvalues[0] > RESOLUTION[settings["precision"]] * eigenvalues[-1]
+    settings, (lowest, highest) = facts.settings, facts.problem.extremes
+    hidden = lowest is not None and not lowest > RESOLUTION[settings["precision"]] * highest
     known = [name for name in judged(settings) if not (hidden and "resolved" in EVENTS[name].needs)]
     found = Row()
     for name in settings["measure"]:

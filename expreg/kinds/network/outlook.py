@@ -104,7 +104,7 @@ def _short(value: Any) -> str:
 def _row(settings: Settings, delta: float) -> dict[str, Any]:
     found = problem(settings)
     n, d, network = settings["data"]["n"], settings["data"]["d"], settings["network"]
-    (lam, highest), label_norm = found.extremes, float(np.linalg.norm(found.y))
+    (lam, highest), label_norm = found.extremes, found.label_norm
     s_x = float(np.linalg.norm(found.X, 2))
     row = {"n": n, "d": d, "lambda": lam, "spectral_norm": s_x, "label_norm": label_norm}
     names = [name for name in _COLUMNS if name not in row]

@@ -3,10 +3,10 @@
 Where the theory of its activation is unknown, so is everything about H^cts: None on the host, nan in a program.
 """
 
-import json
+import ast
 import math
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +23,11 @@ BRANCHES = {"coupled": 2, "iid": 1}
 MERGED, MERGED_ELEMENTS, COARSE = 1024, 2**17, 2**17
 """Networks of at most MERGED neurons and MERGED_ELEMENTS = n x m share one program; up to COARSE neurons, widths within
 a factor of four do. Padding costs less there than another compilation."""
-GROUP, GROUP_NUMBERS = 256, 2**18
-"""Replicates whose data are drawn together, and the coordinates that they have together, at most."""
+GROUP, GROUP_NUMBERS, GRAM_NUMBERS = 256, 2**18, 2**14
+"""Replicates that are computed together, and at most so many coordinates where data are drawn, or entries of H^cts:
+one replicate must not wait long for the others."""
+KEPT = 2**27
+"""Numbers in the problems of one size that are kept: a gigabyte, two thousand of n = 256."""
 
 
 class Problem(NamedTuple):
@@ -34,20 +37,11 @@ class Problem(NamedTuple):
     y: np.ndarray  # (n,) float64
     key: np.ndarray  # (2,) uint32, of the neuron stream
     modes: ntk.Modes | None  # of H^cts
+    extremes: Sequence[float | None]  # the smallest and the largest eigenvalue of H^cts
     gram_norm: float  # ||X||^2, spectral
     length: float  # max ||x_i||
+    label_norm: float  # ||y||
     error: float | None  # m E ||H(0) - H^cts||_F^2 (B.11) of independent neurons
-
-    @property
-    def eigenvalues(self) -> np.ndarray | None:
-        """Return the eigenvalues of H^cts, ascending."""
-        return None if self.modes is None else self.modes.values
-
-    @property
-    def extremes(self) -> tuple[float | None, float | None]:
-        """Return the smallest and the largest eigenvalue of H^cts."""
-        values = self.eigenvalues
-        return (None, None) if values is None else (float(values[0]), float(values[-1]))
 
 
 @jax.jit
@@ -66,7 +60,7 @@ def _keys(seed: Array, replicates: Array, n: Array, d: Array) -> Array:
 @lru_cache(maxsize=16)
 def _drawn(data_text: str, seed: int, replicates: range) -> list[tuple[Array, Array, Array]]:
     """Return (X, y, key of the neurons) of each of these replicates, all drawn at once."""
-    settings = json.loads(data_text)
+    settings = ast.literal_eval(data_text)
     # the whole context is part of JAX's trace cache: set here, data compiles once for every caller
     with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(devices.host()):
         keys = np.asarray(_keys(seed, np.arange(replicates.start, replicates.stop), settings["n"], settings["d"]))
@@ -74,31 +68,51 @@ def _drawn(data_text: str, seed: int, replicates: range) -> list[tuple[Array, Ar
     return [(X, y, key) for (X, y), key in zip(sets, keys[:, 2], strict=True)]
 
 
-@lru_cache(maxsize=512)
-def _problem(data_text: str, activation: str, seed: int, replicate: int) -> Problem:
-    settings = json.loads(data_text)
-    # always the same group for a replicate: its numbers must not depend on who asks
-    size = max(1, min(GROUP, GROUP_NUMBERS // (settings["n"] * settings["d"]))) if data.together(settings) else 1
+def _problems(data_text: str, activation: str, seed: int, replicates: range) -> list[Problem]:
+    """Return the problems of these replicates, all computed at once."""
+    settings, phi = ast.literal_eval(data_text), lookup(activation)
+    numbers = settings["n"] * settings["d"]
+    groups = [_group(settings, replicate, GROUP_NUMBERS // numbers) for replicate in replicates]
+    drawn = [_drawn(data_text, seed, group)[one - group.start] for one, group in zip(replicates, groups, strict=True)]
+    points, labels, keys = zip(*drawn, strict=True)
+    X = np.stack(points)
+    found: dict[str, Any] = dict.fromkeys(Problem._fields, [None] * len(X))
+    found |= {"X": X, "y": labels, "key": keys, "extremes": [(None, None)] * len(X)}
+    if phi.expectation is not None:
+        modes = ntk.modes(ntk.infinite(X, activation=activation))
+        found |= {"modes": map(ntk.Modes, *modes), "extremes": modes.values[:, [0, -1]].tolist()}
+    if phi.variance is not None:
+        found["error"] = ntk.expected_squared_error(X, 1, init="iid", activation=activation).tolist()
+    found["gram_norm"] = [norm**2 for norm in np.linalg.norm(X, 2, axis=(1, 2)).tolist()]
+    found["length"] = np.linalg.norm(X, axis=2).max(axis=1).tolist()
+    found["label_norm"] = [float(np.linalg.norm(y)) for y in labels]
+    return list(map(Problem, *found.values()))
+
+
+@lru_cache(maxsize=4)
+def _kept(numbers: int) -> Callable[..., list[Problem]]:
+    """Return `_problems` that keeps what it has found, which is of so many numbers each time."""
+    return lru_cache(maxsize=max(1, KEPT // numbers))(_problems)
+
+
+def _group(options: Mapping[str, Any], replicate: int, most: int) -> range:
+    """Return the replicates with which one is always computed: its numbers must not depend on who asks."""
+    size = max(1, min(GROUP, most)) if data.together(options) else 1
     first = replicate // size * size
-    X, y, neurons = _drawn(data_text, seed, range(first, first + size))[replicate - first]
-    phi = lookup(activation)
-    return Problem(
-        X=X,
-        y=y,
-        key=neurons,
-        modes=None if phi.expectation is None else ntk.modes(ntk.infinite(X, activation=activation)),
-        gram_norm=float(np.linalg.norm(X, 2)) ** 2,
-        length=float(np.linalg.norm(X, axis=1).max()),
-        error=None
-        if phi.variance is None
-        else float(ntk.expected_squared_error(X, 1, init="iid", activation=activation)),
-    )
+    return range(first, first + size)
 
 
 def problem(settings: Settings) -> Problem:
     """Return the data set of a cell; cells that differ in anything but the data share it."""
-    text = json.dumps(settings["data"], sort_keys=True)
-    return _problem(text, settings["network"]["activation"], settings["seed"], settings["replicate"])
+    options, replicate = settings["data"], settings["replicate"]
+    n = options["n"]
+    group = _group(options, replicate, GRAM_NUMBERS // n**2)
+    numbers = len(group) * (n * (n + options["d"]) + 128)  # the objects that hold them are as heavy as 128
+    kept = partial(_kept(numbers), repr(options), settings["network"]["activation"], settings["seed"])
+    try:
+        return kept(group)[replicate - group.start]
+    except np.linalg.LinAlgError:  # raised for all where the numbers of one are not finite
+        return kept(range(replicate, replicate + 1))[0]
 
 
 def bucket(m: int, smallest: int, coarse: int = COARSE) -> int:
@@ -131,9 +145,9 @@ def shape(settings: Settings, judged: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def arrays(settings: Settings) -> dict[str, Array]:
+def arrays(settings: Settings, found: Problem) -> dict[str, Array]:
     """Return what every program of networks starts from, in the cell's precision."""
-    found, real = problem(settings), PRECISIONS[settings["precision"]]
+    real = PRECISIONS[settings["precision"]]
     lam, _ = found.extremes
     return {
         "X": found.X.astype(real),
@@ -173,7 +187,7 @@ def row(facts: events.Facts) -> Row:
         "lambda_max_cts": highest,
         "gram_norm": found.gram_norm,
         "frobenius_expected": None if found.error is None else math.sqrt(found.error * branches / network["m"]),
-        "label_norm": float(np.linalg.norm(found.y)),
+        "label_norm": found.label_norm,
         **{name: float(record[name]) if name in record else None for name in START},
         **_reach(record, found),
         **events.row(facts),

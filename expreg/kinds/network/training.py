@@ -65,9 +65,9 @@ def _step_limit(settings: Settings) -> int:
     return budget["at_most"] if isinstance(budget, dict) else budget
 
 
-def _tolerance(settings: Settings, y: np.ndarray) -> float:
+def _tolerance(settings: Settings, found: start.Problem) -> float:
     training = settings["training"]
-    return training["tolerance"] * (float(np.linalg.norm(y)) if training["relative"] else 1.0)
+    return training["tolerance"] * (found.label_norm if training["relative"] else 1.0)
 
 
 def _step_rule(settings: Settings, found: start.Problem) -> tuple[float, float, float]:
@@ -95,13 +95,13 @@ def prepare(settings: Settings) -> descent.Inputs:
     factor, floor, use = _step_rule(settings, found)
     budget = training["max_steps"]
     return descent.Inputs(
-        **start.arrays(settings),
+        **start.arrays(settings, found),
         step_factor=real(factor),
         curvature_floor=real(floor),
         use_curvature=real(use),
         flow_time=real(budget["flow_time"] if isinstance(budget, dict) else 0.0),
         max_steps=np.int32(_step_limit(settings)),
-        tolerance=real(_tolerance(settings, found.y)),
+        tolerance=real(_tolerance(settings, found)),
         divergence=real(training["divergence"]),
         hyperparameters=tuple(real(value) for value in _hyperparameters(settings).values()),
     )
@@ -123,7 +123,7 @@ MEASURED = ("eta", "eta_scaled", "residual_final", "max_movement")
 def row(settings: Settings, record: dict[str, Array]) -> Row:
     """Return the columns of a finished cell with its curve as lists."""
     found, training = start.problem(settings), settings["training"]
-    facts = events.Facts(settings, found, record, _tolerance(settings, found.y))
+    facts = events.Facts(settings, found, record, _tolerance(settings, found))
     status, curve = Status(int(record["status"])), ended(record, {"residual": record["residual_final"]})
     predicted, predicted_steps = _linearised(facts, curve["curve_step"])
     return {
@@ -163,7 +163,7 @@ def _expected_steps(text: str) -> int:
     """Return the predicted steps to tolerance of replicate 0, the whole budget at the most."""
     settings = json.loads(text)
     found, training = start.problem(settings), settings["training"]
-    tolerance, predicted = _tolerance(settings, found.y), float(_step_limit(settings))
+    tolerance, predicted = _tolerance(settings, found), float(_step_limit(settings))
     if found.modes is not None and tolerance:
         eta_scaled = 0.8 / found.modes.values[-1]
         predicted = min(ntk.steps_to_tolerance(found.modes, found.y, eta_scaled, tolerance), predicted)
