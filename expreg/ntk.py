@@ -203,7 +203,7 @@ def steps_to_tolerance(H: Array | Modes, residual_0: Array, eta_scaled: Any, eps
         before = before + 32.0**place * too_large.sum().astype(factors.dtype)
     at_start = xp.sqrt(weights.sum()) <= eps
     reached = _squared_norm(factors, weights, (before + 1)[None])[0] <= eps**2
-    needed = xp.where(reached, before + 1, xp.full_like(before, math.inf))
+    needed = xp.where(reached, before + 1, math.inf)
     return xp.where(at_start, 0 * before, needed)
 
 
@@ -222,7 +222,7 @@ def _most_steps(factors: Array, weights: Array, eps: Any) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):  # nothing decays, or everything does at once
         needed = xp.log(xp.sqrt(weights.sum()) / eps)
         steps = xp.ceil(needed / -xp.log(xp.where(stable, slowest, 0.5 + 0 * slowest)))
-        return xp.where(needed <= 0, 0 * steps, xp.where(stable, steps, xp.full_like(steps, math.inf)))
+        return xp.where(needed <= 0, 0 * steps, xp.where(stable, steps, math.inf))
 
 
 def converges(H: Array | Modes, residual_0: Array, eta_scaled: Any, eps: Any, steps: Any) -> Array:
@@ -268,11 +268,10 @@ def lazy_movement_norm(H: Array, change: Array, m: Any, *, scale: float = 1.0) -
 def _factors(H: Array | Modes, residual_0: Array, eta_scaled: Any) -> tuple[Array, Array]:
     """Return |1 - eta_scaled l_k| and c_k^2 of (B.21); the factor is 0 where c_k is, to avoid 0 * inf."""
     residual_0 = _array(residual_0)
-    xp = residual_0.__array_namespace__()
     values, U = H if isinstance(H, Modes) else modes(H)
     weights = (U.T @ residual_0) ** 2
     factors = abs(1 - eta_scaled * values)
-    return xp.where(weights > 0, factors, 0 * factors), weights
+    return factors * (weights > 0), weights
 
 
 def _squared_norm(factors: Array, weights: Array, steps: Array) -> Array:

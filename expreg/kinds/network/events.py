@@ -117,7 +117,7 @@ class Event:
         if self.first is not None:
             return self.first(facts, margin)
         if self.update is None:
-            return None if margin * (1 + TOLERANCE[np.dtype(facts.real).name]) >= 1 else 0
+            return None if margin * (1 + TOLERANCE[facts.real.__name__]) >= 1 else 0
         step = int(facts.record[f"{self.name}_step"])
         return None if step == NEVER else step
 
@@ -335,8 +335,10 @@ def row(facts: Facts) -> Row:
     known = [name for name in judged(settings) if not (hidden and "resolved" in EVENTS[name].needs)]
     found = Row()
     for name in settings["measure"]:
-        margin = EVENTS[name].margin(facts) if name in known else math.nan
-        first = EVENTS[name].violation(facts, margin) if name in known else None
+        event, margin, first = EVENTS[name], math.nan, None
+        if name in known:
+            margin = event.margin(facts)
+            first = event.violation(facts, margin)
         found[name] = first is None if name in known else None
         found[f"{name}_step"], found[f"{name}_margin"] = first, finite(margin)
     return found
