@@ -124,10 +124,10 @@ def test_a_replicate_whose_points_are_not_finite_leaves_the_others_as_they_are(m
     start._kept.cache_clear()
 
 
-@pytest.mark.parametrize(("n", "replicates", "kept"), [(8, 16384, True), (256, 1900, True), (4096, 16, False)])
-def test_problems_are_kept_for_all_lanes_and_those_prepared_for_them_as_far_as_a_gigabyte_holds_them(
-    n, replicates, kept, monkeypatch
-):
+@pytest.mark.parametrize(
+    ("n", "replicates", "kept"), [(8, 16384, True), (8, 16385, False), (256, 900, True), (256, 1100, False)]
+)
+def test_problems_are_kept_for_all_lanes_as_far_as_half_a_gigabyte_holds_them(n, replicates, kept, monkeypatch):
     computed, settings = [], resolved(data__n=n)
     monkeypatch.setattr(start, "_problems", lambda *key: computed.append(key) or list(key[-1]))
     start._kept.cache_clear()

@@ -3,7 +3,7 @@
 Where the theory of its activation is unknown, so is everything about H^cts: None on the host, nan in a program.
 """
 
-import ast
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -26,8 +26,8 @@ a factor of four do. Padding costs less there than another compilation."""
 GROUP, GROUP_NUMBERS, GRAM_NUMBERS = 256, 2**18, 2**14
 """Replicates that are computed together, and at most so many coordinates where data are drawn, or entries of H^cts:
 one replicate must not wait long for the others."""
-KEPT = 2**27
-"""Numbers in the problems of one size that are kept: a gigabyte, two thousand of n = 256."""
+KEPT, KEPT_NUMBERS = 2**14, 2**26
+"""Problems of one size that are kept, for all lanes of a program, and the numbers that they have together, at most."""
 
 
 class Problem(NamedTuple):
@@ -60,7 +60,7 @@ def _keys(seed: Array, replicates: Array, n: Array, d: Array) -> Array:
 @lru_cache(maxsize=16)
 def _drawn(data_text: str, seed: int, replicates: range) -> list[tuple[Array, Array, Array]]:
     """Return (X, y, key of the neurons) of each of these replicates, all drawn at once."""
-    settings = ast.literal_eval(data_text)
+    settings = json.loads(data_text)
     # the whole context is part of JAX's trace cache: set here, data compiles once for every caller
     with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(devices.host()):
         keys = np.asarray(_keys(seed, np.arange(replicates.start, replicates.stop), settings["n"], settings["d"]))
@@ -70,7 +70,7 @@ def _drawn(data_text: str, seed: int, replicates: range) -> list[tuple[Array, Ar
 
 def _problems(data_text: str, activation: str, seed: int, replicates: range) -> list[Problem]:
     """Return the problems of these replicates, all computed at once."""
-    settings, phi = ast.literal_eval(data_text), lookup(activation)
+    settings, phi = json.loads(data_text), lookup(activation)
     numbers = settings["n"] * settings["d"]
     groups = [_group(settings, replicate, GROUP_NUMBERS // numbers) for replicate in replicates]
     drawn = [_drawn(data_text, seed, group)[one - group.start] for one, group in zip(replicates, groups, strict=True)]
@@ -90,9 +90,9 @@ def _problems(data_text: str, activation: str, seed: int, replicates: range) -> 
 
 
 @lru_cache(maxsize=4)
-def _kept(numbers: int) -> Callable[..., list[Problem]]:
-    """Return `_problems` that keeps what it has found, which is of so many numbers each time."""
-    return lru_cache(maxsize=max(1, KEPT // numbers))(_problems)
+def _kept(size: int, numbers: int) -> Callable[..., list[Problem]]:
+    """Return `_problems` that keeps what it has found: groups of this size, whose problems have so many numbers."""
+    return lru_cache(maxsize=max(1, min(KEPT, KEPT_NUMBERS // numbers) // size))(_problems)
 
 
 def _group(options: Mapping[str, Any], replicate: int, most: int) -> range:
@@ -105,10 +105,9 @@ def _group(options: Mapping[str, Any], replicate: int, most: int) -> range:
 def problem(settings: Settings) -> Problem:
     """Return the data set of a cell; cells that differ in anything but the data share it."""
     options, replicate = settings["data"], settings["replicate"]
-    n = options["n"]
+    n, text = options["n"], json.dumps(options)
     group = _group(options, replicate, GRAM_NUMBERS // n**2)
-    numbers = len(group) * (n * (n + options["d"]) + 128)  # the objects that hold them are as heavy as 128
-    kept = partial(_kept(numbers), repr(options), settings["network"]["activation"], settings["seed"])
+    kept = partial(_kept(len(group), n * (n + options["d"])), text, settings["network"]["activation"], settings["seed"])
     try:
         return kept(group)[replicate - group.start]
     except np.linalg.LinAlgError:  # raised for all where the numbers of one are not finite
