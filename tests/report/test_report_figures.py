@@ -2,6 +2,8 @@
 
 import copy
 import math
+import shutil
+import sys
 from dataclasses import replace
 
 import matplotlib as mpl
@@ -11,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 from report import synthetic
 
-from expreg.core.page import drawing, page, style
+from expreg.core.page import drawing, page, rendering, style
 from expreg.core.stats.summary import summarise
 from expreg.kinds.network.figures import curves, look, phase, thresholds
 from expreg.kinds.network.summary.groups import criteria
@@ -85,7 +87,7 @@ def hostile(run):
 
 def test_hostile_names_are_drawn_as_text(hostile):
     assert not [figure.problem for figure in hostile if figure.problem]
-    svg = drawing.render(hostile[0])["svg"].decode()
+    svg = rendering.render(hostile[0])["svg"].decode()
     assert "<img" not in svg
     assert "\u202e" not in svg
 
@@ -178,15 +180,35 @@ def test_a_figure_that_fails_does_not_stop_the_others(run):
     assert found["lambda"].figure is not None
     assert found["phase"].figure is None
     assert found["phase"].problem == r"RuntimeError: no ink\x1b[2J"
-    assert drawing.render(found["phase"]) == {}
+    assert rendering.render(found["phase"]) == {}
 
 
 def test_the_users_matplotlib_settings_change_nothing(run):
     [plain] = drawing.figures(only(**LAMBDA), *run)
     with mpl.rc_context({"font.size": 30, "axes.grid": False, "svg.fonttype": "none", "savefig.dpi": 300}):
         [other] = drawing.figures(only(**LAMBDA), *run)
-        found = drawing.render(other)
-    assert found == drawing.render(plain)
+        found = rendering.render(other)
+    assert found == rendering.render(plain)
+
+
+@pytest.mark.parametrize("trouble", ["none", "the process fails", "a figure stays in this process"])
+def test_figures_that_a_second_process_saves_are_the_same(run, monkeypatch, trouble):
+    def drawn():
+        return drawing.figures(synthetic.EXPERIMENT, *run)[:4]
+
+    monkeypatch.setattr(rendering, "cores", lambda: 1)
+    alone = rendering.saved(drawn())
+    monkeypatch.setattr(rendering, "cores", lambda: 2)
+    figures, started, start = drawn(), [], rendering._start
+    monkeypatch.setattr(rendering, "_start", lambda *given: started.append(start(*given)) or started[0])
+    if trouble == "the process fails":
+        monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    if trouble == "a figure stays in this process":
+        figures[1].figure.of_a_user = lambda: 0
+    assert rendering.saved(figures) == alone
+    assert [process and process.returncode for process in started] == {"none": [0], "the process fails": [1]}.get(
+        trouble, [None]
+    )
 
 
 # --- positions
@@ -264,7 +286,7 @@ def test_a_figure_is_laid_out_once_and_drawn_once_per_format(run, monkeypatch):
     [figure] = drawing.figures(only(**LAMBDA), *run)
     layouts, layout = [], figure.figure.get_layout_engine()
     monkeypatch.setattr(layout, "execute", lambda drawn, execute=layout.execute: layouts.append(execute(drawn)))
-    assert len(drawing.render(figure)) == len(draws) == 3
+    assert len(rendering.render(figure)) == len(draws) == 3
     assert len(layouts) == 1
 
 

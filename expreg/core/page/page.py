@@ -15,7 +15,8 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from expreg.core.page import words
-from expreg.core.page.drawing import figures, reason, render
+from expreg.core.page.drawing import figures
+from expreg.core.page.rendering import Saved, reason, saved
 from expreg.core.page.style import Figure, finite
 from expreg.core.stats.describe import OUTSIDE
 from expreg.core.store.disk import make_directory, refuse_link, remove_temporaries, replace, storage
@@ -58,7 +59,8 @@ def write(
     longer has are removed. Raises StorageError if a file cannot be written.
     """
     report, folder = Path(directory) / "report.html", Path(directory) / "figures"
-    rendered = [_rendered(figure) for figure in figures(experiment, cells, curves, summary)]
+    drawn = figures(experiment, cells, curves, summary)
+    rendered = [_shown(figure, files) for figure, files in zip(drawn, saved(drawn), strict=True)]
     written = {f"{shown.name}.{suffix}": data for shown, formats in rendered for suffix, data in formats.items()}
     ours = re.compile(rf"({'|'.join(map(re.escape, ['trials', 'space', *experiment.figures]))})(-\d)?\.(svg|pdf|png)")
     with storage(folder):
@@ -77,15 +79,13 @@ def write(
     return report
 
 
-def _rendered(figure: Figure) -> tuple[Shown, dict[str, bytes]]:
+def _shown(figure: Figure, found: Saved) -> tuple[Shown, dict[str, bytes]]:
     """Return what the page shows of a figure, and its files; in place of one that fails, its reason."""
-    formats: dict[str, bytes] = {}
-    svg, problem = Markup(""), figure.problem
+    formats, problem = found
     try:
-        formats = render(figure)
-        svg = inline(formats["svg"], figure.name, figure.title) if formats else svg
+        svg = inline(formats["svg"], figure.name, figure.title) if formats else Markup("")
     except Exception as error:  # a figure must never fail the report
-        formats, problem = {}, reason(error)
+        formats, problem, svg = {}, reason(error), Markup("")
     return Shown(figure.name, figure.title, figure.caption, svg, problem), formats
 
 
