@@ -26,7 +26,7 @@ a factor of four do. Padding costs less there than another compilation."""
 GROUP, GROUP_NUMBERS, GRAM_NUMBERS = 256, 2**18, 2**14
 """Replicates that are computed together, and at most so many coordinates where data are drawn, or entries of H^cts:
 one replicate must not wait long for the others."""
-KEPT, KEPT_NUMBERS = 2**14, 2**26
+KEPT, KEPT_NUMBERS = 2**13, 2**26
 """Problems of one size that are kept, for all lanes of a program, and the numbers that they have together, at most."""
 
 
