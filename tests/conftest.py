@@ -21,6 +21,7 @@ devices.configure()  # before a test starts JAX without it: with the compile cac
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "allow")
+jax.devices()  # or a test that comes first and configures JAX would leave all others another number
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +97,17 @@ class Soak:
             kept = {"title": title, "numbers": numbers, "date": str(datetime.date.today()), "machine": machine}
             Path(self.folder).mkdir(parents=True, exist_ok=True)
             (Path(self.folder) / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_module_of_another_file():
+    """Forget the modules that registered something: plans of other tests do not remember them."""
+    from expreg import registry
+
+    before = dict(registry._modules)
+    yield
+    registry._modules.clear()
+    registry._modules.update(before)
 
 
 @pytest.fixture(autouse=True)
