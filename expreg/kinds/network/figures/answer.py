@@ -8,7 +8,7 @@ import pandas as pd
 from expreg.core.page import grid, settings
 from expreg.core.page.style import Figure, finite, records
 from expreg.core.page.words import number, threshold
-from expreg.core.stats.describe import OUTSIDE
+from expreg.core.stats.describe import OUTSIDE, with_interval
 from expreg.kinds.network.columns import INNER
 from expreg.kinds.network.events import BUILT_IN, EVENTS
 from expreg.kinds.network.figures.look import criteria_of
@@ -117,7 +117,8 @@ def _steepest(summary: Record, group: Record) -> str:
         same = tuple(found.get(key) for key in ("claim", "group", "criterion")) == about
         if same and measured is not None and found.get("verdict") != OUTSIDE:
             factor = "lambda^-2 " * (measured == (found.get("scaled") or {}).get("value"))
-            text += f"; its verdict divides by {factor}log(n/delta), which leaves n^{measured:.2f}"
+            left = with_interval(measured, finite(found.get("low")), finite(found.get("high")), ".2f")
+            text += f"; its verdict divides by {factor}log(n/delta), which leaves n^{left}"
     return f"{text}."
 
 
