@@ -228,6 +228,14 @@ def test_bad_sql_is_one_line(run: Path, sql: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("sql", "near"), [("select residual_fnal from cells", "residual_final"), ("from celss", "cells")]
+)
+def test_bad_sql_names_what_is_near(run: Path, sql: str, near: str) -> None:
+    with pytest.raises(InputError, match=f'"{near}"'):
+        query(run, sql)
+
+
 # --- export ----------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ def query(
 
     Values are None, truth values, numbers and text, lists and dicts of these; what is none of them (dates, intervals,
     BLOB) is the text that DuckDB writes. Of equal names the later ones get a number: n, n_1.
-    The SQL reaches no file and no network. Raises InputError with DuckDB's first line if it fails.
+    The SQL reaches no file and no network. Raises InputError with DuckDB's message if it fails.
     """
     import duckdb
 
@@ -63,7 +63,8 @@ def query(
             rows = (answer.project(", ".join(chosen)) if any(texts) else answer).fetchall()
             names = _distinct(answer.columns)
         except (duckdb.Error, UnicodeError) as error:
-            raise InputError(Problem("E-SQL", str(error).split("\n", 1)[0])) from error
+            message = str(error).split("\n\nLINE ", 1)[0]  # with the nearest names
+            raise InputError(Problem("E-SQL", " ".join(message.split()))) from error
     for note in notes:
         say(note)
     return names, rows
