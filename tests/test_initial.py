@@ -12,6 +12,7 @@ from starts import start
 
 from expreg import certify, ntk, theory
 from expreg.kinds.network import events, initial
+from expreg.network import neurons
 
 NAMES = ("exp", "cosh", "sinh")
 
@@ -129,3 +130,14 @@ def test_the_margin_of_the_rate_is_the_smallest_over_the_steps():
     steps = np.arange(1, len(norms))
     bound = (1 - float(record["eta_scaled"]) * 0.5 / 2) ** (steps / 2) * norms[0]
     np.testing.assert_allclose(np.exp(record["rate_margin"] / 2), (bound / norms[1:]).min(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("m", [2, 32, 34, 256])
+def test_a_network_has_the_same_neurons_in_a_program_of_wider_ones(m):
+    signature, inputs = make(dtype=np.float32, m=m, bucket=256)
+    assert signature.neurons in initial.MERGED
+    weights, signs = neurons(jax.random.wrap_key_data(inputs.key), m // 2, signature.d)
+    found = initial.draw(signature, jax.tree.map(jnp.asarray, inputs))
+    np.testing.assert_array_equal(found.weights[:, : m // 2], weights)
+    np.testing.assert_array_equal(found.signs[0], np.append(signs, np.zeros(128 - m // 2)))
+    assert found.live.sum() == m // 2

@@ -17,6 +17,10 @@ from expreg.kinds.network import native
 from expreg.network import neurons
 
 
+MERGED = range(128, 1025)
+"""Neurons of programs that narrow networks share: there a draw of all neurons takes half of a start."""
+
+
 class Kernel(NamedTuple):
     """H(0) and how it compares to H^cts."""
 
@@ -52,13 +56,28 @@ class Drawn(NamedTuple):
 def draw(static: Any, inputs: Any) -> Drawn:
     """Draw the neurons of one lane; `static` and `inputs` are the signature and inputs of any program of networks."""
     dtype = jnp.dtype(static.dtype)
-    weights, signs = neurons(jax.random.wrap_key_data(inputs.key), static.neurons, static.d)
+    weights, signs = _drawn(static, inputs)
     live = jnp.arange(static.neurons) < inputs.m // static.branches
     z0 = inputs.X @ weights.astype(dtype)
     masked = jnp.where(live, signs, 0).astype(dtype)
     branches = jnp.stack([masked, -masked][: static.branches])
     residual = inputs.scale * (ACTIVATIONS[static.activation].value(z0) @ branches.sum(0)) - inputs.y
     return Drawn(weights, live, z0, branches, residual)
+
+
+def _drawn(static: Any, inputs: Any) -> tuple[jax.Array, jax.Array]:
+    """Return weights and signs, drawn for an eighth of the neurons where the network has no more; the rest is 0."""
+    key, count, few = jax.random.wrap_key_data(inputs.key), static.neurons, static.neurons // 8
+    if count not in MERGED:
+        return neurons(key, count, static.d)
+
+    def narrow() -> tuple[jax.Array, jax.Array]:
+        weights, signs = neurons(key, few, static.d)
+        return jnp.pad(weights, ((0, 0), (0, count - few))), jnp.pad(signs, (0, count - few))
+
+    is_narrow = inputs.m // static.branches <= few
+    found: tuple[jax.Array, jax.Array] = jax.lax.cond(is_narrow, narrow, lambda: neurons(key, count, static.d))
+    return found
 
 
 def measure(static: Any, inputs: Any, drawn: Drawn) -> tuple[dict[str, jax.Array], jax.Array | None]:
