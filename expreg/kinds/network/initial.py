@@ -16,7 +16,6 @@ from expreg.kinds.network import kernel as gpu
 from expreg.kinds.network import native
 from expreg.network import neurons
 
-
 MERGED = range(128, 1025)
 """Neurons of programs that narrow networks share: there a draw of all neurons takes half of a start."""
 
