@@ -153,6 +153,8 @@ inline bool __all_sync(unsigned, bool vote) { return __ballot_sync(~0u, vote) ==
 inline int __ffs(unsigned bits) { return __builtin_ffs(bits); }
 template <typename V>
 V __ldg(const V* at) { return *at; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __uint_as_float(unsigned bits) {
   float value;
   std::memcpy(&value, &bits, 4);

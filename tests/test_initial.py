@@ -135,7 +135,7 @@ def test_the_margin_of_the_rate_is_the_smallest_over_the_steps():
 @pytest.mark.parametrize("m", [2, 32, 34, 256])
 def test_a_network_has_the_same_neurons_in_a_program_of_wider_ones(m):
     signature, inputs = make(dtype=np.float32, m=m, bucket=256)
-    assert signature.neurons in initial.MERGED
+    assert signature.neurons in initial.SHARED
     weights, signs = neurons(jax.random.wrap_key_data(inputs.key), m // 2, signature.d)
     found = initial.draw(signature, jax.tree.map(jnp.asarray, inputs))
     np.testing.assert_array_equal(found.weights[:, : m // 2], weights)

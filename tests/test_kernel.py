@@ -1,5 +1,6 @@
 """The kernels for GPUs, run by an emulator on the CPU, and compiled where NVRTC is installed."""
 
+import itertools
 from types import SimpleNamespace
 
 import emulated
@@ -11,7 +12,7 @@ from runs import alone_and_together, make
 
 from expreg.activation import ACTIVATIONS
 from expreg.core.engine.devices import numerics
-from expreg.kinds.network import descent, kernel
+from expreg.kinds.network import descent, initial, kernel
 
 needs_compiler = pytest.mark.skipif(emulated.COMPILER is None, reason="there is no C++ compiler")
 LAYOUTS = {
@@ -36,7 +37,7 @@ def test_the_kernel_takes_the_steps_of_xla(name, monkeypatch):
         monkeypatch.setattr(kernel, "layout", lambda *_: kernel.Layout(*forced))
     alone, together = alone_and_together("kernel", "gram", activation, init, np.float32, reach=True, **shape)
     for key, values in alone.items():
-        largest = max(np.abs(values, where=np.isfinite(values), out=np.zeros(values.shape)).max(initial=0), 1)
+        largest = np.abs(values, where=np.isfinite(values), out=np.zeros(values.shape)).max(initial=0)
         np.testing.assert_allclose(together[key], values, rtol=2e-5, atol=1e-6 * largest, err_msg=key)
 
 
@@ -109,10 +110,12 @@ def test_extreme_eigenvalues_are_those_of_lapack(n, monkeypatch):
     A, diagonal = rng.standard_normal((n, n)), np.geomspace(1e-12, 1, n)
     Q = np.linalg.qr(A)[0]
     matrices = [A @ A.T, A + A.T, np.diag(diagonal), Q * diagonal @ Q.T, np.ones((n, n)) * 1e-200, A @ A.T * 1e150]
-    matrices += [np.zeros((n, n)), np.eye(n)]
+    matrices += [np.zeros((n, n)), np.eye(n), np.eye(n) + np.eye(n, k=1) * 1e-160 + np.eye(n, k=-1) * 1e-160]
     with numerics():
         low, high = kernel.extremes(jnp.asarray(np.stack(matrices)))
-        unknown = kernel.extremes(jnp.full((1, n, n), jnp.nan))
+        holes = np.stack([np.eye(n)] * 2)
+        holes[0, 0, 0] = holes[1, -1, -1] = np.nan
+        unknown = kernel.extremes(jnp.asarray(holes))
     expected = np.linalg.eigvalsh(np.stack(matrices))
     size = np.abs(expected).max(axis=1) + np.finfo(float).tiny
     assert np.all(np.abs(low - expected[:, 0]) <= 2e-15 * n**0.5 * size)
@@ -121,21 +124,36 @@ def test_extreme_eigenvalues_are_those_of_lapack(n, monkeypatch):
 
 
 @needs_compiler
+def test_kernels_are_tried_also_by_those_who_trace_a_program(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    emulated.install(monkeypatch)
+    kernel._missing.cache_clear()
+    with numerics():
+        low, high = jax.jit(initial.extremes)(jnp.diag(jnp.arange(1.0, 4.0))[None])
+    assert (float(low[0]), float(high[0])) == pytest.approx((1, 3))
+    assert kernel.missing() == ""
+    kernel._missing.cache_clear()
+
+
+@needs_compiler
 def test_kernels_that_fail_their_trial_are_not_used(monkeypatch):
-    ask = kernel.missing.__wrapped__
+    ask = kernel._missing.__wrapped__
     assert "this is a CPU" in ask()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(kernel, "_capability", lambda: "7.5")
-    assert "this GPU has 7.5" in ask()
+    for capability in ("7.5", "gfx942"):
+        monkeypatch.setattr(kernel, "_capability", lambda given=capability: given)
+        assert f"this GPU has {capability}" in ask()
     emulated.install(monkeypatch)
     assert ask() == ""
-    one_product = ("low = __float_as_uint(value - __uint_as_float(high)) + 0x1000", "low = 0")
-    emulated.install(monkeypatch, edit=one_product)
+    emulated.install(monkeypatch, edit=("low = __float_as_uint(value - rounded)", "low = 0"))
     assert "off by 1e-04" in ask() or "off by 2e-04" in ask()
-    for wrong in (1.0001, np.nan):
-        with monkeypatch.context() as patch, numerics():
-            found, exact = kernel._trial()
-            patch.setattr(kernel, "_trial", lambda found=found, exact=exact, by=wrong: (found, [e * by for e in exact]))
+    emulated.install(monkeypatch)
+    with numerics():
+        pairs = kernel._trial()
+    for place, wrong in itertools.product(range(len(pairs)), (1.0001, np.nan)):
+        spoiled = [(found * (wrong if i == place else 1), *rest) for i, (found, *rest) in enumerate(pairs)]
+        with monkeypatch.context() as patch:
+            patch.setattr(kernel, "_trial", lambda spoiled=spoiled: spoiled)
             assert "off by" in ask()
     monkeypatch.setattr(kernel, "_trial", lambda: 1 / 0)
     assert ask() == "ZeroDivisionError: division by zero"
@@ -165,12 +183,13 @@ def test_the_kernels_compile_for_gpus(monkeypatch, tmp_path):
         kernel._compiled.cache_clear()
         for activation, n, columns in [("exp", 8, 64), ("cosh", 20, 512), ("exp", 64, 1024)]:
             place = kernel.layout(n, columns, activation)
+            assert (place is None) == (capability == "8.0" and n == 64)
             if place:
                 constants = {"N": n, "P": columns // 2, "ACTIVATION": kernel.ACTIVATION[activation], **lane}
                 constants |= dict(zip(("T", "GROUPS", "RANKS", "SLOPES", "BASES"), map(int, place), strict=True))
                 text = kernel._compiled("steps", tuple(constants.items()))
                 assert ".entry expreg_steps" in text
-                assert text.startswith("//") or ".version 8.3" in text
+                assert "\n.version 8.3\n" in text
         assert ".entry expreg_extremes" in kernel._compiled("extremes", (("N", 8),))
     kernel._compiled.cache_clear()
     with monkeypatch.context() as patch:

@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -191,7 +192,7 @@ def test_the_users_matplotlib_settings_change_nothing(run):
     assert found == rendering.render(plain)
 
 
-@pytest.mark.parametrize("trouble", ["none", "the process fails", "a figure stays in this process"])
+@pytest.mark.parametrize("trouble", ["none", "the process fails", "it says nothing", "a figure stays", "no disk"])
 def test_figures_that_a_second_process_saves_are_the_same(run, monkeypatch, trouble):
     def drawn():
         return drawing.figures(synthetic.EXPERIMENT, *run)[:4]
@@ -199,16 +200,16 @@ def test_figures_that_a_second_process_saves_are_the_same(run, monkeypatch, trou
     monkeypatch.setattr(rendering, "cores", lambda: 1)
     alone = rendering.saved(drawn())
     monkeypatch.setattr(rendering, "cores", lambda: 2)
-    figures, started, start = drawn(), [], rendering._start
-    monkeypatch.setattr(rendering, "_start", lambda *given: started.append(start(*given)) or started[0])
-    if trouble == "the process fails":
-        monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    if trouble == "a figure stays in this process":
+    figures, here, attempt = drawn(), [], rendering._attempt
+    monkeypatch.setattr(rendering, "_attempt", lambda figure: here.append(figure.name) or attempt(figure))
+    if trouble in ("the process fails", "it says nothing"):
+        monkeypatch.setattr(sys, "executable", shutil.which("false" if trouble == "the process fails" else "true"))
+    if trouble == "a figure stays":
         figures[1].figure.of_a_user = lambda: 0
+    if trouble == "no disk":
+        monkeypatch.setattr(rendering.tempfile, "TemporaryFile", lambda: Path("/no/such/file").read_bytes())
     assert rendering.saved(figures) == alone
-    assert [process and process.returncode for process in started] == {"none": [0], "the process fails": [1]}.get(
-        trouble, [None]
-    )
+    assert len(here) == (2 if trouble == "none" else 4)
 
 
 # --- positions

@@ -1,4 +1,4 @@
-"""Save figures as svg, pdf and png; half of them in a second process, since that takes most of the time of a page."""
+"""Save figures as svg, pdf and png; half of them in a second process, since saving takes most of the time of a page."""
 
 import io
 import os
@@ -7,9 +7,9 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 from expreg.core.page.style import Figure, style
 from expreg.errors import printable
@@ -32,38 +32,40 @@ def saved(figures: Sequence[Figure]) -> list[Saved]:
     if cores() < 2 or len(figures) < FEW:
         return [_attempt(figure) for figure in figures]
     others = figures[1::2]
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as answer:
-        process = _start(others, given, answer)
-        try:
-            here = [_attempt(figure) for figure in figures[::2]]
-            there = _read(process, answer) or [_attempt(figure) for figure in others]
-        finally:
-            if process:
-                process.kill()
-                process.wait()
+    with _elsewhere(others) as answer:
+        here = [_attempt(figure) for figure in figures[::2]]
+        there = answer() or [_attempt(figure) for figure in others]
     found = [*here, *there]
     found[::2], found[1::2] = here, there
     return found
 
 
-def _start(figures: Sequence[Figure], given: IO[bytes], answer: IO[bytes]) -> "subprocess.Popen[bytes] | None":
-    """Start a process that saves these figures; None where they, or this Python, do not allow that."""
-    with suppress(Exception):  # what a figure of users holds may not be for another process
-        pickle.dump(figures, given)
-        given.seek(0)
-        paths = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-m", __name__]
-        return subprocess.Popen(command, stdin=given, stdout=answer, stderr=subprocess.DEVNULL, env=paths)
-    return None
+@contextmanager
+def _elsewhere(figures: Sequence[Figure]) -> Iterator[Callable[[], list[Saved]]]:
+    """Save figures in another process; yield what waits for their files, which are none if that fails."""
+    with ExitStack() as stack:
+        process = None
+        with suppress(Exception):  # what a figure of users holds may not be for another process; no room on the disk
+            given, found = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+            pickle.dump(figures, given)
+            given.seek(0)
+            paths = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            command = [sys.executable, "-P", "-m", __name__]  # -P: what lies in this directory is not imported
+            process = subprocess.Popen(command, stdin=given, stdout=found, stderr=subprocess.DEVNULL, env=paths)
 
+        def answer() -> list[Saved]:
+            with suppress(Exception):
+                if process and process.wait() == 0:
+                    found.seek(0)
+                    return list(pickle.load(found))
+            return []
 
-def _read(process: "subprocess.Popen[bytes] | None", answer: IO[bytes]) -> list[Saved]:
-    """Return what the process found when it has ended, nothing where it failed."""
-    if process is None or process.wait() != 0:
-        return []
-    answer.seek(0)
-    found: list[Saved] = pickle.load(answer)
-    return found
+        try:
+            yield answer
+        finally:
+            if process:
+                process.kill()
+                process.wait()
 
 
 def _attempt(figure: Figure) -> Saved:
@@ -98,4 +100,5 @@ def reason(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    pickle.dump([_attempt(figure) for figure in pickle.load(sys.stdin.buffer)], sys.stdout.buffer)
+    answer, sys.stdout = sys.stdout, sys.stderr  # whatever prints would spoil it
+    pickle.dump([_attempt(figure) for figure in pickle.load(sys.stdin.buffer)], answer.buffer)

@@ -32,8 +32,9 @@ __device__ void reduce(double* A, double* off, double* v, double* w) {
     rest = over_warp(rest);
     const double first = A[(k + 1) * kRow + k];
     const double length = -copysign(sqrt(first * first + rest), first), head = first - length;
-    if (lane == 0) off[k] = rest > 0 ? length : first;
-    if (!(rest > 0)) continue;
+    const bool beside = rest > kTiny;  // of entries up to 1
+    if (lane == 0) off[k] = beside ? length : first;
+    if (!beside) continue;
     const double factor = 2 / (head * head + rest);
     for (int i = k + 1 + lane; i < N; i += 32) v[i] = i == k + 1 ? head : A[i * kRow + k];
     __syncwarp();
@@ -65,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(32) expreg_extremes(const double* m
   for (int at = lane; at < N * N; at += 32) {
     const double entry = given[at];
     A[at / N * kRow + at % N] = entry;
-    largest = fabs(entry) <= largest ? largest : fabs(entry);  // not a number stays
+    largest = fabs(entry) <= largest || isnan(largest) ? largest : fabs(entry);  // not a number stays
   }
   for (int offset = 16; offset > 0; offset /= 2) {
     const double other = __shfl_xor_sync(~0u, largest, offset);

@@ -16,8 +16,8 @@ from expreg.kinds.network import kernel as gpu
 from expreg.kinds.network import native
 from expreg.network import neurons
 
-MERGED = range(128, 1025)
-"""Neurons of programs that narrow networks share: there a draw of all neurons takes half of a start."""
+SHARED = range(128, 1025)
+"""Neurons of programs that narrow networks may share: drawing them all takes half of the time of a start."""
 
 
 class Kernel(NamedTuple):
@@ -67,7 +67,7 @@ def draw(static: Any, inputs: Any) -> Drawn:
 def _drawn(static: Any, inputs: Any) -> tuple[jax.Array, jax.Array]:
     """Return weights and signs, drawn for an eighth of the neurons where the network has no more; the rest is 0."""
     key, count, few = jax.random.wrap_key_data(inputs.key), static.neurons, static.neurons // 8
-    if count not in MERGED:
+    if count not in SHARED or jax.default_backend() != "cpu":  # vmapped, both draws would be made
         return neurons(key, count, static.d)
 
     def narrow() -> tuple[jax.Array, jax.Array]:

@@ -10,7 +10,9 @@ import ctypes
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Sequence
+from ctypes.util import find_library
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,22 +24,23 @@ import numpy as np
 
 from expreg.activation import ACTIVATIONS
 from expreg.core.engine.devices import cache_directory, kept_in, numerics
-from expreg.types import Array
+from expreg.types import Array, Status
 
 CALL = "__gpu$xla.gpu.ptx"
 ACTIVATION = {"exp": 0, "cosh": 1, "sinh": 2}
 WARPS, GROUPS = 16, 4
-"""Of a block, and of a warp, at most: more groups for fewer warps are slower."""
+"""Most warps of a block and groups of a warp: fewer warps of more groups were slower."""
 SPARE = 64
 """Registers of a thread that its arrays leave free."""
 POINTS = 64
-"""Points at most: more of theta than one thread can keep."""
+"""Most points: theta of one column has to fit in the registers of a thread."""
 MEMORY = {"8.0": 163, "8.7": 163, "9.0": 227, "10.0": 227, "10.3": 227}
 """KiB of shared memory that a block may use, by compute capability; where it is not known, 99."""
 MATRICES = 128
 """Rows at most of the matrices whose eigenvalues a warp finds."""
-AGREEMENT = 1e-5
-"""Relative error in the trial: float32 leaves 1e-7, one product of tensor cores 2e-4."""
+_lock = threading.RLock()
+AGREEMENT, AGREEMENT_64 = 1e-5, 1e-13
+"""Relative error in the trial, of steps and of eigenvalues: float32 leaves 1e-7, one product of tensor cores 2e-4."""
 
 
 class Layout(NamedTuple):
@@ -60,13 +63,14 @@ def layout(n: int, columns: int, activation: str) -> Layout | None:
     """Return how a lane of so many columns lies in threads, None where it does not fit."""
     blocks, count = -(-n // 8), -(-columns // 16)
     bases = len(ACTIVATIONS[activation].base(np.zeros(1)))
-    # phi' beside theta in registers, of as many blocks as that takes; else in shared memory
-    for warps, arrays in ((min(WARPS, -(-count // GROUPS)), 2), (WARPS // 2, 1)):
+    few = max(1, min(GROUPS, 8 // blocks))  # groups of a warp that leave most registers free
+    # phi' is kept in registers beside theta, in as many blocks as that takes; otherwise in shared memory
+    for warps, arrays in ((min(WARPS, -(-count // few)), 2), (WARPS // 2, 1)):
         room = min(255, 2048 // warps) - SPARE
         for ranks in (1, 2, 4, 8) if float(_capability()) >= 9 else (1,):
             groups = -(-count // (warps * ranks))
             size = 4 * groups * blocks  # numbers of theta in each thread
-            found = Layout(32 * warps, groups, ranks, arrays == 2, (2 + bases) * size <= room)
+            found = Layout(32 * warps, groups, ranks, arrays == 2, (arrays + bases) * size <= room)
             if groups <= GROUPS and arrays * size <= room and n <= POINTS and found.bytes(n) <= _memory():
                 return found
     return None
@@ -86,8 +90,8 @@ def finds(n: int) -> bool:
     return not missing() and n <= MATRICES and _bytes(n) <= _memory()
 
 
-def steps(signature: Any, state: Any, limit: jax.Array) -> tuple[jax.Array, ...]:
-    """Take up to `measure_every` steps, stopping when ||r_t|| exceeds `limit`.
+def steps(signature: Any, state: Any, limit: jax.Array, place: Layout | None = None) -> tuple[jax.Array, ...]:
+    """Take up to `measure_every` steps, stopping when ||r_t|| exceeds `limit`; in a layout that suits, or `place`.
 
     Returns theta, phi'(z_t), ||r_t|| at the steps, (step, status), and the largest movement of a neuron, alone and in
     units of its radius, (2,).
@@ -100,7 +104,7 @@ def steps(signature: Any, state: Any, limit: jax.Array) -> tuple[jax.Array, ...]
     shapes = (state.theta.shape, state.theta.shape, (signature.measure_every,), (2,), (2,))
     types = (real, real, real, jnp.int32, real)
     results = [jax.ShapeDtypeStruct(*result) for result in zip(shapes, types, strict=True)]
-    place = layout(signature.n, signature.branches * signature.neurons, signature.activation)
+    place = place or layout(signature.n, signature.branches * signature.neurons, signature.activation)
     assert place is not None  # or the program is XLA's: see `covers`
     constants = {
         "N": signature.n,
@@ -189,8 +193,9 @@ def _by_nvrtc(source: str, options: Sequence[str]) -> str:
     library.nvrtcDestroyProgram(ctypes.byref(program))
     if failed:
         raise RuntimeError(f"NVRTC: {(text.value.decode().strip().splitlines() or ['no message'])[0]}")
-    # newer versions of the language than the driver knows differ in nothing that is used here
-    return re.sub(r"^\.version .*$", ".version 8.3", text.value.decode(), count=1, flags=re.MULTILINE)
+    # drivers refuse newer versions of the language than they know, which differ in nothing that is used here
+    pattern = re.compile(r"(?<=^\.version )[\d.]+", re.MULTILINE)
+    return pattern.sub(lambda version: min(version[0], "8.3", key=float), text.value.decode(), count=1)
 
 
 def _nvrtc() -> str:
@@ -201,8 +206,8 @@ def _nvrtc() -> str:
         places: list[str] = []
     else:
         places = list(nvidia.__path__)
-    found = sorted(path for place in places for path in Path(place).glob("**/libnvrtc.so.*"))
-    return str(found[-1]) if found else "libnvrtc.so"
+    found = sorted(path for place in places for path in Path(place).glob("*/lib/libnvrtc.so.*"))
+    return str(found[-1]) if found else find_library("nvrtc") or "libnvrtc.so"
 
 
 @cache
@@ -219,26 +224,36 @@ def _memory() -> int:
 # --- whether they can be used
 
 
-@cache
 def missing() -> str:
-    """Try the kernels on a small problem unless that has been done; return why they cannot be used, or nothing."""
+    """Return why the kernels cannot be used, tried once on small problems; empty if they can."""
+    with _lock:  # programs are compiled by several threads
+        return _missing()
+
+
+@cache
+def _missing() -> str:
     if os.environ.get("EXPREG_NATIVE") == "off":
         return "EXPREG_NATIVE is off"
     if jax.default_backend() != "gpu":
-        return f"they are for GPUs, and this is a {jax.default_backend().upper()}"
+        return f"the kernels need a CUDA GPU, and this is a {jax.default_backend().upper()}"
     try:
-        if float(_capability()) < 8:
-            return f"they need compute capability 8.0, and this GPU has {_capability()}"
-        with numerics():
-            found, expected = _trial()
+        if not re.fullmatch(r"\d+\.\d+", _capability()) or float(_capability()) < 8:
+            return f"the kernels need a CUDA GPU of compute capability 8.0, and this GPU has {_capability()}"
+        with numerics(), jax.ensure_compile_time_eval():  # the first who asks may be tracing a program
+            pairs = _trial()
     except Exception as error:  # of NVRTC, of the driver: whatever it is, XLA takes the steps
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    errors = [abs(f - e).max() / abs(e).max() for f, e in zip(found, expected, strict=True)]
-    return "" if max(errors) <= AGREEMENT else f"a result is off by {max(errors):.0e} on this GPU"
+    off = [(abs(found - exact).max() / abs(exact).max(), most) for found, exact, most in pairs]
+    wrong = [error for error, most in off if not error <= most]  # not a number is wrong too
+    return f"a result is off by {np.max(wrong):.0e} on this GPU" if wrong else ""
 
 
-def _trial() -> tuple[list[Array], list[Array]]:
-    """Return what the kernels and a float64 loop find for eight steps of a fixed problem: 20 points, 2 x 24 columns."""
+def _trial() -> list[tuple[Array, Array, float]]:
+    """Return what the kernels find for eight steps of a fixed problem, what a float64 loop finds, and the tolerance.
+
+    20 points, 2 x 24 columns; in the layout that suits them, and where there are clusters in one of two blocks that has
+    everything but theta in memory.
+    """
     rng, n, p, count = np.random.default_rng(0), 20, 24, 8
     X, base, start = rng.standard_normal((n, n)) / 4, rng.uniform(0.5, 1.5, (n, p)), rng.standard_normal(n)
     K, signs, scale, eta = X @ X.T, np.stack([np.ones(p), -np.ones(p)]), 0.1, 0.3
@@ -251,8 +266,6 @@ def _trial() -> tuple[list[Array], list[Array]]:
             sizes[step] = np.linalg.norm(r)
             theta = theta - eta * scale * derivative * r[:, None, None] * signs
     farthest = np.sqrt((theta * dl).sum(0).max())
-    exact = [theta, sizes, derivative, np.full(2, farthest), np.linalg.eigvalsh(K)[[0, -1]]]
-
     K32, base32, start32, signs32 = (jnp.float32(array) for array in (K, base, start, signs))
     whole, one = jnp.int32(count), jnp.float32(1)
     state = SimpleNamespace(
@@ -269,7 +282,10 @@ def _trial() -> tuple[list[Array], list[Array]]:
         radii=jnp.ones(p, jnp.float32),
     )
     shape = SimpleNamespace(n=n, neurons=p, branches=2, activation="exp", measure_every=count)
-    end, slope, sizes_found, _, moved = steps(shape, state, 1e6 * one)
-    low, high = extremes(jnp.asarray(K)[None])
-    found = [end, sizes_found, slope, moved, jnp.concatenate([low, high])]
-    return [np.asarray(array, float) for array in found], exact
+    exact = (theta, derivative, sizes, np.array([count, Status.running]), np.full(2, farthest))
+    pairs: list[tuple[Any, Array, float]] = []
+    for place in (None, *[Layout(32, 2, 2, False, False)] * (float(_capability()) >= 9)):
+        pairs += [(*pair, AGREEMENT) for pair in zip(steps(shape, state, 1e6 * one, place), exact, strict=True)]
+    spectrum = jnp.concatenate(extremes(jnp.asarray(K)[None]))
+    pairs.append((spectrum, np.linalg.eigvalsh(K)[[0, -1]], AGREEMENT_64))
+    return [(np.asarray(found, float), expected, most) for found, expected, most in pairs]

@@ -24,10 +24,10 @@ MERGED, MERGED_ELEMENTS, COARSE = 1024, 2**17, 2**17
 """Networks of at most MERGED neurons and MERGED_ELEMENTS = n x m share one program; up to COARSE neurons, widths within
 a factor of four do. Padding costs less there than another compilation."""
 GROUP, GROUP_NUMBERS, GRAM_NUMBERS = 256, 2**18, 2**14
-"""Replicates that are computed together, and at most so many coordinates where data are drawn, or entries of H^cts:
-one replicate must not wait long for the others."""
-KEPT, KEPT_NUMBERS = 2**13, 2**26
-"""Problems of one size that are kept, for all lanes of a program, and the numbers that they have together, at most."""
+"""Most replicates that are computed together, and most numbers of a group: coordinates that are drawn, and entries of
+H^cts, so that no replicate waits long for the others."""
+SIZES, KEPT, KEPT_NUMBERS = 8, 2**13, 2**24
+"""Sizes whose problems are kept, for all lanes of a program; most problems of a size, and numbers in them (128 MB)."""
 
 
 class Problem(NamedTuple):
@@ -89,7 +89,7 @@ def _problems(data_text: str, activation: str, seed: int, replicates: range) -> 
     return list(map(Problem, *found.values()))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=SIZES)
 def _kept(size: int, numbers: int) -> Callable[..., list[Problem]]:
     """Return `_problems` that keeps what it has found: groups of this size, whose problems have so many numbers."""
     return lru_cache(maxsize=max(1, min(KEPT, KEPT_NUMBERS // numbers) // size))(_problems)

@@ -6,8 +6,8 @@
 // phi' stay in the registers of one thread, and a step waits only for the sum over neurons in r: by shuffles in a warp,
 // by shared memory in a block, by distributed shared memory in a cluster.
 //
-// Tensor cores round factors to 11 bits. Each factor is a sum of two such numbers, and three of the four products are
-// added: what is left out is 2^-22 of the whole.
+// Tensor cores read 11 bits of a factor. Each factor is a sum of two such numbers, and three of the four products are
+// added: the fourth is 2^-22 of each product of whole factors. Sums are rounded as tensor cores round them.
 //
 // Constants: N points; P neurons stored in each of BRANCHES; T threads; GROUPS; RANKS; SLOPES and BASES, whether phi'
 // and what phi starts from stay in registers; STEPS of one call; ACTIVATION 0 exp, 1 cosh, 2 sinh; RADII or none.
@@ -49,10 +49,10 @@ __device__ void multiply_add(float (&sum)[4], const unsigned (&left)[4], unsigne
 }
 #endif
 
-// Write a number as a sum of two that have 11 bits each.
+// Write a number as a sum of two that have 11 and 12 bits (Veltkamp), of which tensor cores read 11.
 __device__ void split(float value, unsigned& high, unsigned& low) {
-  high = (__float_as_uint(value) + 0x1000) & 0xffffe000;
-  low = __float_as_uint(value - __uint_as_float(high)) + 0x1000;  // the last 13 bits are not read
+  const float wide = __fmul_rn(value, 8193), rounded = __fsub_rn(wide, __fsub_rn(wide, value));
+  high = __float_as_uint(rounded), low = __float_as_uint(value - rounded);
 }
 
 // The change phi(z_0 + x) - phi(z_0) and the derivative phi'(z_0 + x) without cancellation (A.10).
@@ -81,8 +81,8 @@ __device__ void increment(const float* base, float x, float& change, float& deri
   }
 }
 
-// Add up values over the eight threads of a warp that know the same points; each ends with its share of the sums, the
-// first of which it returns the place of.
+// Add up values over the eight threads of a warp that know the same points. Each thread ends up with its share of the
+// sums; returns the index of the first.
 __device__ int fold(float (&values)[kValues]) {
   int first = 0, offset = 16;
   UNROLL for (int half = kValues / 2; half > 0 && offset > 2; half /= 2, offset /= 2) {
@@ -193,6 +193,7 @@ __device__ void train(const Operands& given) {
   if (rank == 0)
     for (int at = thread; at < STEPS; at += T) given.sizes[at] = nanf("");
   __syncthreads();
+  if constexpr (RANKS > 1) cluster_barrier();  // no block may write to one that has not begun
 
   // z - z(0) for the columns of some groups
   const auto product = [&](int first, float (&dl)[kTogether][kBlocks][4]) {
@@ -214,7 +215,7 @@ __device__ void train(const Operands& given) {
   // Keep phi' and add the change of phi to the sums over columns.
   const auto evaluate = [&](auto near, int group, const float (&own)[kBlocks][4][kBases],
                             const float (&dl)[kBlocks][4], float (&values)[kValues]) {
-    float slope[kBlocks][4];  // stored when all has been read: no load can be moved before a store
+    float slope[kBlocks][4];  // stored when everything has been read: no load can be moved above a store
     UNROLL for (int block = 0; block < kBlocks; ++block)
       UNROLL for (int v = 0; v < 4; ++v) {
         float change;
