@@ -12,7 +12,7 @@ import pytest
 from expreg import api, ntk, theory
 from expreg.core import config as plan
 from expreg.kinds import EXPERIMENTS
-from expreg.kinds.network import descent, native, start, training
+from expreg.kinds.network import descent, kernel, native, start, training
 from expreg.kinds.network.events import EVENTS, at_start
 from expreg.types import Status
 
@@ -197,6 +197,22 @@ def test_small_steps_of_xla_are_taken_by_groups_in_which_no_cell_depends_on_the_
 def test_gram_space_is_used_where_it_is_exact_and_cheaper(n, d, optimizer, form):
     signature = training.signature(resolved(data__n=n, data__d=d, training__optimizer__name=optimizer))
     assert signature.form == form
+
+
+def test_where_a_kernel_takes_the_steps_they_are_in_gram_space(monkeypatch):
+    """It knows no other form, and is faster than XLA although that takes fewer flops in weight space."""
+    monkeypatch.setattr(native, "covers", lambda _: False)
+    monkeypatch.setattr(kernel, "_capability", lambda: "9.0")
+    for missing, n, optimizer, form in (
+        ("", 32, "sgd", "gram"),
+        ("", 32, "adam", "weight"),
+        ("", 32, "momentum", "weight"),
+        ("", 80, "sgd", "weight"),
+        ("no GPU", 32, "sgd", "weight"),
+    ):
+        monkeypatch.setattr(kernel, "missing", lambda missing=missing: missing)
+        signature = training.signature(resolved(data__n=n, data__d=8, training__optimizer__name=optimizer))
+        assert signature.form == form
 
 
 def test_both_forms_give_the_same_row():

@@ -95,7 +95,7 @@ class Checkpoints:
 
     def restore(self, program: Compiled, cell: str) -> tuple[Tree, float] | None:
         """Return the state of a cell and the seconds that it has run, None without a checkpoint that fits `program`."""
-        for path in of_first(partial(_found, self.directory / cell), self.devices):
+        for path in of_first(partial(_found, f"{self.directory}/{cell}"), self.devices):
             try:
                 seconds = of_first(partial(_checked, path, program), self.devices)
                 return _restored(visible(path, self.devices), program), seconds
@@ -137,9 +137,11 @@ def _publish(scratch: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _found(folder: Path) -> list[Path]:
+def _found(folder: Path | str) -> list[Path]:
     """Return the checkpoints in a folder, the last first."""
-    return sorted(folder.glob("[0-9]*"), reverse=True) if folder.exists() else []
+    if not os.path.exists(folder):  # mostly; to make a path of it would take longer
+        return []
+    return sorted(Path(folder).glob("[0-9]*"), reverse=True)
 
 
 def _checked(path: Path, program: Compiled) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from expreg.core.config.parts import kind_of
 from expreg.core.engine.devices import AXIS, compiled_for, describe, host_memory, memory, mesh, numerics
 from expreg.core.engine.programs import lanes_that_fit
 from expreg.errors import Problem
@@ -73,15 +74,6 @@ def _room(devices: int | None) -> float:
 
 def _gib(size: float) -> str:
     return f"{size / 2**30:.3g} GiB"
-
-
-def kind_of(settings: Settings) -> Hashable:
-    """Return what is equal for cells that differ by replicate or seed only: they have one program and one cost.
-
-    Cells share the parts of their settings that are equal, so equal parts are recognised without a look at them; it
-    holds as long as the cells are in memory.
-    """
-    return tuple(id(part) for name, part in settings.items() if name not in ("replicate", "seed"))
 
 
 def _examples(experiment: Experiment, cells: Iterable[Settings]) -> Mapping[Hashable, Settings]:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Generator, Hashable, Iterator,
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
+from expreg.core.config.parts import kind_of
 from expreg.core.engine import manifest
 from expreg.core.engine.backend import CIRCUMSTANCES, Backend, Job, Runner, local, with_axes
-from expreg.core.engine.estimate import kind_of
 from expreg.core.engine.failures import error_row
 from expreg.core.engine.interrupt import graceful
 from expreg.core.engine.lanes import compilers

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from expreg.core.config.parts import kind_of
 from expreg.core.engine.checkpoints import Checkpoints
 from expreg.core.engine.devices import AXIS, mesh, numerics
 from expreg.core.engine.failures import NoExample, error_row, only_this_cell, out_of_memory
@@ -108,10 +109,14 @@ class Engine:
 
     def _rows(self, cells: Iterable[Cell]) -> Iterator[list[Row]]:
         groups: dict[Hashable, list[Cell]] = {}
+        known: dict[Hashable, Hashable] = {}
         failed: list[Row] = []
         for cell in cells:
             with only_this_cell(cell[0], failed):
-                groups.setdefault(self.experiment.signature(cell[1]), []).append(cell)
+                kind = kind_of(cell[1])
+                if kind not in known:
+                    known[kind] = self.experiment.signature(cell[1])
+                groups.setdefault(known[kind], []).append(cell)
         if failed:
             yield failed
         order = sorted(groups.items(), key=lambda group: -work(self.experiment, group[1][0][1], len(group[1])))

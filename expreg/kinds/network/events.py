@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from expreg.activation import lookup
+from expreg.core.config.parts import once_for
 from expreg.types import PRECISIONS, Array, Column, Row, Settings, Status
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
@@ -310,6 +311,7 @@ def is_plain(settings: Settings) -> bool:
     return bool(training["optimizer"]["name"] == "sgd" and training["step_size"]["schedule"] is None)
 
 
+@once_for("measure", "network", "training")
 def judged(settings: Settings) -> list[str]:
     """Return the measured events that mean something in a cell, before its spectrum is known."""
     activation, training = lookup(settings["network"]["activation"]), settings.get("training")

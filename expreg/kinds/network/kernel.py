@@ -65,7 +65,7 @@ def layout(n: int, columns: int, activation: str) -> Layout | None:
     bases = len(ACTIVATIONS[activation].base(np.zeros(1)))
     few = max(1, min(GROUPS, 8 // blocks))  # groups of a warp that leave most registers free
     # phi' is kept in registers beside theta, in as many blocks as that takes; otherwise in shared memory
-    for warps, arrays in ((min(WARPS, -(-count // few)), 2), (WARPS // 2, 1)):
+    for warps, arrays in ((min(WARPS, -(-count // few)), 2), (WARPS, 1)):
         room = min(255, 2048 // warps) - SPARE
         for ranks in (1, 2, 4, 8) if float(_capability()) >= 9 else (1,):
             groups = -(-count // (warps * ranks))
@@ -266,26 +266,29 @@ def _trial() -> list[tuple[Array, Array, float]]:
             sizes[step] = np.linalg.norm(r)
             theta = theta - eta * scale * derivative * r[:, None, None] * signs
     farthest = np.sqrt((theta * dl).sum(0).max())
-    K32, base32, start32, signs32 = (jnp.float32(array) for array in (K, base, start, signs))
-    whole, one = jnp.int32(count), jnp.float32(1)
-    state = SimpleNamespace(
-        gram=K32,
-        signs=signs32,
-        initial_residual=start32,
-        base=(base32,),
-        eta=eta * one,
-        step=0 * whole,
-        budget=whole,
-        status=0 * whole,
-        inputs=SimpleNamespace(scale=scale * one, tolerance=0 * one, m=2 * p),
-        theta=jnp.zeros((n, 2, p), jnp.float32),
-        radii=jnp.ones(p, jnp.float32),
-    )
+    real = np.float32
+    given = {
+        "gram": K.astype(real),
+        "signs": signs.astype(real),
+        "initial_residual": start.astype(real),
+        "base": (base.astype(real),),
+        "eta": real(eta),
+        "step": np.int32(0),
+        "budget": np.int32(count),
+        "status": np.int32(Status.running),
+        "theta": np.zeros((n, 2, p), real),
+        "radii": np.ones(p, real),
+    }
     shape = SimpleNamespace(n=n, neurons=p, branches=2, activation="exp", measure_every=count)
+    places = (None, *[Layout(32, 2, 2, False, False)] * (float(_capability()) >= 9))
+
+    @jax.jit  # one program: outside of one each operation would be compiled alone
+    def everything(given: Any, scale: jax.Array, tolerance: jax.Array, limit: jax.Array, K: jax.Array) -> Any:
+        state = SimpleNamespace(**given, inputs=SimpleNamespace(scale=scale, tolerance=tolerance, m=2 * p))
+        return [steps(shape, state, limit, place) for place in places], extremes(K[None])
+
     exact = (theta, derivative, sizes, np.array([count, Status.running]), np.full(2, farthest))
-    pairs: list[tuple[Any, Array, float]] = []
-    for place in (None, *[Layout(32, 2, 2, False, False)] * (float(_capability()) >= 9)):
-        pairs += [(*pair, AGREEMENT) for pair in zip(steps(shape, state, 1e6 * one, place), exact, strict=True)]
-    spectrum = jnp.concatenate(extremes(jnp.asarray(K)[None]))
-    pairs.append((spectrum, np.linalg.eigvalsh(K)[[0, -1]], AGREEMENT_64))
+    taken, spectrum = everything(given, real(scale), real(0), real(1e6), K)
+    pairs = [(*pair, AGREEMENT) for found in taken for pair in zip(found, exact, strict=True)]
+    pairs.append((np.concatenate(spectrum), np.linalg.eigvalsh(K)[[0, -1]], AGREEMENT_64))
     return [(np.asarray(found, float), expected, most) for found, expected, most in pairs]

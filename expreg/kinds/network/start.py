@@ -14,6 +14,7 @@ import numpy as np
 
 from expreg import data, ntk, theory
 from expreg.activation import lookup
+from expreg.core.config.parts import once_for
 from expreg.core.engine import devices
 from expreg.kinds.network import events
 from expreg.network import initialise
@@ -102,10 +103,15 @@ def _group(options: Mapping[str, Any], replicate: int, most: int) -> range:
     return range(first, first + size)
 
 
+@once_for("data")
+def _data_text(settings: Settings) -> str:
+    return json.dumps(settings["data"])
+
+
 def problem(settings: Settings) -> Problem:
     """Return the data set of a cell; cells that differ in anything but the data share it."""
     options, replicate = settings["data"], settings["replicate"]
-    n, text = options["n"], json.dumps(options)
+    n, text = options["n"], _data_text(settings)
     group = _group(options, replicate, GRAM_NUMBERS // n**2)
     kept = partial(_kept(len(group), n * (n + options["d"])), text, settings["network"]["activation"], settings["seed"])
     try:

@@ -7,8 +7,9 @@ from functools import lru_cache
 import numpy as np
 
 from expreg import ntk, theory
+from expreg.core.config.parts import once_for
 from expreg.core.engine.curves import ended
-from expreg.kinds.network import descent, events, native, start, steps
+from expreg.kinds.network import descent, events, kernel, native, start, steps
 from expreg.types import PRECISIONS, Array, Cost, Row, Settings, Status
 
 THEORY_DELTA = 0.1
@@ -23,13 +24,14 @@ def _static_schedule(settings: Settings) -> tuple[str, tuple[tuple[str, float], 
     return schedule["name"], tuple(sorted(parameters.items()))
 
 
+@once_for("training")
 def _hyperparameters(settings: Settings) -> dict[str, float]:
     optimizer = settings["training"]["optimizer"]
     return {key: value for key, value in sorted(optimizer.items()) if key != "name" and value is not None}
 
 
 def signature(settings: Settings, *, spread: bool = False) -> descent.Signature:
-    """Return what is static in a cell; Gram space where it is exact and takes fewer flops (2n < 4d).
+    """Return what is static in a cell; Gram space where it is exact and takes fewer flops (2n < 4d), or a GPU kernel.
 
     XLA also computes the padding, so its programs are at most twice as wide as their networks, unless they are tiny;
     less where one network is spread over devices.
@@ -53,7 +55,9 @@ def signature(settings: Settings, *, spread: bool = False) -> descent.Signature:
     if native.covers(found):
         return found
     width = start.bucket(settings["network"]["m"], max(2, SMALLEST_ELEMENTS // found.n), coarse=0)
-    return found._replace(neurons=width // found.branches)
+    found = found._replace(neurons=width // found.branches)
+    in_gram = found._replace(form="gram")  # the only form that the kernel has
+    return in_gram if found.form == "weight" and kernel.covers(in_gram) else found
 
 
 SMALLEST_ELEMENTS = 512
