@@ -257,15 +257,6 @@ def _trial() -> list[tuple[Array, Array, float]]:
     rng, n, p, count = np.random.default_rng(0), 20, 24, 8
     X, base, start = rng.standard_normal((n, n)) / 4, rng.uniform(0.5, 1.5, (n, p)), rng.standard_normal(n)
     K, signs, scale, eta = X @ X.T, np.stack([np.ones(p), -np.ones(p)]), 0.1, 0.3
-    theta, sizes = np.zeros((n, 2, p)), np.zeros(count)
-    for step in range(count + 1):
-        dl = np.einsum("ik,kbp->ibp", K, theta)
-        derivative = base[:, None] * np.exp(dl)
-        r = start + scale * np.einsum("ibp,bp->i", derivative - base[:, None], signs)
-        if step < count:
-            sizes[step] = np.linalg.norm(r)
-            theta = theta - eta * scale * derivative * r[:, None, None] * signs
-    farthest = np.sqrt((theta * dl).sum(0).max())
     real = np.float32
     given = {
         "gram": K.astype(real),
@@ -287,8 +278,22 @@ def _trial() -> list[tuple[Array, Array, float]]:
         state = SimpleNamespace(**given, inputs=SimpleNamespace(scale=scale, tolerance=tolerance, m=2 * p))
         return [steps(shape, state, limit, place) for place in places], extremes(K[None])
 
-    exact = (theta, derivative, sizes, np.array([count, Status.running]), np.full(2, farthest))
     taken, spectrum = everything(given, real(scale), real(0), real(1e6), K)
+    exact = _in_float64(K, base, signs, start, scale, eta, count)
     pairs = [(*pair, AGREEMENT) for found in taken for pair in zip(found, exact, strict=True)]
     pairs.append((np.concatenate(spectrum), np.linalg.eigvalsh(K)[[0, -1]], AGREEMENT_64))
     return [(np.asarray(found, float), expected, most) for found, expected, most in pairs]
+
+
+def _in_float64(K: Array, base: Array, signs: Array, start: Array, scale: float, eta: float, count: int) -> list[Array]:
+    """Return what `steps` does for phi = exp, by a plain loop."""
+    theta, sizes = np.zeros((len(K), *signs.shape)), np.zeros(count)
+    for step in range(count + 1):
+        dl = np.einsum("ik,kbp->ibp", K, theta)
+        derivative = base[:, None] * np.exp(dl)
+        r = start + scale * np.einsum("ibp,bp->i", derivative - base[:, None], signs)
+        if step < count:
+            sizes[step] = np.linalg.norm(r)
+            theta = theta - eta * scale * derivative * r[:, None, None] * signs
+    farthest = np.sqrt((theta * dl).sum(0).max())
+    return [theta, derivative, sizes, np.array([count, Status.running]), np.full(2, farthest)]
