@@ -284,7 +284,9 @@ def test_a_process_that_cannot_write_ends_the_other_one(of, tmp_path):
     many = {"training.max_steps": 20, "network.m": 1008, "sweep.product": {"replicate": {"count": 1000}}}
     failing = {"out": "run", "overrides": many, "fault": "commit.before_write:oserror", "of": of}
     said = pair(tmp_path / "here", failing, codes=(1, 4) if of == 0 else (4, 1))
-    [line] = [line for line in said[1 - of].splitlines() if "Gloo" not in line]
+    lines = [line for line in said[1 - of].splitlines() if "Gloo" not in line]
+    assert len(lines) == 1, lines
+    [line] = lines
     assert line.startswith(f"process {of} has failed: error[E-DISK]")
     assert "No space left on device" in line
     assert not list((tmp_path / "here" / "run" / "parts").iterdir()) or of == 1
