@@ -215,8 +215,9 @@ def test_where_a_kernel_takes_the_steps_they_are_in_gram_space(monkeypatch):
         assert signature.form == form
 
 
-def test_both_forms_give_the_same_row():
-    settings = resolved(precision="f64", training__tolerance=1e-6)
+@pytest.mark.parametrize(("n", "d"), [(4, 5), (7, 3)])
+def test_both_forms_give_the_same_row(n, d):
+    settings = resolved(data__n=n, data__d=d, precision="f64", training__tolerance=1e-6)
     gram, weight = row_of(settings), row_of(settings, form="weight")
     for name, value in gram.items():
         if isinstance(value, (float, np.ndarray)):

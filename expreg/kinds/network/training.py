@@ -31,7 +31,9 @@ def _hyperparameters(settings: Settings) -> dict[str, float]:
 
 
 def signature(settings: Settings, *, spread: bool = False) -> descent.Signature:
-    """Return what is static in a cell; Gram space where it is exact and takes fewer flops (2n < 4d), or a GPU kernel.
+    """Return what is static in a cell; Gram space where it is exact and takes fewer flops (2n < 4d).
+
+    Also where a kernel takes the steps on a GPU, which it does in Gram space only.
 
     XLA also computes the padding, so its programs are at most twice as wide as their networks, unless they are tiny;
     less where one network is spread over devices.
@@ -56,7 +58,7 @@ def signature(settings: Settings, *, spread: bool = False) -> descent.Signature:
         return found
     width = start.bucket(settings["network"]["m"], max(2, SMALLEST_ELEMENTS // found.n), coarse=0)
     found = found._replace(neurons=width // found.branches)
-    in_gram = found._replace(form="gram")  # the only form that the kernel has
+    in_gram = found._replace(form="gram")
     return in_gram if found.form == "weight" and kernel.covers(in_gram) else found
 
 
